@@ -1,0 +1,126 @@
+"""What a driver is: the contract between a sensor's code and whoever reads it.
+
+A driver module exposes one `DriverInfo`. Its `options` type is the schema of the keys that stand
+in the sensor's configuration table; `open` is called with an instance of it, and a board, on the
+thread of the sensor's bus, and again after a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
+
+import msgspec
+
+from drivers.bus import Board
+
+__all__ = [
+    "CO2",
+    "HUMIDITY",
+    "PRESSURE",
+    "TEMPERATURE",
+    "BcmPin",
+    "Channel",
+    "Claim",
+    "Driver",
+    "DriverInfo",
+    "Measurement",
+    "Options",
+]
+
+Measurement = dict[str, float]
+"""Channel name -> value in the channel's unit, unfiltered, as the sensor gave it."""
+
+BcmPin = Annotated[int, msgspec.Meta(ge=0, le=27)]
+"""A GPIO by its Broadcom number; the 40-pin header carries 0 to 27."""
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One quantity that a sensor measures.
+
+    `plausible` is what the sensor can mean at all, in `unit`, bounds included: a value outside
+    it is an error of the sensor or the wire, never weather.
+    """
+
+    name: str
+    unit: str
+    plausible: tuple[float, float]
+    decimals: int
+    """Digits after the point that the sensor's resolution deserves."""
+
+
+TEMPERATURE = Channel("temperature", "°C", (-55.0, 150.0), 1)
+HUMIDITY = Channel("humidity", "%", (0.0, 100.0), 1)
+PRESSURE = Channel("pressure", "hPa", (300.0, 1100.0), 1)
+CO2 = Channel("co2", "ppm", (0.0, 40_000.0), 0)
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A piece of hardware that a sensor needs; two sensors may not claim the same one.
+
+    Claims with equal, non-empty `shared_as` get along (the SPI pins of two ADC inputs).
+    """
+
+    resource: str
+    shared_as: str = ""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every driver's options."""
+
+    def bus(self) -> str:
+        """Name of the bus: reads on one bus are done one after another."""
+        raise NotImplementedError
+
+    def where(self) -> str:
+        """The wire, in words, for messages: "GPIO 4", "I2C bus 1 address 0x76"."""
+        raise NotImplementedError
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Hardware that no other sensor may use at the same time."""
+        return ()
+
+
+class Driver(Protocol):
+    """An opened sensor. Every method is called on the thread of the sensor's bus."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """What this sensor measures; known once it is open."""
+        ...
+
+    def read(self) -> Measurement:
+        """Take one fresh measurement of every channel.
+
+        Raises:
+            SensorError: no trustworthy value could be had. Never returns a value that was
+                measured before the call.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the hardware; may be called twice."""
+        ...
+
+
+class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known of a driver before any hardware is touched."""
+
+    name: str
+    summary: str
+    options: type[Options]
+    channels: tuple[Channel, ...]
+    open: Callable[[Any, Board], Driver]
+    """`open(options, board)` -> Driver. Raises SensorError."""
+    example: str
+    """Lines of a `[[sensor]]` table, beside `id`."""
+    more_channels: bool = False
+    """The hardware may have channels beyond `channels` (an IIO folder)."""
+    min_interval_s: float = 0.0
+    """The sensor's own limit; a shorter interval is an error of the configuration."""
+    read_budget_s: float = 2.0
+    """How long one read may take, retries included, before it counts as stuck."""
+    extra: str = ""
+    """Name of the pip extra that brings the package this driver needs."""
+    preload: tuple[str, ...] = ()
+    """Modules to import on the main thread before signal handlers are set."""

@@ -1,0 +1,115 @@
+"""What can go wrong while a sensor is read, each kind with the remedy a person can try.
+
+    SensorError
+    ├── SensorNotFound      nothing answers: absent, unplugged, switched off
+    ├── BadFrame            something answered, and what it said is damaged
+    ├── ImplausibleValue    an undamaged answer that the sensor cannot mean
+    ├── SensorTimeout       the sensor, or its bus, did not come to an end in time
+    ├── SensorFault         the sensor itself reports a fault
+    └── MissingSupport      a Python package or a kernel feature is not there
+
+Only these leave `Driver.read()`; `as_sensor_error` sorts everything that a library may raise.
+"""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = [
+    "BadFrame",
+    "BusDeadline",
+    "ImplausibleValue",
+    "MissingSupport",
+    "SensorError",
+    "SensorFault",
+    "SensorNotFound",
+    "SensorTimeout",
+    "as_sensor_error",
+]
+
+
+class SensorError(Exception):
+    """A reading that could not be taken; `hint` says what to try."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}" if self.hint else self.what
+
+
+class SensorNotFound(SensorError, LookupError):
+    """Nothing answers at that pin, address or path."""
+
+
+class BadFrame(SensorError, ValueError):
+    """The answer is damaged: checksum, CRC, length or timing."""
+
+
+class ImplausibleValue(SensorError, ValueError):
+    """The answer is undamaged, and the sensor cannot mean it."""
+
+
+class SensorTimeout(SensorError):
+    """The sensor or its bus did not finish in time."""
+
+
+class SensorFault(SensorError):
+    """The sensor reports a fault of its own."""
+
+
+class MissingSupport(SensorError, ImportError):
+    """A Python package or a kernel feature that the driver needs is not there."""
+
+
+class BusDeadline(Exception):
+    """The time for one reading is used up; raised from inside a bus transaction.
+
+    Neither an OSError nor a RuntimeError: adafruit_htu21d swallows OSError in an endless loop.
+    """
+
+
+_NACK = {errno.EREMOTEIO, errno.ENXIO}
+
+
+def as_sensor_error(error: Exception, where: str, hint: str = "") -> SensorError:
+    """Sort any exception of a library or the kernel into a `SensorError`.
+
+    `where` names the wire ("I2C bus 1 address 0x76"); `hint` is the driver's own remedy, used
+    where the exception suggests none that is better.
+    """
+    if isinstance(error, SensorError):
+        return error
+    if isinstance(error, BusDeadline):
+        return SensorTimeout(
+            f"{where}: {error}", hint or "the sensor is stuck; switch its power off and on"
+        )
+    if isinstance(error, ImportError):
+        return MissingSupport(f"{where}: {error}", hint)
+    if isinstance(error, OSError):
+        return _from_os_error(error, where, hint)
+    return BadFrame(f"{where}: {type(error).__name__}: {error}", hint)
+
+
+def _from_os_error(error: OSError, where: str, hint: str) -> SensorError:
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in _NACK:
+        return SensorNotFound(
+            f"{where}: no acknowledgement (NACK)",
+            hint or "check power, SDA, SCL and the address",
+        )
+    if error.errno == errno.ETIMEDOUT or isinstance(error, TimeoutError):
+        return SensorTimeout(
+            f"{where}: {reason}",
+            "the bus is held; look for a short on SDA or SCL, then switch the power off and on",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return MissingSupport(
+            f"{where}: {reason}",
+            "run the node as a user of the groups gpio, i2c and spi, as the service does",
+        )
+    if error.errno in (errno.ENOENT, errno.ENODEV):
+        return SensorNotFound(f"{where}: {reason}", hint)
+    return BadFrame(f"{where}: {reason}", hint or "check the wiring")

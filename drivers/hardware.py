@@ -1,0 +1,100 @@
+"""The real board: the only module that opens devices.
+
+Blinka is used where a driver needs it and nowhere else: `adafruit_dht` takes its pins from it,
+and its generic I2C speaks to `/dev/i2c-N` on any Linux computer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from drivers.bus import Clock, DhtSensor, I2CBus
+from drivers.errors import MissingSupport, SensorNotFound
+
+__all__ = ["HardwareBoard"]
+
+_MODEL = Path("/proc/device-tree/model")
+
+
+class _Time:
+    """`drivers.bus.Clock` by the operating system."""
+
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+class HardwareBoard:
+    """`drivers.bus.Board` for the computer this runs on."""
+
+    def __init__(self) -> None:
+        self.clock: Clock = _Time()
+        self._i2c: dict[int, I2CBus] = {}
+        if not _MODEL.exists():
+            # Not a board of a kind that Blinka knows: keep it from guessing, and from
+            # printing its guess to standard output.
+            os.environ.setdefault("BLINKA_OS_AGNOSTIC", "1")
+
+    def i2c(self, bus: int) -> I2CBus:
+        if bus not in self._i2c:
+            try:
+                from adafruit_blinka.microcontroller.generic_linux.i2c import I2C
+
+                self._i2c[bus] = I2CBus(I2C(bus), self.clock)
+            except RuntimeError as error:
+                raise SensorNotFound(
+                    f"/dev/i2c-{bus} does not exist",
+                    "switch I2C on: dtparam=i2c_arm=on in config.txt, and reboot",
+                ) from error
+            except PermissionError as error:
+                raise MissingSupport(
+                    f"/dev/i2c-{bus}: permission denied",
+                    "run the node as a user of the group i2c, as the service does",
+                ) from error
+        return self._i2c[bus]
+
+    def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
+        from drivers.dht import recording
+
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                import adafruit_dht
+                import board as pins
+
+                data_pin = getattr(pins, f"D{pin}")
+            except (ImportError, NotImplementedError, RuntimeError, AttributeError) as error:
+                raise MissingSupport(
+                    f"{model} on GPIO {pin}: Blinka finds no such pin on this computer ({error})",
+                    "on a Pi, install gpiod; on a laptop, add --simulate",
+                ) from error
+        pulseio_works = hasattr(adafruit_dht, "PulseIn")
+        if backend == "pulseio" and not pulseio_works:
+            raise MissingSupport(
+                f'{model} on GPIO {pin}: backend "pulseio" does not work on this board',
+                'set backend = "bitbang"',
+            )
+        sensor: DhtSensor = recording(getattr(adafruit_dht, model))(
+            data_pin, use_pulseio=backend == "pulseio" or (backend == "auto" and pulseio_works)
+        )
+        return sensor
+
+    def pin_factory(self) -> Any:
+        from gpiozero import Device
+        from gpiozero.exc import BadPinFactory
+
+        if Device.pin_factory is None:
+            try:
+                Device.ensure_pin_factory()
+            except BadPinFactory as error:
+                raise MissingSupport(
+                    "gpiozero finds no GPIO on this computer",
+                    "on a Pi: apt install python3-lgpio; on a laptop: add --simulate",
+                ) from error
+        return Device.pin_factory
+
+    def path(self, absolute: str) -> Path:
+        return Path(absolute)

@@ -1,0 +1,82 @@
+"""Finds a driver by name: ours by a table, those of other packages by entry point.
+
+Nothing is imported before it is asked for; a configuration with one `cpu` sensor loads no
+Adafruit module. A third-party package adds a driver like this:
+
+    [project.entry-points."sensor_node.drivers"]
+    my_sensor = "my_package.my_module:MY_SENSOR"      # a drivers.base.DriverInfo
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from drivers.base import DriverInfo
+from drivers.errors import MissingSupport
+
+__all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver"]
+
+ENTRY_POINT_GROUP = "sensor_node.drivers"
+
+_BUILT_IN = {
+    "cpu": "drivers.cpu:CPU",
+    "dht11": "drivers.dht:DHT11",
+    "dht22": "drivers.dht:DHT22",
+    "ds18b20": "drivers.ds18b20:DS18B20",
+    "mcp3008": "drivers.mcp3008:MCP3008",
+    "sysfs": "drivers.sysfs:SYSFS",
+}
+
+
+class UnknownDriver(LookupError):
+    """No driver has that name."""
+
+
+def find_driver(name: str) -> DriverInfo:
+    """The driver called `name`.
+
+    Raises:
+        UnknownDriver: there is none.
+        MissingSupport: there is one, in another package, and it cannot be imported.
+    """
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        info = getattr(importlib.import_module(module), attribute)
+        assert isinstance(info, DriverInfo)
+        return info
+    from drivers.catalogue import CATALOGUE
+
+    for row in CATALOGUE:
+        if row.name == name:
+            from drivers.circuitpython import chip_driver
+
+            return chip_driver(row)
+    return _third_party(name)
+
+
+def _third_party(name: str) -> DriverInfo:
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            info = entry.load()
+        except Exception as error:
+            raise MissingSupport(
+                f"driver {name!r}: {entry.value} cannot be loaded "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        if not isinstance(info, DriverInfo):
+            raise MissingSupport(f"driver {name!r}: {entry.value} is not a DriverInfo")
+        return info
+    raise UnknownDriver(name)
+
+
+def driver_names() -> list[str]:
+    """Every name that `find_driver` knows, sorted."""
+    from importlib.metadata import entry_points
+
+    from drivers.catalogue import CATALOGUE
+
+    names = {*_BUILT_IN, *(row.name for row in CATALOGUE)}
+    names.update(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+    return sorted(names)

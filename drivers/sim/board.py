@@ -1,0 +1,132 @@
+"""The simulated board: one part for each configured sensor, all in one room."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from drivers.base import Options
+from drivers.bus import Clock, DhtSensor, I2CBus
+from drivers.sim.chips import SIMULATED_CHIPS
+from drivers.sim.dht_line import DhtLine, simulated_dht
+from drivers.sim.i2c import SimulatedI2C
+from drivers.sim.one_wire import OneWireTree
+from drivers.sim.room import Air, Room
+
+__all__ = ["SimulatedBoard"]
+
+_ONE_WIRE = "/sys/bus/w1/devices"
+
+
+class _Time:
+    """`drivers.bus.Clock` by the operating system."""
+
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+def _analog_volts(wired: dict[str, Any], celsius: float) -> float:
+    """What the analog sensor described by the options `wired` puts out."""
+    if wired["sensor"] == "thermistor":
+        exponent = wired["beta"] * (1 / (celsius + 273.15) - 1 / 298.15)
+        ohms = wired["nominal_ohms"] * math.exp(exponent)
+        volts: float = wired["reference_volts"] * ohms / (ohms + wired["series_ohms"])
+        return volts
+    return celsius / 100 + (0.5 if wired["sensor"] == "tmp36" else 0.0)
+
+
+class SimulatedBoard:
+    """`drivers.bus.Board` without hardware; the attributes are the parts, for faults in tests."""
+
+    def __init__(self, clock: Clock | None = None, *, seed: int = 1) -> None:
+        # Blinka must be imported for its constants; tell it not to look for a board.
+        os.environ.setdefault("BLINKA_OS_AGNOSTIC", "1")
+        self.clock: Clock = _Time() if clock is None else clock
+        self.room = Room(self.clock, seed=seed)
+        self.dht_lines: dict[int, DhtLine] = {}
+        self.i2c_ports: dict[int, SimulatedI2C] = {}
+        self.analog_chips: dict[int, Any] = {}
+        """GPIO of the select line -> the MCP3008 behind it."""
+        self.files: dict[str, Callable[[], str]] = {}
+        """Kernel path -> what a read of that file gives."""
+        self._buses: dict[int, I2CBus] = {}
+        self._factory: Any = None
+        self._folder = tempfile.TemporaryDirectory(prefix="sensor-node-sim-")
+        self._root = Path(self._folder.name)
+        self.one_wire = OneWireTree(self._inside(_ONE_WIRE))
+
+    def _inside(self, absolute: str) -> Path:
+        return self._root / absolute.lstrip("/")
+
+    def attach(self, driver: str, options: Options) -> None:
+        """Wire up what the driver `driver` expects to find; nothing, for one unknown here."""
+
+        def air() -> Air:
+            return self.room.at(f"{driver} {options.where()}")
+
+        given = {name: getattr(options, name) for name in options.__struct_fields__}
+        if driver in ("dht22", "dht11"):
+            self.dht_lines[given["pin"]] = DhtLine(driver.upper(), air)
+        elif driver == "ds18b20":
+            self.one_wire.attach(given["address"] or "28-0316a2795bff", air)
+        elif driver in SIMULATED_CHIPS:
+            port = self._port(given["bus_number"])
+            port.chips[given["address"]] = SIMULATED_CHIPS[driver](air)
+        elif driver == "mcp3008":
+            self._attach_analog(given, air)
+        elif driver == "sysfs":
+            scale = given["scale"]
+            self.files[given["path"]] = lambda: f"{air().temperature / scale:.0f}\n"
+        elif driver == "cpu":
+            self.files[options.where()] = lambda: f"{(air().temperature + 25) * 1000:.0f}\n"
+
+    def _attach_analog(self, given: dict[str, Any], air: Callable[[], Air]) -> None:
+        from drivers.sim.adc import SimulatedMcp3008
+
+        pins = {name: given[name] for name in ("clock_pin", "mosi_pin", "miso_pin", "select_pin")}
+        chip = self.analog_chips.get(given["select_pin"])
+        if chip is None:
+            chip = SimulatedMcp3008(**pins, pin_factory=self.pin_factory())
+            self.analog_chips[given["select_pin"]] = chip
+        chip.volts[given["channel_number"]] = lambda: _analog_volts(given, air().temperature)
+
+    def _port(self, bus: int) -> SimulatedI2C:
+        return self.i2c_ports.setdefault(bus, SimulatedI2C())
+
+    def i2c(self, bus: int) -> I2CBus:
+        if bus not in self._buses:
+            self._buses[bus] = I2CBus(self._port(bus), self.clock)
+        return self._buses[bus]
+
+    def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
+        line = self.dht_lines.get(pin)
+        if line is None:
+            line = self.dht_lines[pin] = DhtLine(model, lambda: self.room.at("nowhere"))
+            line.frame = lambda: None
+        return simulated_dht(line)
+
+    def pin_factory(self) -> Any:
+        if self._factory is None:
+            from gpiozero import Device
+            from gpiozero.exc import SPISoftwareFallback
+            from gpiozero.pins.mock import MockFactory
+
+            # gpiozero's SPISoftwareBus takes the default factory, whichever it was given.
+            Device.pin_factory = self._factory = MockFactory()
+            warnings.filterwarnings("ignore", category=SPISoftwareFallback)
+        return self._factory
+
+    def path(self, absolute: str) -> Path:
+        if absolute.startswith(_ONE_WIRE):
+            self.one_wire.refresh()
+        elif absolute in self.files:
+            file = self._inside(absolute)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self.files[absolute](), encoding="utf-8")
+        return self._inside(absolute)

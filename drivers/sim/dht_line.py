@@ -1,0 +1,113 @@
+"""A DHT11 or DHT22 on one wire, as the pulses that Adafruit's adafruit_dht decodes.
+
+The library's own code triggers the sensor, collects the pulses and decodes them; what is
+simulated is the object below it, Blinka's `pulseio.PulseIn`, which no laptop has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from drivers.bus import DhtSensor
+from drivers.dht import recording
+from drivers.sim.room import Air
+
+__all__ = ["DhtLine", "encode_frame", "pulses_us", "simulated_dht"]
+
+# AM2302 datasheet, "Single-bus signal timing": all in µs.
+_RESPONSE = (80, 80)
+_BIT_LOW = 50
+_ZERO, _ONE = 26, 70
+_SHORTEST_TRIGGER_US = {"DHT22": 800, "DHT11": 18_000}
+
+
+def encode_frame(model: str, celsius: float, humidity: float) -> bytes:
+    """The five bytes that a `model` sends: sign and magnitude, tenths, checksum last."""
+    if model == "DHT11":
+        whole, tenths = divmod(round(abs(celsius) * 10), 10)
+        body = [round(humidity), 0, whole, tenths | (0x80 if celsius < 0 else 0)]
+    else:
+        rh, magnitude = round(humidity * 10), round(abs(celsius) * 10)
+        sign = 0x80 if celsius < 0 else 0
+        body = [rh >> 8, rh & 0xFF, magnitude >> 8 | sign, magnitude & 0xFF]
+    return bytes([*body, sum(body) & 0xFF])
+
+
+def pulses_us(frame: bytes) -> list[int]:
+    """The widths of low and high in turn, from the response to the final low: 83 pulses."""
+    widths = list(_RESPONSE)
+    for byte in frame:
+        for bit in range(7, -1, -1):
+            widths += (_BIT_LOW, _ONE if byte >> bit & 1 else _ZERO)
+    return [*widths, _BIT_LOW]
+
+
+class DhtLine:
+    """The wire: answers a long enough trigger with pulses.
+
+    Replace `frame` to say what is sent (None: silence), `distort` to damage the pulses, and
+    `before_answer` to make the sensor slow or stuck.
+    """
+
+    def __init__(self, model: str, air: Callable[[], Air]) -> None:
+        self.model = model
+        self.triggers = 0
+        self.frame: Callable[[], bytes | None] = lambda: encode_frame(
+            model, air().temperature, air().humidity
+        )
+        self.distort: Callable[[list[int]], list[int]] = lambda widths: widths
+        self.before_answer: Callable[[], object] = lambda: None
+
+    def respond(self, trigger_us: int) -> list[int]:
+        """Pulse widths in µs after the line was pulled low for `trigger_us`."""
+        self.triggers += 1
+        self.before_answer()
+        frame = self.frame()
+        if frame is None or trigger_us < _SHORTEST_TRIGGER_US[self.model]:
+            return []
+        return self.distort(pulses_us(frame))
+
+
+class _PulseIn:
+    """`pulseio.PulseIn` on a `DhtLine`: keeps the newest `maxlen` pulses."""
+
+    def __init__(self, line: DhtLine, maxlen: int) -> None:
+        self._line = line
+        self._maxlen = maxlen
+        self._widths_us: list[int] = []
+
+    def clear(self) -> None:
+        self._widths_us = []
+
+    def resume(self, trigger_duration: int = 0) -> None:
+        self._widths_us = self._line.respond(trigger_duration)[-self._maxlen :]
+
+    def pause(self) -> None:
+        """The pulses are all there already."""
+
+    def __len__(self) -> int:
+        return len(self._widths_us)
+
+    def popleft(self) -> int:
+        return self._widths_us.pop(0)
+
+    def deinit(self) -> None:
+        """Nothing is held open."""
+
+
+def simulated_dht(line: DhtLine) -> DhtSensor:
+    """A new library object for the sensor on `line`."""
+    import adafruit_dht
+
+    library_class = recording(getattr(adafruit_dht, line.model))
+
+    class OnLine(library_class):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            # Without pulseio the constructor touches no pin; then it is given its PulseIn.
+            super().__init__(None, use_pulseio=False)
+            self._use_pulseio = True
+            self.pulse_in: Any = _PulseIn(line, self._max_pulses)
+
+    sensor: DhtSensor = OnLine()
+    return sensor

@@ -1,0 +1,5 @@
+"""`python -m node` is `sensor-node`."""
+
+from node.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,75 @@
+"""Why the broker cannot be reached, in words, with what to try.
+
+Pure: an exception of the network thread, or a reason code of the broker's, becomes a sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+
+from node.schema import MqttTable
+
+__all__ = ["connect_failure", "refusal"]
+
+# OpenSSL's verify codes (x509_vfy.h).
+_EXPIRED = 10
+_NOT_YET_VALID = 9
+_WRONG_HOST = {62, 64}
+
+
+def connect_failure(error: BaseException, mqtt: MqttTable) -> str:
+    """Why no connection came about."""
+    where = f"{mqtt.host}:{mqtt.broker_port}"
+    if isinstance(error, socket.gaierror):
+        return f"the name {mqtt.host} does not resolve; check [mqtt] host, DNS and the network"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{where}: {_certificate_failure(error, mqtt)}"
+    if isinstance(error, ssl.SSLError):
+        return (
+            f"{where}: no TLS handshake ({error.reason or error}); is this the broker's TLS port, "
+            "and does it want a client certificate?"
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return f"{where} refuses the connection; is the broker running, and the port right?"
+    if isinstance(error, TimeoutError):
+        return f"{where} does not answer; is the host up, and no firewall between?"
+    if isinstance(error, ConnectionResetError):
+        return f"{where} closed the connection at once; is this port for TLS, or not a broker's?"
+    if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return f"{where} cannot be reached: {error.strerror}; is the network up?"
+    return f"{where}: {error or type(error).__name__}"
+
+
+def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -> str:
+    code = error.verify_code
+    if code in _WRONG_HOST:
+        return (
+            f"the broker's certificate is not for {mqtt.host}; set [mqtt] host to a name "
+            "that is in the certificate"
+        )
+    if code == _EXPIRED:
+        return "the broker's certificate has expired; renew it, or check this clock"
+    if code == _NOT_YET_VALID:
+        return "the broker's certificate is not valid yet; is this computer's clock right?"
+    ca_file = mqtt.tls.ca_file if mqtt.tls else None
+    trusted = f"by {ca_file}" if ca_file else "by this system"
+    return (
+        f"the broker's certificate is not trusted {trusted} ({error.verify_message}); "
+        "set [mqtt.tls] ca_file to the CA that signed it"
+    )
+
+
+def refusal(reason: str, mqtt: MqttTable) -> str:
+    """Why the broker refused the login; `reason` is the name of its reason code."""
+    where = f"{mqtt.host}:{mqtt.broker_port}"
+    if reason in ("Bad user name or password", "Not authorized"):
+        who = f'the user "{mqtt.username}"' if mqtt.username else "a client without a user name"
+        return (
+            f"{where} refuses {who}: {reason}; check [mqtt] username and the password, "
+            "and the broker's password file"
+        )
+    if reason == "Client identifier not valid":
+        return f"{where} refuses the client id; does the broker restrict client ids?"
+    return f"{where} refuses the connection: {reason}"

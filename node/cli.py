@@ -1,0 +1,89 @@
+"""The command line: parses, sets up logging, and runs one of `node.commands`.
+
+A command's module is imported when it is chosen, and not before, so that `run` does not pay for
+what `watch` needs. Each module has `add_arguments(parser)` and `run(arguments) -> exit code`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from node import __version__
+from node.config import ConfigError
+from node.logs import LEVELS, set_up_logging
+
+__all__ = ["COMMANDS", "main"]
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service does not restart on it
+
+COMMANDS = {
+    "demo": "a node on simulated hardware, a broker, and what a subscriber sees",
+    "run": "read the sensors and publish, until SIGTERM",
+    "check": "validate the configuration, and say what would be published where",
+    "read": "read each sensor once",
+    "watch": "show what the nodes at the broker publish",
+    "drivers": "the drivers, their options and channels",
+}
+
+_EXAMPLES = {
+    "demo": "sensor-node demo --seconds 20",
+    "run": "sensor-node run --config node.toml",
+    "check": "sensor-node check --config node.toml",
+    "read": "sensor-node read air water --json",
+    "watch": "sensor-node watch --host 192.168.1.10",
+    "drivers": "sensor-node drivers dht22",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    set_up_logging(arguments.log_level)
+    module = importlib.import_module(f"node.commands.{arguments.command}")
+    try:
+        code = module.run(arguments)
+        sys.stdout.flush()
+    except ConfigError as error:
+        print(error.report(), file=sys.stderr)  # noqa: T201
+        return EXIT_CONFIG
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does. Keep Python from noticing it again
+        # when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+    return int(code)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="sensor-node",
+        description="Reads temperature sensors on a schedule and publishes them over MQTT.",
+        epilog="example: sensor-node demo",
+    )
+    parser.add_argument("--version", action="version", version=f"sensor-node {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if word in COMMANDS), "")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example: {_EXAMPLES[name]}",
+        )
+        subparser.add_argument(
+            "--config",
+            metavar="FILE",
+            help="default: $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml",
+        )
+        subparser.add_argument("--log-level", choices=LEVELS, default="info", metavar="LEVEL")
+        if name == chosen:
+            importlib.import_module(f"node.commands.{name}").add_arguments(subparser)
+    return parser.parse_args(argv)

@@ -1,0 +1,41 @@
+"""`sensor-node run`: the node itself."""
+
+from __future__ import annotations
+
+import argparse
+
+from node import config as configuration
+from node.board import open_board
+from node.clock import SystemClock
+from node.identity import client_id
+from node.loop import Node, preload_drivers
+from node.service import catch_signals
+from node.tls import tls_context
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="put simulated hardware under the configured drivers",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Work until SIGTERM or SIGINT."""
+    config = configuration.load(configuration.find_file(arguments.config))
+    context = tls_context(config.mqtt.tls, config.source)
+    board = open_board(config, simulate=arguments.simulate)
+    preload_drivers(config)
+    node = Node(
+        config,
+        board,
+        SystemClock(),
+        client_id=client_id(config.mqtt.base_topic, config.node.name),
+        tls_context=context,
+    )
+    catch_signals(node.stop)
+    node.run()
+    return 0

@@ -1,0 +1,37 @@
+"""Logging: to standard error, one line each, as the place it goes to wants it.
+
+Under systemd a line begins with its priority (sd-daemon(3)) and has no time of its own, for the
+journal adds that; anywhere else it begins with the local time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+__all__ = ["LEVELS", "set_up_logging"]
+
+LEVELS = ("debug", "info", "warning", "error")
+
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+class _JournalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        priority = _PRIORITY.get(record.levelno, 2)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+def set_up_logging(level: str) -> None:
+    """Send the log of the whole process to standard error; `level` is one of `LEVELS`."""
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("schedule").setLevel(logging.WARNING)
+    logging.captureWarnings(True)

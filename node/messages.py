@@ -1,0 +1,56 @@
+"""Topics and payloads, as pure functions; the contract with whoever subscribes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from node.clock import utc_text
+from node.reading import Reading
+
+__all__ = ["OFFLINE", "ONLINE", "Topics", "availability", "plain_value", "state_payload"]
+
+ONLINE = b"online"
+OFFLINE = b"offline"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics of one node: `<base>/<node>/...`."""
+
+    base: str
+    node: str
+
+    @property
+    def status(self) -> str:
+        return f"{self.base}/{self.node}/status"
+
+    def state(self, sensor: str) -> str:
+        return f"{self.base}/{self.node}/{sensor}/state"
+
+    def availability(self, sensor: str) -> str:
+        return f"{self.base}/{self.node}/{sensor}/availability"
+
+    def channel(self, sensor: str, channel: str) -> str:
+        return f"{self.base}/{self.node}/{sensor}/{channel}"
+
+
+def availability(online: bool) -> bytes:
+    return ONLINE if online else OFFLINE
+
+
+def state_payload(reading: Reading) -> bytes:
+    """The newest reading as JSON: a key per channel, then time, clock and seq."""
+    return _encode(
+        {
+            **reading.values,
+            "time": utc_text(reading.utc_s),
+            "clock": "synced" if reading.synced else "unsynced",
+            "seq": reading.seq,
+        }
+    )
+
+
+def plain_value(value: float) -> bytes:
+    """A value as a plain number."""
+    return _encode(value)

@@ -1,0 +1,176 @@
+"""The configuration as types: one struct per table, every key documented by its field.
+
+`config.py` fills these from TOML. `sensor` tables are the exception: their keys are the common
+ones here and the options that the driver declares, side by side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from drivers.base import BcmPin, DriverInfo, Options
+from node.units import Rate, Seconds
+
+__all__ = [
+    "ButtonTable",
+    "ChannelTable",
+    "Config",
+    "HomeAssistantTable",
+    "HostName",
+    "MqttTable",
+    "MqttVersion",
+    "NodeTable",
+    "OutboxTable",
+    "Secret",
+    "SensorTable",
+    "StatusLedTable",
+    "TlsTable",
+    "TopicPart",
+    "TopicPath",
+]
+
+
+class Secret(str):
+    """A password: it never shows itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+class HostName(str):
+    """A host name or address that can be one; see `config.parse_host`."""
+
+    __slots__ = ()
+
+
+class MqttVersion(str):
+    """"auto", "5" or "3.1.1"."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, written: object) -> MqttVersion:
+        """Raises ValueError: another version, or none."""
+        if isinstance(written, bool) or str(written) not in ("auto", "5", "3.1.1"):
+            raise ValueError('expected "auto", "5" or "3.1.1"')
+        return cls(str(written))
+
+
+TopicPart = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
+TopicPath = Annotated[str, msgspec.Meta(pattern="^[^/+#\0]+(/[^/+#\0]+)*$", max_length=128)]
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every table."""
+
+
+class NodeTable(_Table, frozen=True, kw_only=True):
+    """`[node]`; name: the node's part of every topic (default: the host name)."""
+
+    name: TopicPart
+
+
+class TlsTable(_Table, frozen=True, kw_only=True):
+    """`[mqtt.tls]`; paths are relative to the configuration file."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class MqttTable(_Table, frozen=True, kw_only=True):
+    """`[mqtt]`: the broker, and what is published there."""
+
+    host: HostName
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    username: str | None = None
+    password: Secret | None = None
+    password_file: Path | None = None
+    base_topic: TopicPath = "sensors"
+    protocol: MqttVersion = MqttVersion("auto")
+    keepalive: Seconds = Seconds(30)
+    payload: Literal["json", "plain", "both"] = "json"
+    retain_for: Seconds = Seconds(3600)
+    tls: TlsTable | None = None
+
+    @property
+    def broker_port(self) -> int:
+        """The configured port, else 8883 with TLS and 1883 without."""
+        return self.port or (1883 if self.tls is None else 8883)
+
+
+class OutboxTable(_Table, frozen=True, kw_only=True):
+    """`[outbox]`: the log of readings."""
+
+    max_readings: _Positive = 200_000
+    keep: Seconds = Seconds(48 * 3600)
+    history_interval: Seconds = Seconds(60)
+    drain_rate: _Positive = 100
+
+
+class HomeAssistantTable(_Table, frozen=True, kw_only=True):
+    """`[homeassistant]`: device discovery."""
+
+    enabled: bool = True
+    prefix: TopicPath = "homeassistant"
+
+
+class StatusLedTable(_Table, frozen=True, kw_only=True):
+    """`[status_led]`."""
+
+    pin: BcmPin
+
+
+class ButtonTable(_Table, frozen=True, kw_only=True):
+    """`[button]`."""
+
+    pin: BcmPin
+
+
+class ChannelTable(_Table, frozen=True, kw_only=True):
+    """`[sensor.channel.<name>]`; every number is in `unit`. See `pipeline.py` for the order."""
+
+    offset: float | None = None
+    calibrate: Annotated[list[tuple[float, float]], msgspec.Meta(min_length=2)] | None = None
+    range: tuple[float, float] | None = None
+    max_rate: Rate | None = None
+    median: Annotated[int, msgspec.Meta(ge=1, le=99)] = 1
+    delta: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    heartbeat: Seconds | None = None
+    unit: str | None = None
+    decimals: Annotated[int, msgspec.Meta(ge=0, le=6)] | None = None
+
+
+class SensorTable(_Table, frozen=True, kw_only=True):
+    """`[[sensor]]`: the keys that every driver has."""
+
+    id: TopicPart
+    driver: str
+    interval: Seconds = Seconds(30)
+    power_pin: BcmPin | None = None
+    channel: dict[str, ChannelTable] = {}
+    info: DriverInfo
+    """The driver, found by its name; no key of the file."""
+    options: Options
+    """The driver's own keys; no key of the file."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration that has been checked as a whole."""
+
+    source: Path
+    node: NodeTable
+    mqtt: MqttTable
+    outbox: OutboxTable = OutboxTable()
+    homeassistant: HomeAssistantTable = HomeAssistantTable()
+    status_led: StatusLedTable | None = None
+    button: ButtonTable | None = None
+    sensors: tuple[SensorTable, ...]
+    notes: tuple[str, ...] = ()
+    """What is not wrong and still worth knowing, one sentence each."""

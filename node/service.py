@@ -1,0 +1,80 @@
+"""The node as a service: systemd's notifications and watchdog, and the signals that end it.
+
+Without systemd (no $NOTIFY_SOCKET) nothing here does anything but catch the signals.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+
+import sdnotify
+
+from node.clock import Clock
+
+__all__ = ["Service", "catch_signals"]
+
+
+class Service:
+    """Speaks sd_notify(3)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._notifier = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
+        self._status = ""
+        self._feed_every_s = _watchdog_interval_s() if self._notifier else math.inf
+        self.next_feed_s = clock.monotonic() if self._feed_every_s < math.inf else math.inf
+        """When the watchdog wants to be fed next; infinity without one."""
+
+    def ready(self) -> None:
+        self._notify("READY=1")
+
+    def stopping(self) -> None:
+        self._notify("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """The line that `systemctl status` shows; sent when it changes."""
+        if text != self._status:
+            self._status = text
+            self._notify(f"STATUS={text}")
+
+    def feed_watchdog(self) -> None:
+        """Tell systemd that the node turns; call it only where that is the truth."""
+        now_s = self._clock.monotonic()
+        if now_s >= self.next_feed_s:
+            self.next_feed_s = now_s + self._feed_every_s
+            self._notify("WATCHDOG=1")
+
+    def skip_feed(self) -> None:
+        """Let a feed pass: something is wrong, and systemd shall find out."""
+        self.next_feed_s = self._clock.monotonic() + self._feed_every_s
+
+    def _notify(self, state: str) -> None:
+        if self._notifier is not None:
+            self._notifier.notify(state)
+
+
+def _watchdog_interval_s() -> float:
+    """A third of $WATCHDOG_USEC (sd_watchdog_enabled(3) advises half), if it is meant for us."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return math.inf
+    try:
+        return int(os.environ["WATCHDOG_USEC"]) / 3e6
+    except (KeyError, ValueError):
+        return math.inf
+
+
+def catch_signals(stop: Callable[[str], None]) -> None:
+    """Call `stop(name)` on SIGTERM or SIGINT; the second one ends the process at once.
+
+    To be called after drivers are preloaded: Blinka's PulseIn takes SIGTERM when it is imported.
+    """
+
+    def caught(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, caught)

@@ -1,0 +1,84 @@
+"""Durations, rates and temperature units, as people write them in the configuration."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["Rate", "Seconds", "convert", "convertible", "duration_text"]
+
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*")
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h)\s*")
+
+
+class Seconds(float):
+    """A duration in seconds, written "500ms", "30s", "5m", "1h", "2d" or as a number of seconds."""
+
+    @classmethod
+    def parse(cls, written: object) -> Seconds:
+        """Raises ValueError: not a duration."""
+        if isinstance(written, int | float) and not isinstance(written, bool):
+            seconds = float(written)
+        elif isinstance(written, str) and (match := _DURATION.fullmatch(written)):
+            seconds = float(match[1]) * _UNIT_S[match[2]]
+        else:
+            raise ValueError('expected a duration: "500ms", "30s", "5m", "1h" or a number')
+        if not 0 <= seconds < 10 * 365 * 86400:
+            raise ValueError("a duration lies between 0 and ten years")
+        return cls(seconds)
+
+
+class Rate(float):
+    """A change per second, written "5/min", "0.2/s" or "10/h"."""
+
+    @classmethod
+    def parse(cls, written: object) -> Rate:
+        """Raises ValueError: not a rate above zero."""
+        if isinstance(written, str) and (match := _RATE.fullmatch(written)):
+            per_second = float(match[1]) / _UNIT_S[match[2]]
+            if per_second > 0:
+                return cls(per_second)
+        raise ValueError('expected a rate above zero: "5/min", "0.2/s" or "10/h"')
+
+
+def duration_text(seconds: float) -> str:
+    """A duration in at most two units, for people: 0.5s, 42s, 3m, 2h 5m, 3d."""
+    if seconds < 10:
+        return f"{seconds:.1f}s".replace(".0s", "s")
+    whole = round(seconds)
+    for unit, size, smaller, smaller_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size}{unit}" + (f" {rest}{smaller}" if rest else "")
+    return f"{whole}s"
+
+
+# Unit -> (factor, offset): value in the unit = native value * factor + offset.
+_FROM_NATIVE = {
+    "°C": {"°C": (1.0, 0.0), "°F": (1.8, 32.0), "K": (1.0, 273.15)},
+    "hPa": {
+        "hPa": (1.0, 0.0),
+        "kPa": (0.1, 0.0),
+        "Pa": (100.0, 0.0),
+        "mbar": (1.0, 0.0),
+        "mmHg": (0.750061683, 0.0),
+        "inHg": (0.0295299831, 0.0),
+    },
+}
+
+
+def convertible(native: str) -> list[str]:
+    """The units that a value in `native` can be published in."""
+    return list(_FROM_NATIVE.get(native, {native: None}))
+
+
+def convert(value: float, native: str, unit: str) -> float:
+    """`value` in `native`, expressed in `unit` (one of `convertible(native)`)."""
+    if native == unit:
+        return value
+    factor, offset = _FROM_NATIVE[native][unit]
+    return value * factor + offset
