@@ -147,9 +147,7 @@ class I2CBus:
         self._mind_deadline()
         return self._port.scan()
 
-    def writeto(
-        self, address: int, buffer: Any, *, start: int = 0, end: int | None = None
-    ) -> None:
+    def writeto(self, address: int, buffer: Any, *, start: int = 0, end: int | None = None) -> None:
         self._mind_deadline()
         self._port.writeto(address, buffer, start=start, end=end)
 

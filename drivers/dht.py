@@ -124,8 +124,9 @@ class Dht:
             raise as_sensor_error(error, self._model) from error
         try:
             sensor.measure()
-            check_frame(self._model, sensor.frame)
-            return self._plausible(sensor.temperature, sensor.humidity, sensor.frame)
+            frame = bytes(sensor.frame)
+            check_frame(self._model, frame)
+            return self._plausible(sensor.temperature, sensor.humidity, frame)
         except RuntimeError as error:
             raise self._sorted(error) from error
         except SensorError:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,14 @@ class HardwareBoard:
 
     def pin_factory(self) -> Any:
         from gpiozero import Device
-        from gpiozero.exc import BadPinFactory
+        from gpiozero.exc import BadPinFactory, PinFactoryFallback
 
         if Device.pin_factory is None:
             try:
-                Device.ensure_pin_factory()
+                with warnings.catch_warnings():
+                    # One for each library that is not there; the outcome is what counts.
+                    warnings.simplefilter("ignore", PinFactoryFallback)
+                    Device.ensure_pin_factory()
             except BadPinFactory as error:
                 raise MissingSupport(
                     "gpiozero finds no GPIO on this computer",

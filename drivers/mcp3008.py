@@ -83,21 +83,24 @@ class Mcp3008:
     """One input of the chip."""
 
     def __init__(self, options: Mcp3008Options, board: Board) -> None:
-        from gpiozero import MCP3008 as Input
+        import gpiozero
 
         self.channels = (_CHANNELS[options.sensor],)
         self._options = options
+        pin_factory = board.pin_factory()
         try:
-            self._input: Any = Input(
+            self._input: Any = gpiozero.MCP3008(
                 channel=options.channel_number,
                 clock_pin=options.clock_pin,
                 mosi_pin=options.mosi_pin,
                 miso_pin=options.miso_pin,
                 select_pin=options.select_pin,
-                pin_factory=board.pin_factory(),
+                pin_factory=pin_factory,
             )
         except OSError as error:
-            raise as_sensor_error(error, options.where(), "switch SPI on: dtparam=spi=on") from error
+            raise as_sensor_error(
+                error, options.where(), "switch SPI on: dtparam=spi=on"
+            ) from error
         except Exception as error:  # gpiozero has some forty exceptions and no common remedy
             raise MissingSupport(
                 f"{options.where()}: {type(error).__name__}: {error}",

@@ -62,8 +62,7 @@ def _third_party(name: str) -> DriverInfo:
             info = entry.load()
         except Exception as error:
             raise MissingSupport(
-                f"driver {name!r}: {entry.value} cannot be loaded "
-                f"({type(error).__name__}: {error})"
+                f"driver {name!r}: {entry.value} cannot be loaded ({type(error).__name__}: {error})"
             ) from error
         if not isinstance(info, DriverInfo):
             raise MissingSupport(f"driver {name!r}: {entry.value} is not a DriverInfo")

@@ -83,7 +83,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             metavar="FILE",
             help="default: $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml",
         )
-        subparser.add_argument("--log-level", choices=LEVELS, default="info", metavar="LEVEL")
+        subparser.add_argument("--log-level", choices=LEVELS, default="info", help="default: info")
         if name == chosen:
             importlib.import_module(f"node.commands.{name}").add_arguments(subparser)
     return parser.parse_args(argv)

@@ -454,11 +454,9 @@ class _Reader:
                 message = f"cannot be {table.unit}; one of " + ", ".join(units)
                 self._problem((*path, "unit"), message)
 
-    def _check_expiry(
-        self, sensors: list[tuple[int, SensorTable]], mqtt: MqttTable | None
-    ) -> None:
+    def _check_expiry(self, sensors: list[tuple[int, SensorTable]], mqtt: MqttTable | None) -> None:
         """A heartbeat must come before the broker forgets the reading that it renews."""
-        if mqtt is None or mqtt.retain_for == 0:
+        if mqtt is None or not mqtt.retain_for:
             return
         for index, sensor in sensors:
             kept_s = max(mqtt.retain_for, 3 * sensor.interval)
@@ -470,9 +468,7 @@ class _Reader:
                     )
                     self._problem(("sensor", index, "channel", name, "heartbeat"), message)
 
-    def _check_claims(
-        self, sensors: list[tuple[int, SensorTable]], tables: dict[str, Any]
-    ) -> None:
+    def _check_claims(self, sensors: list[tuple[int, SensorTable]], tables: dict[str, Any]) -> None:
         """No two parts on one pin or address."""
         holders: dict[str, tuple[Claim, str]] = {}
 

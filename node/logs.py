@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
+from typing import TextIO
 
 __all__ = ["LEVELS", "set_up_logging"]
 
@@ -23,9 +25,17 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever standard error is at the moment: a live view takes its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def set_up_logging(level: str) -> None:
     """Send the log of the whole process to standard error; `level` is one of `LEVELS`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
@@ -34,4 +44,9 @@ def set_up_logging(level: str) -> None:
         )
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("schedule").setLevel(logging.WARNING)
-    logging.captureWarnings(True)
+    warnings.showwarning = _log_warning  # type: ignore[assignment]
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *_place: object) -> None:
+    """A library's warning as one line, without the source line that Python adds."""
+    logging.getLogger("warnings").warning("%s: %s", category.__name__, message)

@@ -20,9 +20,10 @@ import msgspec
 from drivers.bus import Board
 from node import power
 from node.clock import Clock
+from node.link import Acknowledged, BrokerEvent, Change, Link
 from node.messages import ONLINE, Topics, availability, plain_value, state_payload
 from node.power import SensorPower
-from node.publisher import Acknowledged, BrokerEvent, Publisher
+from node.publisher import Publisher
 from node.reading import Reading, ReadOutcome
 from node.schema import Config
 from node.sensor_port import SensorPort
@@ -89,21 +90,20 @@ class Node:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._timetable = Timetable(clock)
         self._workers = Workers(self._events.put)
-        self._publisher = Publisher(
+        self._link = Link(
             config.mqtt,
             client_id=client_id,
-            status_topic=self._topics.status,
             tls_context=tls_context,
             report=self._events.put,
+            will_topic=self._topics.status,
         )
+        self._publisher = Publisher(self._link, status_topic=self._topics.status)
         self._service = Service(clock)
         self._sensors = {
             table.id: _Sensor(
                 SensorState(table),
                 SensorPort(table, board, clock),
-                None
-                if table.power_pin is None
-                else SensorPower(table.id, table.power_pin, board),
+                None if table.power_pin is None else SensorPower(table.id, table.power_pin, board),
             )
             for table in config.sensors
         }
@@ -120,7 +120,7 @@ class Node:
     def run(self) -> None:
         """Work until `stop`."""
         self._plan_reads()
-        self._publisher.start()
+        self._link.start()
         self._service.ready()
         while not self._stopping:
             self._turn()
@@ -165,7 +165,7 @@ class Node:
             self._stopping = True
             _log.info("stopping: %s", event.reason)
         else:
-            if self._publisher.handle(event):
+            if self._publisher.handle(event) is Change.UP:
                 self._publish_everything()
             if not isinstance(event, Acknowledged):
                 self._tell_service()
@@ -199,16 +199,16 @@ class Node:
         if now_s < min(self._check_network_at_s, self._service.next_feed_s):
             return
         self._check_network_at_s = now_s + NETWORK_THREAD_CHECK_S
-        if self._publisher.alive:
+        if self._link.alive:
             self._service.feed_watchdog()
         else:
             self._service.skip_feed()
-            self._publisher.restart()
+            self._link.restart()
 
     def _tell_service(self) -> None:
         """Bring the line in `systemctl status` up to date."""
         online = sum(sensor.state.online for sensor in self._sensors.values())
-        broker = "connected" if self._publisher.connected else "no broker"
+        broker = "connected" if self._link.connected else "no broker"
         self._service.status(f"{broker}, {online} of {len(self._sensors)} sensors online")
 
     # -- reading

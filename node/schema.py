@@ -49,7 +49,7 @@ class HostName(str):
 
 
 class MqttVersion(str):
-    """"auto", "5" or "3.1.1"."""
+    """ "auto", "5" or "3.1.1"."""
 
     __slots__ = ()
 

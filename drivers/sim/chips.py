@@ -71,7 +71,7 @@ class SimulatedBme280(RegisterChip):
 
     def _pascal(self, raw: int, fine: int) -> float:
         p1, p2, p3, p4, p5, p6, p7, p8, p9 = self._P
-        v1 = fine / 2 - 64000
+        v1: float = fine / 2 - 64000
         v2 = (v1 * v1 * p6 / 32768 + v1 * p5 * 2) / 4 + p4 * 65536
         v1 = (1 + (p3 * v1 * v1 / 524288 + p2 * v1) / 524288 / 32768) * p1
         p = (1048576 - raw - v2 / 4096) * 6250 / v1
@@ -79,7 +79,7 @@ class SimulatedBme280(RegisterChip):
 
     def _percent(self, raw: int, fine: int) -> float:
         h1, h2, h3, h4, h5, h6 = self._H
-        v = fine - 76800
+        v: float = fine - 76800
         v = (raw - (h4 * 64 + h5 / 16384 * v)) * (
             h2 / 65536 * (1 + h6 / 67108864 * v * (1 + h3 / 67108864 * v))
         )

@@ -38,9 +38,7 @@ class SimulatedI2C:
             raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
         return self.chips[address]
 
-    def writeto(
-        self, address: int, buffer: Any, *, start: int = 0, end: int | None = None
-    ) -> None:
+    def writeto(self, address: int, buffer: Any, *, start: int = 0, end: int | None = None) -> None:
         self._chip(address).write(bytes(buffer[start:end]))
 
     def readfrom_into(

@@ -1,0 +1,122 @@
+"""`sensor-node demo`: a node, a broker and a subscriber, with nothing configured or wired up.
+
+The node is a process of its own, started as on a Pi but for `--simulate`; what is shown is what
+another client of the broker receives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker
+from node.schema import HostName, MqttTable
+from node.watching import watch
+
+__all__ = ["add_arguments", "run"]
+
+_CONFIG = """\
+[node]
+name = "demo"
+
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+protocol = "{protocol}"
+
+[[sensor]]                      # the real adafruit_dht decodes simulated pulses
+id = "air"
+driver = "dht22"
+pin = 4
+interval = "2s"
+
+[[sensor]]                      # a w1_slave file with scratchpad and CRC
+id = "water"
+driver = "ds18b20"
+interval = "1s"
+
+[[sensor]]                      # the real Adafruit driver on simulated registers
+id = "box"
+driver = "bme280"
+address = 0x76
+interval = "1s"
+
+[[sensor]]                      # TMP36 at an MCP3008, through gpiozero's mock SPI
+id = "probe"
+driver = "mcp3008"
+channel_number = 0
+sensor = "tmp36"
+interval = "1s"
+
+[sensor.channel.temperature]
+median = 3
+
+[[sensor]]                      # gpiozero's CPUTemperature
+id = "cpu"
+driver = "cpu"
+interval = "2s"
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, metavar="N", help="end after N seconds")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per message")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when there is no broker, or the node does not stay up."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="sensor-node-demo-") as name:
+            return _demonstrate(Path(name), arguments)
+    except KeyboardInterrupt:
+        return 0
+    except BrokerUnavailable as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _demonstrate(folder: Path, arguments: argparse.Namespace) -> int:
+    with embedded_broker(folder) as broker, _node(folder, broker) as node:
+        where = f"127.0.0.1:{broker.port}"
+        watch(
+            MqttTable(host=HostName("127.0.0.1"), port=broker.port, protocol=broker.protocol),
+            seconds=arguments.seconds,
+            as_json=arguments.json,
+            title=f"simulated sensors, through {broker.name} on {where} (Ctrl-C ends)",
+        )
+        if node.poll() is not None:
+            print((folder / "node.log").read_text(), file=sys.stderr)  # noqa: T201
+            return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _node(folder: Path, broker: EmbeddedBroker) -> Iterator[subprocess.Popen[bytes]]:
+    config = folder / "node.toml"
+    config.write_text(_CONFIG.format(port=broker.port, protocol=broker.protocol), encoding="utf-8")
+    # -P keeps a folder named "node" in the user's directory from being taken for ours.
+    command = [sys.executable, "-P", "-m", "node", "run", "--simulate", "--config", str(config)]
+    with (folder / "node.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

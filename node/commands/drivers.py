@@ -1,0 +1,87 @@
+"""`sensor-node drivers`: what there is, and what each one wants to know."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from drivers.base import DriverInfo
+from drivers.errors import MissingSupport
+from drivers.registry import UnknownDriver, driver_names, find_driver
+from node.option_text import OptionText, describe_options
+from node.terminal import table
+
+__all__ = ["add_arguments", "run"]
+
+# ruff: noqa: T201
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one driver, in full")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 2 for a driver that does not exist, 1 for one that cannot be loaded."""
+    names = [arguments.name] if arguments.name else driver_names()
+    infos: list[DriverInfo] = []
+    failed = 0
+    for name in names:
+        try:
+            infos.append(find_driver(name))
+        except UnknownDriver:
+            known = ", ".join(driver_names())
+            print(f'there is no driver "{name}"; there are {known}', file=sys.stderr)
+            return 2
+        except MissingSupport as error:
+            print(error, file=sys.stderr)
+            failed = 1
+    if arguments.json:
+        described = [_as_json(info) for info in infos]
+        print(msgspec.json.encode(described[0] if arguments.name else described).decode())
+    elif arguments.name:
+        print("".join(_in_full(info) for info in infos), end="")
+    else:
+        rows = [(info.name, info.summary) for info in infos]
+        print(table([("DRIVER", "WHAT IT READS"), *rows]))
+    return failed
+
+
+def _as_json(info: DriverInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "summary": info.summary,
+        "channels": [
+            {"name": c.name, "unit": c.unit, "range": c.plausible, "decimals": c.decimals}
+            for c in info.channels
+        ],
+        "options": describe_options(info.options),
+        "min_interval_s": info.min_interval_s,
+        "extra": info.extra,
+        "example": info.example,
+    }
+
+
+def _in_full(info: DriverInfo) -> str:
+    options = [_option_row(option) for option in describe_options(info.options)]
+    channels = [
+        (c.name, c.unit, f"{c.plausible[0]:g} to {c.plausible[1]:g}") for c in info.channels
+    ]
+    if info.more_channels:
+        channels.append(("...", "", "whatever else the hardware has"))
+    parts = [f"{info.name}\n    {info.summary}", ""]
+    if info.extra:
+        parts += [f"Needs: pip install 'pi-sensor-node[{info.extra}]'", ""]
+    parts += [table([("CHANNEL", "UNIT", "RANGE"), *channels]), ""]
+    if options:
+        parts += [table([("OPTION", "DEFAULT", "VALUE"), *options]), ""]
+    example = info.example.replace("\n", "\n    ")
+    parts += ["Example:", f'    [[sensor]]\n    id = "{info.name}-1"\n    {example}', ""]
+    return "\n".join(parts)
+
+
+def _option_row(option: OptionText) -> tuple[str, str, str]:
+    return option.name, "(required)" if option.required else option.default, option.value

@@ -1,0 +1,166 @@
+"""What a subscriber knows: a row per channel, from the messages alone.
+
+Pure: `LiveModel.take` is given each message and the time, `rows` says what to show. Units are
+not on the wire; a channel's usual unit is assumed, unless the configuration tells another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from drivers.base import CO2, HUMIDITY, PRESSURE, TEMPERATURE
+from node.schema import Config
+
+__all__ = ["LiveModel", "Message", "Row", "units_of", "values_in"]
+
+HISTORY = 40
+_NOT_CHANNELS = {"time", "clock", "seq"}
+_USUAL_UNITS = {c.name: c.unit for c in (TEMPERATURE, HUMIDITY, PRESSURE, CO2)}
+
+Units = dict[tuple[str, str, str], str]
+"""(node, sensor, channel) -> unit, where it is not the usual one."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a topic below the base."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+    @property
+    def text(self) -> str:
+        """The payload as text; bytes that are not UTF-8 as \\xNN."""
+        return self.payload.decode("utf-8", "backslashreplace")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One line of the view; `age_s` is None where it cannot be known."""
+
+    topic: str
+    channel: str
+    value: float
+    unit: str
+    age_s: float | None
+    status: str
+    history: tuple[float, ...]
+
+
+class _Series(msgspec.Struct):
+    topic: str
+    node: str
+    sensor: str
+    channel: str
+    value: float
+    measured_at_s: float | None
+    history: deque[float]
+
+
+def values_in(message: Message) -> dict[str, float]:
+    """The channels and values that a message carries; empty for any other message."""
+    kind = message.topic.rpartition("/")[2]
+    try:
+        decoded = msgspec.json.decode(message.payload)
+    except msgspec.DecodeError:
+        return {}
+    if kind == "state" and isinstance(decoded, dict):
+        return {
+            name: float(value)
+            for name, value in decoded.items()
+            if name not in _NOT_CHANNELS and isinstance(value, int | float)
+        }
+    if isinstance(decoded, int | float) and not isinstance(decoded, bool):
+        return {kind: float(decoded)}
+    return {}
+
+
+class LiveModel:
+    """Everything that was heard, newest values first in mind."""
+
+    def __init__(self, base_topic: str, units: Units | None = None) -> None:
+        self._depth = base_topic.count("/") + 1
+        self._units = units or {}
+        self._series: dict[tuple[str, str, str], _Series] = {}
+        self._status: dict[str, str] = {}
+        self._availability: dict[tuple[str, str], str] = {}
+
+    def take(self, message: Message, now_s: float) -> None:
+        """Note a message that arrived at `now_s` (seconds since 1970)."""
+        parts = message.topic.split("/")[self._depth :]
+        if len(parts) == 2 and parts[1] == "status":
+            self._status[parts[0]] = message.text
+        elif len(parts) == 3 and parts[2] == "availability":
+            self._availability[parts[0], parts[1]] = message.text
+        elif len(parts) == 3 and not message.payload:
+            self._series.pop((parts[0], parts[1], parts[2]), None)
+        elif len(parts) == 3:
+            measured_at_s = _measured_at_s(message) if message.retained else now_s
+            for channel, value in values_in(message).items():
+                self._note(message.topic, (parts[0], parts[1], channel), value, measured_at_s)
+
+    def _note(
+        self, topic: str, key: tuple[str, str, str], value: float, at_s: float | None
+    ) -> None:
+        series = self._series.get(key)
+        if series is None:
+            history: deque[float] = deque(maxlen=HISTORY)
+            series = self._series[key] = _Series(topic, *key, value, at_s, history)
+        series.value, series.measured_at_s = value, at_s
+        series.history.append(value)
+
+    def rows(self, now_s: float) -> list[Row]:
+        """A row per channel, by node, sensor and order of the channels."""
+        return [
+            Row(
+                topic=series.topic,
+                channel=series.channel,
+                value=series.value,
+                unit=self.unit(series.node, series.sensor, series.channel),
+                age_s=None
+                if series.measured_at_s is None
+                else max(0.0, now_s - series.measured_at_s),
+                status=self._status_of(series),
+                history=tuple(series.history),
+            )
+            for series in sorted(self._series.values(), key=lambda s: (s.node, s.sensor))
+        ]
+
+    def unit(self, node: str, sensor: str, channel: str) -> str:
+        return self._units.get((node, sensor, channel), _USUAL_UNITS.get(channel, ""))
+
+    def units_for(self, message: Message) -> dict[str, str]:
+        """The unit of each channel in a message."""
+        parts = message.topic.split("/")[self._depth :]
+        if len(parts) != 3:
+            return {}
+        return {name: self.unit(parts[0], parts[1], name) for name in values_in(message)}
+
+    def _status_of(self, series: _Series) -> str:
+        if self._status.get(series.node) == "offline":
+            return "offline"
+        return self._availability.get((series.node, series.sensor), "?")
+
+
+def _measured_at_s(message: Message) -> float | None:
+    """When a retained reading was taken, by the node's clock, if that is to be trusted."""
+    from datetime import datetime
+
+    try:
+        decoded = msgspec.json.decode(message.payload)
+        if decoded["clock"] != "synced":
+            return None
+        return datetime.fromisoformat(decoded["time"]).timestamp()
+    except (msgspec.DecodeError, TypeError, KeyError, ValueError):
+        return None
+
+
+def units_of(config: Config) -> Units:
+    """The configured units that are not the usual ones."""
+    return {
+        (config.node.name, sensor.id, channel): table.unit
+        for sensor in config.sensors
+        for channel, table in sensor.channel.items()
+        if table.unit is not None
+    }

@@ -1,0 +1,66 @@
+"""Describes the keys of a schema in words, for `sensor-node drivers`."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+__all__ = ["OptionText", "describe_options"]
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+class OptionText(msgspec.Struct, frozen=True):
+    """One key: what may stand there, and what stands there when it is left out."""
+
+    name: str
+    required: bool
+    default: str
+    value: str
+
+
+def describe_options(schema: type[msgspec.Struct]) -> list[OptionText]:
+    """A line for each key of `schema`, in the order of its fields."""
+    return [
+        OptionText(
+            name=field.encode_name,
+            required=field.required,
+            default="" if field.required else _default(field.encode_name, field.default),
+            value=_describe(field.type),
+        )
+        for field in msgspec.structs.fields(schema)
+    ]
+
+
+def _default(key: str, value: Any) -> str:
+    if value is None:
+        return "(left out)"
+    if key == "address" and isinstance(value, int):
+        return f"0x{value:02x}"
+    return f'"{value}"' if isinstance(value, str) else f"{value}"
+
+
+def _describe(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metas = get_args(annotation)
+        return _describe(inner) + "".join(_limits(meta) for meta in metas)
+    if origin is Literal:
+        return " | ".join(f'"{choice}"' for choice in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in get_args(annotation) if a is not type(None))
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _limits(meta: msgspec.Meta) -> str:
+    if meta.pattern is not None:
+        return f" like {meta.pattern}"
+    if meta.gt is not None:
+        return f" above {meta.gt}"
+    if meta.ge is not None and meta.le is not None:
+        return f", {meta.ge} to {meta.le}"
+    if meta.ge is not None:
+        return f", {meta.ge} or more"
+    return ""
