@@ -7,6 +7,7 @@ finished value; a `_raw` one becomes `(raw + offset) * scale`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +33,11 @@ __all__ = ["SYSFS", "Sysfs", "SysfsOptions"]
 # Anything the kernel may drive, a thermocouple in a kiln included.
 _TEMPERATURE = Channel("temperature", "°C", (-273.15, 2000.0), 2)
 
-_IIO_FILE = re.compile(
+_IIO_FILE = (
     r"in_(?P<kind>temp|humidityrelative|pressure|concentration_co2)"
     r"(?P<index>\d*)(?P<modifier>_ambient|_object)?_(?P<form>input|raw)"
 )
-_HWMON_FILE = re.compile(r"(?P<kind>temp|humidity)(?P<index>\d+)_input")
+_HWMON_FILE = r"(?P<kind>temp|humidity)(?P<index>\d+)_input"
 # Kind -> (channel, factor from the ABI's unit to the channel's).
 _KINDS = {
     "temp": (_TEMPERATURE, 1e-3),
@@ -91,12 +92,17 @@ class _Quantity(msgspec.Struct, frozen=True):
 
 
 def _number(file: Path) -> float:
-    with open(file, encoding="ascii", errors="replace") as stream:
-        text = stream.read(64).strip()
+    # A text stream would take five system calls more, and twice the time of all the rest.
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return float(text)
+        content = os.read(descriptor, 64)
+    finally:
+        os.close(descriptor)
+    try:
+        return float(content)
     except ValueError:
-        seen = "is empty" if not text else f"reads {text[:40]!r}"
+        text = content.decode("ascii", "replace").strip()
+        seen = f"reads {text[:40]!r}" if text else "is empty"
         raise BadFrame(f"{file} {seen}", "a number was expected") from None
 
 
@@ -107,9 +113,9 @@ def _if_there(*candidates: Path) -> Path | None:
 def _quantities(folder: Path) -> Iterator[_Quantity]:
     """What an IIO or hwmon folder measures, finished values before raw ones."""
     for file in sorted(folder.glob("*_input")) + sorted(folder.glob("in_*_raw")):
-        if match := _IIO_FILE.fullmatch(file.name):
+        if match := re.fullmatch(_IIO_FILE, file.name):
             yield _iio_quantity(folder, file, match)
-        elif match := _HWMON_FILE.fullmatch(file.name):
+        elif match := re.fullmatch(_HWMON_FILE, file.name):
             yield _hwmon_quantity(folder, file, match)
 
 

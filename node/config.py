@@ -12,7 +12,7 @@ import socket
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -34,8 +34,10 @@ from node.schema import (
     StatusLedTable,
     TlsTable,
 )
-from node.toml_lines import KeyPath, line_of, locate_keys
 from node.units import Rate, Seconds, convertible, duration_text
+
+if TYPE_CHECKING:
+    from node.toml_lines import KeyPath
 
 __all__ = ["ConfigError", "Problem", "find_file", "load", "parse_host"]
 
@@ -105,7 +107,7 @@ def load(source: Path) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
-    return _Reader(source, locate_keys(text)).read(document)
+    return _Reader(source, text).read(document)
 
 
 def _syntax_problem(error: tomllib.TOMLDecodeError) -> Problem:
@@ -179,9 +181,9 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 class _Reader:
     """One pass over one document; `problems` grows, nothing is raised before the end."""
 
-    def __init__(self, source: Path, lines: dict[KeyPath, int]) -> None:
+    def __init__(self, source: Path, text: str) -> None:
         self._source = source
-        self._lines = lines
+        self._text = text
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
@@ -211,8 +213,12 @@ class _Reader:
         )
 
     def _problem(self, path: KeyPath, message: str, where: str = "") -> None:
-        line = line_of(path, self._lines)
-        self.problems.append(Problem(line, where or _where(path), message))
+        self.problems.append(Problem(self._line_of(path), where or _where(path), message))
+
+    def _line_of(self, path: KeyPath) -> int:
+        from node.toml_lines import line_of, locate_keys  # a right configuration needs no lines
+
+        return line_of(path, locate_keys(self._text))
 
     def _optional_table(self, name: str, document: dict[str, Any]) -> Any:
         if name not in document:
@@ -359,7 +365,7 @@ class _Reader:
             identity = table.get("id") if isinstance(table, dict) else None
             if isinstance(identity, str):
                 if identity in first_with:
-                    other = line_of(("sensor", first_with[identity]), self._lines)
+                    other = self._line_of(("sensor", first_with[identity]))
                     message = f'"{identity}" is the id of the sensor at line {other} already'
                     self._problem(("sensor", index, "id"), message)
                 first_with.setdefault(identity, index)

@@ -12,9 +12,7 @@ import sys
 import warnings
 from typing import TextIO
 
-__all__ = ["LEVELS", "set_up_logging"]
-
-LEVELS = ("debug", "info", "warning", "error")
+__all__ = ["set_up_logging"]
 
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
@@ -34,7 +32,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def set_up_logging(level: str) -> None:
-    """Send the log of the whole process to standard error; `level` is one of `LEVELS`."""
+    """Send the log of the whole process to standard error, from `level` ("info") upwards."""
     handler = _StderrHandler()
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_JournalFormatter("%(message)s"))

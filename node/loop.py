@@ -1,9 +1,9 @@
 """The node loop: one thread that owns everything that changes.
 
-    timetable ──due──► workers ──ReadDone──► queue ──► SensorState ──► Publisher ──► broker
+    timetable ──due──► workers ──ReadDone──► inbox ──► SensorState ──► Publisher ──► broker
                        paho's thread ──BrokerEvent──►┘
 
-Bus workers and paho's callbacks only put events on the queue. The loop sleeps until the next
+Bus workers and paho's callbacks only put events into the inbox. The loop sleeps until the next
 event or the next due time, whichever is sooner; nothing polls, and there are no locks of ours.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import logging
 import math
-import queue
 from functools import partial
 
 import msgspec
@@ -20,7 +19,8 @@ import msgspec
 from drivers.bus import Board
 from node import power
 from node.clock import Clock
-from node.link import Acknowledged, BrokerEvent, Change, Link
+from node.inbox import Inbox
+from node.link import Acknowledged, BrokerEvent, Change, Link, Sent
 from node.messages import ONLINE, Topics, availability, plain_value, state_payload
 from node.power import SensorPower
 from node.publisher import Publisher
@@ -30,7 +30,7 @@ from node.sensor_port import SensorPort
 from node.sensor_state import SensorState
 from node.service import Service
 from node.timetable import Timetable
-from node.workers import PATIENCE_S, ReadDone, Workers
+from node.workers import ReadDone, Workers
 
 __all__ = ["Node", "StopRequest", "preload_drivers"]
 
@@ -87,14 +87,14 @@ class Node:
         self._config = config
         self._clock = clock
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
-        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._inbox: Inbox[_Event] = Inbox()
         self._timetable = Timetable(clock)
-        self._workers = Workers(self._events.put)
+        self._workers = Workers(self._inbox.put, self._inbox.put_quietly)
         self._link = Link(
             config.mqtt,
             client_id=client_id,
             tls_context=tls_context,
-            report=self._events.put,
+            report=self._report_broker_event,
             will_topic=self._topics.status,
         )
         self._publisher = Publisher(self._link, status_topic=self._topics.status)
@@ -109,13 +109,12 @@ class Node:
         }
         self._seq = 0
         self._next_check_s = math.inf
-        self._add_thread_at_s = math.inf
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
         self._stopping = False
 
     def stop(self, reason: str) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
-        self._events.put(StopRequest(reason))
+        self._inbox.put(StopRequest(reason))
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -130,9 +129,9 @@ class Node:
 
     def _turn(self) -> None:
         self._timetable.run_due()
-        self._workers.dispatch()
         now_s = self._clock.monotonic()
-        self._watch_workers(now_s)
+        self._workers.dispatch(now_s)
+        self._workers.help_out(now_s)
         self._watch_sensors(now_s)
         self._watch_network_thread(now_s)
         self._publisher.flush()
@@ -144,17 +143,12 @@ class Node:
         wake_at_s = min(
             self._timetable.next_due_s,
             self._next_check_s,
-            self._add_thread_at_s,
+            self._workers.next_look_s,
             self._check_network_at_s,
             self._service.next_feed_s,
         )
-        events: list[_Event] = []
-        try:
-            events.append(self._events.get(timeout=max(0.0, wake_at_s - now_s)))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            return events
+        self._inbox.eager = not self._publisher.caught_up
+        return self._inbox.take(wake_at_s - now_s)
 
     def _take(self, event: _Event) -> None:
         if isinstance(event, ReadDone):
@@ -167,18 +161,15 @@ class Node:
         else:
             if self._publisher.handle(event) is Change.UP:
                 self._publish_everything()
-            if not isinstance(event, Acknowledged):
+            if not isinstance(event, Acknowledged | Sent):
                 self._tell_service()
 
-    def _watch_workers(self, now_s: float) -> None:
-        """Start a thread when a bus has waited for one since the last turn or longer."""
-        if not self._workers.backlog:
-            self._add_thread_at_s = math.inf
-        elif self._add_thread_at_s == math.inf:
-            self._add_thread_at_s = now_s + PATIENCE_S
-        elif now_s >= self._add_thread_at_s:
-            self._workers.add_thread()
-            self._add_thread_at_s = now_s + PATIENCE_S
+    def _report_broker_event(self, event: BrokerEvent) -> None:
+        """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
+        if isinstance(event, Acknowledged | Sent):
+            self._inbox.put_quietly(event)
+        else:
+            self._inbox.put(event)
 
     def _watch_sensors(self, now_s: float) -> None:
         """Look for silence, when it may have lasted too long; remember when that is next."""
@@ -315,13 +306,11 @@ class Node:
         self._service.stopping()
         self._publisher.say_goodbye()
         give_up_s = self._clock.monotonic() + GOODBYE_S
-        while not self._publisher.idle and self._clock.monotonic() < give_up_s:
-            try:
-                event = self._events.get(timeout=give_up_s - self._clock.monotonic())
-            except (queue.Empty, ValueError):
-                break
-            if not isinstance(event, ReadDone | StopRequest):
-                self._publisher.handle(event)
+        self._inbox.eager = True
+        while not self._publisher.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
+            for event in self._inbox.take(left_s):
+                if not isinstance(event, ReadDone | StopRequest):
+                    self._publisher.handle(event)
         self._publisher.close()
         for sensor in self._sensors.values():
             if sensor.supply is not None:

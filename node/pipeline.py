@@ -5,7 +5,7 @@
 3. calibration   `offset`, or piecewise linear through the points of `calibrate`
 4. range         outside: rejected
 5. max_rate      a faster change is rejected until it repeats
-6. median        of the last n accepted values
+6. median        of the last n accepted values (of an even number, the upper middle)
 7. decimals      rounding
 8. delta         whether the value is worth publishing, with `heartbeat`
 
@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections import deque
-from statistics import median
 
 from drivers.base import Channel
 from node.schema import ChannelTable
@@ -78,7 +77,8 @@ class ChannelPipeline:
         self._check_range(value)
         self._check_rate(value, at_s)
         self._recent.append(value)
-        rounded = round(median(self._recent) if self._table.median > 1 else value, self.decimals)
+        middle = sorted(self._recent)[len(self._recent) // 2]
+        rounded = round(middle, self.decimals)
         return rounded + 0.0  # no -0.0
 
     def worth_publishing(self, value: float, at_s: float) -> bool:

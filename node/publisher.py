@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import logging
 
-import msgspec
-
-from node.link import Acknowledged, BrokerEvent, Change, Link
+from node.link import Acknowledged, BrokerEvent, Change, Link, Outgoing, Sent
 from node.messages import OFFLINE
 
 __all__ = ["Publisher"]
@@ -29,21 +27,19 @@ _OVERHEAD_BYTES = 32
 _DISCONNECT_S = 0.5
 
 
-class _Retained(msgspec.Struct, frozen=True):
-    payload: bytes
-    expiry_s: int
-
-
 class Publisher:
     """Keeps the retained topics of one node up to date at the broker."""
 
     def __init__(self, link: Link, *, status_topic: str) -> None:
         self._link = link
         self._status_topic = status_topic
-        self._waiting: dict[str, _Retained] = {}
-        self._in_flight: dict[int, str] = {}
-        self._topics_in_flight: set[str] = set()
+        self._waiting: dict[str, Outgoing] = {}
+        self._in_flight: set[str] = set()
+        """Topics with a message that is not acknowledged yet."""
+        self._topic_of: dict[int, str] = {}
+        """Message id -> topic, for those in flight whose id is known."""
         self._refused_topics: set[str] = set()
+        self._in_order = False
 
     def set(self, topic: str, payload: bytes, *, expiry_s: float = 0) -> None:
         """Make `payload` the retained message of `topic`, as soon as the link allows.
@@ -52,18 +48,42 @@ class Publisher:
         kept: the loop sets everything again on connecting.
         """
         if self._link.connected:
-            self._waiting[topic] = _Retained(payload, round(expiry_s))
+            self._waiting[topic] = Outgoing(topic, payload, round(expiry_s))
 
     def flush(self) -> None:
-        """Publish what is waiting, oldest first, as far as the window allows."""
-        if not self._link.connected:
-            return
+        """Publish what is waiting, oldest first, as far as the window allows.
+
+        After connecting, in the very order in which it was set; later the order of topics is of
+        no importance.
+        """
+        messages = self._sendable()
+        if self._in_order:
+            for message in messages:
+                self._sent(message.topic, self._link.publish(message))
+            self._in_order = bool(self._waiting)
+        elif messages:
+            self._sent(messages[0].topic, self._link.publish_together(messages))
+
+    def _sendable(self) -> list[Outgoing]:
+        """Take out of those waiting what may be sent now, and count it as in flight."""
+        messages: list[Outgoing] = []
+        if not self._waiting or not self._link.connected:
+            return messages
         window = min(WINDOW, self._link.window)
-        while self._waiting and len(self._in_flight) < window:
-            topic = next((t for t in self._waiting if t not in self._topics_in_flight), None)
-            if topic is None:
-                return
-            self._publish(topic, self._waiting.pop(topic))
+        for topic in [topic for topic in self._waiting if topic not in self._in_flight]:
+            if len(self._in_flight) >= window:
+                break
+            message = self._waiting.pop(topic)
+            if self._fits(message):
+                messages.append(message)
+                self._in_flight.add(topic)
+        return messages
+
+    def _sent(self, topic: str, message_id: int | None) -> None:
+        if message_id is None:
+            self._in_flight.discard(topic)
+        else:
+            self._topic_of[message_id] = topic
 
     def handle(self, event: BrokerEvent) -> Change:
         """Take note of an event of the link."""
@@ -71,11 +91,19 @@ class Publisher:
         if change is not Change.NONE:
             self._waiting.clear()
             self._in_flight.clear()
-            self._topics_in_flight.clear()
+            self._topic_of.clear()
             self._refused_topics.clear()
+            self._in_order = change is Change.UP
+        elif isinstance(event, Sent):
+            self._sent(event.topic, event.message_id)
         elif isinstance(event, Acknowledged):
             self._acknowledged(event)
         return change
+
+    @property
+    def caught_up(self) -> bool:
+        """Nothing waits for an earlier message to be acknowledged."""
+        return not self._waiting
 
     @property
     def idle(self) -> bool:
@@ -86,7 +114,10 @@ class Publisher:
         """Publish `offline`, and nothing else any more."""
         if self._link.connected:
             self._waiting.clear()
-            self._publish(self._status_topic, _Retained(OFFLINE, 0))
+            goodbye = Outgoing(self._status_topic, OFFLINE)
+            self._topic_of.clear()
+            self._in_flight = {self._status_topic}
+            self._sent(self._status_topic, self._link.publish(goodbye))
 
     def close(self) -> None:
         """Disconnect, if the goodbye was acknowledged; else leave the link to break.
@@ -96,21 +127,18 @@ class Publisher:
         if self.idle:
             self._link.disconnect(_DISCONNECT_S)
 
-    def _publish(self, topic: str, retained: _Retained) -> None:
-        size = len(topic.encode()) + len(retained.payload) + _OVERHEAD_BYTES
+    def _fits(self, message: Outgoing) -> bool:
+        size = len(message.topic.encode()) + len(message.payload) + _OVERHEAD_BYTES
         if size > self._link.max_packet_bytes:
-            self._refuse(topic, "it is above the broker's maximum packet size")
-            return
-        message_id = self._link.publish(topic, retained.payload, expiry_s=retained.expiry_s)
-        if message_id is not None:
-            self._in_flight[message_id] = topic
-            self._topics_in_flight.add(topic)
+            self._refuse(message.topic, "it is above the broker's maximum packet size")
+            return False
+        return True
 
     def _acknowledged(self, event: Acknowledged) -> None:
-        topic = self._in_flight.pop(event.message_id, None)
+        topic = self._topic_of.pop(event.message_id, None)
         if topic is None:
             return
-        self._topics_in_flight.discard(topic)
+        self._in_flight.discard(topic)
         if event.refused:
             self._refuse(topic, f"{event.refused}; allow the topic in the broker's ACL")
 

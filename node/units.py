@@ -7,8 +7,8 @@ import re
 __all__ = ["Rate", "Seconds", "convert", "convertible", "duration_text"]
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*")
-_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h)\s*")
+_DURATION = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*"
+_RATE = r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h)\s*"
 
 
 class Seconds(float):
@@ -19,7 +19,7 @@ class Seconds(float):
         """Raises ValueError: not a duration."""
         if isinstance(written, int | float) and not isinstance(written, bool):
             seconds = float(written)
-        elif isinstance(written, str) and (match := _DURATION.fullmatch(written)):
+        elif isinstance(written, str) and (match := re.fullmatch(_DURATION, written)):
             seconds = float(match[1]) * _UNIT_S[match[2]]
         else:
             raise ValueError('expected a duration: "500ms", "30s", "5m", "1h" or a number')
@@ -34,7 +34,7 @@ class Rate(float):
     @classmethod
     def parse(cls, written: object) -> Rate:
         """Raises ValueError: not a rate above zero."""
-        if isinstance(written, str) and (match := _RATE.fullmatch(written)):
+        if isinstance(written, str) and (match := re.fullmatch(_RATE, written)):
             per_second = float(match[1]) / _UNIT_S[match[2]]
             if per_second > 0:
                 return cls(per_second)

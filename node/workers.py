@@ -6,13 +6,15 @@ bus has waited for a thread for `PATIENCE_S`, because the others are held up, on
 up to one per bus. A thread that never comes back holds its own bus alone.
 
 `Workers` is used on the loop's thread; the threads are daemons (a stuck read must not keep the
-process from ending) and only take batches from one queue and put outcomes on the other.
+process from ending) and only take batches from a queue and report outcomes.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -20,12 +22,15 @@ import msgspec
 from node.reading import ReadOutcome
 from node.sensor_port import SensorPort
 
-__all__ = ["PATIENCE_S", "ReadDone", "Workers"]
+__all__ = ["ReadDone", "Workers"]
 
 PATIENCE_S = 0.02
 
-_Batch = list[tuple[SensorPort, float]]
+_Reads = list[tuple[SensorPort, float]]
 """The sensors of one bus to read, each with the time at which it was due."""
+
+_Batch = tuple[_Reads, float]
+"""Reads, and when they were handed out."""
 
 
 class ReadDone(msgspec.Struct, frozen=True):
@@ -37,14 +42,26 @@ class ReadDone(msgspec.Struct, frozen=True):
 
 
 class Workers:
-    """Distributes reads over threads; `report` is called on those threads."""
+    """Distributes reads over threads.
 
-    def __init__(self, report: Callable[[ReadDone], None]) -> None:
+    Outcomes come by `report_quietly` while there is more to do at once, and by `report` with the
+    last one, or when they are late: the loop is woken once for a whole tick of quick sensors.
+    Both are called on the threads.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[ReadDone], None],
+        report_quietly: Callable[[ReadDone], None],
+    ) -> None:
         self._report = report
+        self._report_quietly = report_quietly
         self._ready: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
-        self._waiting: dict[str, _Batch] = {}
+        self._waiting: dict[str, _Reads] = {}
         self._busy: set[str] = set()
         self._threads = 0
+        self.next_look_s = math.inf
+        """When `help_out` wants to be called next; infinity for never."""
 
     def submit(self, port: SensorPort, due_s: float) -> None:
         """Read `port` when `dispatch` is called next and its bus is free."""
@@ -54,32 +71,46 @@ class Workers:
         """Take note of a `ReadDone.bus_free`."""
         self._busy.discard(bus)
 
-    def dispatch(self) -> None:
+    def dispatch(self, now_s: float) -> None:
         """Hand what was submitted to the threads, bus by bus."""
+        if not self._waiting:
+            return
         for bus in [bus for bus in self._waiting if bus not in self._busy]:
             self._busy.add(bus)
-            self._ready.put(self._waiting.pop(bus))
-        if self._busy and self._threads == 0:
-            self._start_thread()
+            self._ready.put((self._waiting.pop(bus), now_s))
+            self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
+        if self._threads == 0:
+            self.add_thread()
 
-    @property
-    def backlog(self) -> bool:
-        """Whether a bus that could be read is waiting for a thread."""
-        return not self._ready.empty()
+    def help_out(self, now_s: float) -> None:
+        """Some time after `dispatch`: start a thread if a bus has found none in the meantime.
+
+        The loop, awake for this, also sees the outcomes that were reported quietly before one
+        sensor took its time.
+        """
+        if now_s < self.next_look_s:
+            return
+        if self._ready.empty():
+            self.next_look_s = math.inf
+        else:
+            self.add_thread()
+            self.next_look_s = now_s + PATIENCE_S
 
     def add_thread(self) -> None:
         """Start one more thread, unless every bus at work has one."""
         if self._threads < len(self._busy):
-            self._start_thread()
-
-    def _start_thread(self) -> None:
-        self._threads += 1
-        name = f"bus-worker-{self._threads}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._threads += 1
+            name = f"bus-worker-{self._threads}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         while True:
-            batch = self._ready.get()
-            last = len(batch) - 1
-            for index, (port, due_s) in enumerate(batch):
-                self._report(ReadDone(port.read(due_s), port.bus, index == last))
+            reads, handed_out_s = self._ready.get()
+            last = len(reads) - 1
+            for index, (port, due_s) in enumerate(reads):
+                done = ReadDone(port.read(due_s), port.bus, index == last)
+                more = index < last or not self._ready.empty()
+                if more and time.monotonic() - handed_out_s < PATIENCE_S:
+                    self._report_quietly(done)
+                else:
+                    self._report(done)

@@ -75,14 +75,14 @@ def _read_all(
 ) -> dict[str, tuple[ReadOutcome, float]]:
     """Each sensor's outcome and the seconds it took; one that is stuck is missing."""
     events: queue.SimpleQueue[ReadDone] = queue.SimpleQueue()
-    workers = Workers(events.put)
+    workers = Workers(events.put, events.put)
     started_s = time.monotonic()
     budgets_s: dict[str, float] = {}
     for sensor in sensors:
         port = ports[sensor.id]
         budgets_s[port.bus] = budgets_s.get(port.bus, 0.0) + sensor.info.read_budget_s
         workers.submit(port, started_s)
-    workers.dispatch()
+    workers.dispatch(started_s)
     for _ in budgets_s:
         workers.add_thread()
     give_up_s = started_s + max(budgets_s.values(), default=0.0)
