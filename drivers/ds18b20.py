@@ -3,8 +3,8 @@
 The file holds the nine bytes of the scratchpad twice, the kernel's verdict on the CRC, and the
 temperature (kernel Documentation/w1/slaves/w1_therm.rst):
 
-    91 01 4b 46 7f ff 0c 10 25 : crc=25 YES
-    91 01 4b 46 7f ff 0c 10 25 t=25062
+    72 01 4b 46 7f ff 0e 10 57 : crc=57 YES
+    72 01 4b 46 7f ff 0e 10 57 t=23125
 
 Opening it starts a conversion, 750 ms at 12 bits, so the read blocks for that long. All sensors
 of the bus share one worker.

@@ -1,0 +1,299 @@
+"""What the tests share: a real mosquitto, the real node as a process, a subscriber, a clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+
+from node.embedded_broker import find_mosquitto
+
+SENSOR_NODE = str(Path(sys.executable).with_name("sensor-node"))
+
+
+class FakeClock:
+    """A clock that moves when it is told to, or when somebody sleeps by it."""
+
+    def __init__(self, start_s: float = 1000.0) -> None:
+        self.now_s = start_s
+        self.wall_s = 1_790_000_000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def utc_s(self) -> float:
+        return self.wall_s
+
+    def synced(self) -> bool:
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now_s += seconds
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
+    """The first true value of `condition`; fails after `seconds`."""
+    deadline_s = time.monotonic() + seconds
+    while time.monotonic() < deadline_s:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class Mosquitto:
+    """A mosquitto on a free port of 127.0.0.1, which can be stopped, killed, frozen, restarted."""
+
+    def __init__(self, folder: Path, *lines: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.folder = folder
+        self._lines = lines
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Mosquitto:
+        settings = self.folder / f"mosquitto-{self.port}.conf"
+        lines = [f"listener {self.port} 127.0.0.1", "user root", "log_type all", *self._lines]
+        if not any("allow_anonymous" in line for line in lines):
+            lines.append("allow_anonymous true")
+        settings.write_text("\n".join(lines) + "\n")
+        program = find_mosquitto()
+        assert program is not None
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen([program, "-c", str(settings)], stderr=log, stdout=log)
+        wait_until(self._listens, what="mosquitto listens")
+        return self
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / f"mosquitto-{self.port}.log"
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log_file.read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._signal(number)
+            self._signal(signal.SIGCONT)
+            self._process.wait(5)
+
+
+class Subscriber:
+    """Another client of the broker: keeps every message in order of arrival."""
+
+    def __init__(
+        self, port: int, topic: str = "sensors/#", *, connected_by: float = 10.0, **options: Any
+    ) -> None:
+        self.messages: list[tuple[str, str, bool]] = []
+        self.times: list[float] = []
+        self._ready = threading.Event()
+        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        if "username" in options:
+            self.client.username_pw_set(options["username"], options["password"])
+        if "context" in options:
+            self.client.tls_set_context(options["context"])
+        self.client.on_message = self._arrived
+        self.client.on_connect = lambda client, *_: client.subscribe(topic, 1)
+        self.client.on_subscribe = lambda *_: self._ready.set()
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect(options.get("host", "127.0.0.1"), port, keepalive=60)
+        self.client.loop_start()
+        assert self._ready.wait(connected_by)
+
+    def _arrived(self, client: object, userdata: object, message: mqtt.MQTTMessage) -> None:
+        self.times.append(time.monotonic())
+        self.messages.append((message.topic, message.payload.decode(), bool(message.retain)))
+
+    def on(self, topic: str) -> list[str]:
+        return [payload for t, payload, _ in list(self.messages) if t == topic]
+
+    def states(self, sensor: str, node: str = "test") -> list[dict[str, Any]]:
+        return [json.loads(payload) for payload in self.on(f"sensors/{node}/{sensor}/state")]
+
+    def times_of(self, topic: str) -> list[float]:
+        return [
+            at for at, (t, _, _) in zip(self.times, list(self.messages), strict=False) if t == topic
+        ]
+
+    def wait_for(self, topic: str, payload: str, seconds: float = 10.0) -> float:
+        """Until the newest message on `topic` is `payload`; returns the monotonic time."""
+        wait_until(
+            lambda: self.on(topic)[-1:] == [payload],
+            seconds,
+            f"{payload} on {topic}; there is {self.on(topic)[-3:]}",
+        )
+        return time.monotonic()
+
+    def wait_for_states(self, sensor: str, count: int, seconds: float = 10.0) -> None:
+        wait_until(
+            lambda: len(self.states(sensor)) >= count, seconds, f"{count} states of {sensor}"
+        )
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def retained(port: int, topic: str = "sensors/#", **options: Any) -> dict[str, str]:
+    """What the broker keeps: topic -> payload."""
+    subscriber = Subscriber(port, topic, **options)
+    time.sleep(0.2)
+    subscriber.close()
+    return {topic: payload for topic, payload, kept in subscriber.messages if kept}
+
+
+class NodeProcess:
+    """`sensor-node run` as a process of its own, with its log."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        self.config = folder / "node.toml"
+        self.config.write_text(config)
+        self.log_file = folder / "node.log"
+        command = [*prefix, SENSOR_NODE, "run", "--config", str(self.config), *arguments]
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stderr=log, stdout=log, env={**os.environ, **(env or {})}
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def log_lines(self, containing: str) -> list[str]:
+        return [line for line in self.log.splitlines() if containing in line]
+
+    def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
+        wait_until(lambda: text in self.log, seconds, f"{text!r} in the log:\n{self.log}")
+
+    def terminate(self, seconds: float = 2.0) -> int:
+        """SIGTERM; fails if the node is not gone in time. Returns its exit code."""
+        self.process.terminate()
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(5)
+
+
+class ScriptedBroker:
+    """A broker on a raw socket that answers as a test says, and keeps what it was sent.
+
+    `answer(packet_type, body)` returns the bytes to send back, or None to say nothing.
+    """
+
+    def __init__(self, answer: Callable[[int, bytes], bytes | None]) -> None:
+        self._answer = answer
+        self.packets: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self.connections = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                self.connections += 1
+                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, EOFError):
+            stream = connection.makefile("rb")
+            while True:
+                first = stream.read(1)
+                if not first:
+                    return
+                length = shift = 0
+                while True:
+                    byte = stream.read(1)[0]
+                    length |= (byte & 0x7F) << shift
+                    shift += 7
+                    if not byte & 0x80:
+                        break
+                body = stream.read(length)
+                self.packets.put((first[0] >> 4, body))
+                reply = self._answer(first[0] >> 4, body)
+                if reply == b"close":
+                    return
+                if reply is not None:
+                    connection.sendall(reply)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+CONNECT, PUBLISH = 1, 3
+
+
+def published_topic(body: bytes) -> str:
+    """The topic of a PUBLISH."""
+    length = int.from_bytes(body[:2], "big")
+    return body[2 : 2 + length].decode()
+
+
+def puback(body: bytes) -> bytes:
+    """The PUBACK for a QoS 1 PUBLISH (the same bytes in MQTT 3.1.1 and 5)."""
+    length = int.from_bytes(body[:2], "big")
+    return b"\x40\x02" + body[2 + length : 4 + length]
+
+
+def sysfs_config(port: int, files: dict[str, Path], *, interval: str = "1s", mqtt: str = "") -> str:
+    """A configuration with a sysfs sensor per file, all with the same interval."""
+    sensors = "".join(
+        f'\n[[sensor]]\nid = "{name}"\ndriver = "sysfs"\npath = "{file}"\ninterval = "{interval}"\n'
+        for name, file in files.items()
+    )
+    return (
+        f'[node]\nname = "test"\n\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n'
+        f'keepalive = "5s"\n{mqtt}\n{sensors}'
+    )
+
+
+@contextlib.contextmanager
+def running(node: NodeProcess) -> Iterator[NodeProcess]:
+    """The node, killed at the end whatever happens."""
+    try:
+        yield node
+    finally:
+        node.kill()

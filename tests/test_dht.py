@@ -1,0 +1,242 @@
+"""DHT11 and DHT22: Adafruit's decoder on simulated pulses, and what it is not trusted with."""
+
+from __future__ import annotations
+
+import adafruit_dht
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import FakeClock
+
+from drivers.dht import DHT11, DHT22, DhtOptions, check_frame
+from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound
+from drivers.sim.board import SimulatedBoard
+from drivers.sim.dht_line import DhtLine, encode_frame, pulses_us
+
+
+class LibraryTime:
+    """The `time` module that adafruit_dht sees: the fake clock's."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.monotonic = clock.monotonic
+        self.sleep = clock.sleep
+
+
+@pytest.fixture(autouse=True)
+def library_on_fake_time(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adafruit_dht, "time", LibraryTime(clock))
+
+
+@pytest.fixture
+def line(board: SimulatedBoard) -> DhtLine:
+    """A DHT22 on GPIO 4."""
+    board.attach("dht22", DhtOptions(pin=4))
+    return board.dht_lines[4]
+
+
+def dht22(board: SimulatedBoard):
+    return DHT22.open(DhtOptions(pin=4), board)
+
+
+def dht11(board: SimulatedBoard):
+    board.attach("dht11", DhtOptions(pin=4))
+    return DHT11.open(DhtOptions(pin=4), board)
+
+
+@pytest.mark.parametrize(
+    ("celsius", "humidity"), [(23.4, 55.5), (-0.1, 99.9), (-40.0, 0.0), (80.0, 100.0), (0.0, 12.3)]
+)
+def test_dht22_is_decoded_over_its_whole_range(board, line, celsius, humidity):
+    """Sign and magnitude, tenths."""
+    line.frame = lambda: encode_frame("DHT22", celsius, humidity)
+    assert dht22(board).read() == {"temperature": celsius, "humidity": humidity}
+
+
+def test_dht22_frame_of_the_datasheet_is_decoded(board, line):
+    """AM2302 datasheet, "Single-bus": 0292 010D, checksum A2: 65.8 %, 26.9 °C."""
+    line.frame = lambda: bytes.fromhex("0292010da2")
+    assert dht22(board).read() == {"temperature": 26.9, "humidity": 65.8}
+
+
+@pytest.mark.parametrize(("celsius", "humidity"), [(23.4, 55), (0.5, 20), (-1.3, 40), (-18.9, 5)])
+def test_dht11_below_zero_is_not_read_as_above(board, celsius, humidity):
+    """The library alone drops the sign."""
+    sensor = dht11(board)
+    board.dht_lines[4].frame = lambda: encode_frame("DHT11", celsius, humidity)
+    assert sensor.read() == {"temperature": celsius, "humidity": humidity}
+
+
+def test_the_library_alone_drops_the_sign_of_a_dht11(board):
+    """Negative control of the test above."""
+    board.attach("dht11", DhtOptions(pin=4))
+    board.dht_lines[4].frame = lambda: encode_frame("DHT11", -1.3, 40)
+    assert board.dht("DHT11", 4, "auto").temperature == 1.3
+
+
+def damage_checksum(frame: bytes) -> bytes:
+    return frame[:4] + bytes([frame[4] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ("silence", SensorNotFound, "pull-up"),
+        ("checksum", BadFrame, "checksum"),
+        ("missing edges", BadFrame, "edges are missing"),
+        ("zeros", ImplausibleValue, "held low"),
+        ("too humid", ImplausibleValue, "dht11"),
+        ("too hot", ImplausibleValue, "outside -40 to 80"),
+    ],
+)
+def test_each_fault_is_an_error_that_names_the_remedy(board, line, fault, error, says):
+    frames = {
+        "silence": None,
+        "checksum": damage_checksum(encode_frame("DHT22", 20, 50)),
+        "zeros": bytes(5),
+        "too humid": encode_frame("DHT22", 20, 120),
+        "too hot": encode_frame("DHT22", 150, 50),
+        "missing edges": encode_frame("DHT22", 20, 50),
+    }
+    line.frame = lambda: frames[fault]
+    if fault == "missing edges":
+        line.distort = lambda widths: widths[:20] + widths[26:]
+    with pytest.raises(error, match=says):
+        dht22(board).read()
+
+
+def test_a_sensor_without_faults_reads(board, line):
+    """Negative control of the faults: the same line, undamaged."""
+    assert 10 < dht22(board).read()["temperature"] < 30
+
+
+def test_three_attempts_are_made_two_seconds_apart(board, line, clock):
+    """The third one succeeds; the sensor was never asked within 2 s."""
+    asked_s: list[float] = []
+
+    def frame() -> bytes | None:
+        asked_s.append(clock.now_s)
+        return encode_frame("DHT22", 20.5, 50.0) if len(asked_s) == 3 else None
+
+    line.frame = frame
+    assert dht22(board).read()["temperature"] == 20.5
+    gaps = [b - a for a, b in zip(asked_s, asked_s[1:], strict=False)]
+    assert len(asked_s) == 3
+    assert min(gaps) >= 2.1
+
+
+def test_spacing_holds_between_two_reads(board, line, clock):
+    """A read right after another waits, and does not take the library's cache."""
+    sensor = dht22(board)
+    sensor.read()
+    before = line.triggers
+    start_s = clock.now_s
+    sensor.read()
+    assert line.triggers == before + 1
+    assert clock.now_s - start_s >= 1.8
+
+
+def test_a_value_from_the_librarys_cache_is_never_served(board, line):
+    """A good read, then silence: every attempt fails, though the library has a value."""
+    sensor = dht22(board)
+    sensor.read()
+    line.frame = lambda: None
+    for _ in range(3):
+        with pytest.raises(SensorNotFound):
+            sensor.read()
+
+
+def test_the_library_alone_serves_its_cache_after_a_failure(board, line, clock):
+    """Negative control of the test above: one library object, asked again within 2 s."""
+    library = board.dht("DHT22", 4, "auto")
+    good = library.temperature
+    clock.sleep(2.1)
+    line.frame = lambda: None
+    with pytest.raises(RuntimeError):
+        _ = library.temperature
+    assert library.temperature == good
+
+
+def test_a_dht22_configured_as_a_dht11_says_so(board):
+    sensor = dht11(board)
+    board.dht_lines[4].frame = lambda: encode_frame("DHT22", 23.4, 55.5)
+    with pytest.raises(ImplausibleValue, match='driver = "dht22"'):
+        sensor.read()
+
+
+@given(st.binary(max_size=8).filter(lambda frame: len(frame) != 5))
+def test_a_frame_of_another_length_is_refused(frame):
+    with pytest.raises(BadFrame):
+        check_frame("DHT22", frame)
+
+
+@given(
+    celsius=st.integers(-400, 800),
+    humidity=st.integers(0, 1000),
+    jitter=st.randoms(use_true_random=False),
+)
+def test_pulses_with_five_microseconds_of_jitter_are_decoded(celsius, humidity, jitter):
+    """Property: every value the sensor can send survives realistic timing noise."""
+    if celsius == 0 and humidity == 0:
+        return  # the frame of zeros
+    clock = FakeClock()
+    board = SimulatedBoard(clock)
+    board.attach("dht22", DhtOptions(pin=4))
+    line = board.dht_lines[4]
+    line.frame = lambda: encode_frame("DHT22", celsius / 10, humidity / 10)
+    line.distort = lambda widths: [max(1, w + jitter.randint(-5, 5)) for w in widths]
+    read = dht22(board).read()
+    assert read == {"temperature": celsius / 10, "humidity": humidity / 10}
+
+
+@given(
+    st.lists(st.integers(0, 82), max_size=6, unique=True), st.integers(0, 4), st.integers(1, 255)
+)
+def test_a_damaged_transmission_is_an_error_or_the_truth(lost, byte, flip):
+    """Property: lost edges and a flipped byte never give another value than the one sent."""
+    truth = encode_frame("DHT22", 20.5, 50.0)
+    damaged = bytearray(truth)
+    damaged[byte] ^= flip
+    board = SimulatedBoard(FakeClock())
+    board.attach("dht22", DhtOptions(pin=4))
+    line = board.dht_lines[4]
+    line.frame = lambda: bytes(damaged)
+    line.distort = lambda widths: [w for i, w in enumerate(widths) if i not in lost]
+    try:
+        value = dht22(board).read()
+    except SensorError:
+        return
+    assert value == {"temperature": 20.5, "humidity": 50.0}
+
+
+def test_the_pulses_of_a_frame_are_those_of_the_datasheet():
+    """Response 80/80 µs, then 50 µs low and 26 or 70 µs high for each bit."""
+    widths = pulses_us(bytes([0x80, 0, 0, 0, 0x80]))
+    assert widths[:6] == [80, 80, 50, 70, 50, 26]
+    assert len(widths) == 83
+
+
+def merge_at(widths: list[int], edge: int) -> list[int]:
+    """The pulses as seen when the edge before pulse `edge` is missed."""
+    return [*widths[: edge - 1], sum(widths[edge - 1 : edge + 1]), *widths[edge + 1 :]]
+
+
+@pytest.mark.parametrize("celsius", [20.5, -7.3, 51.1])
+def test_no_two_missed_edges_give_another_value(board, line, celsius):
+    """Every pair of missed edges, 3,321 of them, ends in an error or in the truth."""
+    truth = {"temperature": celsius, "humidity": 48.7}
+    line.frame = lambda: encode_frame("DHT22", celsius, 48.7)
+    library = board.dht
+    wrong = []
+    for first in range(1, 83):
+        for second in range(1, first):
+            line.distort = lambda w, a=first, b=second: merge_at(merge_at(w, a), b)
+            sensor = library("DHT22", 4, "auto")
+            try:
+                sensor.measure()
+                check_frame("DHT22", bytes(sensor.frame))
+                value = {"temperature": sensor.temperature, "humidity": sensor.humidity}
+            except (RuntimeError, SensorError):
+                continue
+            if value != truth:
+                wrong.append((first, second, value))
+    assert wrong == []
