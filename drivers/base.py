@@ -120,6 +120,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The sensor's own limit; a shorter interval is an error of the configuration."""
     read_budget_s: float = 2.0
     """How long one read may take, retries included, before it counts as stuck."""
+    reopen_after_failure: bool = True
+    """Whether to close and open it again after a failed read, so that a chip is set up afresh."""
     extra: str = ""
     """Name of the pip extra that brings the package this driver needs."""
     preload: tuple[str, ...] = ()

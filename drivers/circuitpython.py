@@ -44,7 +44,9 @@ class _ChipOptions(Options, frozen=True, kw_only=True):
         return f"I2C bus {self.bus_number} address 0x{self.address:02x}"
 
     def claims(self) -> tuple[Claim, ...]:
-        return (Claim(self.where()),)
+        pins = (2, 3) if self.bus_number == 1 else ()  # SDA and SCL of the 40-pin header
+        shared = (Claim(f"GPIO {pin}", "I2C bus 1") for pin in pins)
+        return (Claim(self.where()), *shared)
 
 
 class Chip:

@@ -187,6 +187,7 @@ def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
         min_interval_s=2.0,
         read_budget_s=ATTEMPTS * (ATTEMPT_SPACING_S + 0.5),
         preload=("adafruit_dht",),
+        reopen_after_failure=False,  # nothing is kept open, but for the time of the last attempt
     )
 
 

@@ -24,6 +24,7 @@ from drivers.errors import BadFrame, ImplausibleValue, SensorNotFound, as_sensor
 
 __all__ = ["DS18B20", "Ds18b20", "Ds18b20Options", "decode_w1_slave"]
 
+_BUS = "the 1-Wire bus"
 _DEVICES = "/sys/bus/w1/devices"
 _ENABLE = "switch 1-Wire on with dtoverlay=w1-gpio in config.txt, and check the 4.7 kΩ pull-up"
 _PULL_UP = "check 3V3, the data wire and the 4.7 kΩ pull-up"
@@ -42,7 +43,7 @@ _CHANNEL = Channel("temperature", "°C", (-55.0, 125.0), 2)
 class Ds18b20Options(Options, frozen=True, kw_only=True):
     """`address` as the kernel writes it, "28-0316a2795bff"; may be left out for an only sensor."""
 
-    address: Annotated[str, msgspec.Meta(pattern="^28-[0-9a-f]{12}$")] | None = None
+    address: Annotated[str, msgspec.Meta(pattern=r"^28-[0-9a-f]{12}\Z")] | None = None
 
     def bus(self) -> str:
         return "w1"
@@ -51,7 +52,9 @@ class Ds18b20Options(Options, frozen=True, kw_only=True):
         return f"1-Wire {self.address or 'bus'}"
 
     def claims(self) -> tuple[Claim, ...]:
-        return (Claim(f"1-Wire address {self.address or '(the only one)'}"),)
+        if self.address is None:
+            return (Claim(_BUS),)  # it is the only one
+        return (Claim(_BUS, "by address"), Claim(f"1-Wire address {self.address}"))
 
 
 def decode_w1_slave(text: str) -> float:

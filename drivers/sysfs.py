@@ -48,11 +48,14 @@ _KINDS = {
 }
 
 
+_DEFAULT_SCALE = 0.001
+
+
 class SysfsOptions(Options, frozen=True, kw_only=True):
     """`path` of a file or a device folder; `scale` turns the number of a file into °C."""
 
     path: Annotated[str, msgspec.Meta(pattern="^/")]
-    scale: float = 0.001
+    scale: Annotated[float, msgspec.Meta(gt=0)] = _DEFAULT_SCALE
 
     def bus(self) -> str:
         return f"sysfs {self.path}"
@@ -61,7 +64,7 @@ class SysfsOptions(Options, frozen=True, kw_only=True):
         return self.path
 
     def claims(self) -> tuple[Claim, ...]:
-        return (Claim(self.path),)
+        return (Claim(os.path.normpath(self.path)),)
 
 
 class _Quantity(msgspec.Struct, frozen=True):
@@ -149,6 +152,16 @@ def _hwmon_quantity(folder: Path, file: Path, match: re.Match[str]) -> _Quantity
     )
 
 
+def _attribute(file: Path, scale: float) -> _Quantity:
+    """The quantity of a single file: as in its folder where the kernel's ABI names it."""
+    known = next((q for q in _quantities(file.parent) if q.file == file), None)
+    if known is None:
+        return _Quantity(_TEMPERATURE, file, scale)
+    # A scale of the user's own is for the number in the file, and goes before the ABI's.
+    factor = known.factor if scale == _DEFAULT_SCALE else scale
+    return msgspec.structs.replace(known, factor=factor)
+
+
 def _named(channel: Channel, name: str) -> Channel:
     return channel if channel.name == name else msgspec.structs.replace(channel, name=name)
 
@@ -171,7 +184,7 @@ class Sysfs:
                     "give the path of the attribute file itself",
                 )
         else:
-            self._quantities = (_Quantity(_TEMPERATURE, path, options.scale),)
+            self._quantities = (_attribute(path, options.scale),)
         self.channels = tuple(quantity.channel for quantity in self._quantities)
 
     def read(self) -> Measurement:

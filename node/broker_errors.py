@@ -26,17 +26,18 @@ def connect_failure(error: BaseException, mqtt: MqttTable) -> str:
         return f"the name {mqtt.host} does not resolve; check [mqtt] host, DNS and the network"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{where}: {_certificate_failure(error, mqtt)}"
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) or (mqtt.tls and isinstance(error, ConnectionResetError)):
+        reason = getattr(error, "reason", None) or error.strerror
         return (
-            f"{where}: no TLS handshake ({error.reason or error}); is this the broker's TLS port, "
-            "and does it want a client certificate?"
+            f"{where}: no TLS handshake ({reason}); is this the broker's TLS port, and does it "
+            "want a client certificate?"
         )
     if isinstance(error, ConnectionRefusedError):
         return f"{where} refuses the connection; is the broker running, and the port right?"
     if isinstance(error, TimeoutError):
         return f"{where} does not answer; is the host up, and no firewall between?"
     if isinstance(error, ConnectionResetError):
-        return f"{where} closed the connection at once; is this port for TLS, or not a broker's?"
+        return f"{where} closes the connection at once; is it for TLS, or not a broker's port?"
     if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return f"{where} cannot be reached: {error.strerror}; is the network up?"
     return f"{where}: {error or type(error).__name__}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from node.config import ConfigError
     from node.logs import set_up_logging
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for °
+            stream.reconfigure(errors="replace")
     set_up_logging(arguments.log_level)
     module = importlib.import_module(f"node.commands.{arguments.command}")
     gc.freeze()

@@ -6,6 +6,7 @@ The tables are walked key by key, because msgspec would stop at the first one th
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ import msgspec
 from drivers.base import Channel, Claim, DriverInfo
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, driver_names, find_driver
+from node.pipeline import DEFAULT_HEARTBEAT_S
 from node.schema import (
     ButtonTable,
     ChannelTable,
@@ -34,7 +36,7 @@ from node.schema import (
     StatusLedTable,
     TlsTable,
 )
-from node.units import Rate, Seconds, convertible, duration_text
+from node.units import Rate, Seconds, all_units, convertible, duration_text
 
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
@@ -53,7 +55,6 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "button": ButtonTable,
 }
 _SENSOR_KEYS = ("id", "driver", "interval", "power_pin", "channel")
-_SECRET_KEYS = {"password"}
 _MISSING = object()
 
 
@@ -98,19 +99,20 @@ def load(source: Path) -> Config:
     """
     try:
         text = source.read_text(encoding="utf-8")
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}; name the file with --config FILE"
-        raise ConfigError(source, [Problem(1, "file", what)]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(source, [Problem(1, "file", f"is not UTF-8: {error}")]) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        what = f"cannot be read: {reason}; name the file with --config FILE"
+        raise ConfigError(source, [Problem(1, "file", what)]) from error
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
     return _Reader(source, text).read(document)
 
 
-def _syntax_problem(error: tomllib.TOMLDecodeError) -> Problem:
+def _syntax_problem(error: Exception) -> Problem:
     match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
     message = re.sub(r"\s*\(at .*\)$", "", str(error))
     if match is None:
@@ -276,15 +278,19 @@ class _Reader:
     def _value(self, target: Any, written: object, path: KeyPath) -> Any:
         """Convert one value; `_MISSING`, with a problem noted, if it cannot be."""
         try:
-            return msgspec.convert(written, target, dec_hook=_decode)
+            value = msgspec.convert(written, target, dec_hook=_decode)
         except (msgspec.ValidationError, ValueError) as error:
             message = _in_words(str(error))
             if get_origin(target) is Literal:
                 message = "expected one of " + ", ".join(map(str, get_args(target)))
-            if path[-1] not in _SECRET_KEYS:
+            if not _may_be_secret(path, written):
                 message += f" (it is {_shown(written)})"
             self._problem(path, message)
             return _MISSING
+        if not _is_finite(value):
+            self._problem(path, "must be a finite number")
+            return _MISSING
+        return value
 
     def _node(self, written: object) -> NodeTable | None:
         if isinstance(written, dict) and "name" not in written:
@@ -313,12 +319,21 @@ class _Reader:
         values = self._table(TlsTable, written, ("mqtt", "tls"))
         if values is None:
             return None
+        before = len(self.problems)
         for key, file in values.items():
             values[key] = file = self._source.parent / file
             self._read_file(file, ("mqtt", "tls", key))
         if ("cert_file" in values) != ("key_file" in values):
             self._problem(("mqtt", "tls"), "cert_file and key_file belong together")
-        return TlsTable(**values)
+        table = TlsTable(**values)
+        if len(self.problems) == before:
+            from node.tls import BadTlsFile, tls_context
+
+            try:
+                tls_context(table)
+            except BadTlsFile as error:
+                self._problem(("mqtt", "tls", error.key), str(error))
+        return table
 
     def _resolve_password(self, values: dict[str, Any]) -> None:
         """Put the password of whichever source there is into `values`."""
@@ -329,28 +344,30 @@ class _Reader:
         elif "password_file" in values:
             file = self._source.parent / values["password_file"]
             path = ("mqtt", "password_file")
-            self._password_from(file, path, values)
-            if file.exists() and file.stat().st_mode & 0o004:
+            if self._password_from(file, path, values) and file.stat().st_mode & 0o004:
                 self.notes.append(f"{file} can be read by every user: chmod 640")
         elif "password" not in values and credential.exists():
             self._password_from(credential, path, values)
         if "password" in values and "username" not in values:
             self._problem(path, "a password needs a username beside it")
 
-    def _password_from(self, file: Path, path: KeyPath, values: dict[str, Any]) -> None:
+    def _password_from(self, file: Path, path: KeyPath, values: dict[str, Any]) -> bool:
         text = self._read_file(file, path)
-        if text is not None and not text.strip():
+        if text is None:
+            return False
+        if not text.strip():
             self._problem(path, f"{file} is empty")
-        elif text is not None:
-            values["password"] = Secret(text.strip("\r\n"))
+        values["password"] = Secret(text.strip("\r\n"))
+        return True
 
     def _read_file(self, file: Path, path: KeyPath) -> str | None:
         try:
             return file.read_text(encoding="utf-8")
-        except OSError as error:
-            self._problem(path, f"{file} cannot be read: {error.strerror}")
         except UnicodeDecodeError:
             self._problem(path, f"{file} is not text")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._problem(path, f"{file} cannot be read: {reason}")
         return None
 
     def _sensors(self, written: object) -> list[tuple[int, SensorTable]]:
@@ -454,8 +471,8 @@ class _Reader:
             self._problem((*path, "median"), "must be odd: 3, 5, 7")
         if table.heartbeat is not None and table.delta is None:
             self._problem((*path, "heartbeat"), "has a meaning only beside delta")
-        if table.unit is not None and channel is not None:
-            units = convertible(channel.unit)
+        if table.unit is not None:
+            units = convertible(channel.unit) if channel is not None else all_units()
             if table.unit not in units:
                 message = f"cannot be {table.unit}; one of " + ", ".join(units)
                 self._problem((*path, "unit"), message)
@@ -467,10 +484,16 @@ class _Reader:
         for index, sensor in sensors:
             kept_s = max(mqtt.retain_for, 3 * sensor.interval)
             for name, table in sensor.channel.items():
-                if table.heartbeat is not None and table.heartbeat + sensor.interval >= kept_s:
+                if table.delta is None:
+                    continue
+                heartbeat_s: float = DEFAULT_HEARTBEAT_S
+                if table.heartbeat is not None:
+                    heartbeat_s = table.heartbeat
+                if heartbeat_s + sensor.interval >= kept_s:
                     message = (
                         f"the broker forgets a reading after {duration_text(kept_s)} "
-                        "(retain_for); the heartbeat must come sooner"
+                        f"(retain_for); the heartbeat, {duration_text(heartbeat_s)}, must come "
+                        "sooner"
                     )
                     self._problem(("sensor", index, "channel", name, "heartbeat"), message)
 
@@ -479,8 +502,13 @@ class _Reader:
         holders: dict[str, tuple[Claim, str]] = {}
 
         def claim(wanted: Claim, owner: str, path: KeyPath) -> None:
-            held, holder = holders.setdefault(wanted.resource, (wanted, owner))
-            if holder != owner and not (held.shared_as and held.shared_as == wanted.shared_as):
+            if wanted.resource not in holders:
+                holders[wanted.resource] = (wanted, owner)
+                return
+            held, holder = holders[wanted.resource]
+            if holder == owner:
+                self._problem(path, f"{wanted.resource} is used twice by {owner}")
+            elif not held.shared_as or held.shared_as != wanted.shared_as:
                 self._problem(path, f"{wanted.resource} is used by {holder} already")
 
         for index, sensor in sensors:
@@ -509,7 +537,7 @@ _WORDS = (
     (r" - at `\$.*`$", ""),
     (r"`", ""),
     (r" \| null", ""),
-    (r"str matching regex '\^\[A-Za-z0-9_-\]\+\$'", "letters, digits, - and _"),
+    (r"str matching regex '\^\[A-Za-z0-9_-\]\+.*'", "letters, digits, - and _"),
     (r"str matching regex", "a text like"),
     (r"\bint\b", "a whole number"),
     (r"\bfloat\b", "a number"),
@@ -526,6 +554,22 @@ def _in_words(message: str) -> str:
     for pattern, words in _WORDS:
         message = re.sub(pattern, words, message)
     return message
+
+
+def _may_be_secret(path: KeyPath, written: object) -> bool:
+    """Whether a value that is wrong had better not be repeated: it goes into logs."""
+    if path[0] != "mqtt":
+        return False
+    return path[-1] in ("password", "username") or "@" in str(written)
+
+
+def _is_finite(value: object) -> bool:
+    """No number in `value`, or in the lists in it, is infinite or not a number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(_is_finite(element) for element in value)
+    return True
 
 
 def _shown(written: object) -> str:

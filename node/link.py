@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 4.0
 _FIRST_DELAY_S = (0.7, 1.3)
 _LONGEST_DELAY_S = (2.4, 3.2)
+UNACKNOWLEDGED_MS = 10_000
+"""How long the other end may leave bytes unacknowledged, at the level of TCP."""
 
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
 SILENT_CLOSES = 2
@@ -71,9 +73,10 @@ class ConnectFailed(msgspec.Struct, frozen=True):
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """The connection ended; may come twice for one connection."""
+    """A connection ended, the `attempt`-th of its client; may come twice for one."""
 
     generation: int
+    attempt: int
     reason: str
 
 
@@ -172,8 +175,10 @@ class Link:
         self._generation = 0
         self._client: paho.Client | None = None
         self._network_thread: threading.Thread | None = None
+        self._ever_connected = False
         self._silent_closes = 0
-        self._complaint = ""
+        self._closed_attempt = (0, 0)
+        self._complaints: set[str] = set()
         self._expiry_properties: dict[int, Properties] = {}
         self._handed_over: deque[Outgoing] = deque()
         self.connected = False
@@ -245,17 +250,18 @@ class Link:
 
     def _answered(self, event: Connected) -> Change:
         self._silent_closes = 0
-        if "protocol version" in event.refused.lower() and self._mqtt.protocol == "auto":
+        unsupported = "protocol version" in event.refused.lower()
+        if unsupported and self._mqtt.protocol == "auto" and self._speaks_5:
             self._change_version()
             return Change.NONE
         if event.refused:
             self._complain(refusal(event.refused, self._mqtt))
             return Change.NONE
-        self.connected = True
-        self._complaint = ""
+        self.connected = self._ever_connected = True
+        self._complaints.clear()
         self.window = event.window
         self.max_packet_bytes = event.max_packet_bytes
-        version = "5" if self._version == MQTTProtocolVersion.MQTTv5 else "3.1.1"
+        version = "5" if self._speaks_5 else "3.1.1"
         secure = " with TLS" if self._mqtt.tls else ""
         where = f"{self._mqtt.host}:{self._mqtt.broker_port}"
         _log.info("connected to %s, MQTT %s%s", where, version, secure)
@@ -267,15 +273,30 @@ class Link:
             self.connected = False
             self._complain(f"lost {where} ({event.reason}); reconnecting")
             return Change.DOWN
+        attempt = (event.generation, event.attempt)
+        if attempt == self._closed_attempt:
+            return Change.NONE
+        self._closed_attempt = attempt
+        if "keep alive" in event.reason.lower():
+            self._complain(
+                f"{where} accepts the connection and does not answer; is it an MQTT broker, and "
+                "does it run?"
+            )
+            return Change.NONE
         self._silent_closes += 1
         if self._silent_closes >= SILENT_CLOSES:
             self._complain(
                 f"{where} closes the connection before it answers; is this the port of an MQTT "
                 "broker, and without TLS?"
             )
-            if self._mqtt.protocol == "auto":
+            # A broker that has answered once knows the version, and has other troubles now.
+            if self._mqtt.protocol == "auto" and not self._ever_connected:
                 self._change_version()
         return Change.NONE
+
+    @property
+    def _speaks_5(self) -> bool:
+        return self._version == MQTTProtocolVersion.MQTTv5
 
     def _change_version(self) -> None:
         if self._version == MQTTProtocolVersion.MQTTv5:
@@ -288,13 +309,13 @@ class Link:
         self.start()
 
     def _complain(self, message: str) -> None:
-        """Log why there is no broker, once for as long as the reason stays the same."""
-        if message != self._complaint:
-            self._complaint = message
+        """Log why there is no broker, each reason once until there is one."""
+        if message not in self._complaints:
+            self._complaints.add(message)
             _log.warning("no broker: %s", message)
 
     def _expiry(self, expiry_s: int) -> Properties | None:
-        if not expiry_s or self._version != MQTTProtocolVersion.MQTTv5:
+        if not expiry_s or not self._speaks_5:
             return None
         if expiry_s not in self._expiry_properties:
             properties = _PackedOnce(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -325,6 +346,7 @@ class Link:
 
     def _set_callbacks(self, client: paho.Client, generation: int) -> None:
         report, topics = self._report, [(topic, 1) for topic in self._subscribe]
+        attempt = 0
 
         def on_connect(
             client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
@@ -351,7 +373,7 @@ class Link:
         def on_disconnect(
             client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
         ) -> None:
-            report(Disconnected(generation, str(reason)))
+            report(Disconnected(generation, attempt, str(reason)))
 
         def on_publish(
             client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any
@@ -372,9 +394,21 @@ class Link:
         client.on_disconnect = on_disconnect
         client.on_publish = on_publish
         client.on_message = on_message
-        client.on_socket_open = _send_small_packets_at_once
+
+        def on_socket_open(client: paho.Client, userdata: Any, sock: Any) -> None:
+            nonlocal attempt
+            attempt += 1
+            _tune(sock)
+
+        client.on_socket_open = on_socket_open
 
 
-def _send_small_packets_at_once(client: paho.Client, userdata: Any, sock: Any) -> None:
-    """Switch Nagle's algorithm off: it would hold a reading back until the last one's ACK."""
+def _tune(sock: Any) -> None:
+    """Send small packets at once, and give a dead peer up soon (tcp(7)).
+
+    Nagle's algorithm would hold a reading back until the last one's ACK. Without a user time-out
+    the kernel repeats unacknowledged bytes for a quarter of an hour, ever more rarely: a broker
+    that vanished without a word, and is back, would be noticed long after.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)

@@ -63,17 +63,22 @@ def values_in(message: Message) -> dict[str, float]:
     kind = message.topic.rpartition("/")[2]
     try:
         decoded = msgspec.json.decode(message.payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
-    if kind == "state" and isinstance(decoded, dict):
-        return {
-            name: float(value)
-            for name, value in decoded.items()
-            if name not in _NOT_CHANNELS and isinstance(value, int | float)
-        }
-    if isinstance(decoded, int | float) and not isinstance(decoded, bool):
-        return {kind: float(decoded)}
-    return {}
+    if kind != "state":
+        decoded = {kind: decoded}
+    if not isinstance(decoded, dict):
+        return {}
+    return {
+        name: float(value)
+        for name, value in decoded.items()
+        if name not in _NOT_CHANNELS and _is_number(value)
+    }
+
+
+def _is_number(value: object) -> bool:
+    """A number that a float can hold; an integer of JSON may have hundreds of digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 class LiveModel:

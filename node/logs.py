@@ -34,7 +34,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 def set_up_logging(level: str) -> None:
     """Send the log of the whole process to standard error, from `level` ("info") upwards."""
     handler = _StderrHandler()
-    if "JOURNAL_STREAM" in os.environ:
+    if _goes_to_the_journal():
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(
@@ -43,6 +43,18 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("schedule").setLevel(logging.WARNING)
     warnings.showwarning = _log_warning  # type: ignore[assignment]
+
+
+def _goes_to_the_journal() -> bool:
+    """$JOURNAL_STREAM names the device and inode of the stream that it is about (systemd.exec(5)).
+
+    A program started from such a service inherits the variable, and may have another stderr.
+    """
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *_place: object) -> None:

@@ -136,7 +136,10 @@ class Node:
         self._watch_network_thread(now_s)
         self._publisher.flush()
         for event in self._wait(now_s):
-            self._take(event)
+            try:
+                self._take(event)
+            except Exception:
+                _log.exception("an event could not be dealt with; the node goes on")
 
     def _wait(self, now_s: float) -> list[_Event]:
         """The events there are, after sleeping until the first, or until something is due."""
@@ -178,7 +181,7 @@ class Node:
         for sensor in self._sensors.values():
             if now_s >= sensor.state.next_check_s:
                 was_online = sensor.state.online
-                sensor.state.check(now_s)
+                sensor.state.check(now_s, sensor.port.reading_since_s)
                 if was_online:
                     self._publish_availability(sensor)
         self._next_check_s = min(
@@ -217,7 +220,7 @@ class Node:
         if sensor.state.busy_since_s is None and not sensor.without_power:
             sensor.state.busy_since_s = due_s
             self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
-            self._workers.submit(sensor.port, due_s)
+            self._workers.submit(sensor.port)
 
     def _read_ended(self, outcome: ReadOutcome) -> None:
         sensor = self._sensors[outcome.sensor]
@@ -238,8 +241,11 @@ class Node:
             worth = sensor.state.worth_publishing(values, outcome.ended_s)
             if worth:
                 self._publish_reading(sensor, sensor.newest, worth)
-                sensor.state.published(values, outcome.ended_s)
-        self._forget_stale_channels(sensor, outcome.ended_s)
+                # A state has every channel in it; a plain topic has only its own.
+                sent = list(values) if self._config.mqtt.payload == "json" else worth
+                sensor.state.published(sent, outcome.ended_s)
+        for name in sensor.state.take_newly_missing(outcome.ended_s):
+            self._take_back(sensor, name)
         if sensor.supply is not None:
             if values:
                 sensor.supply.works()
@@ -271,6 +277,8 @@ class Node:
         for sensor in self._sensors.values():
             if sensor.newest is not None and sensor.state.online:
                 self._publish_reading(sensor, sensor.newest, list(sensor.newest.values))
+                for name in sensor.state.missing_channels:
+                    self._take_back(sensor, name)
 
     def _publish_availability(self, sensor: _Sensor) -> None:
         topic = self._topics.availability(sensor.state.table.id)
@@ -289,11 +297,10 @@ class Node:
                 value = plain_value(reading.values[name])
                 self._publisher.set(topic, value, expiry_s=expiry_s)
 
-    def _forget_stale_channels(self, sensor: _Sensor, now_s: float) -> None:
-        """Take back the plain value of a channel that has failed while the others go on."""
-        for name in sensor.state.take_stale_channels(now_s):
-            if self._config.mqtt.payload != "json":
-                self._publisher.set(self._topics.channel(sensor.state.table.id, name), b"")
+    def _take_back(self, sensor: _Sensor, channel: str) -> None:
+        """Delete the plain value of a channel that fails while the others go on."""
+        if self._config.mqtt.payload != "json":
+            self._publisher.set(self._topics.channel(sensor.state.table.id, channel), b"")
 
     def _expiry_s(self, sensor: _Sensor) -> float:
         retain_for_s = self._config.mqtt.retain_for
@@ -313,5 +320,7 @@ class Node:
                     self._publisher.handle(event)
         self._publisher.close()
         for sensor in self._sensors.values():
+            if sensor.state.busy_since_s is None:  # else its worker still has the driver
+                sensor.port.close()
             if sensor.supply is not None:
                 sensor.supply.close()

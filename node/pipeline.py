@@ -21,9 +21,9 @@ from collections import deque
 
 from drivers.base import Channel
 from node.schema import ChannelTable
-from node.units import convert
+from node.units import convert, convertible
 
-__all__ = ["ChannelPipeline", "Rejected", "calibrated"]
+__all__ = ["DEFAULT_HEARTBEAT_S", "ChannelPipeline", "Rejected", "calibrated"]
 
 DEFAULT_HEARTBEAT_S = 300.0
 
@@ -69,6 +69,9 @@ class ChannelPipeline:
             Rejected: it must not be published.
         """
         self._check_plausible(raw)
+        if self.unit not in convertible(self.channel.unit):
+            units = ", ".join(convertible(self.channel.unit))
+            raise Rejected("unit", f"{self.channel.name} cannot be {self.unit}; one of {units}")
         value = convert(raw, self.channel.unit, self.unit)
         if self._table.offset is not None:
             value += self._table.offset
@@ -88,8 +91,15 @@ class ChannelPipeline:
         published, published_s = self._published
         # Half a step of the rounding more than the difference, for the sake of 0.1 + 0.2.
         changed = abs(value - published) + 1e-9 >= max(self._table.delta, 1e-9)
-        heartbeat_s = self._table.heartbeat or DEFAULT_HEARTBEAT_S
+        heartbeat_s: float = DEFAULT_HEARTBEAT_S
+        if self._table.heartbeat is not None:
+            heartbeat_s = self._table.heartbeat
         return changed or at_s - published_s >= heartbeat_s
+
+    def forget(self) -> None:
+        """Begin afresh after an outage: what was measured before it says nothing of now."""
+        self._recent.clear()
+        self._suspect = None
 
     def published(self, value: float, at_s: float) -> None:
         """Remember what subscribers have now."""

@@ -10,6 +10,7 @@ Used on the loop's thread.
 from __future__ import annotations
 
 import logging
+import math
 
 from node.link import Acknowledged, BrokerEvent, Change, Link, Outgoing, Sent
 from node.messages import OFFLINE
@@ -48,7 +49,7 @@ class Publisher:
         kept: the loop sets everything again on connecting.
         """
         if self._link.connected:
-            self._waiting[topic] = Outgoing(topic, payload, round(expiry_s))
+            self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
 
     def flush(self) -> None:
         """Publish what is waiting, oldest first, as far as the window allows.

@@ -14,8 +14,8 @@ class ReadOutcome(msgspec.Struct, frozen=True):
     """The end of one read, as its worker saw it: a measurement or an error."""
 
     sensor: str
-    due_s: float
-    """Monotonic time at which the read was asked for."""
+    started_s: float
+    """Monotonic time at which the read began."""
     ended_s: float
     """Monotonic time at which it ended."""
     utc_s: float

@@ -61,8 +61,16 @@ class MqttVersion(str):
         return cls(str(written))
 
 
-TopicPart = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
-TopicPath = Annotated[str, msgspec.Meta(pattern="^[^/+#\0]+(/[^/+#\0]+)*$", max_length=128)]
+TopicPart = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+\Z", max_length=64)]
+TopicPath = Annotated[
+    str,
+    msgspec.Meta(
+        # No wildcards, no empty level, no control characters (MQTT 5, §1.5.4 and §4.7); topics
+        # that begin with $ are the broker's own.
+        pattern=r"^(?!\$)[^/+#\x00-\x1f\x7f]+(/[^/+#\x00-\x1f\x7f]+)*\Z",
+        max_length=128,
+    ),
+]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
-from drivers.base import Driver, Measurement
+from drivers.base import Channel, Driver, Measurement
 from drivers.bus import Board
-from drivers.errors import SensorError, as_sensor_error
+from drivers.errors import BadFrame, SensorError, as_sensor_error
 from node.clock import Clock
 from node.reading import ReadOutcome
 from node.schema import SensorTable
@@ -24,23 +25,28 @@ class SensorPort:
         self._board = board
         self._clock = clock
         self._driver: Driver | None = None
+        self.reading_since_s: float | None = None
+        """When the read under way began; None while there is none. May be looked at by others."""
 
-    def read(self, due_s: float) -> ReadOutcome:
+    def read(self) -> ReadOutcome:
         """Take one reading. Never raises."""
         measurement: Measurement | None = None
         failure: SensorError | None = None
         channels = self._table.info.channels
+        started_s = self.reading_since_s = self._clock.monotonic()
         try:
             if self._driver is None:
                 self._driver = self._table.info.open(self._table.options, self._board)
-            measurement = self._driver.read()
             channels = self._driver.channels
+            measurement = _checked(self._driver.read(), channels)
         except Exception as error:
             failure = as_sensor_error(error, self._table.options.where())
-            self.close()
+            if self._table.info.reopen_after_failure:
+                self.close()
+        self.reading_since_s = None
         return ReadOutcome(
             sensor=self.sensor,
-            due_s=due_s,
+            started_s=started_s,
             ended_s=self._clock.monotonic(),
             utc_s=self._clock.utc_s(),
             synced=self._clock.synced(),
@@ -55,3 +61,20 @@ class SensorPort:
         if driver is not None:
             with contextlib.suppress(Exception):  # what it still holds, the next opening reports
                 driver.close()
+
+
+def _checked(measurement: Measurement, channels: tuple[Channel, ...]) -> Measurement:
+    """Hold a driver to its contract: a finite number for channels that it has declared.
+
+    Raises:
+        BadFrame: it gives something else.
+    """
+    declared = {channel.name for channel in channels}
+    for name, value in measurement.items():
+        if name not in declared:
+            raise BadFrame(f"the driver gives a channel {name!r} that it does not declare")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadFrame(f"the driver gives {name} = {value!r}, which is no number")
+    if not measurement:
+        raise BadFrame("the driver gives no value")
+    return measurement

@@ -31,12 +31,15 @@ class SensorState:
         self.table = table
         self.online = False
         self.busy_since_s: float | None = None
-        """When the read that is under way was due."""
+        """When the read that was asked for last was due; None once it has ended."""
         self.values: dict[str, float] = {}
         self.failures_in_a_row = 0
+        self.missing_channels: set[str] = set()
+        """Channels without a value for too long, while others of the sensor have one."""
         self._stale_at_s = math.inf
         self._pipelines: dict[str, ChannelPipeline] = {}
         self._good_at_s: dict[str, float] = {}
+        self._rejections: dict[str, str] = {}
         self._last_problem = ("", "no reading yet")
         self._kinds_said: set[str] = set()
 
@@ -55,15 +58,29 @@ class SensorState:
             return self.busy_since_s + self.table.info.read_budget_s
         return math.inf
 
-    def check(self, now_s: float) -> None:
-        """Go offline after too long a silence; complain of a read that does not end."""
+    def check(self, now_s: float, reading_since_s: float | None) -> None:
+        """Go offline after too long a silence; complain of a read that does not end.
+
+        `reading_since_s`: when the worker began to read it; None while it waits for its bus.
+        """
         if now_s < self.next_check_s:
             return
-        if self.busy_since_s is not None:
-            stuck_for = duration_text(now_s - self.busy_since_s)
-            problem = f"no answer for {stuck_for}; the other sensors go on without it"
-            self._last_problem = ("stuck", problem)
+        if reading_since_s is not None:
+            stuck_for = duration_text(now_s - reading_since_s)
+            self._last_problem = (
+                "stuck",
+                f"no answer for {stuck_for}; check its wiring, or switch its power off and on "
+                "(the other sensors go on)",
+            )
+        elif self.busy_since_s is not None:
+            self._last_problem = (
+                "stuck",
+                f"its bus ({self.table.options.bus()}) is held up by other sensors; "
+                "raise their interval, or look for one that is stuck",
+            )
         self.online = False
+        for pipeline in self._pipelines.values():
+            pipeline.forget()
         self._say(*self._last_problem)
 
     def accept(self, outcome: ReadOutcome) -> dict[str, float]:
@@ -72,18 +89,19 @@ class SensorState:
         A read that took longer than the sensor may be silent is a failure too: what it brings
         may have been measured when it began.
         """
+        took_s = outcome.ended_s - outcome.started_s
         if outcome.measurement is None:
             assert outcome.error is not None
             values: dict[str, float] = {}
             self._last_problem = (type(outcome.error).__name__, str(outcome.error))
-        elif outcome.ended_s - outcome.due_s > self.patience_s:
+        elif took_s > self.patience_s:
             values = {}
-            took = duration_text(outcome.ended_s - outcome.due_s)
+            took = duration_text(took_s)
             self._last_problem = ("late", f"the reading took {took}, and was not used")
         else:
             values = self._filtered(outcome)
         if values:
-            self._good(values, outcome.ended_s)
+            self._good(values, outcome)
         else:
             self.failures_in_a_row += 1
             if not self.online:
@@ -93,11 +111,13 @@ class SensorState:
     def _filtered(self, outcome: ReadOutcome) -> dict[str, float]:
         channels = {channel.name: channel for channel in outcome.channels}
         values: dict[str, float] = {}
+        self._rejections.clear()
         assert outcome.measurement is not None
         for name, raw in outcome.measurement.items():
             try:
                 values[name] = self._pipeline(channels[name]).accept(raw, outcome.ended_s)
             except Rejected as rejection:
+                self._rejections[name] = str(rejection)
                 self._last_problem = (rejection.reason, str(rejection))
         return values
 
@@ -107,23 +127,37 @@ class SensorState:
             self._pipelines[channel.name] = ChannelPipeline(channel, table)
         return self._pipelines[channel.name]
 
-    def _good(self, values: dict[str, float], at_s: float) -> None:
+    def _good(self, values: dict[str, float], outcome: ReadOutcome) -> None:
         self.values = values
         self.failures_in_a_row = 0
-        self._stale_at_s = at_s + self.patience_s
-        for name in values:
-            self._good_at_s[name] = at_s
+        self._stale_at_s = outcome.ended_s + self.patience_s
         if not self.online:
             self.online = True
             self._kinds_said.clear()
+            self._good_at_s = {channel.name: outcome.ended_s for channel in outcome.channels}
             _log.info("%s (%s): online, %s", self.table.id, self.table.driver, self.described())
+        for name in values:
+            self._good_at_s[name] = outcome.ended_s
+            if name in self.missing_channels:
+                self.missing_channels.discard(name)
+                _log.info("%s (%s): %s is back", self.table.id, self.table.driver, name)
 
-    def take_stale_channels(self, now_s: float) -> list[str]:
-        """Channels silent for too long while the sensor is not; each is told once."""
-        stale = [n for n, at_s in self._good_at_s.items() if now_s - at_s > self.patience_s]
-        for name in stale:
-            del self._good_at_s[name]
-        return stale
+    def take_newly_missing(self, now_s: float) -> list[str]:
+        """Channels silent for too long while the sensor is not; each is told, and logged, once."""
+        missing = [
+            name
+            for name, at_s in self._good_at_s.items()
+            if now_s - at_s > self.patience_s and name not in self.missing_channels
+        ]
+        for name in missing:
+            self.missing_channels.add(name)
+            if name in self._pipelines:
+                self._pipelines[name].forget()
+            reason = self._rejections.get(
+                name, "the sensor gives no value; is its probe connected?"
+            )
+            _log.warning("%s (%s): no %s: %s", self.table.id, self.table.driver, name, reason)
+        return missing
 
     def worth_publishing(self, values: dict[str, float], at_s: float) -> list[str]:
         """The channels whose value is worth a message, by delta and heartbeat."""
@@ -131,10 +165,10 @@ class SensorState:
             name for name, v in values.items() if self._pipelines[name].worth_publishing(v, at_s)
         ]
 
-    def published(self, values: dict[str, float], at_s: float) -> None:
-        """Remember what subscribers have now."""
-        for name, value in values.items():
-            self._pipelines[name].published(value, at_s)
+    def published(self, names: list[str], at_s: float) -> None:
+        """Remember that subscribers have the newest values of these channels."""
+        for name in names:
+            self._pipelines[name].published(self.values[name], at_s)
 
     def described(self) -> str:
         """The newest values with their units."""

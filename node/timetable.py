@@ -38,6 +38,7 @@ class _GridJob(schedule.Job):
         self._clock = clock
         self._interval_s = interval_s
         self._start_s = start_s
+        self._slot = 0
         self.due_s = start_s
 
     @property
@@ -46,8 +47,13 @@ class _GridJob(schedule.Job):
 
     def _schedule_next_run(self) -> None:
         if self.last_run is not None:
-            slots = (self._clock.monotonic() - self._start_s) / self._interval_s
-            self.due_s = self._start_s + (math.floor(slots + 1e-9) + 1) * self._interval_s
+            now_s = self._clock.monotonic()
+            passed = math.floor((now_s - self._start_s) / self._interval_s)
+            self._slot = max(self._slot, passed) + 1
+            self.due_s = self._start_s + self._slot * self._interval_s
+            if self.due_s <= now_s:  # the division was rounded down, after weeks of uptime
+                self._slot += 1
+                self.due_s = self._start_s + self._slot * self._interval_s
         self.next_run = _ORIGIN + datetime.timedelta(seconds=self.due_s)
 
 

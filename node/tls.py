@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
-from node.config import ConfigError, Problem
 from node.schema import TlsTable
 
-__all__ = ["tls_context"]
+__all__ = ["BadTlsFile", "tls_context"]
 
 
-def tls_context(table: TlsTable | None, source: Path) -> ssl.SSLContext | None:
+class BadTlsFile(ValueError):
+    """A file of `[mqtt.tls]` is not what it should be; `key` is the key that names it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:
     """None without a table.
 
     Raises:
-        ConfigError: a file is not a certificate, not a key, or the two do not belong together.
+        BadTlsFile: a file is not a certificate, not a key, or the two do not belong together.
     """
     if table is None:
         return None
@@ -23,14 +29,18 @@ def tls_context(table: TlsTable | None, source: Path) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=table.ca_file)
     except (ssl.SSLError, OSError) as error:
         message = f"{table.ca_file} holds no certificate in PEM form ({_reason(error)})"
-        raise ConfigError(source, [Problem(1, "[mqtt.tls] ca_file", message)]) from error
+        raise BadTlsFile("ca_file", message) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if table.cert_file is not None and table.key_file is not None:
         try:
-            context.load_cert_chain(table.cert_file, table.key_file)
+            # With a password of its own, OpenSSL does not ask for one at the terminal.
+            context.load_cert_chain(table.cert_file, table.key_file, password="")
         except (ssl.SSLError, OSError) as error:
-            message = f"not a certificate and its key, in PEM form ({_reason(error)})"
-            raise ConfigError(source, [Problem(1, "[mqtt.tls] cert_file", message)]) from error
+            message = (
+                f"{table.cert_file} and {table.key_file} are not a certificate and its key, in "
+                f"PEM form and without a pass phrase ({_reason(error)})"
+            )
+            raise BadTlsFile("key_file", message) from error
     return context
 
 

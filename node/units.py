@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Rate", "Seconds", "convert", "convertible", "duration_text"]
+__all__ = ["Rate", "Seconds", "all_units", "convert", "convertible", "duration_text"]
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*"
@@ -18,7 +18,7 @@ class Seconds(float):
     def parse(cls, written: object) -> Seconds:
         """Raises ValueError: not a duration."""
         if isinstance(written, int | float) and not isinstance(written, bool):
-            seconds = float(written)
+            seconds = float(min(written, 1e12))
         elif isinstance(written, str) and (match := re.fullmatch(_DURATION, written)):
             seconds = float(match[1]) * _UNIT_S[match[2]]
         else:
@@ -74,6 +74,11 @@ _FROM_NATIVE = {
 def convertible(native: str) -> list[str]:
     """The units that a value in `native` can be published in."""
     return list(_FROM_NATIVE.get(native, {native: None}))
+
+
+def all_units() -> list[str]:
+    """Every unit that some channel can be published in."""
+    return sorted({unit for units in _FROM_NATIVE.values() for unit in units} | {"%", "ppm"})
 
 
 def convert(value: float, native: str, unit: str) -> float:

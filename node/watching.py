@@ -7,13 +7,13 @@ import queue
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
 
 from node.clock import utc_text
-from node.link import Arrived, BrokerEvent, Link
+from node.link import Arrived, BrokerEvent, Change, Link
 from node.live_model import LiveModel, Message, Units, values_in
 from node.schema import MqttTable
 from node.terminal import is_plain, sparkline
@@ -43,8 +43,12 @@ def watch(
     seconds: float | None = None,
     as_json: bool = False,
     title: str = "",
-) -> None:
-    """Subscribe to the topics of `node`, or of all nodes; show them until Ctrl-C or `seconds`."""
+    go_on: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Subscribe to the topics of `node`, or of all nodes, and show what arrives.
+
+    Ends with Ctrl-C, after `seconds`, or when `go_on` says no. Whether there was a broker.
+    """
     events: queue.SimpleQueue[BrokerEvent] = queue.SimpleQueue()
     link = Link(
         mqtt,
@@ -55,13 +59,14 @@ def watch(
     )
     model = LiveModel(mqtt.base_topic, units)
     end_s = time.monotonic() + seconds if seconds is not None else float("inf")
+    reached = False
     link.start()
     try:
         with _view(model, as_json, title) as view:
-            while (left_s := end_s - time.monotonic()) > 0:
+            while (left_s := end_s - time.monotonic()) > 0 and go_on():
                 with contextlib.suppress(queue.Empty):
                     event = events.get(timeout=min(REFRESH_S, left_s))
-                    link.handle(event)
+                    reached |= link.handle(event) is Change.UP
                     if isinstance(event, Arrived):
                         message = Message(event.topic, event.payload, event.retained)
                         model.take(message, time.time())
@@ -69,6 +74,7 @@ def watch(
                 view.refresh()
     finally:
         link.disconnect(wait_s=0.5)
+    return reached
 
 
 @contextlib.contextmanager
@@ -155,8 +161,8 @@ class _LiveTable:
         for row in self._model.rows(time.time()):
             online = row.status == "online"
             table.add_row(
-                row.topic,
-                row.channel,
+                Text(row.topic),
+                Text(row.channel),
                 Text(f"{row.value:g} {row.unit}", style="bold" if online else "dim"),
                 "?" if row.age_s is None else duration_text(round(row.age_s)),
                 Text(row.status, style="green" if online else "red"),

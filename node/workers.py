@@ -26,11 +26,8 @@ __all__ = ["ReadDone", "Workers"]
 
 PATIENCE_S = 0.02
 
-_Reads = list[tuple[SensorPort, float]]
-"""The sensors of one bus to read, each with the time at which it was due."""
-
-_Batch = tuple[_Reads, float]
-"""Reads, and when they were handed out."""
+_Batch = tuple[list[SensorPort], float]
+"""The sensors of one bus to read, and when they were handed out."""
 
 
 class ReadDone(msgspec.Struct, frozen=True):
@@ -57,15 +54,16 @@ class Workers:
         self._report = report
         self._report_quietly = report_quietly
         self._ready: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
-        self._waiting: dict[str, _Reads] = {}
+        self._waiting: dict[str, list[SensorPort]] = {}
         self._busy: set[str] = set()
         self._threads = 0
+        self._looks = 0
         self.next_look_s = math.inf
         """When `help_out` wants to be called next; infinity for never."""
 
-    def submit(self, port: SensorPort, due_s: float) -> None:
+    def submit(self, port: SensorPort) -> None:
         """Read `port` when `dispatch` is called next and its bus is free."""
-        self._waiting.setdefault(port.bus, []).append((port, due_s))
+        self._waiting.setdefault(port.bus, []).append(port)
 
     def bus_free(self, bus: str) -> None:
         """Take note of a `ReadDone.bus_free`."""
@@ -79,6 +77,7 @@ class Workers:
             self._busy.add(bus)
             self._ready.put((self._waiting.pop(bus), now_s))
             self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
+            self._looks = 2
         if self._threads == 0:
             self.add_thread()
 
@@ -86,15 +85,17 @@ class Workers:
         """Some time after `dispatch`: start a thread if a bus has found none in the meantime.
 
         The loop, awake for this, also sees the outcomes that were reported quietly before one
-        sensor took its time.
+        sensor took its time; the second look is for a thread that was about to report.
         """
         if now_s < self.next_look_s:
             return
-        if self._ready.empty():
-            self.next_look_s = math.inf
-        else:
+        self._looks -= 1
+        if not self._ready.empty():
             self.add_thread()
-            self.next_look_s = now_s + PATIENCE_S
+        elif not self._busy or self._looks <= 0:
+            self.next_look_s = math.inf
+            return
+        self.next_look_s = now_s + PATIENCE_S
 
     def add_thread(self) -> None:
         """Start one more thread, unless every bus at work has one."""
@@ -105,10 +106,10 @@ class Workers:
 
     def _work(self) -> None:
         while True:
-            reads, handed_out_s = self._ready.get()
-            last = len(reads) - 1
-            for index, (port, due_s) in enumerate(reads):
-                done = ReadDone(port.read(due_s), port.bus, index == last)
+            ports, handed_out_s = self._ready.get()
+            last = len(ports) - 1
+            for index, port in enumerate(ports):
+                done = ReadDone(port.read(), port.bus, index == last)
                 more = index < last or not self._ready.empty()
                 if more and time.monotonic() - handed_out_s < PATIENCE_S:
                     self._report_quietly(done)

@@ -203,7 +203,12 @@ class NodeProcess:
         return [line for line in self.log.splitlines() if containing in line]
 
     def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
-        wait_until(lambda: text in self.log, seconds, f"{text!r} in the log:\n{self.log}")
+        try:
+            wait_until(lambda: text in self.log, seconds)
+        except AssertionError:
+            raise AssertionError(
+                f"no {text!r} within {seconds} s in the log:\n{self.log}"
+            ) from None
 
     def terminate(self, seconds: float = 2.0) -> int:
         """SIGTERM; fails if the node is not gone in time. Returns its exit code."""
@@ -226,6 +231,7 @@ class ScriptedBroker:
         self._answer = answer
         self.packets: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self.connections = 0
+        self.newest: socket.socket | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -235,6 +241,7 @@ class ScriptedBroker:
             while True:
                 connection, _ = self._server.accept()
                 self.connections += 1
+                self.newest = connection
                 threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:

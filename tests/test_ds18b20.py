@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,10 +83,8 @@ def test_every_temperature_makes_the_round_trip(raw):
 
 @given(st.text(alphabet="0123456789abcdef :=YESNOcrt\n", max_size=90))
 def test_no_text_makes_the_decoder_raise_anything_else(text):
-    try:
+    with contextlib.suppress(SensorError):
         decode_w1_slave(text)
-    except SensorError:
-        pass
 
 
 def test_the_only_sensor_needs_no_address(board):

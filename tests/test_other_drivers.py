@@ -70,7 +70,7 @@ def test_a_driver_is_loaded_with_what_it_needs_and_no_more():
         "import sys, node.commands.run, drivers.hardware\n"
         "from drivers.registry import find_driver\n"
         "find_driver('cpu'); find_driver('sysfs')\n"
-        "heavy = ('adafruit', 'board', 'busio', 'rich', 'amqtt', 'asyncio', 'gpiozero', 'sqlite3')\n"
+        "heavy = ('adafruit', 'board', 'busio', 'rich', 'amqtt', 'asyncio', 'gpiozero')\n"
         "print([m for m in sys.modules if m.split('.')[0].startswith(heavy)])\n"
     )
     done = subprocess.run(

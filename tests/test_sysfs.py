@@ -125,6 +125,21 @@ def test_a_broken_probe_costs_its_own_channel_alone(tmp_path):
     assert sensor.read() == {"temperature": 30.0, "temperature2": 0.0}
 
 
+def test_a_file_of_a_folder_is_read_as_the_folder_would(tmp_path):
+    """Its fault file counts, and a file of humidity is no temperature."""
+    path = folder(
+        tmp_path / "hwmon5",
+        temp1_input=30000,
+        temp1_fault=1,
+        humidity1_input=44100,
+        in_pressure_input=101.325,
+    )
+    with pytest.raises(SensorFault):
+        open_at(path / "temp1_input").read()
+    assert open_at(path / "humidity1_input").read() == {"humidity": 44.1}
+    assert open_at(path / "in_pressure_input").read() == {"pressure": 1013.25}
+
+
 def test_a_folder_with_nothing_but_broken_probes_is_a_fault(tmp_path):
     path = folder(tmp_path / "hwmon3", temp1_input=0, temp1_fault=1)
     with pytest.raises(SensorFault, match="open or short-circuited"):

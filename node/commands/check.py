@@ -11,7 +11,6 @@ from node import config as configuration
 from node.messages import Topics
 from node.schema import Config, SensorTable
 from node.terminal import table
-from node.tls import tls_context
 from node.units import duration_text
 
 __all__ = ["add_arguments", "run"]
@@ -28,7 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     source = configuration.find_file(arguments.config)
     try:
         config = configuration.load(source)
-        tls_context(config.mqtt.tls, config.source)
     except configuration.ConfigError as error:
         if arguments.json:
             print(_as_json({"ok": False, "file": str(source), "problems": error.problems}))

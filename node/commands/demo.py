@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 when there is no broker, or the node does not stay up."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="sensor-node-demo-") as name:
             return _demonstrate(Path(name), arguments)
@@ -94,6 +95,7 @@ def _demonstrate(folder: Path, arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             as_json=arguments.json,
             title=f"simulated sensors, through {broker.name} on {where} (Ctrl-C ends)",
+            go_on=lambda: node.poll() is None,
         )
         if node.poll() is not None:
             print((folder / "node.log").read_text(), file=sys.stderr)  # noqa: T201

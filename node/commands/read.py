@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
     clock = SystemClock()
-    chosen = [sensors[name] for name in arguments.ids or sensors]
+    chosen = [sensors[name] for name in dict.fromkeys(arguments.ids or sensors)]
     ports = {table.id: SensorPort(table, board, clock) for table in chosen}
     outcomes = _read_all(chosen, ports)
     results = [_result(table, outcomes.get(table.id)) for table in chosen]
@@ -81,7 +81,7 @@ def _read_all(
     for sensor in sensors:
         port = ports[sensor.id]
         budgets_s[port.bus] = budgets_s.get(port.bus, 0.0) + sensor.info.read_budget_s
-        workers.submit(port, started_s)
+        workers.submit(port)
     workers.dispatch(started_s)
     for _ in budgets_s:
         workers.add_thread()
@@ -92,7 +92,7 @@ def _read_all(
             outcome = events.get(timeout=max(0.0, give_up_s - time.monotonic())).outcome
         except queue.Empty:
             break
-        outcomes[outcome.sensor] = (outcome, outcome.ended_s - outcome.due_s)
+        outcomes[outcome.sensor] = (outcome, outcome.ended_s - outcome.started_s)
     return outcomes
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT."""
     config = configuration.load(configuration.find_file(arguments.config))
-    context = tls_context(config.mqtt.tls, config.source)
+    context = tls_context(config.mqtt.tls)
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
     node = Node(

@@ -8,7 +8,7 @@ import msgspec
 
 from node import config as configuration
 from node.live_model import Units, units_of
-from node.schema import HostName, MqttTable
+from node.schema import HostName, MqttTable, TopicPath
 from node.tls import tls_context
 from node.watching import watch
 
@@ -22,6 +22,13 @@ def _host(written: str) -> HostName:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _topic(written: str) -> str:
+    try:
+        return msgspec.convert(written, TopicPath)
+    except msgspec.ValidationError:
+        raise argparse.ArgumentTypeError("not a topic without wildcards") from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", nargs="?", metavar="NODE", help="one node alone (default: all)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per message")
@@ -30,14 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", type=_host, metavar="HOST", help="a broker, instead of a configuration file"
     )
     parser.add_argument("--port", type=int, default=1883, metavar="PORT", help="beside --host")
-    parser.add_argument("--base-topic", default="sensors", metavar="TOPIC", help="beside --host")
+    parser.add_argument(
+        "--base-topic", type=_topic, default="sensors", metavar="TOPIC", help="beside --host"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show messages until Ctrl-C."""
+    """Show messages until Ctrl-C; exit code 1 if there was no broker in all the seconds."""
     mqtt, context, units = _broker(arguments)
     try:
-        watch(
+        reached = watch(
             mqtt,
             tls_context=context,
             node=arguments.node,
@@ -48,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         return 0
-    return 0
+    return 0 if reached else 1
 
 
 def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, Units]:
@@ -56,5 +65,4 @@ def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, Units]:
         mqtt = MqttTable(host=arguments.host, port=arguments.port, base_topic=arguments.base_topic)
         return mqtt, None, {}
     config = configuration.load(configuration.find_file(arguments.config))
-    mqtt = msgspec.structs.replace(config.mqtt)
-    return mqtt, tls_context(config.mqtt.tls, config.source), units_of(config)
+    return config.mqtt, tls_context(config.mqtt.tls), units_of(config)

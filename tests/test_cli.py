@@ -1,0 +1,255 @@
+"""The command line as a user meets it: results, errors, exit codes, and what the README says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from support import SENSOR_NODE, sysfs_config
+
+from drivers.registry import driver_names, find_driver
+from node import __version__, schema
+from node.cli import COMMANDS
+from node.option_text import describe_options
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+CONFIG = """
+[node]
+name = "lab"
+[mqtt]
+host = "127.0.0.1"
+payload = "both"
+[[sensor]]
+id = "air"
+driver = "dht22"
+pin = 4
+[sensor.channel.temperature]
+unit = "°F"
+[[sensor]]
+id = "box"
+driver = "bme280"
+address = 0x76
+[[sensor]]
+id = "folder"
+driver = "sysfs"
+path = "/sys/somewhere"
+"""
+
+
+def sensor_node(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SENSOR_NODE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "node.toml"
+    file.write_text(CONFIG)
+    return str(file)
+
+
+def test_version():
+    done = sensor_node("--version")
+    assert (done.returncode, done.stdout) == (0, f"sensor-node {__version__}\n")
+
+
+def test_version_is_that_of_the_package():
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    done = sensor_node(command, "--help")
+    assert done.returncode == 0
+    assert f"example: sensor-node {command}" in done.stdout
+    assert "--config" in done.stdout
+    assert "--log-level" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["run", "--nonsense"], ["drivers", "dht23"]]
+)
+def test_wrong_usage_exits_with_2(arguments):
+    assert sensor_node(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["run", "check", "read", "watch"])
+def test_an_invalid_configuration_exits_with_78_and_names_the_line(tmp_path, command):
+    file = tmp_path / "bad.toml"
+    file.write_text('[mqtt]\nhost = "a..b"\n')
+    done = sensor_node(command, "--config", str(file))
+    assert done.returncode == 78
+    assert f"{file}:2: [mqtt] host:" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_configuration_is_found_by_the_environment(config):
+    done = sensor_node("check", env={"SENSOR_NODE_CONFIG": config, "PATH": "/usr/bin"})
+    assert done.returncode == 0
+
+
+def test_check_says_what_would_be_published_where(config):
+    done = sensor_node("check", "--config", config)
+    assert done.returncode == 0
+    lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "temperature °F, humidity %, every 30s" in lines["sensors/lab/air/state"]
+    assert "°F, every 30s" in lines["sensors/lab/air/temperature"]
+    assert "online, offline" in lines["sensors/lab/air/availability"]
+    assert "sensors/lab/status" in lines
+
+
+def test_check_as_json(config, tmp_path):
+    report = json.loads(sensor_node("check", "--config", config, "--json").stdout)
+    assert report["ok"]
+    assert {"topic": "sensors/lab/status", "content": "online, offline"} in report["topics"]
+    file = tmp_path / "bad.toml"
+    file.write_text("[mqtt]\nhost = 'h'\nprt = 1\n")
+    done = sensor_node("check", "--config", str(file), "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"]) == (78, False)
+    assert report["problems"][0]["line"] == 3
+
+
+def test_read_prints_a_table(config):
+    done = sensor_node("read", "air", "box", "--config", config, "--simulate")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["SENSOR", "DRIVER", "CHANNEL", "VALUE", "TOOK"]
+    assert any("air" in line and "°F" in line for line in done.stdout.splitlines())
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_read_as_json(config):
+    done = sensor_node("read", "box", "--config", config, "--simulate", "--json")
+    (box,) = json.loads(done.stdout)
+    assert box["units"] == {"temperature": "°C", "humidity": "%", "pressure": "hPa"}
+    assert 10 < box["values"]["temperature"] < 30
+    assert box["error"] == ""
+
+
+def test_read_of_a_broken_sensor_exits_with_1_and_shows_the_others(config):
+    """No hardware here: each says why, and what to do."""
+    done = sensor_node("read", "air", "folder", "--config", config)
+    assert done.returncode == 1
+    assert "air (dht22):" in done.stdout
+    assert "/sys/somewhere does not exist" in done.stdout
+
+
+def test_read_of_an_unknown_sensor_is_wrong_usage(config):
+    done = sensor_node("read", "water", "--config", config)
+    assert done.returncode == 2
+    assert "configured: air, box, folder" in done.stderr
+
+
+def test_read_gives_a_stuck_sensor_up(tmp_path):
+    """A FIFO without a writer blocks for ever."""
+    import os
+
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "good").write_text("20000\n")
+    file = tmp_path / "node.toml"
+    file.write_text(sysfs_config(1, {"stuck": tmp_path / "fifo", "good": tmp_path / "good"}))
+    done = sensor_node("read", "--config", str(file))
+    assert done.returncode == 1
+    assert "stuck (sysfs): no answer within 2s" in done.stdout
+    assert "20 °C" in done.stdout
+
+
+def test_drivers_lists_every_driver():
+    done = sensor_node("drivers")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == driver_names()
+
+
+@pytest.mark.parametrize("name", driver_names())
+def test_a_driver_is_described_in_full(name):
+    done = sensor_node("drivers", name)
+    info = find_driver(name)
+    for channel in info.channels:
+        assert channel.name in done.stdout
+    for option in describe_options(info.options):
+        assert option.name in done.stdout
+    assert info.example.splitlines()[0] in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert json.loads(sensor_node("drivers", name, "--json").stdout)["name"] == name
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(config):
+    command = f"{SENSOR_NODE} drivers | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_watch_without_a_broker_says_so_and_ends_in_time():
+    done = sensor_node("watch", "--host", "127.0.0.1", "--port", "1", "--seconds", "1")
+    assert done.returncode == 1
+    assert "refuses the connection" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--host", "a..b"], ["--port", "x"], ["--seconds", "x"], ["--base-topic", "a/#"]]
+)
+def test_watch_refuses_wrong_arguments(arguments):
+    assert sensor_node("watch", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readme_documents_every_command(command):
+    assert f"sensor-node {command}" in README
+
+
+@pytest.mark.parametrize("name", driver_names())
+def test_the_readmes_document_every_driver(name):
+    assert f"`{name}`" in (ROOT / "drivers" / "README.md").read_text()
+    assert f"`{name}`" in README
+
+
+TABLES = {
+    "node": schema.NodeTable,
+    "mqtt": schema.MqttTable,
+    "mqtt.tls": schema.TlsTable,
+    "outbox": schema.OutboxTable,
+    "homeassistant": schema.HomeAssistantTable,
+    "status_led": schema.StatusLedTable,
+    "button": schema.ButtonTable,
+    "sensor.channel": schema.ChannelTable,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_readme_documents_every_key(name):
+    for field in msgspec.structs.fields(TABLES[name]):
+        if field.name != "tls":
+            assert f"`{field.encode_name}`" in README, field.encode_name
+
+
+@pytest.mark.parametrize("name", driver_names())
+def test_the_drivers_readme_documents_every_option(name):
+    text = (ROOT / "drivers" / "README.md").read_text()
+    for option in describe_options(find_driver(name).options):
+        assert f"`{option.name}`" in text, option.name
+
+
+def test_the_configurations_of_the_readme_are_valid(tmp_path):
+    """Every TOML block that configures a broker passes `check`."""
+    blocks = [block.split("```")[0] for block in README.split("```toml\n")[1:]]
+    whole = [block for block in blocks if "[mqtt]" in block]
+    assert whole
+    for block in whole:
+        file = tmp_path / "node.toml"
+        file.write_text(block)
+        for name in ("mqtt.password", "ca.crt", "node.crt", "node.key"):
+            (tmp_path / name).write_text("x")
+        done = sensor_node("check", "--config", str(file))
+        problems = [line for line in done.stderr.splitlines() if "PEM" not in line]
+        assert problems == []

@@ -1,0 +1,502 @@
+"""The configuration: every problem at once, each with its line and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.config import ConfigError, find_file, load, parse_host
+from node.schema import Config
+from node.toml_lines import locate_keys
+from node.units import Rate, Seconds, convert, duration_text
+
+MQTT = '[mqtt]\nhost = "127.0.0.1"\n'
+
+
+def load_text(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "node.toml"
+    file.write_text(text, encoding="utf-8")
+    return load(file)
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def sensor(keys: str, *, name: str = "air", driver: str = "dht22") -> str:
+    return f'[[sensor]]\nid = "{name}"\ndriver = "{driver}"\n{keys}\n'
+
+
+DESIGN_EXAMPLE = """
+[node]
+name = "greenhouse"
+
+[mqtt]
+host = "192.168.1.10"
+port = 1883
+username = "greenhouse"
+password = "secret"
+base_topic = "sensors"
+protocol = "auto"
+keepalive = "30s"
+payload = "json"
+retain_for = "1h"
+
+[outbox]
+max_readings = 200000
+keep = "48h"
+history_interval = "60s"
+drain_rate = 100
+
+[homeassistant]
+enabled = true
+prefix = "homeassistant"
+
+[status_led]
+pin = 17
+
+[button]
+pin = 27
+
+[[sensor]]
+id = "air"
+driver = "dht22"
+pin = 4
+interval = "30s"
+power_pin = 22
+
+[sensor.channel.temperature]
+offset = -0.4
+range = [-10, 50]
+max_rate = "5/min"
+median = 3
+delta = 0.1
+heartbeat = "5m"
+unit = "°C"
+decimals = 1
+
+[[sensor]]
+id = "tank"
+driver = "mcp3008"
+channel_number = 2
+sensor = "thermistor"
+beta = 3435
+
+[sensor.channel.temperature]
+calibrate = [[0.3, 0.0], [98.9, 100.0]]
+"""
+
+
+def test_a_full_configuration_is_read(tmp_path):
+    config = load_text(tmp_path, DESIGN_EXAMPLE)
+    air, tank = config.sensors
+    assert config.node.name == "greenhouse"
+    assert (air.options.pin, air.interval, air.power_pin) == (4, 30.0, 22)
+    assert air.channel["temperature"].max_rate == pytest.approx(5 / 60)
+    assert (tank.options.channel_number, tank.options.beta) == (2, 3435.0)
+    assert config.mqtt.keepalive == 30.0
+
+
+def test_the_host_alone_is_enough(tmp_path):
+    config = load_text(tmp_path, MQTT)
+    assert config.mqtt.broker_port == 1883
+    assert (config.mqtt.payload, config.mqtt.retain_for) == ("json", 3600)
+    assert config.node.name
+    assert "no [[sensor]]" in config.notes[0]
+
+
+def test_a_host_name_with_dots_becomes_a_topic_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "pi zero.local")
+    assert load_text(tmp_path, MQTT).node.name == "pi-zero"
+
+
+def test_tls_moves_the_port(tmp_path):
+    assert load_text(tmp_path, MQTT + "[mqtt.tls]\n").mqtt.broker_port == 8883
+
+
+def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
+    text = (
+        '[node]\nname = "green house"\n'
+        '[mqtt]\nhost = "a..b"\nprt = 1883\n'
+        '[[sensor]]\nid = "air"\ndriver = "dht22"\npim = 4\n'
+        '[[sensor]]\nid = "air"\ndriver = "dht23"\n'
+    )
+    found = problems(tmp_path, text)
+    assert [problem.split(":")[0] for problem in found] == [
+        "line 2",
+        "line 4",
+        "line 5",
+        "line 6",
+        "line 9",
+        "line 11",
+        "line 12",
+    ]
+    assert "letters, digits, - and _" in found[0]
+    assert "no host can have this name" in found[1]
+    assert "did you mean port?" in found[2]
+    assert "pin: is missing" in found[3]
+    assert "did you mean pin?" in found[4]
+    assert "line 6 already" in found[5]
+    assert "did you mean dht22?" in found[6]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "[mqtt]: is missing"),
+        ("[mqtt]\nport = 1\n", "host: is missing"),
+        ("mqtt = 3\n", "expected a table"),
+        ('sensor = "x"\n' + MQTT, "double brackets"),
+        ("[sensor]\nid = 'a'\n" + MQTT, "double brackets"),
+        ("[mqt]\nhost = 'h'\n", "unknown table; did you mean mqtt?"),
+        (MQTT + "port = 0\n", "port: expected a whole number >= 1"),
+        (MQTT + "port = 70000\n", "port: expected a whole number <= 65535"),
+        (MQTT + 'port = "1883"\n', "expected a whole number, got a text"),
+        (MQTT + 'payload = "xml"\n', "expected one of json, plain, both"),
+        (MQTT + "protocol = 4\n", 'expected "auto", "5" or "3.1.1"'),
+        (MQTT + 'keepalive = "1s"\n', "between 5s and 1h"),
+        (MQTT + 'retain_for = "soon"\n', "expected a duration"),
+        (MQTT + 'base_topic = "a/#"\n', "base_topic"),
+        (MQTT + 'base_topic = "$SYS/x"\n', "base_topic"),
+        (MQTT + 'base_topic = "a\\n"\n', "base_topic"),
+        (MQTT + 'username = "u"\npassword_file = "a\\u0000b"\n', "cannot be read: embedded null"),
+        (MQTT + f'username = "u"\npassword_file = "{"x" * 999}"\n', "name too long"),
+        (MQTT + f"keepalive = {'9' * 400}\n", "between 0 and ten years"),
+        (MQTT + f"port = {'9' * 5000}\n", "not valid TOML"),
+        (MQTT + f"x = {'[' * 5000}\n", "not valid TOML"),
+        (MQTT + sensor("pin = 4\n[sensor.channel.temperature]\noffset = nan"), "finite number"),
+        (
+            MQTT + sensor("pin = 4\n[sensor.channel.temperature]\ncalibrate = [[0, inf], [1, 2]]"),
+            "finite number",
+        ),
+        (MQTT + sensor('path = "/x"\nscale = 0', driver="sysfs"), "scale: expected a number > 0"),
+        (
+            MQTT + sensor('path = "/x"\n[sensor.channel.pressure]\nunit = "psi"', driver="sysfs"),
+            "cannot be psi",
+        ),
+        (MQTT + sensor("select_pin = 11", driver="mcp3008"), "GPIO 11 is used twice"),
+        (
+            MQTT
+            + 'retain_for = "1m"\n'
+            + sensor("pin = 4\n[sensor.channel.temperature]\ndelta = 1"),
+            "must come sooner",
+        ),
+        (MQTT + 'password = "x"\n', "needs a username"),
+        (MQTT + 'username = "u"\npassword_file = "nope"\n', "nope cannot be read"),
+        (MQTT + 'username = "u"\npassword = "x"\npassword_file = "y"\n', "exclude each other"),
+        (MQTT + '[mqtt.tls]\nca_file = "nope"\n', "nope cannot be read"),
+        (MQTT + "[status_led]\npin = 99\n", "pin: expected a whole number <= 27"),
+        (MQTT + sensor('pin = 4\ninterval = "1s"'), "more often than every 2 s"),
+        (MQTT + sensor("pin = 4\ninterval = 0"), "more often than every 2 s"),
+        (MQTT + sensor('interval = "10ms"', driver="cpu"), "more often than every 0.1 s"),
+        (MQTT + sensor("pin = 28"), "pin: expected a whole number <= 27"),
+        (MQTT + sensor("pin = 4", name="cmd"), "taken by the topics of commands"),
+        (MQTT + sensor("pin = 4", name="a/b"), "letters, digits"),
+        (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, pulseio, bitbang"),
+        (MQTT + sensor('address = "28-XYZ"', driver="ds18b20"), "address: expected a text like"),
+        (MQTT + sensor("address = 0x80", driver="bme280"), "expected a whole number <= 119"),
+        (MQTT + sensor("info = 1\noptions = 2\npin = 4"), "unknown key of the driver dht22"),
+        (MQTT + sensor("pin = 4\nchannel = 7"), "expected tables"),
+        (MQTT + sensor("pin = 4\n[sensor.channel.temprature]"), "did you mean temperature?"),
+        (MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nunit = "F"'), "one of °C, °F, K"),
+        (MQTT + sensor("pin = 4\n[sensor.channel.temperature]\nmedian = 4"), "must be odd"),
+        (
+            MQTT + sensor("pin = 4\n[sensor.channel.temperature]\nrange = [5, 1]"),
+            "[lowest, highest]",
+        ),
+        (
+            MQTT + sensor("pin = 4\n[sensor.channel.temperature]\ncalibrate = [[1, 2]]"),
+            "length >= 2",
+        ),
+        (
+            MQTT + sensor("pin = 4\n[sensor.channel.temperature]\ncalibrate = [[1, 2], [1, 3]]"),
+            "same measured value",
+        ),
+        (
+            MQTT
+            + sensor(
+                "pin = 4\n[sensor.channel.temperature]\noffset = 1\ncalibrate = [[0, 1], [2, 3]]"
+            ),
+            "exclude each other",
+        ),
+        (MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nmax_rate = "5"'), "expected a rate"),
+        (
+            MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nheartbeat = "5m"'),
+            "only beside delta",
+        ),
+        (
+            MQTT + sensor('pin = 4\n[sensor.channel.temperature]\ndelta = 1\nheartbeat = "2h"'),
+            "must come sooner",
+        ),
+    ],
+)
+def test_each_mistake_is_named(tmp_path, text, says):
+    assert says in "\n".join(problems(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (sensor("pin = 4"), sensor("pin = 4", name="b", driver="dht11"), "GPIO 4 is used by"),
+        (
+            sensor("address = 0x76", driver="bme280"),
+            sensor("address = 0x76", name="b", driver="bme280"),
+            "I2C bus 1 address 0x76 is used by",
+        ),
+        (sensor("pin = 9"), sensor("", name="b", driver="mcp3008"), "GPIO 9 is used by"),
+        (sensor("pin = 4"), "[button]\npin = 4\n", "GPIO 4 is used by"),
+        (sensor("pin = 4\npower_pin = 4"), "", "GPIO 4 is used by"),
+        (sensor("pin = 4"), sensor("pin = 5\npower_pin = 4", name="b"), "GPIO 4 is used by"),
+        (
+            sensor("", driver="mcp3008"),
+            sensor("", name="b", driver="mcp3008"),
+            "MCP3008 on GPIO 8 input 0 is used by",
+        ),
+    ],
+)
+def test_two_parts_on_one_pin_or_address_are_refused(tmp_path, first, second, says):
+    assert says in "\n".join(problems(tmp_path, MQTT + first + second))
+
+
+def test_a_sensor_on_the_pins_of_the_i2c_bus_is_refused(tmp_path):
+    """GPIO 2 and 3 are SDA and SCL of bus 1; another bus has others."""
+    text = MQTT + sensor("pin = 2") + sensor("{bus}", name="b", driver="bme280")
+    assert "GPIO 2 is used by" in "".join(problems(tmp_path, text.format(bus="")))
+    assert load_text(tmp_path, text.format(bus="bus = 3"))
+
+
+def test_a_ds18b20_without_address_must_be_the_only_one(tmp_path):
+    addressed = sensor('address = "28-000000000001"', driver="ds18b20")
+    other = sensor('address = "28-000000000002"', name="b", driver="ds18b20")
+    assert load_text(tmp_path, MQTT + addressed + other)
+    found = problems(tmp_path, MQTT + addressed + sensor("", name="b", driver="ds18b20"))
+    assert "the 1-Wire bus is used by" in "".join(found)
+
+
+def test_two_paths_to_one_file_are_the_same(tmp_path):
+    text = MQTT + sensor('path = "/a//b"', driver="sysfs")
+    text += sensor('path = "/a/c/../b"', name="x", driver="sysfs")
+    assert "/a/b is used by" in "".join(problems(tmp_path, text))
+
+
+def test_two_inputs_of_one_converter_get_along(tmp_path):
+    text = (
+        MQTT
+        + sensor("", driver="mcp3008")
+        + sensor("channel_number = 1", name="b", driver="mcp3008")
+    )
+    assert len(load_text(tmp_path, text).sensors) == 2
+
+
+def test_a_syntax_error_has_its_line_and_column(tmp_path):
+    assert problems(tmp_path, '[mqtt]\nhost = "a\n')[0].startswith("line 2: column")
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "absent.toml")
+    assert "No such file" in caught.value.report()
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "bytes.toml")
+    assert "not UTF-8" in caught.value.report()
+
+
+def test_a_password_comes_from_a_file_beside_the_configuration(tmp_path):
+    (tmp_path / "secret").write_text("hunter2\n")
+    (tmp_path / "secret").chmod(0o600)
+    config = load_text(tmp_path, MQTT + 'username = "u"\npassword_file = "secret"\n')
+    assert str(config.mqtt.password) == "hunter2"
+    assert not [note for note in config.notes if "secret" in note]
+
+
+def test_a_password_file_that_all_can_read_is_worth_a_note(tmp_path):
+    (tmp_path / "secret").write_text("hunter2\n")
+    (tmp_path / "secret").chmod(0o644)
+    config = load_text(tmp_path, MQTT + 'username = "u"\npassword_file = "secret"\n')
+    assert "chmod 640" in config.notes[0]
+
+
+def test_a_password_comes_from_a_systemd_credential(tmp_path, monkeypatch):
+    (tmp_path / "mqtt.password").write_text("hunter2")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    config = load_text(tmp_path, MQTT + 'username = "u"\n')
+    assert str(config.mqtt.password) == "hunter2"
+
+
+def test_a_password_is_never_shown(tmp_path):
+    """Neither by the configuration's own repr, nor in a problem that is about it."""
+    config = load_text(tmp_path, MQTT + 'username = "u"\npassword = "hunter2"\n')
+    assert "hunter2" not in repr(config)
+    found = problems(tmp_path, MQTT + 'username = "u"\npassword = ["hunter2"]\n')
+    assert "hunter2" not in "".join(found)
+    assert "password" in "".join(found)
+    for line in ('host = "mqtt://bob:hunter2@broker"', "username = { a = 'hunter2' }"):
+        assert "hunter2" not in "".join(problems(tmp_path, f"[mqtt]\n{line}\n"))
+
+
+def test_an_encrypted_key_is_an_error_and_asks_nothing(tmp_path):
+    """OpenSSL would ask for the pass phrase at the terminal, for ever."""
+    import trustme
+    from cryptography.hazmat.primitives import serialization
+
+    issued = trustme.CA().issue_cert("node")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"phrase"),
+        )
+    )
+    found = problems(tmp_path, MQTT + '[mqtt.tls]\ncert_file = "cert.pem"\nkey_file = "key.pem"\n')
+    assert "without a pass phrase" in found[0]
+    assert found[0].startswith("line 5")
+
+
+def test_the_file_is_looked_for_in_order(monkeypatch):
+    monkeypatch.setenv("SENSOR_NODE_CONFIG", "/b")
+    assert find_file("/a") == Path("/a")
+    assert find_file(None) == Path("/b")
+    monkeypatch.delenv("SENSOR_NODE_CONFIG")
+    assert find_file(None) == Path("/etc/sensor-node/node.toml")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "broker",
+        "192.168.1.10",
+        "::1",
+        "fe80::1",
+        "mqtt.example.org.",
+        "bücher.example",
+    ],
+)
+def test_what_can_be_a_host_is_accepted(host):
+    assert parse_host(host) == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        " ",
+        "a..b",
+        "mqtt://host",
+        "host:1883",
+        "-a",
+        "a b",
+        "x" * 64,
+        "a." * 130,
+        "192.168.1",
+        7,
+    ],
+)
+def test_what_cannot_be_a_host_is_refused(host):
+    with pytest.raises(ValueError, match=r"host|address"):
+        parse_host(host)
+
+
+@given(st.text(max_size=60))
+def test_no_host_name_makes_the_resolver_raise_unicode_error(text):
+    """Property: paho's thread would die of one."""
+    try:
+        host = parse_host(text)
+    except ValueError:
+        return
+    host.encode("idna")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
+def test_no_value_makes_a_duration_or_rate_raise_anything_else(value):
+    for kind in (Seconds, Rate):
+        with contextlib.suppress(ValueError):
+            assert kind.parse(value) >= 0
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("30s", 30),
+        ("5m", 300),
+        ("1h", 3600),
+        ("2d", 172800),
+        (7, 7),
+        ("1.5h", 5400),
+    ],
+)
+def test_durations(written, seconds):
+    assert Seconds.parse(written) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.5, "0.5s"), (2, "2s"), (42, "42s"), (180, "3m"), (3661, "1h 1m"), (200000, "2d 7h")],
+)
+def test_durations_in_words(seconds, text):
+    assert duration_text(seconds) == text
+
+
+def test_units_are_converted():
+    assert convert(100.0, "°C", "°F") == 212.0
+    assert convert(0.0, "°C", "K") == 273.15
+    assert convert(1013.25, "hPa", "inHg") == pytest.approx(29.92, abs=0.01)
+
+
+def test_lines_are_found_across_nested_and_quoted_things():
+    text = (
+        "# a comment with [brackets]\n"
+        "[node]\n"
+        'name = "a # b = c [x]"\n'
+        "[[sensor]]\n"
+        "list = [\n  1,\n  2,\n]\n"
+        'text = """\nkey = 1\n[[sensor]]\n"""\n'
+        "[sensor.channel.temperature]\n"
+        '"unit" = "K"\n'
+        "[[sensor]]\n"
+        "a.b = 2\n"
+    )
+    lines = locate_keys(text)
+    assert lines["node", "name"] == 3
+    assert lines["sensor", 0] == 4
+    assert lines["sensor", 0, "text"] == 9
+    assert lines["sensor", 0, "channel", "temperature", "unit"] == 14
+    assert lines["sensor", 1] == 15
+    assert lines["sensor", 1, "a", "b"] == 16
+    assert ("key",) not in lines
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+def test_an_unreadable_password_file_is_a_problem(tmp_path):
+    """Root reads everything, so the configuration is read by another user."""
+    import subprocess
+    import sys
+
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    secret.chmod(0o600)
+    (tmp_path / "node.toml").write_text(MQTT + 'username = "u"\npassword_file = "secret"\n')
+    script = (
+        "import os, sys; from node.config import load, ConfigError; from pathlib import Path\n"
+        "import node.toml_lines; os.setuid(65534)\n"
+        "try: load(Path(sys.argv[1]))\n"
+        "except ConfigError as error: print(error.report())\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "node.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "secret cannot be read: Permission denied" in done.stdout

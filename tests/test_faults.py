@@ -1,0 +1,578 @@
+"""Bad times: brokers that are absent, killed, frozen or refuse; sensors that fail or block."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+from support import (
+    CONNECT,
+    PUBLISH,
+    Mosquitto,
+    NodeProcess,
+    ScriptedBroker,
+    free_port,
+    published_topic,
+    retained,
+    sysfs_config,
+    wait_until,
+)
+
+from drivers.sim.board import SimulatedBoard
+from node.clock import SystemClock
+from node.config import load
+from node.loop import Node
+
+
+def test_a_broker_that_is_absent_at_start(tmp_path, subscribe, start_node, temperature_file):
+    """Said once, with what to do; connected within 5 s of its coming."""
+    port = free_port()
+    node = start_node(sysfs_config(port, {"s": temperature_file}))
+    time.sleep(7)
+    assert len(node.log_lines("refuses the connection; is the broker running")) == 1
+    mosquitto = Mosquitto(tmp_path, port=port).start()
+    try:
+        began_s = time.monotonic()
+        subscriber = subscribe(port)
+        subscriber.wait_for("sensors/test/status", "online")
+        assert time.monotonic() - began_s < 5
+        subscriber.wait_for_states("s", 1, seconds=1.0)
+    finally:
+        mosquitto.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_broker_that_stops_and_comes_back(
+    tmp_path, subscribe, start_node, temperature_file, number
+):
+    """Everything retained is there again within 5 s, though the broker has lost it."""
+    mosquitto = Mosquitto(tmp_path).start()
+    node = start_node(sysfs_config(mosquitto.port, {"s": temperature_file}))
+    wait_until(lambda: "sensors/test/s/state" in retained(mosquitto.port))
+    mosquitto.stop(number)
+    node.wait_for_log("no broker: lost")
+    time.sleep(9)
+    again = Mosquitto(tmp_path, port=mosquitto.port).start()
+    try:
+        began_s = time.monotonic()
+        wait_until(lambda: len(retained(again.port)) == 3, seconds=5.5)
+        assert time.monotonic() - began_s < 5.3
+        assert len(node.log_lines("no broker: lost")) == 1
+        assert len(node.log_lines("refuses the connection")) == 1
+        assert len(node.log_lines("connected to")) == 2
+    finally:
+        again.stop()
+
+
+def test_a_broker_that_is_frozen_and_thaws(broker, subscribe, start_node, temperature_file):
+    """The link is half open: noticed by the keepalive, and mended within 5 s of the thaw."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s"))
+    subscriber.wait_for_states("s", 2)
+    broker.freeze()
+    try:
+        node.wait_for_log("no broker: lost", seconds=20)
+        temperature_file.write_text("23000\n")
+        time.sleep(2)
+    finally:
+        broker.thaw()
+    thawed_s = time.monotonic()
+    wait_until(lambda: subscriber.states("s")[-1]["temperature"] == 23.0, seconds=5)
+    assert time.monotonic() - thawed_s < 5
+    numbers = [state["seq"] for state in subscriber.states("s")]
+    assert numbers == sorted(numbers), "a retained topic went backwards"
+
+
+def test_a_broker_that_is_frozen_for_a_moment_gets_nothing_stale(
+    broker, subscribe, start_node, temperature_file
+):
+    """Shorter than the keepalive: the link survives, and the newest value follows at once."""
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s"))
+    subscriber.wait_for_states("s", 3)
+    broker.freeze()
+    time.sleep(2)
+    broker.thaw()
+    time.sleep(1)
+    states = subscriber.states("s")
+    numbers = [state["seq"] for state in states]
+    assert numbers == sorted(set(numbers))
+    gap = max(b - a for a, b in itertools.pairwise(numbers))
+    assert gap >= 10, "readings made meanwhile are not replayed on the retained topic"
+
+
+def test_a_broker_that_is_frozen_keeps_its_version(broker, subscribe, start_node, temperature_file):
+    """An unanswered CONNECT says nothing of what the broker can: still MQTT 5 afterwards."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s"))
+    subscriber.wait_for_states("s", 1)
+    broker.freeze()
+    try:
+        node.wait_for_log("accepts the connection and does not answer", seconds=30)
+    finally:
+        broker.thaw()
+    wait_until(lambda: len(node.log_lines("connected to")) == 2)
+    assert "3.1.1" not in node.log
+    assert "closes the connection" not in node.log
+
+
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"close"])
+def test_a_broker_that_refuses_every_version_is_not_hammered(start_node, temperature_file, answer):
+    broker = ScriptedBroker(lambda kind, body: answer)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    time.sleep(6)
+    assert 2 <= broker.connections <= 12
+    assert len(node.log_lines("no broker")) == 1
+
+
+def test_a_wrong_password_is_said_once_with_the_remedy(tmp_path, start_node, temperature_file):
+    passwords = tmp_path / "passwords"
+    passwords.touch(mode=0o600)
+    subprocess.run(["mosquitto_passwd", "-b", str(passwords), "u", "right"], check=True)
+    mosquitto = Mosquitto(tmp_path, f"password_file {passwords}", "allow_anonymous false").start()
+    try:
+        login = 'username = "u"\npassword = "hunter2"'
+        config = sysfs_config(mosquitto.port, {"s": temperature_file}, mqtt=login)
+        node = start_node(config, "--log-level", "debug")
+        node.wait_for_log('refuses the user "u"')
+        time.sleep(5)
+        assert len(node.log_lines('refuses the user "u"')) == 1
+        assert "check [mqtt] username and the password" in node.log
+        assert "hunter2" not in node.log
+        assert node.process.poll() is None
+        node.kill()
+        right = start_node(config.replace("hunter2", "right"))
+        right.wait_for_log("connected to")
+    finally:
+        mosquitto.stop()
+
+
+def test_a_name_that_does_not_resolve_is_said_once(start_node, temperature_file):
+    config = sysfs_config(1883, {"s": temperature_file}).replace("127.0.0.1", "broker.invalid")
+    node = start_node(config)
+    node.wait_for_log("the name broker.invalid does not resolve; check [mqtt] host, DNS")
+    time.sleep(4)
+    assert len(node.log_lines("does not resolve")) == 1
+    assert node.process.poll() is None
+
+
+class Authority:
+    """A private CA, and a mosquitto whose certificate it has signed for `name`."""
+
+    def __init__(self, folder: Path, name: str = "localhost") -> None:
+        self.ca = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+        certificate = self.ca.issue_cert(name)
+        certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+        certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+        self.lines = (f"certfile {folder}/cert.pem", f"keyfile {folder}/key.pem")
+
+    def trusting(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        return context
+
+
+def tls_config(port: int, file: Path, ca_file: Path, host: str = "localhost") -> str:
+    config = sysfs_config(port, {"s": file}, mqtt=f'[mqtt.tls]\nca_file = "{ca_file}"')
+    return config.replace("127.0.0.1", host)
+
+
+def test_tls_with_a_private_ca(tmp_path, subscribe, start_node, temperature_file):
+    authority = Authority(tmp_path)
+    mosquitto = Mosquitto(tmp_path, *authority.lines).start()
+    try:
+        node = start_node(tls_config(mosquitto.port, temperature_file, authority.ca_file))
+        subscriber = subscribe(mosquitto.port, host="localhost", context=authority.trusting())
+        subscriber.wait_for_states("s", 1)
+        assert "MQTT 5 with TLS" in node.log
+    finally:
+        mosquitto.stop()
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("wrong host name", "the broker's certificate is not for localhost"),
+        ("unknown CA", "is not trusted by"),
+        ("not a TLS port", "no TLS handshake"),
+    ],
+)
+def test_a_broker_that_cannot_be_trusted_is_refused(
+    tmp_path, start_node, temperature_file, fault, says
+):
+    """Said once, and nothing is sent; the node goes on."""
+    authority = Authority(tmp_path, "other.example" if fault == "wrong host name" else "localhost")
+    lines = () if fault == "not a TLS port" else authority.lines
+    ca_file = authority.ca_file
+    if fault == "unknown CA":
+        ca_file = tmp_path / "other.pem"
+        trustme.CA().cert_pem.write_to_path(str(ca_file))
+    mosquitto = Mosquitto(tmp_path, *lines).start()
+    try:
+        node = start_node(tls_config(mosquitto.port, temperature_file, ca_file))
+        node.wait_for_log(says)
+        time.sleep(4)
+        assert len(node.log_lines(says)) == 1
+        assert "connected to" not in node.log
+        assert node.process.poll() is None
+    finally:
+        mosquitto.stop()
+
+
+def test_a_certificate_file_that_is_none_is_an_error_of_the_configuration(
+    tmp_path, temperature_file
+):
+    (tmp_path / "ca.pem").write_text("not a certificate\n")
+    node = NodeProcess(tmp_path, tls_config(1, temperature_file, tmp_path / "ca.pem"))
+    assert node.process.wait(10) == 78
+    assert "holds no certificate in PEM form" in node.log
+
+
+def test_a_sensor_that_blocks_costs_the_others_nothing(broker, subscribe, start_node, tmp_path):
+    """A FIFO blocks its reader until somebody writes: 5 s first, then for ever, then answers."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    files = {"stuck": fifo}
+    for number in range(3):
+        files[f"s{number}"] = tmp_path / f"t{number}"
+        files[f"s{number}"].write_text("20000\n")
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, files))
+    subscriber.wait_for_states("s0", 2)
+    began_s = time.monotonic()
+    node.wait_for_log("stuck (sysfs): offline: no answer for 2s; check its wiring")
+    time.sleep(max(0.0, 5 - (time.monotonic() - began_s)))
+    for number in range(3):
+        times = subscriber.times_of(f"sensors/test/s{number}/state")
+        periods = [b - a for a, b in itertools.pairwise(times[1:])]
+        assert len(periods) >= 4
+        assert max(periods) < 1.25
+    assert subscriber.on("sensors/test/stuck/availability") == ["offline"]
+
+    def feed() -> None:
+        for _ in range(100):
+            descriptor = os.open(fifo, os.O_WRONLY)
+            os.write(descriptor, b"25000\n")
+            os.close(descriptor)
+            time.sleep(0.1)
+
+    threading.Thread(target=feed, daemon=True).start()
+    subscriber.wait_for("sensors/test/stuck/availability", "online")
+    assert subscriber.states("stuck")[-1]["temperature"] == 25.0
+    assert "stuck (sysfs): online" in node.log
+    assert len(node.log_lines("stuck (sysfs)")) == 3, "stuck, then late, then online"
+
+
+def test_a_sensor_without_a_good_reading_for_three_intervals_is_offline(
+    broker, subscribe, start_node, temperature_file
+):
+    """And its retained value is not refreshed meanwhile, nor by a reconnect."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for_states("s", 2)
+    temperature_file.unlink()
+    last_s = subscriber.times_of("sensors/test/s/state")[-1]
+    gone_s = subscriber.wait_for("sensors/test/s/availability", "offline")
+    assert 3 <= gone_s - last_s < 4
+    assert len(node.log_lines("s (sysfs): offline:")) == 1
+    states = len(subscriber.states("s"))
+    time.sleep(2.5)
+    assert len(subscriber.states("s")) == states
+    temperature_file.write_text("22000\n")
+    subscriber.wait_for("sensors/test/s/availability", "online", seconds=2)
+
+
+def test_a_sensor_that_was_online_in_an_earlier_life_is_offline_at_once(
+    broker, subscribe, start_node, temperature_file
+):
+    """The retained `online` of the last run is corrected on connecting."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for("sensors/test/s/availability", "online")
+    node.terminate()
+    temperature_file.unlink()
+    start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for("sensors/test/s/availability", "offline")
+
+
+def test_sigterm_ends_within_two_seconds_with_a_stuck_sensor_and_a_silent_broker(
+    broker, subscribe, start_node, tmp_path, temperature_file
+):
+    os.mkfifo(tmp_path / "fifo")
+    files = {"stuck": tmp_path / "fifo", "good": temperature_file}
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, files))
+    subscriber.wait_for_states("good", 1)
+    broker.freeze()
+    try:
+        time.sleep(0.5)
+        assert node.terminate(seconds=2.0) == 0
+    finally:
+        broker.thaw()
+    subscriber.wait_for("sensors/test/status", "offline", seconds=5)
+
+
+def test_sigterm_ends_at_once_without_a_broker(start_node, temperature_file):
+    node = start_node(sysfs_config(free_port(), {"s": temperature_file}))
+    node.wait_for_log("s (sysfs): online")
+    assert node.terminate(seconds=2.0) == 0
+
+
+def test_offline_is_acknowledged_before_the_connection_is_closed(start_node, temperature_file):
+    """A broker that does not acknowledge `offline` gets no DISCONNECT, so its will is sent."""
+    from test_node import answering
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == PUBLISH and body.endswith(b"offline") and b"status" in body:
+            return None
+        return answering(True)(kind, body)
+
+    for scripted, disconnects in ((answering(True), 1), (answer, 0)):
+        broker = ScriptedBroker(scripted)
+        node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+        node.wait_for_log("connected to")
+        time.sleep(0.3)
+        node.terminate(seconds=2.0)
+        packets = []
+        while not broker.packets.empty():
+            packets.append(broker.packets.get())
+        kinds = [kind for kind, _ in packets]
+        assert kinds[0] == CONNECT
+        assert kinds.count(14) == disconnects, "DISCONNECT packets"
+        goodbye = [body for kind, body in packets if kind == PUBLISH][-1]
+        assert published_topic(goodbye) == "sensors/test/status"
+        assert goodbye.endswith(b"offline")
+
+
+@pytest.mark.parametrize("step", ["-1h", "+1h", "-31d", "+31d"])
+def test_a_step_of_the_computers_clock_changes_no_schedule(
+    broker, subscribe, start_node, temperature_file, tmp_path, step
+):
+    """The real process under libfaketime, which steps its wall clock and not the monotonic one."""
+    control = tmp_path / "faketime"
+    control.write_text("+0")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    env = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(control),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_NO_CACHE": "1",
+    }
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s"), env=env)
+    subscriber.wait_for_states("s", 5)
+    control.write_text(step)
+    before = len(subscriber.states("s"))
+    time.sleep(4)
+    made = len(subscriber.states("s")) - before
+    assert 18 <= made <= 22
+    years = {state["time"][:7] for state in subscriber.states("s")}
+    hours = {state["time"][:13] for state in subscriber.states("s")}
+    assert len(years | hours) > 2, "the clock was not stepped at all"
+
+
+class InProcess:
+    """A node in this process on a simulated board, whose parts a test can break."""
+
+    def __init__(self, folder: Path, port: int, sensors: str) -> None:
+        config_file = folder / "in-process.toml"
+        config_file.write_text(
+            f'[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\n{sensors}'
+        )
+        config = load(config_file)
+        self.board = SimulatedBoard()
+        for sensor in config.sensors:
+            self.board.attach(sensor.driver, sensor.options)
+        self.node = Node(config, self.board, SystemClock(), client_id=f"test-{port}")
+        self._thread = threading.Thread(target=self.node.run)
+
+    def __enter__(self) -> InProcess:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.node.stop("the test ends")
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+
+ALL = """
+[[sensor]]
+id = "air"
+driver = "dht22"
+pin = 4
+interval = "2s"
+[[sensor]]
+id = "water"
+driver = "ds18b20"
+address = "28-0316a2795bff"
+interval = "0.5s"
+[[sensor]]
+id = "box"
+driver = "bme280"
+address = 0x76
+interval = "0.5s"
+[[sensor]]
+id = "probe"
+driver = "mcp3008"
+interval = "0.5s"
+"""
+
+
+def nack(address: int) -> None:
+    raise OSError(121, "Remote I/O error")
+
+
+def break_(board: SimulatedBoard, fault: str) -> None:
+    """Inject a fault at the level of the bus."""
+    from drivers.sim.dht_line import encode_frame
+    from drivers.sim.one_wire import POWER_ON_SCRATCHPAD, w1_slave_text
+
+    line, port, address = board.dht_lines[4], board.i2c_ports[1], "28-0316a2795bff"
+    good = encode_frame("DHT22", 20, 50)
+    if fault == "silence":
+        line.frame = lambda: None
+    elif fault == "bad checksum":
+        line.frame = lambda: good[:4] + b"\x00"
+    elif fault == "missing edges":
+        line.distort = lambda widths: widths[:40] + widths[44:]
+    elif fault == "NACK":
+        port.before_answer = nack
+    elif fault == "stuck bus":
+        port.chips[0x76].busy = True
+    elif fault == "unplugged":
+        del board.one_wire.text[address]
+    elif fault == "85 degrees":
+        board.one_wire.text[address] = lambda: w1_slave_text(POWER_ON_SCRATCHPAD)
+    elif fault == "CRC":
+        text = w1_slave_text(bytes.fromhex("72014b467fff0e10"), crc_right=False)
+        board.one_wire.text[address] = lambda: text
+    elif fault == "short":
+        board.analog_chips[8].volts[0] = lambda: 0.0
+    else:
+        raise AssertionError(fault)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sensor", "remedy"),
+    [
+        ("silence", "air", "pull-up and the pin number"),
+        ("bad checksum", "air", "checksum differs"),
+        ("missing edges", "air", "edges are missing"),
+        ("NACK", "box", "check power, SDA and SCL"),
+        ("stuck bus", "box", "switch its power off and on"),
+        ("unplugged", "water", "check 3V3, the data wire"),
+        ("85 degrees", "water", "power-on value"),
+        ("CRC", "water", "CRC error"),
+        ("short", "probe", "short or an open wire"),
+    ],
+)
+def test_each_fault_of_a_bus_ends_offline_with_a_remedy_and_costs_itself_alone(
+    broker, subscribe, tmp_path, caplog, fault, sensor, remedy
+):
+    """The others stay online; the broken one comes back when the fault is gone."""
+    caplog.set_level("INFO")
+    subscriber = subscribe(broker.port)
+    with InProcess(tmp_path, broker.port, ALL) as running:
+        for name in ("air", "water", "box", "probe"):
+            subscriber.wait_for(f"sensors/test/{name}/availability", "online")
+        healthy = dict(vars(running.board.dht_lines[4]))
+        text = dict(running.board.one_wire.text)
+        volts = dict(running.board.analog_chips[8].volts)
+        break_(running.board, fault)
+        subscriber.wait_for(f"sensors/test/{sensor}/availability", "offline", seconds=16)
+        assert remedy in caplog.text
+        for name in {"air", "water", "box", "probe"} - {sensor}:
+            assert subscriber.on(f"sensors/test/{name}/availability")[-1] == "online"
+        vars(running.board.dht_lines[4]).update(healthy)
+        running.board.one_wire.text.update(text)
+        running.board.analog_chips[8].volts.update(volts)
+        running.board.i2c_ports[1].before_answer = lambda address: None
+        running.board.i2c_ports[1].chips[0x76].busy = False
+        subscriber.wait_for(f"sensors/test/{sensor}/availability", "online", seconds=16)
+
+
+def test_a_dead_network_thread_is_replaced(broker, subscribe, tmp_path, monkeypatch, caplog):
+    """paho's thread ends when a callback raises; the node notices, and gets a new one."""
+    from node import loop
+
+    monkeypatch.setattr(loop, "NETWORK_THREAD_CHECK_S", 0.5)
+    subscriber = subscribe(broker.port)
+    with InProcess(tmp_path, broker.port, ALL) as running:
+        subscriber.wait_for_states("box", 1)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        client = running.node._link._client
+
+        def explode(*_: object) -> None:
+            raise ZeroDivisionError
+
+        client.on_publish = explode
+        wait_until(lambda: "the network thread has died" in caplog.text)
+        seen = len(subscriber.states("box"))
+        subscriber.wait_for_states("box", seen + 2)
+        assert subscriber.on("sensors/test/status")[-1] == "online"
+
+
+def test_power_is_switched_off_and_on_after_five_failures(
+    broker, subscribe, tmp_path, monkeypatch, caplog
+):
+    """A sensor that comes back only without power; its first reading afterwards is dropped."""
+    from node import power
+
+    monkeypatch.setattr(power, "OFF_S", 0.5)
+    monkeypatch.setattr(power, "SETTLE_S", 0.2)
+    sensors = ALL.replace('id = "water"', 'id = "water"\npower_pin = 22')
+    subscriber = subscribe(broker.port)
+    with InProcess(tmp_path, broker.port, sensors) as running:
+        subscriber.wait_for("sensors/test/water/availability", "online")
+        pin = running.board.pin_factory().pin(22)
+        tree = running.board.one_wire
+        healthy = tree.text["28-0316a2795bff"]
+        tree.text["28-0316a2795bff"] = lambda: ""
+        wait_until(lambda: not pin.state, what="the power is off")
+        tree.text["28-0316a2795bff"] = healthy
+        wait_until(lambda: pin.state, what="the power is on again")
+        subscriber.wait_for("sensors/test/water/availability", "online")
+        assert "water: switching its power off" in caplog.text
+
+
+def test_a_bus_with_more_to_do_than_time_is_said_and_its_readings_are_used(
+    broker, subscribe, tmp_path, caplog
+):
+    """Four sensors of 0.3 s each on one 1-Wire bus, at 1 s: each is read when its turn comes."""
+    sensors = "".join(
+        f'[[sensor]]\nid = "w{n}"\ndriver = "ds18b20"\naddress = "28-00000000000{n}"\n'
+        'interval = "1s"\n'
+        for n in range(4)
+    )
+    subscriber = subscribe(broker.port)
+    with InProcess(tmp_path, broker.port, sensors) as running:
+        running.board.one_wire.before_answer = lambda: time.sleep(0.3)
+        time.sleep(8)
+        for n in range(4):
+            assert subscriber.on(f"sensors/test/w{n}/availability")[-1] == "online"
+            assert len(subscriber.states(f"w{n}")) >= 3
+    assert "was not used" not in caplog.text
+
+
+def test_state_is_json_whatever_the_sensor_is_called(
+    broker, subscribe, start_node, temperature_file
+):
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"A-1_b": temperature_file}))
+    subscriber.wait_for_states("A-1_b", 1)
+    payload = subscriber.on("sensors/test/A-1_b/state")[0]
+    assert json.loads(payload)["temperature"] == 21.5
+    assert sys.getsizeof(payload) < 400

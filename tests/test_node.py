@@ -1,0 +1,436 @@
+"""The node as a process against a real mosquitto: what a subscriber sees, in good times."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import threading
+import time
+
+import pytest
+from support import (
+    CONNECT,
+    PUBLISH,
+    Mosquitto,
+    ScriptedBroker,
+    puback,
+    published_topic,
+    retained,
+    sysfs_config,
+    wait_until,
+)
+
+SIMULATED = """
+[node]
+name = "test"
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+payload = "{payload}"
+[[sensor]]
+id = "air"
+driver = "dht22"
+pin = 4
+interval = "2s"
+[[sensor]]
+id = "water"
+driver = "ds18b20"
+interval = "1s"
+[[sensor]]
+id = "box"
+driver = "bme280"
+address = 0x76
+interval = "1s"
+[[sensor]]
+id = "probe"
+driver = "mcp3008"
+interval = "1s"
+[[sensor]]
+id = "cpu"
+driver = "cpu"
+interval = "1s"
+"""
+SENSORS = ("air", "water", "box", "probe", "cpu")
+
+
+def test_every_simulated_sensor_arrives_as_a_state(broker, subscribe, start_node):
+    """JSON with a key per channel, then time, clock and seq; QoS 1, retained."""
+    subscriber = subscribe(broker.port)
+    start_node(SIMULATED.format(port=broker.port, payload="json"), "--simulate")
+    for sensor in SENSORS:
+        subscriber.wait_for_states(sensor, 2)
+        subscriber.wait_for(f"sensors/test/{sensor}/availability", "online")
+    state = subscriber.states("box")[-1]
+    assert list(state) == ["temperature", "humidity", "pressure", "time", "clock", "seq"]
+    assert state["clock"] in ("synced", "unsynced")
+    assert state["time"].endswith("Z")
+    assert subscriber.on("sensors/test/status") == ["online"]
+    assert set(retained(broker.port)) >= {f"sensors/test/{s}/state" for s in SENSORS}
+
+
+def test_seq_only_moves_forward(broker, subscribe, start_node):
+    subscriber = subscribe(broker.port)
+    start_node(SIMULATED.format(port=broker.port, payload="json"), "--simulate")
+    subscriber.wait_for_states("water", 4)
+    for sensor in SENSORS:
+        numbers = [state["seq"] for state in subscriber.states(sensor)]
+        assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(("payload", "states", "values"), [("plain", 0, 1), ("both", 1, 1)])
+def test_plain_values_have_a_topic_each(broker, subscribe, start_node, payload, states, values):
+    subscriber = subscribe(broker.port)
+    start_node(SIMULATED.format(port=broker.port, payload=payload), "--simulate")
+    wait_until(lambda: subscriber.on("sensors/test/box/pressure"))
+    time.sleep(0.3)
+    kept = retained(broker.port)
+    assert ("sensors/test/box/state" in kept) == bool(states)
+    for channel in ("temperature", "humidity", "pressure"):
+        assert float(kept[f"sensors/test/box/{channel}"]) > 0
+    assert values
+
+
+def test_first_readings_come_at_once(broker, subscribe, start_node, temperature_file):
+    """Not after one interval."""
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="1h"))
+    subscriber.wait_for_states("s", 1, seconds=5)
+    assert subscriber.states("s")[0]["temperature"] == 21.5
+
+
+def test_a_late_subscriber_has_the_newest_state_at_once(
+    broker, subscribe, start_node, temperature_file
+):
+    early = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    early.wait_for_states("s", 1)
+    temperature_file.write_text("22250\n")
+    wait_until(lambda: early.states("s")[-1]["temperature"] == 22.25)
+    kept = retained(broker.port)
+    assert json.loads(kept["sensors/test/s/state"])["temperature"] == 22.25
+    assert kept["sensors/test/s/availability"] == "online"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_clean_stop_says_offline_and_exits_with_0(
+    broker, subscribe, start_node, temperature_file, number
+):
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for_states("s", 1)
+    node.process.send_signal(number)
+    assert node.process.wait(2) == 0
+    subscriber.wait_for("sensors/test/status", "offline")
+    assert subscriber.on("sensors/test/status") == ["online", "offline"], "the will came too"
+    assert "stopping: " + signal.Signals(number).name in node.log
+
+
+def test_a_killed_node_is_offline_by_its_will(broker, subscribe, start_node, temperature_file):
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for_states("s", 1)
+    assert subscriber.on("sensors/test/status") == ["online"]
+    node.kill()
+    subscriber.wait_for("sensors/test/status", "offline")
+    assert retained(broker.port)["sensors/test/status"] == "offline"
+
+
+def test_a_frozen_node_is_offline_by_its_will(broker, subscribe, start_node, temperature_file):
+    """The broker hears nothing for one and a half keepalives of 5 s."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for_states("s", 1)
+    node.process.send_signal(signal.SIGSTOP)
+    try:
+        subscriber.wait_for("sensors/test/status", "offline", seconds=15)
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+    subscriber.wait_for("sensors/test/status", "online", seconds=10)
+
+
+def test_an_idle_node_keeps_its_connection(broker, subscribe, start_node, temperature_file):
+    """Its own pings are enough for two and a half keepalives without a reading."""
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="1h"))
+    subscriber.wait_for_states("s", 1)
+    time.sleep(12.5)
+    assert subscriber.on("sensors/test/status") == ["online"]
+
+
+def test_a_retained_reading_expires_when_nothing_renews_it(
+    broker, subscribe, start_node, temperature_file
+):
+    """retain_for, or three intervals where that is longer; status and availability stay."""
+    subscriber = subscribe(broker.port)
+    node = start_node(
+        sysfs_config(
+            broker.port, {"s": temperature_file}, interval="0.5s", mqtt='retain_for = "2s"'
+        )
+    )
+    subscriber.wait_for_states("s", 6)
+    assert "sensors/test/s/state" in retained(broker.port), "renewed by each reading"
+    node.kill()
+    time.sleep(4)
+    kept = retained(broker.port)
+    assert "sensors/test/s/state" not in kept
+    assert "sensors/test/s/availability" in kept
+
+
+def test_readings_are_kept_for_ever_with_retain_for_0(
+    broker, subscribe, start_node, temperature_file
+):
+    """Negative control of the expiry."""
+    subscriber = subscribe(broker.port)
+    node = start_node(
+        sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s", mqtt="retain_for = 0")
+    )
+    subscriber.wait_for_states("s", 1)
+    node.kill()
+    time.sleep(4)
+    assert "sensors/test/s/state" in retained(broker.port)
+
+
+def test_delta_and_heartbeat_hold_messages_back(broker, subscribe, start_node, temperature_file):
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s")
+    config += '[sensor.channel.temperature]\ndelta = 0.5\nheartbeat = "2s"\n'
+    start_node(config)
+    subscriber.wait_for_states("s", 1)
+    first_s = time.monotonic()
+    temperature_file.write_text("21700\n")  # less than delta
+    subscriber.wait_for_states("s", 2, seconds=6)
+    assert time.monotonic() - first_s > 1.5, "only the heartbeat brought it"
+    temperature_file.write_text("25000\n")
+    wait_until(lambda: subscriber.states("s")[-1]["temperature"] == 25.0, seconds=1.0)
+
+
+def answering(version_5: bool):
+    """A scripted broker's answers; a 3.1.1 one refuses protocol level 5 (3.1.1, §3.2.2.3)."""
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            level = body[6]
+            if version_5:
+                return b"\x20\x03\x00\x00\x00"
+            return b"\x20\x02\x00\x00" if level == 4 else b"\x20\x02\x00\x01"
+        return puback(body) if kind == PUBLISH else None
+
+    return answer
+
+
+def topics_until(broker: ScriptedBroker, count: int) -> list[str]:
+    topics: list[str] = []
+
+    def enough() -> bool:
+        while not broker.packets.empty():
+            kind, body = broker.packets.get()
+            if kind == PUBLISH:
+                topics.append(published_topic(body))
+        return len(topics) >= count
+
+    wait_until(enough, what=f"{count} messages")
+    return topics
+
+
+def test_the_order_on_connecting(start_node, tmp_path):
+    """status, then availability of every sensor, then the states; over more than one window."""
+    files = {}
+    for number in range(15):
+        files[f"s{number:02}"] = tmp_path / f"t{number}"
+        files[f"s{number:02}"].write_text("20000\n")
+    late = {"held": True}
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT and late["held"]:
+            time.sleep(0.7)  # the readings are there before the connection is
+            late["held"] = False
+        return answering(True)(kind, body)
+
+    broker = ScriptedBroker(answer)
+    start_node(sysfs_config(broker.port, files, interval="1h"))
+    topics = topics_until(broker, 31)
+    assert topics == [
+        "sensors/test/status",
+        *(f"sensors/test/{name}/availability" for name in files),
+        *(f"sensors/test/{name}/state" for name in files),
+    ]
+
+
+def test_a_broker_that_knows_only_3_1_1_is_spoken_to_in_3_1_1(start_node, temperature_file):
+    broker = ScriptedBroker(answering(version_5=False))
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    topics_until(broker, 3)
+    assert "MQTT 3.1.1" in node.log
+    assert len(node.log_lines("connected")) == 1
+
+
+def test_a_broker_that_closes_on_mqtt_5_is_spoken_to_in_3_1_1(start_node, temperature_file):
+    """What brokers did before MQTT 5 said how to refuse."""
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT and body[6] == 5:
+            return b"close"
+        return answering(version_5=False)(kind, body)
+
+    broker = ScriptedBroker(answer)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    topics_until(broker, 3)
+
+
+def test_protocol_5_is_not_fallen_back_from(start_node, temperature_file):
+    broker = ScriptedBroker(answering(version_5=False))
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, mqtt='protocol = "5"'))
+    node.wait_for_log("Unsupported protocol version")
+    time.sleep(2.5)
+    assert "connected to" not in node.log
+
+
+def test_one_message_per_topic_is_in_flight_and_the_newest_follows(start_node, temperature_file):
+    """A broker that acknowledges late never sees an older value after a newer one."""
+    held: list[bytes] = []
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == PUBLISH and published_topic(body).endswith("/state"):
+            held.append(body)
+            time.sleep(0.5)
+        return answering(True)(kind, body)
+
+    broker = ScriptedBroker(answer)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s"))
+    wait_until(lambda: len(held) >= 5)
+    numbers = [json.loads(body[body.index(b"{") :])["seq"] for body in held]
+    assert numbers == sorted(set(numbers))
+    assert max(b - a for a, b in itertools.pairwise(numbers)) >= 3, "conflated"
+
+
+def test_the_brokers_receive_maximum_is_kept(start_node, tmp_path):
+    """MQTT 5, §3.2.2.3.3: never more unacknowledged messages than it says, here 3."""
+    files = {}
+    for number in range(10):
+        files[f"s{number}"] = tmp_path / f"t{number}"
+        files[f"s{number}"].write_text("20000\n")
+    unacknowledged = most = 0
+
+    def acknowledge(body: bytes) -> None:
+        nonlocal unacknowledged
+        unacknowledged -= 1
+        with contextlib.suppress(OSError):
+            broker.newest.sendall(puback(body))
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        nonlocal unacknowledged, most
+        if kind == CONNECT:
+            return b"\x20\x06\x00\x00\x03\x21\x00\x03"
+        if kind == PUBLISH:
+            unacknowledged += 1
+            most = max(most, unacknowledged)
+            threading.Timer(0.02, acknowledge, [body]).start()
+        return None
+
+    broker = ScriptedBroker(answer)
+    start_node(sysfs_config(broker.port, files, interval="0.3s"))
+    topics_until(broker, 60)
+    assert most == 3
+
+
+def test_a_message_above_the_brokers_maximum_is_dropped_and_said(start_node, tmp_path):
+    """Maximum Packet Size 100 in CONNACK: the state is too long, the rest goes on."""
+    file = tmp_path / "t"
+    file.write_text("20000\n")
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x08\x00\x00\x05\x27\x00\x00\x00\x64"
+        return puback(body) if kind == PUBLISH else None
+
+    broker = ScriptedBroker(answer)
+    node = start_node(sysfs_config(broker.port, {"s": file}, interval="0.2s"))
+    node.wait_for_log("above the broker's maximum packet size")
+    assert set(topics_until(broker, 2)) == {"sensors/test/status", "sensors/test/s/availability"}
+    time.sleep(1)
+    assert len(node.log_lines("maximum packet size")) == 1
+
+
+def test_topics_the_broker_denies_are_said_once(tmp_path, start_node, temperature_file):
+    acl = tmp_path / "acl"
+    acl.write_text(
+        "topic readwrite sensors/test/status\ntopic readwrite sensors/test/+/availability\n"
+    )
+    mosquitto = Mosquitto(tmp_path, f"acl_file {acl}").start()
+    try:
+        node = start_node(sysfs_config(mosquitto.port, {"s": temperature_file}, interval="0.2s"))
+        node.wait_for_log("the broker does not take sensors/test/s/state: Not authorized")
+        time.sleep(1)
+        assert len(node.log_lines("does not take")) == 1
+    finally:
+        mosquitto.stop()
+
+
+def test_a_healthy_node_logs_next_to_nothing(broker, subscribe, start_node, temperature_file):
+    """After the start: not one line in a hundred readings."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s"))
+    subscriber.wait_for_states("s", 2)
+    lines = len(node.log.splitlines())
+    subscriber.wait_for_states("s", 100, seconds=20)
+    assert len(node.log.splitlines()) == lines
+    assert lines <= 3
+
+
+def test_a_channel_with_delta_keeps_its_own_heartbeat_on_its_own_topic(
+    broker, subscribe, start_node
+):
+    """The temperature goes out with each reading, and does not count for the humidity."""
+    config = SIMULATED.format(port=broker.port, payload="plain").split("[[sensor]]")
+    box = config[0] + "[[sensor]]" + config[3].replace("1s", "0.2s")
+    box += '[sensor.channel.humidity]\ndelta = 50\nheartbeat = "1s"\n'
+    subscriber = subscribe(broker.port)
+    start_node(box, "--simulate")
+    wait_until(lambda: len(subscriber.on("sensors/test/box/temperature")) >= 20)
+    assert 3 <= len(subscriber.on("sensors/test/box/humidity")) <= 6
+
+
+def test_a_plain_value_is_taken_back_when_its_channel_fails(
+    broker, subscribe, start_node, tmp_path
+):
+    """The sensor goes on with its other channel; a subscriber sees no old value."""
+    folder = tmp_path / "hwmon0"
+    folder.mkdir()
+    for name in ("temp1_input", "temp2_input"):
+        (folder / name).write_text("21500\n")
+    subscriber = subscribe(broker.port)
+    node = start_node(
+        sysfs_config(broker.port, {"s": folder}, interval="0.3s", mqtt='payload = "plain"')
+    )
+    wait_until(lambda: "sensors/test/s/temperature2" in retained(broker.port))
+    (folder / "temp2_input").write_text("\n")
+    wait_until(lambda: subscriber.on("sensors/test/s/temperature2")[-1] == "")
+    assert "sensors/test/s/temperature2" not in retained(broker.port)
+    assert subscriber.on("sensors/test/s/availability")[-1] == "online"
+    assert len(node.log_lines("s (sysfs): no temperature2")) == 1
+
+
+def test_watch_shows_what_arrives(broker, start_node, temperature_file, subscribe):
+    """As lines when it is piped, as JSON when asked."""
+    import subprocess
+
+    from support import SENSOR_NODE
+
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s"))
+    subscriber.wait_for_states("s", 1)
+    common = [SENSOR_NODE, "watch", "--host", "127.0.0.1", "--port", str(broker.port)]
+    lines = subprocess.run(
+        [*common, "--seconds", "1.5"], capture_output=True, text=True, check=True
+    )
+    assert "sensors/test/s/state temperature 21.5 °C" in lines.stdout
+    done = subprocess.run(
+        [*common, "test", "--seconds", "1.5", "--json"], capture_output=True, text=True, check=True
+    )
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    states = [m for m in messages if m["topic"] == "sensors/test/s/state"]
+    assert states[0]["retained"]
+    assert not states[-1]["retained"]
+    assert states[-1]["payload"]["temperature"] == 21.5

@@ -1,0 +1,161 @@
+"""The filters of a channel, each by itself and in their order."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivers.base import PRESSURE, TEMPERATURE
+from node.pipeline import ChannelPipeline, Rejected, calibrated
+from node.schema import ChannelTable
+from node.units import Rate, Seconds
+
+finite = st.floats(-50, 150)
+
+
+def pipeline(**keys: object) -> ChannelPipeline:
+    return ChannelPipeline(TEMPERATURE, ChannelTable(**keys))
+
+
+@given(finite)
+def test_without_settings_a_plausible_value_is_rounded_and_nothing_else(value):
+    assert pipeline().accept(value, 0) == round(value, 1) + 0.0
+
+
+@given(st.floats().filter(lambda v: not -55 <= v <= 150))
+def test_what_the_sensor_cannot_mean_never_passes(value):
+    """NaN and infinities included."""
+    with pytest.raises(Rejected) as caught:
+        pipeline(offset=100.0, range=(-1e9, 1e9)).accept(value, 0)
+    assert caught.value.reason == "implausible"
+
+
+def test_minus_zero_is_zero():
+    assert str(pipeline().accept(-0.01, 0)) == "0.0"
+
+
+def test_offset_counts_in_the_configured_unit():
+    assert pipeline(unit="°F", offset=-2.0).accept(20.0, 0) == 66.0
+
+
+def test_a_unit_of_pressure_is_converted():
+    mmhg = ChannelPipeline(PRESSURE, ChannelTable(unit="mmHg", decimals=2))
+    assert mmhg.accept(1013.25, 0) == 760.0
+
+
+def test_two_points_correct_offset_and_slope():
+    points = [(98.9, 100.0), (0.3, 0.0)]
+    assert calibrated(0.3, points) == pytest.approx(0.0)
+    assert calibrated(98.9, points) == pytest.approx(100.0)
+    assert calibrated(49.6, points) == pytest.approx(50.0)
+    assert calibrated(-10.0, points) == pytest.approx(-10.446, abs=0.001)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-50, 150), finite),
+        min_size=2,
+        max_size=6,
+        unique_by=lambda point: point[0],
+    )
+)
+def test_calibration_meets_every_point(points):
+    for measured, true in points:
+        assert calibrated(measured, points) == pytest.approx(true, abs=1e-6)
+
+
+def test_range_is_inclusive_and_comes_after_calibration():
+    channel = pipeline(offset=5.0, range=(0.0, 30.0))
+    assert channel.accept(25.0, 0) == 30.0
+    with pytest.raises(Rejected, match="outside the configured range 0 to 30") as caught:
+        channel.accept(25.1, 0)
+    assert caught.value.reason == "range"
+
+
+class TestMaxRate:
+    """5 °C a minute."""
+
+    def channel(self) -> ChannelPipeline:
+        return pipeline(max_rate=Rate.parse("5/min"))
+
+    def test_a_slow_change_passes(self):
+        channel = self.channel()
+        assert [channel.accept(20.0 + n, n * 12.0) for n in range(5)] == [20, 21, 22, 23, 24]
+
+    def test_a_single_spike_is_rejected(self):
+        channel = self.channel()
+        channel.accept(20.0, 0)
+        with pytest.raises(Rejected) as caught:
+            channel.accept(80.0, 10)
+        assert caught.value.reason == "rate"
+        assert channel.accept(20.1, 20) == 20.1
+
+    def test_a_jump_that_repeats_is_believed(self):
+        channel = self.channel()
+        channel.accept(20.0, 0)
+        with pytest.raises(Rejected):
+            channel.accept(30.0, 10)
+        assert channel.accept(30.1, 20) == 30.1
+
+    def test_two_spikes_of_different_height_are_both_rejected(self):
+        channel = self.channel()
+        channel.accept(20.0, 0)
+        for value, at_s in ((80.0, 10), (-40.0, 20), (85.0, 30)):
+            with pytest.raises(Rejected):
+                channel.accept(value, at_s)
+
+    def test_without_the_setting_a_spike_passes(self):
+        """Negative control."""
+        channel = pipeline()
+        channel.accept(20.0, 0)
+        assert channel.accept(80.0, 10) == 80.0
+
+
+def test_median_of_three_drops_a_spike():
+    channel = pipeline(median=3)
+    assert [channel.accept(v, 0) for v in (20.0, 20.2, 90.0, 20.4)] == [20.0, 20.2, 20.2, 20.4]
+
+
+@given(st.lists(finite, min_size=1, max_size=30), st.sampled_from([1, 3, 5, 7]))
+def test_a_median_is_one_of_the_last_values(values, count):
+    channel = pipeline(median=count, decimals=6)
+    for index, value in enumerate(values):
+        result = channel.accept(value, 0)
+        window = [round(v, 6) for v in values[max(0, index - count + 1) : index + 1]]
+        assert any(math.isclose(result, v, abs_tol=1e-9) for v in window)
+
+
+def test_a_rejected_value_does_not_reach_the_median():
+    channel = pipeline(median=3, range=(0.0, 50.0))
+    channel.accept(20.0, 0)
+    with pytest.raises(Rejected):
+        channel.accept(60.0, 1)
+    channel.accept(21.0, 2)
+    assert channel.accept(22.0, 3) == 21.0
+
+
+def test_delta_holds_small_changes_back_until_the_heartbeat():
+    channel = pipeline(delta=0.5, heartbeat=Seconds(60))
+    assert channel.worth_publishing(20.0, 0)
+    channel.published(20.0, 0)
+    assert not channel.worth_publishing(20.4, 10)
+    assert channel.worth_publishing(20.5, 10)
+    assert channel.worth_publishing(19.5, 10)
+    assert not channel.worth_publishing(20.0, 59.9)
+    assert channel.worth_publishing(20.0, 60)
+
+
+def test_without_delta_everything_is_worth_publishing():
+    channel = pipeline()
+    channel.published(20.0, 0)
+    assert channel.worth_publishing(20.0, 1)
+
+
+def test_a_change_of_delta_itself_counts_in_spite_of_floating_point():
+    """20.3 - 20.2 is a little less than 0.1."""
+    channel = pipeline(delta=0.1)
+    channel.published(20.2, 0)
+    assert channel.worth_publishing(20.3, 1)
