@@ -54,6 +54,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "status_led": StatusLedTable,
     "button": ButtonTable,
 }
+_LATER_TABLES = {"outbox", "homeassistant", "status_led", "button"}
 _SENSOR_KEYS = ("id", "driver", "interval", "power_pin", "channel")
 _MISSING = object()
 
@@ -200,6 +201,8 @@ class _Reader:
         }
         node = self._node(document.get("node", {}))
         mqtt = self._mqtt(document.get("mqtt", _MISSING))
+        for name in _LATER_TABLES & document.keys():
+            self.notes.append(f"[{name}] is checked, and has no effect in this version")
         sensors = self._sensors(document.get("sensor", []))
         self._check_claims(sensors, tables)
         self._check_expiry(sensors, mqtt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 from node import config as configuration
 from node.board import open_board
@@ -13,6 +14,8 @@ from node.service import catch_signals
 from node.tls import tls_context
 
 __all__ = ["add_arguments", "run"]
+
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT."""
     config = configuration.load(configuration.find_file(arguments.config))
     context = tls_context(config.mqtt.tls)
+    for note in config.notes:
+        _log.warning("%s: %s", config.source, note)
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
     node = Node(

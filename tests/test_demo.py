@@ -1,0 +1,113 @@
+"""`sensor-node demo`: a node, a broker and a view, from nothing, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import SENSOR_NODE, wait_until
+
+SENSORS = {"air", "water", "box", "probe", "cpu"}
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def test_within_five_seconds_there_are_readings_of_every_sensor():
+    done = subprocess.run(
+        [SENSOR_NODE, "demo", "--seconds", "5", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    states = {m["topic"].split("/")[2] for m in messages if m["topic"].endswith("/state")}
+    assert states == SENSORS
+    assert {m["payload"] for m in messages if m["topic"].endswith("/status")} == {"online"}
+    assert done.stderr == ""
+
+
+def test_without_a_terminal_it_prints_lines():
+    done = subprocess.run(
+        [SENSOR_NODE, "demo", "--seconds", "3"], capture_output=True, text=True, check=True
+    )
+    assert any("sensors/demo/box/state temperature" in line for line in done.stdout.splitlines())
+    assert "\x1b" not in done.stdout
+
+
+WITHOUT_MOSQUITTO = """
+import sys
+from node import embedded_broker
+embedded_broker.find_mosquitto = lambda: None
+from node.cli import main
+sys.exit(main(["demo", "--seconds", "5", "--json"]))
+"""
+
+
+def test_without_mosquitto_amqtt_takes_its_place():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MOSQUITTO], capture_output=True, text=True, check=True
+    )
+    topics = {json.loads(line)["topic"] for line in done.stdout.splitlines()}
+    assert {f"sensors/demo/{sensor}/state" for sensor in SENSORS} <= topics
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_at_once_and_leaves_nothing_behind(tmp_path, number):
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([SENSOR_NODE, "demo"], stdout=subprocess.PIPE, env=env)
+    assert process.stdout is not None
+    process.stdout.readline()
+    started = children(process.pid)
+    assert len(started) == 2, "a broker and a node"
+    began_s = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(5) == 0
+    assert time.monotonic() - began_s < 2
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_dies_ends_the_demo_and_shows_its_log():
+    process = subprocess.Popen(
+        [SENSOR_NODE, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    node = max(children(process.pid))
+    os.kill(node, signal.SIGKILL)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 1
+    assert "connected to" in errors
+
+
+def test_in_a_terminal_it_draws_a_table_of_80_columns():
+    """A pseudo-terminal: the rows are redrawn in place, within the width."""
+    master, slave = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+    env.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [SENSOR_NODE, "demo", "--seconds", "4"], stdout=slave, stderr=slave, env=env
+    )
+    os.close(slave)
+    drawn = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while chunk := os.read(master, 65536):
+            drawn += chunk
+    assert process.wait(5) == 0
+    text = drawn.decode()
+    assert "TOPIC" in text
+    assert "TREND" in text
+    assert "sensors/demo/box/state" in text
+    assert "▁" in text
+    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is back"
