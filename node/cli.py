@@ -114,8 +114,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             metavar="FILE",
             help="default: $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml",
         )
+        # The node's log is its voice; the other commands speak by their results.
+        level = "info" if name == "run" else "warning"
         subparser.add_argument(
-            "--log-level", choices=LOG_LEVELS, default="info", help="default: info"
+            "--log-level", choices=LOG_LEVELS, default=level, help=f"default: {level}"
         )
         if name == chosen:
             importlib.import_module(f"node.commands.{name}").add_arguments(subparser)
