@@ -134,7 +134,7 @@ def _steady_figures(
     arrivals: list[float],
     interval_s: float,
 ) -> dict[str, float]:
-    period_s = statistics.linear_regression(range(len(arrivals)), arrivals).slope
+    period_s = statistics.linear_regression(range(len(arrivals) - 1), arrivals[1:]).slope
     return {
         "cpu_ms_per_reading": (after.cpu_s - before.cpu_s) * 1000 / max(readings, 1),
         "wakeups_per_s": (after.wakeups - before.wakeups) / seconds,
