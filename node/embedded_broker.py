@@ -23,7 +23,13 @@ import msgspec
 
 from node.schema import MqttVersion
 
-__all__ = ["BrokerUnavailable", "EmbeddedBroker", "embedded_broker", "find_mosquitto"]
+__all__ = [
+    "BrokerUnavailable",
+    "EmbeddedBroker",
+    "embedded_broker",
+    "end_process",
+    "find_mosquitto",
+]
 
 START_S = 5.0
 
@@ -78,6 +84,16 @@ def _wait_until_listening(port: int) -> bool:
     return False
 
 
+def end_process(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
+    """SIGTERM, and SIGKILL for one that takes longer than `patience_s`."""
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @contextlib.contextmanager
 def _mosquitto(program: str, port: int, folder: Path) -> Iterator[None]:
     settings = folder / "mosquitto.conf"
@@ -98,12 +114,7 @@ def _mosquitto(program: str, port: int, folder: Path) -> Iterator[None]:
             raise BrokerUnavailable(f"mosquitto does not start: {said or 'no reason given'}")
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(2)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, patience_s=2.0)
 
 
 @contextlib.contextmanager

@@ -18,9 +18,10 @@ import msgspec
 
 from drivers.bus import Board
 from node import power
+from node.broker_events import Acknowledged, BrokerEvent, Sent
 from node.clock import Clock
 from node.inbox import Inbox
-from node.link import Acknowledged, BrokerEvent, Change, Link, Sent
+from node.link import Change, Link
 from node.messages import ONLINE, Topics, availability, plain_value, state_payload
 from node.power import SensorPower
 from node.publisher import Publisher

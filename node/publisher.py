@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import math
 
-from node.link import Acknowledged, BrokerEvent, Change, Link, Outgoing, Sent
+from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
+from node.link import Change, Link
 from node.messages import OFFLINE
 
 __all__ = ["Publisher"]

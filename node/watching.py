@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from node.broker_events import Arrived, BrokerEvent
 from node.clock import utc_text
-from node.link import Arrived, BrokerEvent, Change, Link
+from node.link import Change, Link
 from node.live_model import LiveModel, Message, Units, values_in
 from node.schema import MqttTable
 from node.terminal import is_plain, sparkline

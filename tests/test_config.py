@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import ConfigError, find_file, load, parse_host
+from node.config import ConfigError, find_file, load
+from node.config_values import parse_host
 from node.schema import Config
 from node.toml_lines import locate_keys
 from node.units import Rate, Seconds, convert, duration_text

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker
+from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker, end_process
 from node.schema import HostName, MqttTable
 from node.watching import watch
 
@@ -116,9 +116,4 @@ def _node(folder: Path, broker: EmbeddedBroker) -> Iterator[subprocess.Popen[byt
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(3)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, patience_s=3.0)

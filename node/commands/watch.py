@@ -7,6 +7,7 @@ import argparse
 import msgspec
 
 from node import config as configuration
+from node.config_values import parse_host
 from node.live_model import Units, units_of
 from node.schema import HostName, MqttTable, TopicPath
 from node.tls import tls_context
@@ -17,7 +18,7 @@ __all__ = ["add_arguments", "run"]
 
 def _host(written: str) -> HostName:
     try:
-        return configuration.parse_host(written)
+        return parse_host(written)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

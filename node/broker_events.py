@@ -1,0 +1,80 @@
+"""What can happen on the link to the broker, and what is sent over it.
+
+Made on paho's network thread, dealt with on the thread of the link's owner. `generation` tells
+which of the link's clients it was: what an earlier one still reports is of no interest.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "Acknowledged",
+    "Arrived",
+    "BrokerEvent",
+    "ConnectFailed",
+    "Connected",
+    "Disconnected",
+    "Outgoing",
+    "Sent",
+]
+
+
+class Connected(msgspec.Struct, frozen=True):
+    """The broker answered CONNECT. `refused` is the name of its reason code, "" for success."""
+
+    generation: int
+    refused: str
+    window: int
+    max_packet_bytes: int
+
+
+class ConnectFailed(msgspec.Struct, frozen=True):
+    """No connection came about."""
+
+    generation: int
+    error: BaseException
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """A connection ended, the `attempt`-th of its client; may come twice for one."""
+
+    generation: int
+    attempt: int
+    reason: str
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """PUBACK for a message; `refused` is the name of a failing MQTT 5 reason code, or ""."""
+
+    generation: int
+    message_id: int
+    refused: str
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """A message of a subscribed topic."""
+
+    generation: int
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A message that was handed over to `NetworkClient.publish_together` got its id."""
+
+    generation: int
+    message_id: int
+    topic: str
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message to publish, retained, at QoS 1; `expiry_s` is its MQTT 5 expiry, 0 for none."""
+
+    topic: str
+    payload: bytes
+    expiry_s: int = 0
+
+
+BrokerEvent = Connected | ConnectFailed | Disconnected | Acknowledged | Arrived | Sent

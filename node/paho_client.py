@@ -1,0 +1,220 @@
+"""paho's client as the node uses it: one connection's network thread, and its callbacks.
+
+The network thread (`loop_start`) connects, reconnects and receives. The callbacks only turn what
+happened into an event and report it, because an exception in a callback ends that thread, and a
+lock shared with it can deadlock. All other methods are called on the thread of the owner, `Link`.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from node.broker_events import (
+    Acknowledged,
+    Arrived,
+    BrokerEvent,
+    Connected,
+    ConnectFailed,
+    Disconnected,
+    Outgoing,
+    Sent,
+)
+from node.messages import OFFLINE
+from node.schema import MqttTable
+
+__all__ = ["NetworkClient"]
+
+# A broker that is back must be noticed within 5 s. A connection attempt sends its SYN at 0, 1 and
+# 3 s and is given up after CONNECT_TIMEOUT_S, so the longest time without one is 1 s + the delay.
+CONNECT_TIMEOUT_S = 4.0
+_FIRST_DELAY_S = (0.7, 1.3)
+_LONGEST_DELAY_S = (2.4, 3.2)
+UNACKNOWLEDGED_MS = 10_000
+"""How long the other end may leave bytes unacknowledged, at the level of TCP."""
+
+DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
+
+
+class _PackedOnce(Properties):
+    """Properties that many messages share: paho packs them anew for each, in a third of the time
+    that a publish takes."""
+
+    def pack(self) -> bytes:
+        if "packed" not in self.__dict__:
+            self.__dict__["packed"] = super().pack()  # type: ignore[no-untyped-call]
+        packed: bytes = self.__dict__["packed"]
+        return packed
+
+
+class NetworkClient(paho.Client):
+    """A client that is set up and not connected yet; `begin` connects it, for as long as it takes.
+
+    `report` is called on the network thread. The will is a retained `offline` on `will_topic`.
+    """
+
+    def __init__(
+        self,
+        mqtt: MqttTable,
+        version: MQTTProtocolVersion,
+        *,
+        client_id: str,
+        generation: int,
+        tls_context: Any,
+        report: Callable[[BrokerEvent], None],
+        will_topic: str | None,
+        subscribe: tuple[str, ...],
+    ) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version)
+        self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
+        self._generation = generation
+        self._report = report
+        self._topics = [(topic, 1) for topic in subscribe]
+        self._attempt = 0
+        self._network_thread: threading.Thread | None = None
+        self._handed_over: deque[Outgoing] = deque()
+        self._expiry_properties: dict[int, Properties] = {}
+        self.connect_timeout = CONNECT_TIMEOUT_S
+        # paho adds no jitter; without it a whole fleet returns in the same second. Its annotation
+        # says int, and it only adds and multiplies.
+        self.reconnect_delay_set(
+            random.uniform(*_FIRST_DELAY_S),  # type: ignore[arg-type]
+            random.uniform(*_LONGEST_DELAY_S),  # type: ignore[arg-type]
+        )
+        self.max_inflight_messages_set(0)  # whoever publishes keeps to the window
+        if mqtt.username is not None:
+            self.username_pw_set(mqtt.username, mqtt.password)
+        if tls_context is not None:
+            self.tls_set_context(tls_context)
+        if will_topic is not None:
+            self.will_set(will_topic, OFFLINE, qos=1, retain=True)
+        self.on_connect = self._connect_answered
+        self.on_connect_fail = self._connect_failed
+        self.on_disconnect = self._disconnected
+        self.on_publish = self._acknowledged
+        self.on_message = self._arrived
+        self.on_socket_open = self._socket_opened
+
+    def begin(self) -> None:
+        """Start the network thread."""
+        self.connect_async(*self._address)
+        others = set(threading.enumerate())
+        self.loop_start()
+        self._network_thread = next(
+            (t for t in threading.enumerate() if t not in others and "paho" in t.name), None
+        )
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """As paho's, without waking up once a second for nothing.
+
+        `loop_start` runs this with a select of 1 s, the largest source of wake-ups there is. All
+        that the time-out serves is the keepalive: a PINGREQ may be late by it, and the broker
+        waits for half a keepalive more (MQTT 5, §3.1.2.10).
+        """
+        return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread lives; without it nothing would ever connect again."""
+        return self._network_thread is not None and self._network_thread.is_alive()
+
+    def end(self, wait_s: float) -> None:
+        """Send DISCONNECT, so that the broker discards the will; the thread ends by itself."""
+        self.disconnect()
+        if self._network_thread is not None:
+            self._network_thread.join(wait_s)
+
+    def publish_now(self, message: Outgoing) -> int | None:
+        """Publish retained at QoS 1; the message's id, or None if the link is down after all."""
+        properties = self._expiry(message.expiry_s)
+        info = self.publish(message.topic, message.payload, 1, True, properties)
+        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
+
+    def publish_together(self, messages: list[Outgoing]) -> int | None:
+        """Publish the first now, and the others from the network thread when it is acknowledged.
+
+        To publish from another thread costs two changes of thread a message, each byte on the
+        way making the two compete for the interpreter. So one message wakes the network thread,
+        which then sends the rest without waking anybody; `Sent` tells their ids. Returns the id
+        of the first.
+        """
+        self._handed_over.extend(messages[1:])
+        return self.publish_now(messages[0])
+
+    def _expiry(self, expiry_s: int) -> Properties | None:
+        if not expiry_s or self.protocol != MQTTProtocolVersion.MQTTv5:
+            return None
+        if expiry_s not in self._expiry_properties:
+            properties = _PackedOnce(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = expiry_s
+            self._expiry_properties[expiry_s] = properties
+        return self._expiry_properties[expiry_s]
+
+    # -- callbacks, on the network thread
+
+    def _connect_answered(
+        self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
+    ) -> None:
+        # What was not acknowledged on the last link, paho would send again by itself, after
+        # newer values: a retained topic would go backwards.
+        self.drop_out_messages()
+        self._handed_over.clear()
+        if self._topics and not reason.is_failure:
+            self.subscribe(self._topics)
+        self._report(
+            Connected(
+                self._generation,
+                refused=str(reason) if reason.is_failure else "",
+                window=getattr(properties, "ReceiveMaximum", DEFAULT_WINDOW),
+                max_packet_bytes=getattr(properties, "MaximumPacketSize", sys.maxsize),
+            )
+        )
+
+    def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
+        # Called from within paho's `except OSError:`, which keeps the reason to itself.
+        error = sys.exception() or OSError("no connection")
+        self._report(ConnectFailed(self._generation, error))
+
+    def _disconnected(
+        self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
+    ) -> None:
+        self._report(Disconnected(self._generation, self._attempt, str(reason)))
+
+    def _acknowledged(
+        self, client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any
+    ) -> None:
+        refused = str(reason) if reason.is_failure else ""
+        self._report(Acknowledged(self._generation, message_id, refused))
+        while self._handed_over:
+            message = self._handed_over.popleft()
+            sent_id = self.publish_now(message)
+            if sent_id is not None:
+                self._report(Sent(self._generation, sent_id, message.topic))
+
+    def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        payload = bytes(message.payload)
+        self._report(Arrived(self._generation, message.topic, payload, message.retain))
+
+    def _socket_opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Send small packets at once, and give a dead peer up soon (tcp(7)).
+
+        Nagle's algorithm would hold a reading back until the last one's ACK. Without a user
+        time-out the kernel repeats unacknowledged bytes for a quarter of an hour, ever more
+        rarely: a broker that vanished without a word, and is back, would be noticed long after.
+        """
+        self._attempt += 1
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
