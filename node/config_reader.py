@@ -6,6 +6,7 @@ what the tables mean.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,15 @@ from node.config_values import convert_value, did_you_mean, shown
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
-__all__ = ["ConfigError", "Problem", "TableReader"]
+__all__ = ["ConfigError", "Problem", "TableReader", "fields_of"]
 
 _NOTHING = object()
+
+
+@functools.cache
+def fields_of(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """What a table can hold; asked once per sensor, and not cheap to find out."""
+    return msgspec.structs.fields(schema)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -99,7 +106,7 @@ class TableReader:
         """Those keys of a table that could be converted; a problem noted for each other one."""
         fields = {
             field.encode_name: field
-            for field in msgspec.structs.fields(schema)
+            for field in fields_of(schema)
             if not only or field.name in only
         }
         if not only:

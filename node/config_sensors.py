@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from drivers.base import Channel, Claim, DriverInfo
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, driver_names, find_driver
-from node.config_reader import TableReader
+from node.config_reader import TableReader, fields_of
 from node.config_values import did_you_mean
 from node.pipeline import DEFAULT_HEARTBEAT_S
 from node.schema import ChannelTable, MqttTable, SensorTable
@@ -90,7 +88,7 @@ def _read_options(
     reader: TableReader, info: DriverInfo, written: dict[str, Any], path: KeyPath
 ) -> dict[str, Any] | None:
     own = {key: value for key, value in written.items() if key not in _SENSOR_KEYS}
-    known = [field.encode_name for field in msgspec.structs.fields(info.options)]
+    known = [field.encode_name for field in fields_of(info.options)]
     for key in [key for key in own if key not in known]:
         hint = did_you_mean(key, [*known, *_SENSOR_KEYS])
         reader.problem((*path, key), f"unknown key of the driver {info.name}; {hint}")

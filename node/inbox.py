@@ -1,8 +1,8 @@
 """The loop's one queue of events, with a bell that need not ring for each.
 
 Waking a thread costs more than most events are worth. Outcomes of reads and acknowledgements
-may be put in quietly: they wait for the next turn, unless the loop has asked to be woken for
-them (`eager`). Order is kept among all events.
+may be put in quietly: they wait for the next turn, unless the loop has asked to be woken when
+there are so many (`ring_at`). Order is kept among all events.
 
 `put` and `put_quietly` are called on any thread and in signal handlers; the rest on the loop's.
 """
@@ -25,9 +25,9 @@ class Inbox(Generic[T]):
     def __init__(self) -> None:
         self._events: deque[T] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.eager = False
-        """Whether quiet events ring too. A quiet event that came before this was set is seen by
-        the next `take`, for it looks into the box before it sleeps."""
+        self.ring_at = 0
+        """How many events ring, though all of them be quiet; 0: however many. Events that came
+        before this was set are seen by `take`, which looks into the box before it sleeps."""
 
     def put(self, event: T) -> None:
         """Put an event in, and wake the loop. Reentrant, as signal handlers need."""
@@ -37,12 +37,15 @@ class Inbox(Generic[T]):
     def put_quietly(self, event: T) -> None:
         """Put an event in for the next turn."""
         self._events.append(event)
-        if self.eager:
+        if self._enough():
             self._bell.put(None)
 
+    def _enough(self) -> bool:
+        return 0 < self.ring_at <= len(self._events)
+
     def take(self, timeout_s: float) -> list[T]:
-        """All events there are, after sleeping for the first, at most `timeout_s`."""
-        if not self._events:
+        """All events there are, after sleeping until the bell rings, at most `timeout_s`."""
+        if not self._enough():
             with contextlib.suppress(queue.Empty):
                 self._bell.get(timeout=max(0.0, timeout_s))
         while not self._bell.empty():

@@ -109,6 +109,7 @@ class Node:
             for table in config.sensors
         }
         self._seq = 0
+        self._online = 0
         self._next_check_s = math.inf
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
         self._stopping = False
@@ -151,7 +152,7 @@ class Node:
             self._check_network_at_s,
             self._service.next_feed_s,
         )
-        self._inbox.eager = not self._publisher.caught_up
+        self._inbox.ring_at = self._publisher.acknowledgements_wanted
         return self._inbox.take(wake_at_s - now_s)
 
     def _take(self, event: _Event) -> None:
@@ -184,7 +185,9 @@ class Node:
                 was_online = sensor.state.online
                 sensor.state.check(now_s, sensor.port.reading_since_s)
                 if was_online:
+                    self._online -= 1
                     self._publish_availability(sensor)
+                    self._tell_service()
         self._next_check_s = min(
             (sensor.state.next_check_s for sensor in self._sensors.values()), default=math.inf
         )
@@ -202,9 +205,8 @@ class Node:
 
     def _tell_service(self) -> None:
         """Bring the line in `systemctl status` up to date."""
-        online = sum(sensor.state.online for sensor in self._sensors.values())
         broker = "connected" if self._link.connected else "no broker"
-        self._service.status(f"{broker}, {online} of {len(self._sensors)} sensors online")
+        self._service.status(f"{broker}, {self._online} of {len(self._sensors)} sensors online")
 
     # -- reading
 
@@ -238,7 +240,9 @@ class Node:
             )
             if not was_online:
                 self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
+                self._online += 1
                 self._publish_availability(sensor)
+                self._tell_service()
             worth = sensor.state.worth_publishing(values, outcome.ended_s)
             if worth:
                 self._publish_reading(sensor, sensor.newest, worth)
@@ -284,7 +288,6 @@ class Node:
     def _publish_availability(self, sensor: _Sensor) -> None:
         topic = self._topics.availability(sensor.state.table.id)
         self._publisher.set(topic, availability(sensor.state.online))
-        self._tell_service()
 
     def _publish_reading(self, sensor: _Sensor, reading: Reading, channels: list[str]) -> None:
         payload = self._config.mqtt.payload
@@ -314,7 +317,7 @@ class Node:
         self._service.stopping()
         self._publisher.say_goodbye()
         give_up_s = self._clock.monotonic() + GOODBYE_S
-        self._inbox.eager = True
+        self._inbox.ring_at = 1
         while not self._publisher.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             for event in self._inbox.take(left_s):
                 if not isinstance(event, ReadDone | StopRequest):

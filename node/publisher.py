@@ -66,14 +66,17 @@ class Publisher:
         elif messages:
             self._sent(messages[0].topic, self._link.publish_together(messages))
 
+    @property
+    def _window(self) -> int:
+        return min(WINDOW, self._link.window)
+
     def _sendable(self) -> list[Outgoing]:
         """Take out of those waiting what may be sent now, and count it as in flight."""
         messages: list[Outgoing] = []
         if not self._waiting or not self._link.connected:
             return messages
-        window = min(WINDOW, self._link.window)
         for topic in [topic for topic in self._waiting if topic not in self._in_flight]:
-            if len(self._in_flight) >= window:
+            if len(self._in_flight) >= self._window:
                 break
             message = self._waiting.pop(topic)
             if self._fits(message):
@@ -103,9 +106,15 @@ class Publisher:
         return change
 
     @property
-    def caught_up(self) -> bool:
-        """Nothing waits for an earlier message to be acknowledged."""
-        return not self._waiting
+    def acknowledgements_wanted(self) -> int:
+        """How many acknowledgements make it worth while to `flush` again; 0: nothing waits.
+
+        Half a window, so that a long queue is sent in bulk; any one of a few that are in flight.
+        """
+        if not self._waiting:
+            return 0
+        half = self._window // 2
+        return half if len(self._in_flight) >= half > 0 else 1
 
     @property
     def idle(self) -> bool:

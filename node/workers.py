@@ -1,9 +1,10 @@
 """The threads that wait for sensors, so that the node loop never does.
 
 Reads on one bus are done one after another; buses do not wait for each other. A thread takes
-whichever bus is ready, so sensors that answer at once share one thread and one wake-up; when a
-bus has waited for a thread for `PATIENCE_S`, because the others are held up, one more is started,
-up to one per bus. A thread that never comes back holds its own bus alone.
+whichever bus is ready, so sensors that answer at once share one thread and one wake-up. When
+buses have waited for `PATIENCE_S` and the processor has not been busy meanwhile, so the threads
+must be held up by their sensors, as many again are started, up to one per bus. A thread that
+never comes back holds its own bus alone.
 
 `Workers` is used on the loop's thread; the threads are daemons (a stuck read must not keep the
 process from ending) and only take batches from a queue and report outcomes.
@@ -58,6 +59,8 @@ class Workers:
         self._busy: set[str] = set()
         self._threads = 0
         self._looks = 0
+        self._last_look_s = (0.0, 0.0)
+        """When batches were handed out or looked at last: monotonic, and our processor time."""
         self.next_look_s = math.inf
         """When `help_out` wants to be called next; infinity for never."""
 
@@ -78,11 +81,12 @@ class Workers:
             self._ready.put((self._waiting.pop(bus), now_s))
             self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
             self._looks = 2
+            self._last_look_s = (now_s, time.process_time())
         if self._threads == 0:
             self.add_thread()
 
     def help_out(self, now_s: float) -> None:
-        """Some time after `dispatch`: start a thread if a bus has found none in the meantime.
+        """Some time after `dispatch`: start threads if buses have found none in the meantime.
 
         The loop, awake for this, also sees the outcomes that were reported quietly before one
         sensor took its time; the second look is for a thread that was about to report.
@@ -91,11 +95,23 @@ class Workers:
             return
         self._looks -= 1
         if not self._ready.empty():
-            self.add_thread()
+            if not self._processor_was_busy(now_s):
+                self._add_threads()
         elif not self._busy or self._looks <= 0:
             self.next_look_s = math.inf
             return
         self.next_look_s = now_s + PATIENCE_S
+
+    def _processor_was_busy(self, now_s: float) -> bool:
+        """Whether we used most of the time since the last look: more threads would not help."""
+        (then_s, cpu_then_s), cpu_s = self._last_look_s, time.process_time()
+        self._last_look_s = (now_s, cpu_s)
+        return cpu_s - cpu_then_s > (now_s - then_s) / 2
+
+    def _add_threads(self) -> None:
+        """Double their number, as far as there are buses waiting."""
+        for _ in range(min(max(self._threads, 1), self._ready.qsize())):
+            self.add_thread()
 
     def add_thread(self) -> None:
         """Start one more thread, unless every bus at work has one."""

@@ -134,7 +134,7 @@ def test_log_lines_carry_priorities_in_the_journal_and_times_elsewhere(
     stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
     journal = start_node(sysfs_config(free_port(), {"s": temperature_file}), env=stream)
     journal.wait_for_log("<4>no broker")
-    assert "<6>s (sysfs): online" in journal.log
+    journal.wait_for_log("<6>s (sysfs): online")
 
 
 def unit() -> configparser.ConfigParser:
