@@ -55,7 +55,7 @@ def _bme280_has_converted(bus: I2CBus, address: int) -> None:
 
 BME280 = ChipRow(
     name="bme280",
-    summary="BME280: temperature, humidity and pressure over I2C (±1 °C, ±3 %, ±1 hPa)",
+    summary="BME280 on I2C: temperature, humidity, pressure (±1 °C, ±3 %, ±1 hPa)",
     package="adafruit-circuitpython-bme280",
     module="adafruit_bme280.basic",
     class_name="Adafruit_BME280_I2C",

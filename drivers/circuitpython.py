@@ -9,7 +9,7 @@ set up afresh when it is back.
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
@@ -28,14 +28,12 @@ __all__ = ["Chip", "chip_driver"]
 
 READ_BUDGET_S = 3.0
 
-_Address = Annotated[int, msgspec.Meta(ge=0x08, le=0x77)]
-
 
 class _ChipOptions(Options, frozen=True, kw_only=True):
     """`bus` is the number in /dev/i2c-<bus>; `address` the chip's, 7 bits."""
 
     bus_number: Annotated[int, msgspec.Meta(ge=0)] = msgspec.field(default=1, name="bus")
-    address: _Address
+    address: int
 
     def bus(self) -> str:
         return f"i2c{self.bus_number}"
@@ -124,14 +122,14 @@ class Chip:
 def chip_driver(row: ChipRow) -> DriverInfo:
     """The driver of one row of the catalogue."""
     default = row.addresses[0]
-
-    class ChipOptions(_ChipOptions, frozen=True, kw_only=True):
-        address: _Address = default
-
+    address = ("address", Literal[row.addresses], default)
+    options = msgspec.defstruct(
+        "ChipOptions", [address], bases=(_ChipOptions,), frozen=True, kw_only=True
+    )
     return DriverInfo(
         name=row.name,
         summary=row.summary,
-        options=ChipOptions,
+        options=cast("type[Options]", options),
         channels=tuple(channel for channel, _ in row.channels),
         open=lambda options, board: Chip(row, options, board),
         example=f'driver = "{row.name}"\naddress = 0x{default:02x}',

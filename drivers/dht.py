@@ -179,7 +179,7 @@ def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
     channels = (temperature, HUMIDITY)
     return DriverInfo(
         name=model.lower(),
-        summary=f"{model}: temperature and humidity on one GPIO ({accuracy})",
+        summary=f"{model} on one GPIO: temperature, humidity ({accuracy})",
         options=DhtOptions,
         channels=channels,
         open=lambda options, board: Dht(model, options, board, channels),

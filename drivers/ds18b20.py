@@ -40,10 +40,16 @@ _POWER_ON_BYTE_6 = 0x0C
 _CHANNEL = Channel("temperature", "°C", (-55.0, 125.0), 2)
 
 
+_Address = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^28-[0-9a-f]{12}\Z", description='an address like "28-0316a2795bff"'),
+]
+
+
 class Ds18b20Options(Options, frozen=True, kw_only=True):
     """`address` as the kernel writes it, "28-0316a2795bff"; may be left out for an only sensor."""
 
-    address: Annotated[str, msgspec.Meta(pattern=r"^28-[0-9a-f]{12}\Z")] | None = None
+    address: _Address | None = None
 
     def bus(self) -> str:
         return "w1"
@@ -125,7 +131,7 @@ class Ds18b20:
 
 DS18B20 = DriverInfo(
     name="ds18b20",
-    summary="DS18B20: temperature on the 1-Wire bus (±0.5 °C)",
+    summary="DS18B20 on 1-Wire: temperature (±0.5 °C)",
     options=Ds18b20Options,
     channels=(_CHANNEL,),
     open=Ds18b20,

@@ -54,7 +54,7 @@ _DEFAULT_SCALE = 0.001
 class SysfsOptions(Options, frozen=True, kw_only=True):
     """`path` of a file or a device folder; `scale` turns the number of a file into °C."""
 
-    path: Annotated[str, msgspec.Meta(pattern="^/")]
+    path: Annotated[str, msgspec.Meta(pattern="^/", description="an absolute path")]
     scale: Annotated[float, msgspec.Meta(gt=0)] = _DEFAULT_SCALE
 
     def bus(self) -> str:
@@ -215,7 +215,7 @@ class Sysfs:
 
 SYSFS = DriverInfo(
     name="sysfs",
-    summary="Any sensor that Linux drives: an attribute file, or an IIO or hwmon folder",
+    summary="Whatever Linux drives: an attribute file, or an IIO or hwmon folder",
     options=SysfsOptions,
     channels=(_TEMPERATURE,),
     open=Sysfs,

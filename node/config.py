@@ -58,11 +58,11 @@ def load(source: Path) -> Config:
     try:
         text = source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(source, [Problem(1, "file", f"is not UTF-8: {error}")]) from error
+        raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         what = f"cannot be read: {reason}; name the file with --config FILE"
-        raise ConfigError(source, [Problem(1, "file", what)]) from error
+        raise ConfigError(source, [Problem(0, "file", what)]) from error
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -73,6 +73,8 @@ def load(source: Path) -> Config:
 def _syntax_problem(error: Exception) -> Problem:
     match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
     message = re.sub(r"\s*\(at .*\)$", "", str(error))
+    if message.startswith("Expected newline"):
+        message += " (is the text in quotes?)"
     if match is None:
         return Problem(1, "file", f"not valid TOML: {message}")
     return Problem(int(match[1]), f"column {match[2]}", f"not valid TOML: {message}")

@@ -75,7 +75,8 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
         file = reader.source.parent / values["password_file"]
         path = ("mqtt", "password_file")
         if _password_from(reader, file, path, values) and file.stat().st_mode & 0o004:
-            reader.notes.append(f"{file} can be read by every user: chmod 640")
+            remedy = "chown root:sensor-node, and chmod 640"
+            reader.notes.append(f"{file} can be read by every user: {remedy}")
     elif "password" not in values and credential.exists():
         _password_from(reader, credential, path, values)
     if "password" in values and "username" not in values:

@@ -33,6 +33,7 @@ class Problem(msgspec.Struct, frozen=True):
     """One thing wrong with the configuration."""
 
     line: int
+    """From 1; 0 for the file as a whole."""
     where: str
     """The table and key: `[[sensor]] air: pin`."""
     message: str
@@ -53,6 +54,8 @@ class ConfigError(Exception):
         """The problems, one a line, as a compiler would print them."""
         return "\n".join(
             f"{self.source}:{problem.line}: {problem.where}: {problem.message}"
+            if problem.line
+            else f"{self.source} {problem.message}"
             for problem in self.problems
         )
 
@@ -65,10 +68,13 @@ class TableReader:
         self._text = text
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.sensor_ids: dict[int, str] = {}
+        """The ids of those `[[sensor]]` tables that have one, for messages."""
 
     def problem(self, path: KeyPath, message: str, where: str = "") -> None:
         """Note what is wrong at `path`."""
-        self.problems.append(Problem(self.line_of(path), where or _where(path), message))
+        where = where or _where(path, self.sensor_ids)
+        self.problems.append(Problem(self.line_of(path), where, message))
 
     def line_of(self, path: KeyPath) -> int:
         """The line of `path` in the file."""
@@ -146,10 +152,11 @@ class TableReader:
         return None
 
 
-def _where(path: KeyPath) -> str:
-    """A key path in the words of TOML: `[mqtt] port`, `[[sensor]] #2 pin`."""
+def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
+    """A key path in the words of TOML: `[mqtt] port`, `[[sensor]] air pin`."""
     if path[0] == "sensor" and len(path) > 1 and isinstance(path[1], int):
-        table, rest = f"[[sensor]] #{path[1] + 1}", path[2:]
+        name = sensor_ids.get(path[1], f"#{path[1] + 1}")
+        table, rest = f"[[sensor]] {name}", path[2:]
     elif len(path) == 1:
         table, rest = f"[{path[0]}]", ()
     else:

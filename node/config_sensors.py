@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from drivers.base import Channel, Claim, DriverInfo
@@ -11,7 +12,7 @@ from node.config_reader import TableReader, fields_of
 from node.config_values import did_you_mean
 from node.pipeline import DEFAULT_HEARTBEAT_S
 from node.schema import ChannelTable, MqttTable, SensorTable
-from node.units import all_units, convertible, duration_text
+from node.units import all_units, convert, convertible, duration_text
 
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
@@ -31,8 +32,10 @@ def read_sensors(reader: TableReader, written: object) -> list[tuple[int, Sensor
     sensors: list[tuple[int, SensorTable]] = []
     first_with: dict[str, int] = {}
     for index, table in enumerate(written):
-        sensor = _read_sensor(reader, index, table)
         identity = table.get("id") if isinstance(table, dict) else None
+        if isinstance(identity, str):
+            reader.sensor_ids[index] = identity[:64]
+        sensor = _read_sensor(reader, index, table)
         if isinstance(identity, str):
             if identity in first_with:
                 other = reader.line_of(("sensor", first_with[identity]))
@@ -109,10 +112,12 @@ def _read_channels(
             hint = did_you_mean(name, known)
             reader.problem((*path, name), f"{info.name} has no such channel; {hint}")
             continue
-        values = reader.table(ChannelTable, table, (*path, name))
-        if values is not None:
-            tables[name] = ChannelTable(**values)
-            _check_channel(reader, tables[name], known.get(name), (*path, name))
+        if not isinstance(table, dict):
+            reader.problem((*path, name), "expected a table")
+            continue
+        # What is right in it is checked even where something else is wrong.
+        tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
+        _check_channel(reader, tables[name], known.get(name), (*path, name))
     return tables
 
 
@@ -125,6 +130,9 @@ def _check_channel(
         measured = [point[0] for point in table.calibrate]
         if len(set(measured)) < len(measured):
             reader.problem((*path, "calibrate"), "two points have the same measured value")
+        rising = [true for _, true in sorted(table.calibrate)]
+        if any(after <= before for before, after in itertools.pairwise(rising)):
+            reader.problem((*path, "calibrate"), "the true values must rise with the measured ones")
     if table.range is not None and not table.range[0] < table.range[1]:
         reader.problem((*path, "range"), "expected [lowest, highest]")
     if table.median % 2 == 0:
@@ -136,6 +144,13 @@ def _check_channel(
         if table.unit not in units:
             message = f"cannot be {table.unit}; one of " + ", ".join(units)
             reader.problem((*path, "unit"), message)
+            return
+    if table.range is not None and channel is not None:
+        unit = table.unit or channel.unit
+        low, high = (convert(bound, channel.unit, unit) for bound in channel.plausible)
+        if table.range[0] > high or table.range[1] < low:
+            message = f"no value can lie there: the sensor measures {low:g} to {high:g} {unit}"
+            reader.problem((*path, "range"), message)
 
 
 def check_expiry(

@@ -30,12 +30,27 @@ def convert_value(target: Any, written: object) -> Any:
         value = msgspec.convert(written, target, dec_hook=_decode)
     except (msgspec.ValidationError, ValueError) as error:
         if get_origin(target) is Literal:
-            choices = ", ".join(map(str, get_args(target)))
+            choices = ", ".join(
+                f"0x{choice:02x}" if isinstance(choice, int) else str(choice)
+                for choice in get_args(target)
+            )
             raise ValueError(f"expected one of {choices}") from error
+        described = _description(target)
+        if described and "regex" in str(error):
+            raise ValueError(f"expected {described}") from error
         raise ValueError(_in_words(str(error))) from error
     if not _is_finite(value):
         raise ValueError("must be a finite number")
     return value
+
+
+def _description(target: Any) -> str | None:
+    """What the schema says of a text in words, beside its pattern."""
+    for part in (target, *get_args(target)):
+        for meta in getattr(part, "__metadata__", ()):
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                return meta.description
+    return None
 
 
 def parse_host(written: object) -> HostName:
@@ -103,8 +118,6 @@ _WORDS = (
     (r" - at `\$.*`$", ""),
     (r"`", ""),
     (r" \| null", ""),
-    (r"str matching regex '\^\[A-Za-z0-9_-\]\+.*'", "letters, digits, - and _"),
-    (r"str matching regex", "a text like"),
     (r"\bint\b", "a whole number"),
     (r"\bfloat\b", "a number"),
     (r"\bstr\b", "a text"),

@@ -30,7 +30,9 @@ __all__ = ["Change", "Link"]
 _log = logging.getLogger(__name__)
 
 SILENT_CLOSES = 2
-"""Connections closed without CONNACK before another version is tried."""
+"""Connections closed without CONNACK before another version is tried; twice as many each time,
+for a new client begins at once and with short delays."""
+_MOST_SILENT_CLOSES = 32
 
 
 class Change(enum.Enum):
@@ -69,6 +71,7 @@ class Link:
         """The present client; there is one from `start` on."""
         self._ever_connected = False
         self._silent_closes = 0
+        self._patience = SILENT_CLOSES
         self._closed_attempt = (0, 0)
         self._complaints: set[str] = set()
         self.connected = False
@@ -152,7 +155,8 @@ class Link:
         where = f"{self._mqtt.host}:{self._mqtt.broker_port}"
         if self.connected:
             self.connected = False
-            self._complain(f"lost {where} ({event.reason}); reconnecting")
+            known = "" if event.reason == "Unspecified error" else f" ({event.reason})"
+            self._complain(f"lost {where}{known}; reconnecting")
             return Change.DOWN
         attempt = (event.generation, event.attempt)
         if attempt == self._closed_attempt:
@@ -165,11 +169,13 @@ class Link:
             )
             return Change.NONE
         self._silent_closes += 1
-        if self._silent_closes >= SILENT_CLOSES:
-            self._complain(
-                f"{where} closes the connection before it answers; is this the port of an MQTT "
-                "broker, and without TLS?"
+        if self._silent_closes >= self._patience:
+            question = (
+                "does it want a client certificate?"
+                if self._mqtt.tls
+                else "is this the port of an MQTT broker, and without TLS?"
             )
+            self._complain(f"{where} closes the connection before it answers; {question}")
             # A broker that has answered once knows the version, and has other troubles now.
             if self._mqtt.protocol == "auto" and not self._ever_connected:
                 self._change_version()
@@ -185,6 +191,7 @@ class Link:
         else:
             self._version = MQTTProtocolVersion.MQTTv5
         self._silent_closes = 0
+        self._patience = min(2 * self._patience, _MOST_SILENT_CLOSES)
         self._client.disconnect()  # its thread sees that, and ends
         self.start()
 

@@ -1,7 +1,7 @@
 """What a subscriber knows: a row per channel, from the messages alone.
 
 Pure: `LiveModel.take` is given each message and the time, `rows` says what to show. Units are
-not on the wire; a channel's usual unit is assumed, unless the configuration tells another.
+not on the wire: those of a node whose configuration is at hand are shown, and no guesses.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from collections import deque
 
 import msgspec
 
-from drivers.base import CO2, HUMIDITY, PRESSURE, TEMPERATURE
 from node.schema import Config
 
 __all__ = ["LiveModel", "Message", "Row", "units_of", "values_in"]
 
 HISTORY = 40
 _NOT_CHANNELS = {"time", "clock", "seq"}
-_USUAL_UNITS = {c.name: c.unit for c in (TEMPERATURE, HUMIDITY, PRESSURE, CO2)}
 
 Units = dict[tuple[str, str, str], str]
-"""(node, sensor, channel) -> unit, where it is not the usual one."""
+"""(node, sensor, channel) -> unit, where it is known."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -133,7 +131,7 @@ class LiveModel:
         ]
 
     def unit(self, node: str, sensor: str, channel: str) -> str:
-        return self._units.get((node, sensor, channel), _USUAL_UNITS.get(channel, ""))
+        return self._units.get((node, sensor, channel), "")
 
     def units_for(self, message: Message) -> dict[str, str]:
         """The unit of each channel in a message."""
@@ -162,10 +160,12 @@ def _measured_at_s(message: Message) -> float | None:
 
 
 def units_of(config: Config) -> Units:
-    """The configured units that are not the usual ones."""
-    return {
-        (config.node.name, sensor.id, channel): table.unit
-        for sensor in config.sensors
-        for channel, table in sensor.channel.items()
-        if table.unit is not None
-    }
+    """The unit of every channel of the configured node."""
+    units: Units = {}
+    for sensor in config.sensors:
+        for channel in sensor.info.channels:
+            units[config.node.name, sensor.id, channel.name] = channel.unit
+        for name, table in sensor.channel.items():
+            if table.unit is not None:
+                units[config.node.name, sensor.id, name] = table.unit
+    return units

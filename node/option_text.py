@@ -1,4 +1,4 @@
-"""Describes the keys of a schema in words, for `sensor-node drivers`."""
+"""Options in words: the keys of a schema for `sensor-node drivers`, and a kind of argument."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-__all__ = ["OptionText", "describe_options"]
+__all__ = ["OptionText", "describe_options", "positive"]
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def positive(written: str) -> float:
+    """A number above zero, as an argument of a command.
+
+    Raises:
+        ValueError: it is none (argparse says "invalid positive value").
+    """
+    number = float(written)
+    if not 0 < number < 1e9:
+        raise ValueError(written)
+    return number
 
 
 class OptionText(msgspec.Struct, frozen=True):
@@ -46,17 +58,21 @@ def _describe(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *metas = get_args(annotation)
+        described = next((meta.description for meta in metas if meta.description), None)
+        if described:
+            return str(described)
         return _describe(inner) + "".join(_limits(meta) for meta in metas)
     if origin is Literal:
-        return " | ".join(f'"{choice}"' for choice in get_args(annotation))
+        return " | ".join(
+            f"0x{choice:02x}" if isinstance(choice, int) else f'"{choice}"'
+            for choice in get_args(annotation)
+        )
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(a) for a in get_args(annotation) if a is not type(None))
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _limits(meta: msgspec.Meta) -> str:
-    if meta.pattern is not None:
-        return f" like {meta.pattern}"
     if meta.gt is not None:
         return f" above {meta.gt}"
     if meta.ge is not None and meta.le is not None:

@@ -61,7 +61,12 @@ class MqttVersion(str):
         return cls(str(written))
 
 
-TopicPart = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+\Z", max_length=64)]
+TopicPart = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]+\Z", max_length=64, description="letters, digits, - and _"
+    ),
+]
 TopicPath = Annotated[
     str,
     msgspec.Meta(
@@ -69,6 +74,7 @@ TopicPath = Annotated[
         # that begin with $ are the broker's own.
         pattern=r"^(?!\$)[^/+#\x00-\x1f\x7f]+(/[^/+#\x00-\x1f\x7f]+)*\Z",
         max_length=128,
+        description="a topic without wildcards, empty levels or a $ at the beginning",
     ),
 ]
 _Positive = Annotated[int, msgspec.Meta(ge=1)]

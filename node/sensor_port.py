@@ -69,6 +69,8 @@ def _checked(measurement: Measurement, channels: tuple[Channel, ...]) -> Measure
     Raises:
         BadFrame: it gives something else.
     """
+    if not isinstance(measurement, dict):
+        raise BadFrame(f"the driver gives {measurement!r}, which is no measurement")
     declared = {channel.name for channel in channels}
     for name, value in measurement.items():
         if name not in declared:

@@ -104,6 +104,7 @@ class SensorState:
             self._good(values, outcome)
         else:
             self.failures_in_a_row += 1
+            _log.debug("%s (%s): %s", self.table.id, self.table.driver, self._last_problem[1])
             if not self.online:
                 self._say(*self._last_problem)
         return values

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
-__all__ = ["is_plain", "sparkline", "table"]
+__all__ = ["count", "is_plain", "sparkline", "table"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -23,6 +23,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def count(things: Sequence[object], noun: str) -> str:
+    """`1 sensor`, `2 sensors`."""
+    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from node.broker_events import Arrived, BrokerEvent
 from node.clock import utc_text
 from node.link import Change, Link
-from node.live_model import LiveModel, Message, Units, values_in
+from node.live_model import LiveModel, Message, Row, Units, values_in
 from node.schema import MqttTable
 from node.terminal import is_plain, sparkline
 from node.units import duration_text
 
 __all__ = ["watch"]
 
+_log = logging.getLogger(__name__)
+
 REFRESH_S = 0.5
+
+_HEADINGS = ("TOPIC", "CHANNEL", "VALUE", "AGE", "STATUS", "TREND")
+_JUSTIFY: tuple[Literal["left", "right"], ...] = ("left", "left", "right", "right", "left", "left")
+_AGE_WIDTH, _STATUS_WIDTH, _TREND_WIDTH = 6, 7, 8
 
 # ruff: noqa: T201
 
@@ -48,19 +55,21 @@ def watch(
 ) -> bool:
     """Subscribe to the topics of `node`, or of all nodes, and show what arrives.
 
-    Ends with Ctrl-C, after `seconds`, or when `go_on` says no. Whether there was a broker.
+    Ends with Ctrl-C, after `seconds`, or when `go_on` says no. Logs, and returns False, if there
+    was no broker or no message in all that time.
     """
     events: queue.SimpleQueue[BrokerEvent] = queue.SimpleQueue()
+    topic = f"{mqtt.base_topic}/{node or '+'}/#"
     link = Link(
         mqtt,
         client_id=f"sensor-node-watch-{uuid.uuid4().hex[:5]}",
         tls_context=tls_context,
         report=events.put,
-        subscribe=(f"{mqtt.base_topic}/{node or '+'}/#",),
+        subscribe=(topic,),
     )
     model = LiveModel(mqtt.base_topic, units)
     end_s = time.monotonic() + seconds if seconds is not None else float("inf")
-    reached = False
+    reached = heard = False
     link.start()
     try:
         with _view(model, as_json, title) as view:
@@ -69,13 +78,18 @@ def watch(
                     event = events.get(timeout=min(REFRESH_S, left_s))
                     reached |= link.handle(event) is Change.UP
                     if isinstance(event, Arrived):
+                        heard = True
                         message = Message(event.topic, event.payload, event.retained)
                         model.take(message, time.time())
                         view.show(message)
                 view.refresh()
     finally:
         link.disconnect(wait_s=0.5)
-    return reached
+    if not reached:
+        _log.warning("no connection to %s:%d", mqtt.host, mqtt.broker_port)
+    elif not heard:
+        _log.warning("no message on %s", topic)
+    return heard
 
 
 @contextlib.contextmanager
@@ -84,10 +98,12 @@ def _view(model: LiveModel, as_json: bool, title: str) -> Iterator[_View]:
         yield _JsonLines()
         return
     if not is_plain(sys.stdout):
-        with contextlib.suppress(ImportError):
+        try:
             from rich.live import Live
-
-            with Live(refresh_per_second=4, auto_refresh=False) as live:
+        except ImportError:
+            _log.warning("for a live table: pip install rich")
+        else:
+            with Live(auto_refresh=False) as live:
                 yield _LiveTable(live, model, title)
             return
     yield _Lines(model)
@@ -146,20 +162,29 @@ class _LiveTable:
             self._drawn_s = now_s
             self._live.update(self._table(), refresh=True)
 
+    def _widths(self, rows: list[Row]) -> list[int]:
+        """A width for each column: topics give way first, and the trend takes what is left."""
+        topic = max([len(row.topic) for row in rows], default=5)
+        channel = max([len(row.channel) for row in rows], default=7)
+        value = max([len(f"{row.value:g} {row.unit}") for row in rows], default=5)
+        others = channel + value + _AGE_WIDTH + _STATUS_WIDTH + 2 * (len(_HEADINGS) - 1)
+        room = self._live.console.width - others
+        topic = max(12, min(topic, room - _TREND_WIDTH))
+        return [topic, channel, value, _AGE_WIDTH, _STATUS_WIDTH, max(1, room - topic)]
+
     def _table(self) -> Any:
         from rich.table import Table
         from rich.text import Text
 
+        rows = self._model.rows(time.time())
+        widths = self._widths(rows)
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left")
         table.title = self._title or None
-        table.add_column("TOPIC", no_wrap=True, overflow="ellipsis", ratio=None)
-        table.add_column("CHANNEL", no_wrap=True)
-        table.add_column("VALUE", no_wrap=True, justify="right")
-        table.add_column("AGE", no_wrap=True, justify="right")
-        table.add_column("STATUS", no_wrap=True)
-        table.add_column("TREND", no_wrap=True)
-        width = max(6, self._live.console.width - 66)
-        for row in self._model.rows(time.time()):
+        for heading, width, justify in zip(_HEADINGS, widths, _JUSTIFY, strict=True):
+            table.add_column(
+                heading, width=width, no_wrap=True, overflow="ellipsis", justify=justify
+            )
+        for row in rows:
             online = row.status == "online"
             table.add_row(
                 Text(row.topic),
@@ -167,7 +192,7 @@ class _LiveTable:
                 Text(f"{row.value:g} {row.unit}", style="bold" if online else "dim"),
                 "?" if row.age_s is None else duration_text(round(row.age_s)),
                 Text(row.status, style="green" if online else "red"),
-                Text(sparkline(row.history[-width:]), style="cyan"),
+                Text(sparkline(row.history[-widths[-1] :]), style="cyan"),
             )
         if not table.rows:
             return Text("waiting for the first message ...", style="dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from pathlib import Path
@@ -102,10 +103,12 @@ def test_the_configuration_is_found_by_the_environment(config):
 def test_check_says_what_would_be_published_where(config):
     done = sensor_node("check", "--config", config)
     assert done.returncode == 0
-    lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
-    assert "temperature °F, humidity %, every 30s" in lines["sensors/lab/air/state"]
-    assert "°F, every 30s" in lines["sensors/lab/air/temperature"]
-    assert "online, offline" in lines["sensors/lab/air/availability"]
+    lines = done.stdout.splitlines()
+    content = dict(itertools.pairwise(lines))  # too wide for a table of 80 columns
+    assert max(map(len, lines)) <= 80
+    assert content["sensors/lab/air/state"].strip() == "temperature °F, humidity %, every 30s"
+    assert content["sensors/lab/air/temperature"].strip() == "°F, every 30s"
+    assert content["sensors/lab/air/availability"].strip() == "online, offline"
     assert "sensors/lab/status" in lines
 
 
@@ -169,6 +172,7 @@ def test_drivers_lists_every_driver():
     done = sensor_node("drivers")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == driver_names()
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", driver_names())
@@ -194,10 +198,11 @@ def test_watch_without_a_broker_says_so_and_ends_in_time():
     done = sensor_node("watch", "--host", "127.0.0.1", "--port", "1", "--seconds", "1")
     assert done.returncode == 1
     assert "refuses the connection" in done.stderr
+    assert "no connection to 127.0.0.1:1" in done.stderr
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--host", "a..b"], ["--port", "x"], ["--seconds", "x"], ["--base-topic", "a/#"]]
+    "arguments", [["--host", "a..b"], ["--port", "x"], ["--seconds", "-3"], ["--base-topic", "a/#"]]
 )
 def test_watch_refuses_wrong_arguments(arguments):
     assert sensor_node("watch", *arguments).returncode == 2

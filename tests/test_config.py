@@ -202,8 +202,11 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         (MQTT + sensor("pin = 4", name="cmd"), "taken by the topics of commands"),
         (MQTT + sensor("pin = 4", name="a/b"), "letters, digits"),
         (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, pulseio, bitbang"),
-        (MQTT + sensor('address = "28-XYZ"', driver="ds18b20"), "address: expected a text like"),
-        (MQTT + sensor("address = 0x80", driver="bme280"), "expected a whole number <= 119"),
+        (
+            MQTT + sensor('address = "28-XYZ"', driver="ds18b20"),
+            'expected an address like "28-0316a2795bff"',
+        ),
+        (MQTT + sensor("address = 0x80", driver="bme280"), "expected one of 0x77, 0x76"),
         (MQTT + sensor("info = 1\noptions = 2\npin = 4"), "unknown key of the driver dht22"),
         (MQTT + sensor("pin = 4\nchannel = 7"), "expected tables"),
         (MQTT + sensor("pin = 4\n[sensor.channel.temprature]"), "did you mean temperature?"),
@@ -220,6 +223,14 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         (
             MQTT + sensor("pin = 4\n[sensor.channel.temperature]\ncalibrate = [[1, 2], [1, 3]]"),
             "same measured value",
+        ),
+        (
+            MQTT + sensor("pin = 4\n[sensor.channel.temperature]\ncalibrate = [[10, 0], [0, 1]]"),
+            "must rise",
+        ),
+        (
+            MQTT + sensor("pin = 4\n[sensor.channel.temperature]\nrange = [100, 200]"),
+            "the sensor measures -40 to 80 °C",
         ),
         (
             MQTT
@@ -297,6 +308,21 @@ def test_two_inputs_of_one_converter_get_along(tmp_path):
     assert len(load_text(tmp_path, text).sensors) == 2
 
 
+def test_every_problem_of_one_channel_is_reported_too(tmp_path):
+    channel = '[sensor.channel.temperature]\noffset = "x"\nmedian = 4\nrange = [5, 1]\nunit = "C"\n'
+    assert len(problems(tmp_path, MQTT + sensor("pin = 4\n" + channel))) == 4
+
+
+def test_a_text_without_quotes_gets_a_hint(tmp_path):
+    found = problems(tmp_path, "[mqtt]\nhost = 192.168.1.10\n")
+    assert "is the text in quotes?" in found[0]
+
+
+def test_a_sensor_is_named_by_its_id(tmp_path):
+    found = problems(tmp_path, MQTT + sensor("pim = 4"))
+    assert "[[sensor]] air pin: is missing" in "".join(found)
+
+
 def test_a_syntax_error_has_its_line_and_column(tmp_path):
     assert problems(tmp_path, '[mqtt]\nhost = "a\n')[0].startswith("line 2: column")
 
@@ -323,7 +349,7 @@ def test_a_password_file_that_all_can_read_is_worth_a_note(tmp_path):
     (tmp_path / "secret").write_text("hunter2\n")
     (tmp_path / "secret").chmod(0o644)
     config = load_text(tmp_path, MQTT + 'username = "u"\npassword_file = "secret"\n')
-    assert "chmod 640" in config.notes[0]
+    assert "chown root:sensor-node, and chmod 640" in config.notes[0]
 
 
 def test_a_password_comes_from_a_systemd_credential(tmp_path, monkeypatch):

@@ -376,7 +376,7 @@ def test_a_healthy_node_logs_next_to_nothing(broker, subscribe, start_node, temp
     lines = len(node.log.splitlines())
     subscriber.wait_for_states("s", 100, seconds=20)
     assert len(node.log.splitlines()) == lines
-    assert lines <= 3
+    assert lines <= 4
 
 
 def test_a_channel_with_delta_keeps_its_own_heartbeat_on_its_own_topic(
@@ -425,7 +425,7 @@ def test_watch_shows_what_arrives(broker, start_node, temperature_file, subscrib
     lines = subprocess.run(
         [*common, "--seconds", "1.5"], capture_output=True, text=True, check=True
     )
-    assert "sensors/test/s/state temperature 21.5 °C" in lines.stdout
+    assert "sensors/test/s/state temperature 21.5" in lines.stdout
     done = subprocess.run(
         [*common, "test", "--seconds", "1.5", "--json"], capture_output=True, text=True, check=True
     )

@@ -79,27 +79,10 @@ def test_a_driver_is_loaded_with_what_it_needs_and_no_more():
     assert done.stdout.strip() == "[]"
 
 
-THIRD_PARTY = """
-import msgspec
-from drivers.base import Channel, DriverInfo, Options
-
-LEVEL = Channel("temperature", "°C", (0.0, 50.0), 1)
-
-class PondOptions(Options, frozen=True, kw_only=True):
-    depth: float = 1.0
-    def bus(self): return "pond"
-    def where(self): return f"{self.depth} m down"
-
-class Pond:
-    channels = (LEVEL,)
-    def __init__(self, options, board): self.options = options
-    def read(self): return {"temperature": 12.0 - self.options.depth}
-    def close(self): pass
-
-POND = DriverInfo(name="pond", summary="A pond", options=PondOptions, channels=(LEVEL,),
-                  open=Pond, example='driver = "pond"')
-BROKEN = 7
-"""
+def driver_of_the_readme() -> str:
+    """The example in drivers/README.md, as it stands there."""
+    text = (Path(__file__).parent.parent / "drivers" / "README.md").read_text()
+    return text.split("```python\n")[1].split("```")[0]
 
 
 @pytest.fixture
@@ -108,7 +91,7 @@ def third_party(tmp_path: Path) -> dict[str, str]:
     site = tmp_path / "site"
     info = site / "pond-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "pond_driver.py").write_text(THIRD_PARTY)
+    (site / "pond_driver.py").write_text(driver_of_the_readme() + "\nBROKEN = 7\n")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pond\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[sensor_node.drivers]\npond = pond_driver:POND\nbroken = pond_driver:BROKEN\n"

@@ -10,12 +10,14 @@ import msgspec
 from node import config as configuration
 from node.messages import Topics
 from node.schema import Config, SensorTable
-from node.terminal import table
+from node.terminal import count, table
 from node.units import duration_text
 
 __all__ = ["add_arguments", "run"]
 
 # ruff: noqa: T201
+
+_WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +47,18 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{source}: valid\n")
         print(f"{_summary(config)}\n")
-        print(table([("TOPIC (all retained)", "CONTENT"), *topics]))
+        print(_as_text([("TOPIC (all retained)", "CONTENT"), *topics]))
         for note in config.notes:
             print(f"note: {note}")
     return 0
+
+
+def _as_text(rows: list[tuple[str, str]]) -> str:
+    """A table; with the content below the topics, where they do not fit side by side."""
+    text = table(rows)
+    if max(map(len, text.splitlines())) <= _WIDTH:
+        return text
+    return "\n".join(f"{topic}\n    {content}" for topic, content in rows[1:])
 
 
 def _as_json(report: dict[str, Any]) -> str:
@@ -61,7 +71,7 @@ def _summary(config: Config) -> str:
     login = f'login "{mqtt.username}"' if mqtt.username else "no login"
     secure = "TLS" if mqtt.tls else "no TLS"
     return (
-        f"node     {config.node.name}, {len(config.sensors)} sensors\n"
+        f"node     {config.node.name}, {count(config.sensors, 'sensor')}\n"
         f"broker   {mqtt.host}:{mqtt.broker_port}, MQTT {version}, {login}, {secure}"
     )
 

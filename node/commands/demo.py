@@ -15,7 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from node import config as configuration
 from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker, end_process
+from node.live_model import units_of
+from node.option_text import positive
 from node.schema import HostName, MqttTable
 from node.watching import watch
 
@@ -65,7 +68,7 @@ interval = "2s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, metavar="N", help="end after N seconds")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="end after N seconds")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per message")
 
 
@@ -88,28 +91,35 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _demonstrate(folder: Path, arguments: argparse.Namespace) -> int:
-    with embedded_broker(folder) as broker, _node(folder, broker) as node:
+    with embedded_broker(folder) as broker:
+        config = folder / "node.toml"
+        config.write_text(_CONFIG.format(port=broker.port, protocol=broker.protocol))
+        return _show(config, broker, arguments)
+
+
+def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -> int:
+    log = config.with_name("node.log")
+    with _node(config, log) as node:
         where = f"127.0.0.1:{broker.port}"
         watch(
             MqttTable(host=HostName("127.0.0.1"), port=broker.port, protocol=broker.protocol),
+            units=units_of(configuration.load(config)),
             seconds=arguments.seconds,
             as_json=arguments.json,
             title=f"simulated sensors, through {broker.name} on {where} (Ctrl-C ends)",
             go_on=lambda: node.poll() is None,
         )
         if node.poll() is not None:
-            print((folder / "node.log").read_text(), file=sys.stderr)  # noqa: T201
+            print(log.read_text(), file=sys.stderr)  # noqa: T201
             return 1
     return 0
 
 
 @contextlib.contextmanager
-def _node(folder: Path, broker: EmbeddedBroker) -> Iterator[subprocess.Popen[bytes]]:
-    config = folder / "node.toml"
-    config.write_text(_CONFIG.format(port=broker.port, protocol=broker.protocol), encoding="utf-8")
+def _node(config: Path, log_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     # -P keeps a folder named "node" in the user's directory from being taken for ours.
     command = [sys.executable, "-P", "-m", "node", "run", "--simulate", "--config", str(config)]
-    with (folder / "node.log").open("wb") as log:
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 
+from node import __version__
 from node import config as configuration
 from node.board import open_board
 from node.clock import SystemClock
 from node.identity import client_id
 from node.loop import Node, preload_drivers
 from node.service import catch_signals
+from node.terminal import count
 from node.tls import tls_context
 
 __all__ = ["add_arguments", "run"]
@@ -42,5 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         tls_context=context,
     )
     catch_signals(node.stop)
+    sensors = count(config.sensors, "sensor")
+    _log.info("sensor-node %s, node %s, %s", __version__, config.node.name, sensors)
+    if arguments.simulate:
+        _log.warning("the hardware is simulated: no reading is real")
     node.run()
     return 0

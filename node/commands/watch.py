@@ -9,6 +9,7 @@ import msgspec
 from node import config as configuration
 from node.config_values import parse_host
 from node.live_model import Units, units_of
+from node.option_text import positive
 from node.schema import HostName, MqttTable, TopicPath
 from node.tls import tls_context
 from node.watching import watch
@@ -33,21 +34,21 @@ def _topic(written: str) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", nargs="?", metavar="NODE", help="one node alone (default: all)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per message")
-    parser.add_argument("--seconds", type=float, metavar="N", help="end after N seconds")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="end after N seconds")
     parser.add_argument(
         "--host", type=_host, metavar="HOST", help="a broker, instead of a configuration file"
     )
-    parser.add_argument("--port", type=int, default=1883, metavar="PORT", help="beside --host")
+    parser.add_argument("--port", type=int, metavar="PORT", help="instead of the configured one")
     parser.add_argument(
-        "--base-topic", type=_topic, default="sensors", metavar="TOPIC", help="beside --host"
+        "--base-topic", type=_topic, metavar="TOPIC", help="instead of the configured one"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show messages until Ctrl-C; exit code 1 if there was no broker in all the seconds."""
+    """Show messages until Ctrl-C; exit code 1 if there was none in all the seconds."""
     mqtt, context, units = _broker(arguments)
     try:
-        reached = watch(
+        heard = watch(
             mqtt,
             tls_context=context,
             node=arguments.node,
@@ -58,12 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         return 0
-    return 0 if reached else 1
+    return 0 if heard else 1
 
 
 def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, Units]:
+    """The broker of the configuration, or the one at `--host`; with the other options put in."""
+    given = {
+        key: value
+        for key, value in (("port", arguments.port), ("base_topic", arguments.base_topic))
+        if value is not None
+    }
     if arguments.host is not None:
-        mqtt = MqttTable(host=arguments.host, port=arguments.port, base_topic=arguments.base_topic)
-        return mqtt, None, {}
+        return MqttTable(host=arguments.host, **given), None, {}
     config = configuration.load(configuration.find_file(arguments.config))
-    return config.mqtt, tls_context(config.mqtt.tls), units_of(config)
+    mqtt = msgspec.structs.replace(config.mqtt, **given)
+    return mqtt, tls_context(mqtt.tls), units_of(config)
