@@ -153,15 +153,15 @@ class Link:
 
     def _disconnected(self, event: Disconnected) -> Change:
         where = f"{self._mqtt.host}:{self._mqtt.broker_port}"
+        attempt = (event.generation, event.attempt)
+        if attempt == self._closed_attempt:
+            return Change.NONE  # paho reports some losses again and again
+        self._closed_attempt = attempt
         if self.connected:
             self.connected = False
             known = "" if event.reason == "Unspecified error" else f" ({event.reason})"
             self._complain(f"lost {where}{known}; reconnecting")
             return Change.DOWN
-        attempt = (event.generation, event.attempt)
-        if attempt == self._closed_attempt:
-            return Change.NONE
-        self._closed_attempt = attempt
         if "keep alive" in event.reason.lower():
             self._complain(
                 f"{where} accepts the connection and does not answer; is it an MQTT broker, and "

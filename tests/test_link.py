@@ -1,0 +1,105 @@
+"""What the link makes of the events of its client, one at a time and without a broker."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+
+import pytest
+
+from node.broker_errors import connect_failure, refusal
+from node.broker_events import Connected, ConnectFailed, Disconnected
+from node.link import Change, Link
+from node.schema import HostName, MqttTable, TlsTable
+
+MQTT = MqttTable(host=HostName("broker.example"))
+UP = Connected(0, refused="", window=20, max_packet_bytes=1000)
+
+
+@pytest.fixture
+def link(caplog) -> Link:
+    caplog.set_level("INFO")
+    return Link(MQTT, client_id="x", tls_context=None, report=lambda event: None)
+
+
+def test_a_loss_that_is_reported_again_and_again_is_one_loss(link, caplog):
+    """paho calls on_disconnect for each turn of its loop without a socket."""
+    assert link.handle(UP) is Change.UP
+    assert link.handle(Disconnected(0, 1, "Unspecified error")) is Change.DOWN
+    for _ in range(10):
+        assert link.handle(Disconnected(0, 1, "Unspecified error")) is Change.NONE
+    assert [record.getMessage() for record in caplog.records] == [
+        "connected to broker.example:1883, MQTT 5",
+        "no broker: lost broker.example:1883; reconnecting",
+    ]
+
+
+def test_connections_that_are_closed_without_an_answer_are_a_complaint(link, caplog):
+    """Negative control of the test above: two connections, two closes."""
+    link.handle(UP)
+    for attempt in (1, 2, 3):
+        link.handle(Disconnected(0, attempt, "Unspecified error"))
+    assert "closes the connection before it answers" in caplog.text
+
+
+def test_each_reason_is_said_once_until_there_is_a_broker(link, caplog):
+    refused = ConnectFailed(0, ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+    unknown = ConnectFailed(0, socket.gaierror(-2, "unknown"))
+    for _ in range(5):
+        link.handle(refused)
+        link.handle(unknown)
+    assert len(caplog.records) == 2
+    link.handle(UP)
+    link.handle(Disconnected(0, 1, "x"))
+    link.handle(refused)
+    assert len(caplog.records) == 5
+
+
+def test_events_of_an_earlier_client_are_ignored(link, caplog):
+    assert link.handle(Connected(7, refused="", window=1, max_packet_bytes=1)) is Change.NONE
+    assert not link.connected
+    assert caplog.text == ""
+
+
+def certificate_error(code: int) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "what OpenSSL says"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (socket.gaierror(-2, "unknown"), "does not resolve; check [mqtt] host, DNS"),
+        (ConnectionRefusedError(111, "refused"), "is the broker running, and the port right?"),
+        (TimeoutError("timed out"), "does not answer; is the host up"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "is the network up?"),
+        (ConnectionResetError(104, "reset"), "closes the connection at once"),
+        (certificate_error(62), "is not for broker.example"),
+        (certificate_error(10), "has expired; renew it, or check this clock"),
+        (certificate_error(9), "is this computer's clock right?"),
+        (certificate_error(19), "set [mqtt.tls] ca_file to the CA that signed it"),
+        (ssl.SSLError(1, "wrong version number"), "is this the broker's TLS port"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_a_failure_to_connect_is_put_into_words(error, says):
+    assert says in connect_failure(error, MQTT)
+
+
+def test_a_reset_where_tls_is_wanted_asks_for_the_tls_port():
+    tls = MqttTable(host=HostName("b"), tls=TlsTable())
+    assert "b:8883: no TLS handshake" in connect_failure(ConnectionResetError(104, "reset"), tls)
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("Not authorized", "a client without a user name"),
+        ("Client identifier not valid", "restrict client ids"),
+        ("Server busy", "refuses the connection: Server busy"),
+    ],
+)
+def test_a_refusal_is_put_into_words(reason, says):
+    assert says in refusal(reason, MQTT)
