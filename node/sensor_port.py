@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 
 from drivers.base import Channel, Driver, Measurement
 from drivers.bus import Board
@@ -13,6 +14,8 @@ from node.reading import ReadOutcome
 from node.schema import SensorTable
 
 __all__ = ["SensorPort"]
+
+_TAKEN = {"time", "clock", "seq", "state", "availability"}
 
 
 class SensorPort:
@@ -37,6 +40,7 @@ class SensorPort:
         try:
             if self._driver is None:
                 self._driver = self._table.info.open(self._table.options, self._board)
+                _check_names(self._driver.channels)
             channels = self._driver.channels
             measurement = _checked(self._driver.read(), channels)
         except Exception as error:
@@ -61,6 +65,17 @@ class SensorPort:
         if driver is not None:
             with contextlib.suppress(Exception):  # what it still holds, the next opening reports
                 driver.close()
+
+
+def _check_names(channels: tuple[Channel, ...]) -> None:
+    """A channel's name is a key of the state and a part of a topic.
+
+    Raises:
+        BadFrame: it cannot be, or is taken by something else there.
+    """
+    for channel in channels:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", channel.name) or channel.name in _TAKEN:
+            raise BadFrame(f"the driver has a channel {channel.name!r}, which cannot be a name")
 
 
 def _checked(measurement: Measurement, channels: tuple[Channel, ...]) -> Measurement:

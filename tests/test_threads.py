@@ -261,6 +261,29 @@ def test_a_driver_that_breaks_its_contract_gives_no_measurement(bench, measureme
     assert "the driver gives" in str(outcome.error)
 
 
+@pytest.mark.parametrize("name", ["a/b", "a#", "", "seq", "state"])
+def test_a_channel_that_cannot_be_part_of_a_topic_is_refused(bench, name):
+    import msgspec
+
+    class Misnamed:
+        channels = (msgspec.structs.replace(SYSFS.channels[0], name=name),)
+
+        def read(self):
+            return {name: 1.0}
+
+        def close(self):
+            pass
+
+    table = SensorTable(
+        id="x",
+        driver="sysfs",
+        info=msgspec.structs.replace(SYSFS, open=lambda options, board: Misnamed()),
+        options=SysfsOptions(path="/x"),
+    )
+    outcome = SensorPort(table, bench.board, SystemClock()).read()
+    assert "cannot be a name" in str(outcome.error)
+
+
 def test_the_spacing_of_a_dht_survives_a_failed_read():
     """Two reads 0.2 s apart, the first in vain: the sensor is not asked within 2.1 s."""
     import adafruit_dht
