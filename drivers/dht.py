@@ -5,8 +5,9 @@ cached value when it is asked again within 2 s of a failed read, drops the sign 
 accepts an all-zero frame: so every attempt uses a fresh library object, attempts keep 2.1 s
 apart, and the five bytes of the frame are looked at here.
 
-Runs on the worker thread of its pin; `adafruit_dht` is imported on the main thread before that
-(`preload`), because Blinka's PulseIn installs a SIGTERM handler when it is imported.
+Runs on the worker thread of its pin; the libraries are imported on the main thread before that
+(`preload`), because Blinka's PulseIn installs a SIGTERM handler when it is imported, and other
+parts of it print to standard output.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
         example=f'driver = "{model.lower()}"\npin = 4',
         min_interval_s=2.0,
         read_budget_s=ATTEMPTS * (ATTEMPT_SPACING_S + 0.5),
-        preload=("adafruit_dht",),
+        preload=("adafruit_dht", "board"),
         reopen_after_failure=False,  # nothing is kept open, but for the time of the last attempt
     )
 

@@ -6,9 +6,7 @@ and its generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -61,17 +59,16 @@ class HardwareBoard:
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
         from drivers.dht import recording
 
-        with contextlib.redirect_stdout(sys.stderr):
-            try:
-                import adafruit_dht
-                import board as pins
+        try:
+            import adafruit_dht
+            import board as pins
 
-                data_pin = getattr(pins, f"D{pin}")
-            except (ImportError, NotImplementedError, RuntimeError, AttributeError) as error:
-                raise MissingSupport(
-                    f"{model} on GPIO {pin}: Blinka finds no such pin on this computer ({error})",
-                    "on a Pi, install gpiod; on a laptop, add --simulate",
-                ) from error
+            data_pin = getattr(pins, f"D{pin}")
+        except (ImportError, NotImplementedError, RuntimeError, AttributeError) as error:
+            raise MissingSupport(
+                f"{model} on GPIO {pin}: Blinka finds no such pin on this computer ({error})",
+                "on a Pi, install gpiod; on a laptop, add --simulate",
+            ) from error
         pulseio_works = hasattr(adafruit_dht, "PulseIn")
         if backend == "pulseio" and not pulseio_works:
             raise MissingSupport(

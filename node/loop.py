@@ -9,9 +9,11 @@ event or the next due time, whichever is sooner; nothing polls, and there are no
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import math
+import sys
 from functools import partial
 
 import msgspec
@@ -52,10 +54,15 @@ _Event = ReadDone | BrokerEvent | StopRequest
 
 
 def preload_drivers(config: Config) -> None:
-    """Import what drivers must have imported on the main thread, before signals are caught."""
-    for module in {module for sensor in config.sensors for module in sensor.info.preload}:
+    """Import what drivers must have imported on the main thread, before signals are caught.
+
+    What they print meanwhile goes to standard error: standard output is for results.
+    """
+    wanted = {module: None for sensor in config.sensors for module in sensor.info.preload}
+    for module in wanted:
         try:
-            importlib.import_module(module)
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module(module)
         except Exception as error:
             # The driver runs into it again, and says what it means for its sensor.
             _log.debug("%s cannot be imported: %s", module, error)

@@ -74,14 +74,15 @@ class Workers:
 
     def dispatch(self, now_s: float) -> None:
         """Hand what was submitted to the threads, bus by bus."""
-        if not self._waiting:
+        buses = [bus for bus in self._waiting if bus not in self._busy]
+        if not buses:
             return
-        for bus in [bus for bus in self._waiting if bus not in self._busy]:
+        self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
+        self._looks = 2
+        self._last_look_s = (now_s, time.process_time())
+        for bus in buses:
             self._busy.add(bus)
             self._ready.put((self._waiting.pop(bus), now_s))
-            self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
-            self._looks = 2
-            self._last_look_s = (now_s, time.process_time())
         if self._threads == 0:
             self.add_thread()
 
