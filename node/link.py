@@ -22,6 +22,7 @@ from node.broker_events import (
     Disconnected,
     Outgoing,
 )
+from node.clock import Clock
 from node.paho_client import DEFAULT_WINDOW, NetworkClient
 from node.schema import MqttTable
 
@@ -33,6 +34,9 @@ SILENT_CLOSES = 2
 """Connections closed without CONNACK before another version is tried; twice as many each time,
 for a new client begins at once and with short delays."""
 _MOST_SILENT_CLOSES = 32
+SHORT_LIFE_S = 10.0
+SHORT_LIVES = 3
+LONGEST_PAUSE_S = 60.0
 
 
 class Change(enum.Enum):
@@ -49,6 +53,7 @@ class Link:
     def __init__(
         self,
         mqtt: MqttTable,
+        clock: Clock,
         *,
         client_id: str,
         tls_context: Any,
@@ -58,6 +63,7 @@ class Link:
     ) -> None:
         """`report` is called on paho's thread. The will is a retained `offline`."""
         self._mqtt = mqtt
+        self._clock = clock
         self._client_id = client_id
         self._tls_context = tls_context
         self._report = report
@@ -74,6 +80,8 @@ class Link:
         self._patience = SILENT_CLOSES
         self._closed_attempt = (0, 0)
         self._complaints: set[str] = set()
+        self._up_since_s = 0.0
+        self._short_lives = 0
         self.connected = False
         self.window = DEFAULT_WINDOW
         """How many messages the broker takes before it has acknowledged the first."""
@@ -143,6 +151,7 @@ class Link:
             return Change.NONE
         self.connected = self._ever_connected = True
         self._complaints.clear()
+        self._up_since_s = self._clock.monotonic()
         self.window = event.window
         self.max_packet_bytes = event.max_packet_bytes
         version = "5" if self._speaks_5 else "3.1.1"
@@ -161,6 +170,7 @@ class Link:
             self.connected = False
             known = "" if event.reason == "Unspecified error" else f" ({event.reason})"
             self._complain(f"lost {where}{known}; reconnecting")
+            self._mind_short_lives()
             return Change.DOWN
         if "keep alive" in event.reason.lower():
             self._complain(
@@ -180,6 +190,27 @@ class Link:
             if self._mqtt.protocol == "auto" and not self._ever_connected:
                 self._change_version()
         return Change.NONE
+
+    def _mind_short_lives(self) -> None:
+        """Slow down when one connection after the other is lost soon after it came about.
+
+        Two clients with one id do that to each other: each connection ends the other's
+        (MQTT 5, §3.1.4), for ever, and as fast as they reconnect.
+        """
+        if self._clock.monotonic() - self._up_since_s > SHORT_LIFE_S:
+            self._short_lives = 0
+        else:
+            self._short_lives += 1
+        pauses = self._short_lives - SHORT_LIVES + 1
+        if pauses == 1:
+            _log.error(
+                "connections do not last: is there another client with the id %s? Each node needs "
+                "a name and a machine id of its own (see README.md, Trouble-shooting)",
+                self._client_id,
+            )
+        self._client.pause_before_reconnecting(
+            min(2.0**pauses, LONGEST_PAUSE_S) if pauses > 0 else 0
+        )
 
     @property
     def _speaks_5(self) -> bool:

@@ -100,6 +100,7 @@ class Node:
         self._workers = Workers(self._inbox.put, self._inbox.put_quietly)
         self._link = Link(
             config.mqtt,
+            clock,
             client_id=client_id,
             tls_context=tls_context,
             report=self._report_broker_event,

@@ -85,12 +85,7 @@ class NetworkClient(paho.Client):
         self._handed_over: deque[Outgoing] = deque()
         self._expiry_properties: dict[int, Properties] = {}
         self.connect_timeout = CONNECT_TIMEOUT_S
-        # paho adds no jitter; without it a whole fleet returns in the same second. Its annotation
-        # says int, and it only adds and multiplies.
-        self.reconnect_delay_set(
-            random.uniform(*_FIRST_DELAY_S),  # type: ignore[arg-type]
-            random.uniform(*_LONGEST_DELAY_S),  # type: ignore[arg-type]
-        )
+        self.pause_before_reconnecting(0)
         self.max_inflight_messages_set(0)  # whoever publishes keeps to the window
         if mqtt.username is not None:
             self.username_pw_set(mqtt.username, mqtt.password)
@@ -124,6 +119,17 @@ class NetworkClient(paho.Client):
         waits for half a keepalive more (MQTT 5, §3.1.2.10).
         """
         return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
+
+    def pause_before_reconnecting(self, pause_s: float) -> None:
+        """Wait for `pause_s` more than usual before each connection attempt.
+
+        paho adds no jitter of its own; without it a whole fleet returns in the same second. Its
+        annotation says int, and it only adds and multiplies.
+        """
+        self.reconnect_delay_set(
+            pause_s + random.uniform(*_FIRST_DELAY_S),  # type: ignore[arg-type]
+            pause_s + random.uniform(*_LONGEST_DELAY_S),  # type: ignore[arg-type]
+        )
 
     @property
     def alive(self) -> bool:

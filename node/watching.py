@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from node.broker_events import Arrived, BrokerEvent
-from node.clock import utc_text
+from node.clock import SystemClock, utc_text
 from node.link import Change, Link
 from node.live_model import LiveModel, Message, Row, Units, values_in
 from node.schema import MqttTable
@@ -62,6 +62,7 @@ def watch(
     topic = f"{mqtt.base_topic}/{node or '+'}/#"
     link = Link(
         mqtt,
+        SystemClock(),
         client_id=f"sensor-node-watch-{uuid.uuid4().hex[:5]}",
         tls_context=tls_context,
         report=events.put,

@@ -24,6 +24,7 @@ from support import (
     free_port,
     published_topic,
     retained,
+    running,
     sysfs_config,
     wait_until,
 )
@@ -133,6 +134,23 @@ def test_a_broker_that_refuses_every_version_is_not_hammered(start_node, tempera
     time.sleep(6)
     assert 2 <= broker.connections <= 12
     assert len(node.log_lines("no broker")) == 1
+
+
+def test_two_nodes_with_one_client_id_notice_each_other(
+    broker, start_node, temperature_file, tmp_path
+):
+    """A cloned SD card: they take over from each other, ever more slowly, and say so."""
+    other = tmp_path / "other"
+    other.mkdir()
+    config = sysfs_config(broker.port, {"s": temperature_file})
+    node = start_node(config)
+    with running(NodeProcess(other, config)) as clone:
+        time.sleep(15)
+        logs = (node.log, clone.log)
+    assert any("is there another client with the id sn" in log for log in logs)
+    for log in logs:
+        assert log.count("connected to") <= 8
+        assert log.count("another client") <= 1
 
 
 def test_a_wrong_password_is_said_once_with_the_remedy(tmp_path, start_node, temperature_file):

@@ -18,9 +18,12 @@ UP = Connected(0, refused="", window=20, max_packet_bytes=1000)
 
 
 @pytest.fixture
-def link(caplog) -> Link:
+def link(caplog, clock) -> Link:
+    """A link that is not started, on the fake clock; its client exists and is not connected."""
     caplog.set_level("INFO")
-    return Link(MQTT, client_id="x", tls_context=None, report=lambda event: None)
+    link = Link(MQTT, clock, client_id="sn123", tls_context=None, report=lambda event: None)
+    link._client = link._new_client()
+    return link
 
 
 def test_a_loss_that_is_reported_again_and_again_is_one_loss(link, caplog):
@@ -60,6 +63,36 @@ def test_events_of_an_earlier_client_are_ignored(link, caplog):
     assert link.handle(Connected(7, refused="", window=1, max_packet_bytes=1)) is Change.NONE
     assert not link.connected
     assert caplog.text == ""
+
+
+def flap(link: Link, clock, lives_s: list[float]) -> None:
+    """A connection for each of `lives_s`, lost after so long."""
+    for attempt, life_s in enumerate(lives_s, start=1):
+        link.handle(UP)
+        clock.now_s += life_s
+        link.handle(Disconnected(0, attempt, "Session taken over"))
+
+
+def test_connections_that_do_not_last_are_said_once_and_slow_the_node_down(link, clock, caplog):
+    """The pause grows with each, up to a minute."""
+    pauses: list[float] = []
+    link._client.pause_before_reconnecting = pauses.append
+    flap(link, clock, [0.5] * 12)
+    said = [r.getMessage() for r in caplog.records if "another client" in r.getMessage()]
+    assert len(said) == 1
+    assert "sn123" in said[0]
+    assert pauses == [0, 0, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
+
+
+def test_connections_that_last_change_nothing(link, clock, caplog):
+    """Negative control: lost as often, after a minute each; and a long one ends the slowness."""
+    pauses: list[float] = []
+    link._client.pause_before_reconnecting = pauses.append
+    flap(link, clock, [60.0] * 5)
+    assert pauses == [0] * 5
+    assert "another client" not in caplog.text
+    flap(link, clock, [1.0] * 4 + [60.0])
+    assert pauses[-2:] == [4, 0]
 
 
 def certificate_error(code: int) -> ssl.SSLCertVerificationError:
