@@ -5,12 +5,12 @@ Without systemd (no $NOTIFY_SOCKET) nothing here does anything but catch the sig
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
+import socket
 from collections.abc import Callable
-
-import sdnotify
 
 from node.clock import Clock
 
@@ -22,9 +22,9 @@ class Service:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._notifier = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in os.environ else None
+        self._address = _notify_address()
         self._status = ""
-        self._feed_every_s = _watchdog_interval_s() if self._notifier else math.inf
+        self._feed_every_s = _watchdog_interval_s() if self._address else math.inf
         self.next_feed_s = clock.monotonic() if self._feed_every_s < math.inf else math.inf
         """When the watchdog wants to be fed next; infinity without one."""
 
@@ -52,8 +52,19 @@ class Service:
         self.next_feed_s = self._clock.monotonic() + self._feed_every_s
 
     def _notify(self, state: str) -> None:
-        if self._notifier is not None:
-            self._notifier.notify(state)
+        if self._address:
+            with (
+                contextlib.suppress(OSError),  # systemd has gone away, or is busy: not our trouble
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket,
+            ):
+                notify_socket.setblocking(False)
+                notify_socket.sendto(state.encode(), self._address)
+
+
+def _notify_address() -> str:
+    """$NOTIFY_SOCKET, with the NUL of an abstract socket for its @; "" without systemd."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    return "\0" + address[1:] if address.startswith("@") else address
 
 
 def _watchdog_interval_s() -> float:

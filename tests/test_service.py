@@ -19,10 +19,10 @@ UNIT = Path(__file__).parent.parent / "deploy" / "sensor-node.service"
 class NotifySocket:
     """The other end of sd_notify(3)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "notify")
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.path)
+        self._socket.bind(path.replace("@", "\0"))
         self._socket.setblocking(False)
         self.messages: list[str] = []
         self.times: list[float] = []
@@ -41,7 +41,7 @@ class NotifySocket:
 
 @pytest.fixture
 def notify(tmp_path):
-    return NotifySocket(tmp_path)
+    return NotifySocket(str(tmp_path / "notify"))
 
 
 def env(notify: NotifySocket, watchdog_s: float = 1.5) -> dict[str, str]:
@@ -55,6 +55,13 @@ def test_ready_comes_without_a_broker(notify, start_node, temperature_file):
     wait_until(lambda: "STATUS=no broker, 1 of 1 sensors online" in notify.read())
     node.terminate()
     assert notify.count("STOPPING=1") == 1
+
+
+def test_an_abstract_socket_is_spoken_to(start_node, temperature_file):
+    """systemd may name one, with an @ for the NUL (sd_notify(3))."""
+    notify = NotifySocket(f"@sensor-node-test-{os.getpid()}")
+    start_node(sysfs_config(free_port(), {"s": temperature_file}), env=env(notify))
+    wait_until(lambda: notify.count("READY=1"))
 
 
 def test_the_watchdog_is_fed_in_time_and_status_says_how_it_is(
@@ -89,7 +96,7 @@ def test_a_dead_network_thread_does_not_feed_the_watchdog(tmp_path, monkeypatch)
 
     config = tmp_path / "n.toml"
     config.write_text(f'[node]\nname = "n"\n[mqtt]\nhost = "127.0.0.1"\nport = {free_port()}\n')
-    notify = NotifySocket(tmp_path)
+    notify = NotifySocket(str(tmp_path / "notify"))
     for name, value in env(notify).items():
         monkeypatch.setenv(name, value)
     node = Node(load(config), SimulatedBoard(), SystemClock(), client_id="n")
