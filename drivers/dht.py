@@ -26,7 +26,11 @@ from drivers.errors import (
 
 __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "check_frame", "recording"]
 
-ATTEMPT_SPACING_S = 2.1  # the sensor measures every 2 s; AM2302 datasheet, "Timing"
+# The sensor measures every 2 s (AM2302 datasheet, "Sampling period"). Attempts of one read keep a
+# little more apart; from one read to the next a little less is let pass, so that a sensor that is
+# read every 2 s stays on its grid.
+ATTEMPT_SPACING_S = 2.1
+READ_SPACING_S = 1.9
 ATTEMPTS = 3
 
 _WIRING = "check 3V3, the data wire, the 4.7 to 10 kΩ pull-up and the pin number"
@@ -101,8 +105,8 @@ class Dht:
     def read(self) -> Measurement:
         """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart."""
         failure: SensorError | None = None
-        for _ in range(ATTEMPTS):
-            self._keep_spacing()
+        for attempt in range(ATTEMPTS):
+            self._keep_spacing(ATTEMPT_SPACING_S if attempt else READ_SPACING_S)
             try:
                 return self._attempt()
             except SensorError as error:
@@ -110,10 +114,10 @@ class Dht:
         assert failure is not None
         raise failure
 
-    def _keep_spacing(self) -> None:
+    def _keep_spacing(self, spacing_s: float) -> None:
         clock = self._board.clock
         if self._last_attempt_s is not None:
-            early_s = self._last_attempt_s + ATTEMPT_SPACING_S - clock.monotonic()
+            early_s = self._last_attempt_s + spacing_s - clock.monotonic()
             if early_s > 0:
                 clock.sleep(early_s)
         self._last_attempt_s = clock.monotonic()

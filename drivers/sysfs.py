@@ -102,6 +102,8 @@ def _number(file: Path) -> float:
     finally:
         os.close(descriptor)
     try:
+        if b"_" in content:  # Python's 21_500 is no number of the kernel's
+            raise ValueError
         return float(content)
     except ValueError:
         text = content.decode("ascii", "replace").strip()

@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+from drivers.base import Claim
 from node.config_mqtt import read_mqtt, read_node
 from node.config_reader import ConfigError, Problem, TableReader
-from node.config_sensors import check_claims, check_expiry, read_sensors
+from node.config_sensors import Claimed, check_claims, check_expiry, read_sensors
 from node.config_values import did_you_mean
 from node.schema import (
     ButtonTable,
@@ -85,17 +86,18 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
         if key not in _TABLES and key != "sensor":
             hint = did_you_mean(key, [*_TABLES, "sensor"])
             reader.problem((key,), f"unknown table; {hint}")
+    claimed: list[Claimed] = []
     tables = {
-        name: _optional_table(reader, name, document)
+        name: _optional_table(reader, name, document, claimed)
         for name in ("outbox", "homeassistant", "status_led", "button")
     }
     node = read_node(reader, document.get("node", {}))
-    mqtt = read_mqtt(reader, document.get("mqtt"))
+    mqtt, retain_for_s = read_mqtt(reader, document.get("mqtt"))
     for name in sorted(_LATER_TABLES & document.keys()):
         reader.notes.append(f"[{name}] is checked, and has no effect in this version")
-    sensors = read_sensors(reader, document.get("sensor", []))
-    check_claims(reader, sensors, tables)
-    check_expiry(reader, sensors, mqtt)
+    sensors = read_sensors(reader, document.get("sensor", []), claimed)
+    check_claims(reader, claimed)
+    check_expiry(reader, sensors, retain_for_s)
     if reader.problems or node is None or mqtt is None:
         raise ConfigError(reader.source, reader.problems)
     return Config(
@@ -108,8 +110,16 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     )
 
 
-def _optional_table(reader: TableReader, name: str, document: dict[str, Any]) -> Any:
+def _optional_table(
+    reader: TableReader, name: str, document: dict[str, Any], claimed: list[Claimed]
+) -> Any:
     if name not in document:
         return None
-    values = reader.table(_TABLES[name], document[name], (name,))
-    return None if values is None else _TABLES[name](**values)
+    if not isinstance(document[name], dict):
+        reader.problem((name,), "expected a table")
+        return None
+    before = len(reader.problems)
+    values = reader.right_keys(_TABLES[name], document[name], (name,))
+    if "pin" in values:
+        claimed.append((Claim(f"GPIO {values['pin']}"), f"[{name}]", (name, "pin")))
+    return _TABLES[name](**values) if len(reader.problems) == before else None

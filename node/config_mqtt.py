@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.config_reader import TableReader
-from node.schema import MqttTable, NodeTable, Secret, TlsTable
+from node.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable
 
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
@@ -26,14 +26,17 @@ def read_node(reader: TableReader, written: object) -> NodeTable | None:
     return None if values is None else NodeTable(**values)
 
 
-def read_mqtt(reader: TableReader, written: object) -> MqttTable | None:
-    """`[mqtt]` and `[mqtt.tls]`, with the password in place."""
+def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, float]:
+    """`[mqtt]` and `[mqtt.tls]`, with the password in place.
+
+    The table is None where anything is wrong; `retain_for`, in seconds, comes all the same.
+    """
     if written is None:
         reader.problem(("mqtt",), "is missing; at the least: host = the broker", "[mqtt]")
-        return None
+        return None, 0.0
     if not isinstance(written, dict):
         reader.problem(("mqtt",), "expected a table")
-        return None
+        return None, 0.0
     tls = _read_tls(reader, written["tls"]) if "tls" in written else None
     plain = {key: value for key, value in written.items() if key != "tls"}
     before = len(reader.problems)
@@ -41,7 +44,10 @@ def read_mqtt(reader: TableReader, written: object) -> MqttTable | None:
     _resolve_password(reader, values)
     if not 5 <= values.get("keepalive", 30) <= 3600:
         reader.problem(("mqtt", "keepalive"), "must lie between 5s and 1h")
-    return MqttTable(**values, tls=tls) if len(reader.problems) == before else None
+    retain_for_s = values.get("retain_for", DEFAULT_RETAIN_FOR)
+    if len(reader.problems) > before:
+        return None, retain_for_s
+    return MqttTable(**values, tls=tls), retain_for_s
 
 
 def _read_tls(reader: TableReader, written: object) -> TlsTable | None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from drivers.base import Channel, Claim, DriverInfo
+from drivers.base import Channel, Claim, DriverInfo, Options
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, driver_names, find_driver
 from node.config_reader import TableReader, fields_of
 from node.config_values import did_you_mean
 from node.pipeline import DEFAULT_HEARTBEAT_S
-from node.schema import ChannelTable, MqttTable, SensorTable
+from node.schema import ChannelTable, SensorTable
 from node.units import all_units, convert, convertible, duration_text
 
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
-__all__ = ["check_claims", "check_expiry", "read_sensors"]
+__all__ = ["Claimed", "check_claims", "check_expiry", "read_sensors"]
 
 MIN_INTERVAL_S = 0.1
 
 _SENSOR_KEYS = ("id", "driver", "interval", "power_pin", "channel")
 
 
-def read_sensors(reader: TableReader, written: object) -> list[tuple[int, SensorTable]]:
-    """The sensors that are right, each with its index in the file."""
+Claimed = tuple[Claim, str, "KeyPath"]
+"""A piece of hardware, who needs it, and where the configuration says so."""
+
+
+def read_sensors(
+    reader: TableReader, written: object, claimed: list[Claimed]
+) -> list[tuple[int, SensorTable]]:
+    """The sensors that are right, each with its index in the file.
+
+    `claimed` grows by the hardware of every sensor, of those too that are wrong elsewhere.
+    """
     if not isinstance(written, list):
         reader.problem(("sensor",), "expected tables: write [[sensor]], in double brackets")
         return []
@@ -35,7 +44,7 @@ def read_sensors(reader: TableReader, written: object) -> list[tuple[int, Sensor
         identity = table.get("id") if isinstance(table, dict) else None
         if isinstance(identity, str):
             reader.sensor_ids[index] = identity[:64]
-        sensor = _read_sensor(reader, index, table)
+        sensor = _read_sensor(reader, index, table, claimed)
         if isinstance(identity, str):
             if identity in first_with:
                 other = reader.line_of(("sensor", first_with[identity]))
@@ -49,29 +58,35 @@ def read_sensors(reader: TableReader, written: object) -> list[tuple[int, Sensor
     return sensors
 
 
-def _read_sensor(reader: TableReader, index: int, written: object) -> SensorTable | None:
+def _read_sensor(
+    reader: TableReader, index: int, written: object, claimed: list[Claimed]
+) -> SensorTable | None:
     path: KeyPath = ("sensor", index)
     if not isinstance(written, dict):
         reader.problem(path, "expected a table")
         return None
     before = len(reader.problems)
-    common = reader.table(SensorTable, written, path, only=_SENSOR_KEYS[:-1])
+    common = reader.right_keys(SensorTable, written, path, only=_SENSOR_KEYS[:-1])
+    owner = f'sensor "{reader.sensor_ids.get(index, f"#{index + 1}")}"'
+    if "power_pin" in common:
+        power = Claim(f"GPIO {common['power_pin']}", "power")
+        claimed.append((power, f"power_pin of {owner}", (*path, "power_pin")))
     if written.get("id") == "cmd":
         reader.problem((*path, "id"), '"cmd" is taken by the topics of commands')
     info = _find_driver(reader, written.get("driver"), (*path, "driver"))
     if info is None:
         return None
     options = _read_options(reader, info, written, path)
+    if options is not None:
+        claimed += [(claim, owner, path) for claim in options.claims()]
     channels = _read_channels(reader, info, written.get("channel", {}), (*path, "channel"))
-    if common is not None:
-        interval_s = common.get("interval", 30.0)
-        shortest_s = max(MIN_INTERVAL_S, info.min_interval_s)
-        if interval_s < shortest_s:
-            message = f"{info.name} cannot be read more often than every {shortest_s:g} s"
-            reader.problem((*path, "interval"), message)
-    if common is None or options is None or len(reader.problems) > before:
+    shortest_s = max(MIN_INTERVAL_S, info.min_interval_s)
+    if common.get("interval", 30.0) < shortest_s:
+        message = f"{info.name} cannot be read more often than every {shortest_s:g} s"
+        reader.problem((*path, "interval"), message)
+    if options is None or len(reader.problems) > before:
         return None
-    return SensorTable(**common, channel=channels, info=info, options=info.options(**options))
+    return SensorTable(**common, channel=channels, info=info, options=options)
 
 
 def _find_driver(reader: TableReader, name: object, path: KeyPath) -> DriverInfo | None:
@@ -89,14 +104,15 @@ def _find_driver(reader: TableReader, name: object, path: KeyPath) -> DriverInfo
 
 def _read_options(
     reader: TableReader, info: DriverInfo, written: dict[str, Any], path: KeyPath
-) -> dict[str, Any] | None:
+) -> Options | None:
     own = {key: value for key, value in written.items() if key not in _SENSOR_KEYS}
     known = [field.encode_name for field in fields_of(info.options)]
     for key in [key for key in own if key not in known]:
         hint = did_you_mean(key, [*known, *_SENSOR_KEYS])
         reader.problem((*path, key), f"unknown key of the driver {info.name}; {hint}")
         del own[key]
-    return reader.table(info.options, own, path)
+    values = reader.table(info.options, own, path)
+    return None if values is None else info.options(**values)
 
 
 def _read_channels(
@@ -154,13 +170,13 @@ def _check_channel(
 
 
 def check_expiry(
-    reader: TableReader, sensors: list[tuple[int, SensorTable]], mqtt: MqttTable | None
+    reader: TableReader, sensors: list[tuple[int, SensorTable]], retain_for_s: float
 ) -> None:
     """A heartbeat must come before the broker forgets the reading that it renews."""
-    if mqtt is None or not mqtt.retain_for:
+    if not retain_for_s:
         return
     for index, sensor in sensors:
-        kept_s = max(mqtt.retain_for, 3 * sensor.interval)
+        kept_s = max(retain_for_s, 3 * sensor.interval)
         for name, table in sensor.channel.items():
             if table.delta is None:
                 continue
@@ -176,28 +192,15 @@ def check_expiry(
                 reader.problem(("sensor", index, "channel", name, "heartbeat"), message)
 
 
-def check_claims(
-    reader: TableReader, sensors: list[tuple[int, SensorTable]], tables: dict[str, Any]
-) -> None:
+def check_claims(reader: TableReader, claimed: list[Claimed]) -> None:
     """No two parts on one pin or address."""
     holders: dict[str, tuple[Claim, str]] = {}
-
-    def claim(wanted: Claim, owner: str, path: KeyPath) -> None:
+    for wanted, owner, path in claimed:
         if wanted.resource not in holders:
             holders[wanted.resource] = (wanted, owner)
-            return
+            continue
         held, holder = holders[wanted.resource]
         if holder == owner:
             reader.problem(path, f"{wanted.resource} is used twice by {owner}")
         elif not held.shared_as or held.shared_as != wanted.shared_as:
             reader.problem(path, f"{wanted.resource} is used by {holder} already")
-
-    for index, sensor in sensors:
-        for wanted in sensor.options.claims():
-            claim(wanted, f'sensor "{sensor.id}"', ("sensor", index))
-        if sensor.power_pin is not None:
-            power = Claim(f"GPIO {sensor.power_pin}", "power")
-            claim(power, f'power_pin of "{sensor.id}"', ("sensor", index, "power_pin"))
-    for name in ("status_led", "button"):
-        if tables[name] is not None:
-            claim(Claim(f"GPIO {tables[name].pin}"), f"[{name}]", (name, "pin"))

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 SILENT_CLOSES = 2
 """Connections closed without CONNACK before another version is tried; twice as many each time,
 for a new client begins at once and with short delays."""
+SILENT_CLOSES_LATER = 4
+"""As many by a broker that has answered before: it may just be starting, behind a proxy."""
 _MOST_SILENT_CLOSES = 32
 SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
@@ -75,9 +77,10 @@ class Link:
         self._generation = 0
         self._client: NetworkClient
         """The present client; there is one from `start` on."""
-        self._ever_connected = False
         self._silent_closes = 0
         self._patience = SILENT_CLOSES
+        self._only_3_1_1 = mqtt.protocol == "3.1.1"
+        """The broker has shown that it knows no MQTT 5; else 5 is tried first each time."""
         self._closed_attempt = (0, 0)
         self._complaints: set[str] = set()
         self._up_since_s = 0.0
@@ -144,12 +147,14 @@ class Link:
         self._silent_closes = 0
         unsupported = "protocol version" in event.refused.lower()
         if unsupported and self._mqtt.protocol == "auto" and self._speaks_5:
+            self._only_3_1_1 = True
             self._change_version()
             return Change.NONE
         if event.refused:
             self._complain(refusal(event.refused, self._mqtt))
             return Change.NONE
-        self.connected = self._ever_connected = True
+        self.connected = True
+        self._patience = SILENT_CLOSES_LATER
         self._complaints.clear()
         self._up_since_s = self._clock.monotonic()
         self.window = event.window
@@ -171,24 +176,27 @@ class Link:
             known = "" if event.reason == "Unspecified error" else f" ({event.reason})"
             self._complain(f"lost {where}{known}; reconnecting")
             self._mind_short_lives()
+            if self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
+                # It was 3.1.1 because something closed connections; that may not be so any more.
+                self._change_version()
+                self._patience = SILENT_CLOSES
             return Change.DOWN
         if "keep alive" in event.reason.lower():
             self._complain(
                 f"{where} accepts the connection and does not answer; is it an MQTT broker, and "
-                "does it run?"
+                'does it run? (amqtt needs protocol = "3.1.1")'
             )
             return Change.NONE
         self._silent_closes += 1
-        if self._silent_closes >= self._patience:
+        if self._silent_closes >= SILENT_CLOSES:
             question = (
                 "does it want a client certificate?"
                 if self._mqtt.tls
                 else "is this the port of an MQTT broker, and without TLS?"
             )
             self._complain(f"{where} closes the connection before it answers; {question}")
-            # A broker that has answered once knows the version, and has other troubles now.
-            if self._mqtt.protocol == "auto" and not self._ever_connected:
-                self._change_version()
+        if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
+            self._change_version()
         return Change.NONE
 
     def _mind_short_lives(self) -> None:

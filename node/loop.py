@@ -257,8 +257,8 @@ class Node:
                 # A state has every channel in it; a plain topic has only its own.
                 sent = list(values) if self._config.mqtt.payload == "json" else worth
                 sensor.state.published(sent, outcome.ended_s)
-        for name in sensor.state.take_newly_missing(outcome.ended_s):
-            self._take_back(sensor, name)
+            for name in sensor.state.take_newly_missing(outcome.ended_s):
+                self._take_back(sensor, name)
         if sensor.supply is not None:
             if values:
                 sensor.supply.works()

@@ -40,8 +40,10 @@ __all__ = ["NetworkClient"]
 CONNECT_TIMEOUT_S = 4.0
 _FIRST_DELAY_S = (0.7, 1.3)
 _LONGEST_DELAY_S = (2.4, 3.2)
-UNACKNOWLEDGED_MS = 10_000
+UNACKNOWLEDGED_MS = 6_000
 """How long the other end may leave bytes unacknowledged, at the level of TCP."""
+PROBE_AFTER_S = 3
+"""After how long a silence the kernel asks the other end for a sign of life, and how often."""
 
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
 
@@ -218,9 +220,14 @@ class NetworkClient(paho.Client):
 
         Nagle's algorithm would hold a reading back until the last one's ACK. Without a user
         time-out the kernel repeats unacknowledged bytes for a quarter of an hour, ever more
-        rarely: a broker that vanished without a word, and is back, would be noticed long after.
+        rarely; and where nothing is sent, nothing is noticed before the next PINGREQ. A broker
+        that vanished without a word, and is back, shall be noticed sooner; the kernel does that
+        without waking us.
         """
         self._attempt += 1
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER_S)

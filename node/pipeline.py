@@ -81,8 +81,9 @@ class ChannelPipeline:
         self._check_rate(value, at_s)
         self._recent.append(value)
         middle = sorted(self._recent)[len(self._recent) // 2]
-        rounded = round(middle, self.decimals)
-        return rounded + 0.0  # no -0.0
+        if self.decimals == 0:
+            return round(middle)  # 21, not 21.0
+        return round(middle, self.decimals) + 0.0  # no -0.0
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Whether `value` has changed by `delta`, or the heartbeat is due."""

@@ -15,6 +15,7 @@ from drivers.base import BcmPin, DriverInfo, Options
 from node.units import Rate, Seconds
 
 __all__ = [
+    "DEFAULT_RETAIN_FOR",
     "ButtonTable",
     "ChannelTable",
     "Config",
@@ -77,6 +78,7 @@ TopicPath = Annotated[
         description="a topic without wildcards, empty levels or a $ at the beginning",
     ),
 ]
+DEFAULT_RETAIN_FOR = Seconds(3600)
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -110,7 +112,7 @@ class MqttTable(_Table, frozen=True, kw_only=True):
     protocol: MqttVersion = MqttVersion("auto")
     keepalive: Seconds = Seconds(30)
     payload: Literal["json", "plain", "both"] = "json"
-    retain_for: Seconds = Seconds(3600)
+    retain_for: Seconds = DEFAULT_RETAIN_FOR
     tls: TlsTable | None = None
 
     @property

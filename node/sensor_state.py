@@ -16,8 +16,9 @@ __all__ = ["SensorState"]
 _log = logging.getLogger(__name__)
 
 STALE_INTERVALS = 3
-_GRACE_S = 0.5
-"""What the third reading may take to arrive before the sensor counts as stale."""
+_GRACE = 0.1
+_LONGEST_GRACE_S = 0.2
+"""What the third reading may be late by, in intervals and in all."""
 
 
 class SensorState:
@@ -47,7 +48,7 @@ class SensorState:
     def patience_s(self) -> float:
         """Without a good reading for this long the sensor is offline."""
         interval_s = self.table.interval
-        return STALE_INTERVALS * interval_s + min(_GRACE_S, interval_s / 2)
+        return STALE_INTERVALS * interval_s + min(_GRACE * interval_s, _LONGEST_GRACE_S)
 
     @property
     def next_check_s(self) -> float:

@@ -308,6 +308,39 @@ def test_two_inputs_of_one_converter_get_along(tmp_path):
     assert len(load_text(tmp_path, text).sensors) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            sensor('pin = 4\ninterval = "30x"') + sensor("pin = 4", name="b", driver="dht11"),
+            ["interval", "GPIO 4 is used by"],
+        ),
+        (sensor("pin = 4") + "[button]\npin = 4\nx = 1\n", ["unknown key", "GPIO 4 is used by"]),
+        (
+            sensor("pin = 4\n[sensor.channel.temperature]\ndelta = 1\nheartbeat = '2h'")
+            + "[node]\nfoo = 1\n",
+            ["unknown key", "must come sooner"],
+        ),
+        (
+            '[[sensor]]\ndriver = "sysfs"\npath = "/x"\n'
+            + sensor('path = "/x"', name="b", driver="sysfs"),
+            ["id: is missing", "/x is used by"],
+        ),
+    ],
+)
+def test_a_mistake_hides_no_other_one(tmp_path, text, says):
+    """What is right beside it is still held against the rest."""
+    found = "".join(problems(tmp_path, MQTT + text))
+    for words in says:
+        assert words in found
+
+
+def test_a_mistake_in_mqtt_hides_no_heartbeat_that_comes_too_late(tmp_path):
+    channel = "pin = 4\n[sensor.channel.temperature]\ndelta = 1\n"
+    found = problems(tmp_path, MQTT + "foo = 1\nretain_for = '2m'\n" + sensor(channel))
+    assert len(found) == 2
+
+
 def test_every_problem_of_one_channel_is_reported_too(tmp_path):
     channel = '[sensor.channel.temperature]\noffset = "x"\nmedian = 4\nrange = [5, 1]\nunit = "C"\n'
     assert len(problems(tmp_path, MQTT + sensor("pin = 4\n" + channel))) == 4

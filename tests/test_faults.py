@@ -303,7 +303,7 @@ def test_a_sensor_without_a_good_reading_for_three_intervals_is_offline(
     temperature_file.unlink()
     last_s = subscriber.times_of("sensors/test/s/state")[-1]
     gone_s = subscriber.wait_for("sensors/test/s/availability", "offline")
-    assert 3 <= gone_s - last_s < 4
+    assert 3 <= gone_s - last_s < 3.6
     assert len(node.log_lines("s (sysfs): offline:")) == 1
     states = len(subscriber.states("s"))
     time.sleep(2.5)

@@ -95,6 +95,26 @@ def test_connections_that_last_change_nothing(link, clock, caplog):
     assert pauses[-2:] == [4, 0]
 
 
+def test_a_version_that_was_only_guessed_is_tried_anew_after_a_loss(link, monkeypatch):
+    """3.1.1, because something closed two connections: MQTT 5 first, the next time."""
+    monkeypatch.setattr(link, "start", lambda: None)
+    link.handle(Disconnected(0, 1, "x"))
+    link.handle(Disconnected(0, 2, "x"))
+    assert not link._speaks_5
+    link.handle(UP)
+    link.handle(Disconnected(0, 3, "x"))
+    assert link._speaks_5
+
+
+def test_a_version_that_was_refused_is_not_tried_again(link, monkeypatch):
+    monkeypatch.setattr(link, "start", lambda: None)
+    link.handle(Connected(0, refused="Unsupported protocol version", window=1, max_packet_bytes=1))
+    assert not link._speaks_5
+    link.handle(UP)
+    link.handle(Disconnected(0, 1, "x"))
+    assert not link._speaks_5
+
+
 def certificate_error(code: int) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code, error.verify_message = code, "what OpenSSL says"

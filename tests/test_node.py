@@ -408,6 +408,12 @@ def test_a_plain_value_is_taken_back_when_its_channel_fails(
     (folder / "temp2_input").write_text("\n")
     wait_until(lambda: subscriber.on("sensors/test/s/temperature2")[-1] == "")
     assert "sensors/test/s/temperature2" not in retained(broker.port)
+    (folder / "temp1_input").unlink()
+    subscriber.wait_for("sensors/test/s/availability", "offline")
+    time.sleep(0.5)
+    assert subscriber.on("sensors/test/s/temperature")[-1] == "21.5", "the sensor is offline as one"
+    (folder / "temp1_input").write_text("21500\n")
+    subscriber.wait_for("sensors/test/s/availability", "online")
     assert subscriber.on("sensors/test/s/availability")[-1] == "online"
     assert len(node.log_lines("s (sysfs): no temperature2")) == 1
 

@@ -33,6 +33,11 @@ def test_what_the_sensor_cannot_mean_never_passes(value):
     assert caught.value.reason == "implausible"
 
 
+def test_no_decimals_means_a_whole_number():
+    assert str(pipeline(decimals=0).accept(21.4, 0)) == "21"
+    assert str(pipeline(decimals=0).accept(-0.4, 0)) == "0"
+
+
 def test_minus_zero_is_zero():
     assert str(pipeline().accept(-0.01, 0)) == "0.0"
 

@@ -33,7 +33,10 @@ def test_a_scale_turns_the_number_into_degrees(tmp_path):
     assert open_at(tmp_path / "raw", scale=0.05).read()["temperature"] == pytest.approx(21.5)
 
 
-@pytest.mark.parametrize(("content", "says"), [("", "is empty"), ("garbage\n", "reads 'garbage'")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "is empty"), ("garbage\n", "reads 'garbage'"), ("2_1000\n", "reads '2_1000'")],
+)
 def test_a_file_without_a_number_is_an_error(tmp_path, content, says):
     (tmp_path / "temp").write_text(content)
     with pytest.raises(BadFrame, match=says):

@@ -101,4 +101,6 @@ def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list
         rows.append((topics.state(sensor.id), f"{channels}{more}, {every}"))
     if config.mqtt.payload != "json":
         rows += [(topics.channel(sensor.id, name), f"{u}, {every}") for name, u in units.items()]
+        if sensor.info.more_channels:
+            rows.append((topics.channel(sensor.id, "..."), "whatever else the folder has"))
     return rows
