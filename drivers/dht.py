@@ -12,6 +12,7 @@ parts of it print to standard output.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from drivers.base import HUMIDITY, BcmPin, Channel, Claim, DriverInfo, Measurement, Options
@@ -26,11 +27,11 @@ from drivers.errors import (
 
 __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "check_frame", "recording"]
 
-# The sensor measures every 2 s (AM2302 datasheet, "Sampling period"). Attempts of one read keep a
-# little more apart; from one read to the next a little less is let pass, so that a sensor that is
-# read every 2 s stays on its grid.
-ATTEMPT_SPACING_S = 2.1
-READ_SPACING_S = 1.9
+# The sensor measures every 2 s (AM2302 datasheet, "Sampling period"). After a failure a little more
+# is kept; after a success a little less is let pass, so that a sensor that is read every 2 s stays
+# on its grid.
+SPACING_AFTER_FAILURE_S = 2.1
+SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
 
 _WIRING = "check 3V3, the data wire, the 4.7 to 10 kΩ pull-up and the pin number"
@@ -100,27 +101,26 @@ class Dht:
         self._model = model
         self._options = options
         self._board = board
-        self._last_attempt_s: float | None = None
+        self._next_attempt_s = -math.inf
 
     def read(self) -> Measurement:
         """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart."""
+        clock = self._board.clock
         failure: SensorError | None = None
-        for attempt in range(ATTEMPTS):
-            self._keep_spacing(ATTEMPT_SPACING_S if attempt else READ_SPACING_S)
+        for _ in range(ATTEMPTS):
+            if (early_s := self._next_attempt_s - clock.monotonic()) > 0:
+                clock.sleep(early_s)
+            began_s = clock.monotonic()
+            self._next_attempt_s = began_s + SPACING_AFTER_FAILURE_S
             try:
-                return self._attempt()
+                measurement = self._attempt()
             except SensorError as error:
                 failure = error
+            else:
+                self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
+                return measurement
         assert failure is not None
         raise failure
-
-    def _keep_spacing(self, spacing_s: float) -> None:
-        clock = self._board.clock
-        if self._last_attempt_s is not None:
-            early_s = self._last_attempt_s + spacing_s - clock.monotonic()
-            if early_s > 0:
-                clock.sleep(early_s)
-        self._last_attempt_s = clock.monotonic()
 
     def _attempt(self) -> Measurement:
         try:
@@ -190,7 +190,7 @@ def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
         open=lambda options, board: Dht(model, options, board, channels),
         example=f'driver = "{model.lower()}"\npin = 4',
         min_interval_s=2.0,
-        read_budget_s=ATTEMPTS * (ATTEMPT_SPACING_S + 0.5),
+        read_budget_s=ATTEMPTS * (SPACING_AFTER_FAILURE_S + 0.5),
         preload=("adafruit_dht", "board"),
         reopen_after_failure=False,  # nothing is kept open, but for the time of the last attempt
     )
