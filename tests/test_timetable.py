@@ -118,6 +118,18 @@ def test_the_library_alone_stops_after_a_backward_step(stepped):
     assert runs == [1]
 
 
+def test_each_job_keeps_to_its_own_interval(clock):
+    """One that comes due takes no other one with it."""
+    timetable = Timetable(clock)
+    often: list[float] = []
+    seldom: list[float] = []
+    timetable.every(1.0, often.append, start_s=clock.now_s)
+    timetable.every(10.0, seldom.append, start_s=clock.now_s)
+    advance(clock, timetable, 25)
+    assert len(often) == 26
+    assert seldom == [1000.0, 1010.0, 1020.0]
+
+
 def test_once_runs_once(clock):
     timetable = Timetable(clock)
     runs: list[float] = []
