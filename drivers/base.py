@@ -13,6 +13,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 
 from drivers.bus import Board
+from drivers.errors import ImplausibleValue
 
 __all__ = [
     "CO2",
@@ -26,6 +27,7 @@ __all__ = [
     "DriverInfo",
     "Measurement",
     "Options",
+    "refuse_implausible",
 ]
 
 Measurement = dict[str, float]
@@ -47,6 +49,24 @@ class Channel(msgspec.Struct, frozen=True):
     plausible: tuple[float, float]
     decimals: int
     """Digits after the point that the sensor's resolution deserves."""
+
+
+def refuse_implausible(
+    measurement: Measurement, channels: tuple[Channel, ...], *, where: str, hint: str
+) -> None:
+    """Hold each value against what its channel can mean.
+
+    Raises:
+        ImplausibleValue: one lies outside; `where` and `hint` go into the message.
+    """
+    for channel in channels:
+        value = measurement[channel.name]
+        low, high = channel.plausible
+        if not low <= value <= high:
+            raise ImplausibleValue(
+                f"{where}: {channel.name} {value:g} {channel.unit} is outside {low:g} to {high:g}",
+                hint,
+            )
 
 
 TEMPERATURE = Channel("temperature", "°C", (-55.0, 150.0), 1)

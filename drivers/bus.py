@@ -10,6 +10,7 @@ transaction, because several Adafruit drivers poll a stuck chip for ever.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from drivers.errors import BusDeadline
 
-__all__ = ["Board", "Clock", "DhtSensor", "I2CBus", "I2CPort"]
+__all__ = ["Board", "Clock", "DhtSensor", "I2CBus", "I2CPort", "SystemTime"]
 
 
 class Clock(Protocol):
@@ -28,6 +29,13 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None: ...
+
+
+class SystemTime:
+    """`Clock` by the operating system."""
+
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
 
 
 class I2CPort(Protocol):

@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from drivers.base import Claim, DriverInfo, Measurement, Options
+from drivers.base import Claim, DriverInfo, Measurement, Options, refuse_implausible
 from drivers.bus import Board
 from drivers.catalogue import ChipRow
 from drivers.errors import (
     BadFrame,
-    ImplausibleValue,
     MissingSupport,
     SensorNotFound,
     as_sensor_error,
@@ -88,7 +87,12 @@ class Chip:
                     self._row.examine(self._bus, self._options.address)
         except Exception as error:
             raise as_sensor_error(error, self._options.where()) from error
-        self._refuse_implausible(measurement)
+        refuse_implausible(
+            measurement,
+            self.channels,
+            where=self._options.where(),
+            hint="the bus is dead or the chip damaged; check SDA, SCL and power",
+        )
         return measurement
 
     def _value(self, attribute: str) -> float:
@@ -96,17 +100,6 @@ class Chip:
         if value is None:
             raise BadFrame(f"{self._row.name}: no {attribute} yet")
         return float(value)
-
-    def _refuse_implausible(self, measurement: Measurement) -> None:
-        for channel in self.channels:
-            value = measurement[channel.name]
-            low, high = channel.plausible
-            if not low <= value <= high:
-                raise ImplausibleValue(
-                    f"{self._options.where()}: {channel.name} {value:g} {channel.unit} "
-                    f"is outside {low:g} to {high:g}",
-                    "the bus is dead or the chip damaged; check SDA, SCL and power",
-                )
 
     def _absent_hint(self) -> str:
         others = [a for a in self._row.addresses if a != self._options.address]

@@ -15,7 +15,16 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from drivers.base import HUMIDITY, BcmPin, Channel, Claim, DriverInfo, Measurement, Options
+from drivers.base import (
+    HUMIDITY,
+    BcmPin,
+    Channel,
+    Claim,
+    DriverInfo,
+    Measurement,
+    Options,
+    refuse_implausible,
+)
 from drivers.bus import Board
 from drivers.errors import (
     BadFrame,
@@ -150,15 +159,12 @@ class Dht:
             # The library drops the sign bit; ASAIR DHT11 datasheet 1.3, "Negative temperature".
             temperature = -temperature
         measurement = {"temperature": float(temperature), "humidity": float(humidity)}
-        for channel in self.channels:
-            low, high = channel.plausible
-            value = measurement[channel.name]
-            if not low <= value <= high:
-                raise ImplausibleValue(
-                    f"{self._model}: {channel.name} {value:g} {channel.unit} "
-                    f"is outside {low:g} to {high:g}",
-                    "noise on the line; shorten the wire or lower the pull-up",
-                )
+        refuse_implausible(
+            measurement,
+            self.channels,
+            where=self._model,
+            hint="noise on the line; shorten the wire or lower the pull-up",
+        )
         return measurement
 
     def _sorted(self, error: RuntimeError) -> SensorError:

@@ -7,12 +7,11 @@ and its generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from drivers.bus import Clock, DhtSensor, I2CBus
+from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
 from drivers.errors import MissingSupport, SensorNotFound
 
 __all__ = ["HardwareBoard"]
@@ -20,18 +19,11 @@ __all__ = ["HardwareBoard"]
 _MODEL = Path("/proc/device-tree/model")
 
 
-class _Time:
-    """`drivers.bus.Clock` by the operating system."""
-
-    monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
-
-
 class HardwareBoard:
     """`drivers.bus.Board` for the computer this runs on."""
 
     def __init__(self) -> None:
-        self.clock: Clock = _Time()
+        self.clock: Clock = SystemTime()
         self._i2c: dict[int, I2CBus] = {}
         if not _MODEL.exists():
             # Not a board of a kind that Blinka knows: keep it from guessing, and from

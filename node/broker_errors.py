@@ -21,7 +21,7 @@ _WRONG_HOST = {62, 64}
 
 def connect_failure(error: BaseException, mqtt: MqttTable) -> str:
     """Why no connection came about."""
-    where = f"{mqtt.host}:{mqtt.broker_port}"
+    where = mqtt.address
     if isinstance(error, socket.gaierror):
         return f"the name {mqtt.host} does not resolve; check [mqtt] host, DNS and the network"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -64,7 +64,7 @@ def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -
 
 def refusal(reason: str, mqtt: MqttTable) -> str:
     """Why the broker refused the login; `reason` is the name of its reason code."""
-    where = f"{mqtt.host}:{mqtt.broker_port}"
+    where = mqtt.address
     if reason in ("Bad user name or password", "Not authorized"):
         who = f'the user "{mqtt.username}"' if mqtt.username else "a client without a user name"
         return (

@@ -83,22 +83,14 @@ class TableReader:
         return line_of(path, locate_keys(self._text))
 
     def table(
-        self,
-        schema: type[msgspec.Struct],
-        written: object,
-        path: KeyPath,
-        *,
-        only: tuple[str, ...] = (),
+        self, schema: type[msgspec.Struct], written: object, path: KeyPath
     ) -> dict[str, Any] | None:
-        """Convert a table key by key; None if anything in it is wrong.
-
-        `only` names the fields to take, where the table has keys of another schema too.
-        """
+        """Convert a table key by key; None if anything in it is wrong."""
         if not isinstance(written, dict):
             self.problem(path, "expected a table")
             return None
         before = len(self.problems)
-        values = self.right_keys(schema, written, path, only=only)
+        values = self.right_keys(schema, written, path)
         return values if len(self.problems) == before else None
 
     def right_keys(
@@ -109,7 +101,10 @@ class TableReader:
         *,
         only: tuple[str, ...] = (),
     ) -> dict[str, Any]:
-        """Those keys of a table that could be converted; a problem noted for each other one."""
+        """Those keys of a table that could be converted; a problem noted for each other one.
+
+        `only` names the fields to take, where the table has keys of another schema too.
+        """
         fields = {
             field.encode_name: field
             for field in fields_of(schema)

@@ -29,6 +29,7 @@ __all__ = [
     "embedded_broker",
     "end_process",
     "find_mosquitto",
+    "free_port",
 ]
 
 START_S = 5.0
@@ -59,7 +60,7 @@ def embedded_broker(folder: Path) -> Iterator[EmbeddedBroker]:
     Raises:
         BrokerUnavailable: there is none, or it does not start.
     """
-    port = _free_port()
+    port = free_port()
     program = find_mosquitto()
     if program is not None:
         with _mosquitto(program, port, folder):
@@ -69,7 +70,8 @@ def embedded_broker(folder: Path) -> Iterator[EmbeddedBroker]:
             yield EmbeddedBroker("amqtt", port, MqttVersion("3.1.1"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

@@ -161,12 +161,11 @@ class Link:
         self.max_packet_bytes = event.max_packet_bytes
         version = "5" if self._speaks_5 else "3.1.1"
         secure = " with TLS" if self._mqtt.tls else ""
-        where = f"{self._mqtt.host}:{self._mqtt.broker_port}"
-        _log.info("connected to %s, MQTT %s%s", where, version, secure)
+        _log.info("connected to %s, MQTT %s%s", self._mqtt.address, version, secure)
         return Change.UP
 
     def _disconnected(self, event: Disconnected) -> Change:
-        where = f"{self._mqtt.host}:{self._mqtt.broker_port}"
+        where = self._mqtt.address
         attempt = (event.generation, event.attempt)
         if attempt == self._closed_attempt:
             return Change.NONE  # paho reports some losses again and again
@@ -225,7 +224,7 @@ class Link:
         return self._version == MQTTProtocolVersion.MQTTv5
 
     def _change_version(self) -> None:
-        if self._version == MQTTProtocolVersion.MQTTv5:
+        if self._speaks_5:
             self._version = MQTTProtocolVersion.MQTTv311
         else:
             self._version = MQTTProtocolVersion.MQTTv5

@@ -116,6 +116,11 @@ class MqttTable(_Table, frozen=True, kw_only=True):
     tls: TlsTable | None = None
 
     @property
+    def address(self) -> str:
+        """`host:port`, for people."""
+        return f"{self.host}:{self.broker_port}"
+
+    @property
     def broker_port(self) -> int:
         """The configured port, else 8883 with TLS and 1883 without."""
         return self.port or (1883 if self.tls is None else 8883)

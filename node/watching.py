@@ -87,7 +87,7 @@ def watch(
     finally:
         link.disconnect(wait_s=0.5)
     if not reached:
-        _log.warning("no connection to %s:%d", mqtt.host, mqtt.broker_port)
+        _log.warning("no connection to %s", mqtt.address)
     elif not heard:
         _log.warning("no message on %s", topic)
     return heard

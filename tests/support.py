@@ -18,7 +18,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
-from node.embedded_broker import find_mosquitto
+from node.embedded_broker import find_mosquitto, free_port
 
 SENSOR_NODE = str(Path(sys.executable).with_name("sensor-node"))
 
@@ -54,11 +54,6 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = 
             return value
         time.sleep(0.01)
     raise AssertionError(f"not within {seconds:g} s: {what or condition}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 class Mosquitto:

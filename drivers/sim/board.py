@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from drivers.base import Options
-from drivers.bus import Clock, DhtSensor, I2CBus
+from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
 from drivers.sim.chips import SIMULATED_CHIPS
 from drivers.sim.dht_line import DhtLine, simulated_dht
 from drivers.sim.i2c import SimulatedI2C
@@ -22,13 +21,6 @@ from drivers.sim.room import Air, Room
 __all__ = ["SimulatedBoard"]
 
 _ONE_WIRE = "/sys/bus/w1/devices"
-
-
-class _Time:
-    """`drivers.bus.Clock` by the operating system."""
-
-    monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
 
 
 def _analog_volts(wired: dict[str, Any], celsius: float) -> float:
@@ -47,7 +39,7 @@ class SimulatedBoard:
     def __init__(self, clock: Clock | None = None, *, seed: int = 1) -> None:
         # Blinka must be imported for its constants; tell it not to look for a board.
         os.environ.setdefault("BLINKA_OS_AGNOSTIC", "1")
-        self.clock: Clock = _Time() if clock is None else clock
+        self.clock: Clock = SystemTime() if clock is None else clock
         self.room = Room(self.clock, seed=seed)
         self.dht_lines: dict[int, DhtLine] = {}
         self.i2c_ports: dict[int, SimulatedI2C] = {}

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             "ok": True,
             "file": str(source),
             "node": config.node.name,
-            "broker": f"{config.mqtt.host}:{config.mqtt.broker_port}",
+            "broker": config.mqtt.address,
             "topics": [{"topic": topic, "content": content} for topic, content in topics],
             "notes": config.notes,
         }
@@ -72,7 +72,7 @@ def _summary(config: Config) -> str:
     secure = "TLS" if mqtt.tls else "no TLS"
     return (
         f"node     {config.node.name}, {count(config.sensors, 'sensor')}\n"
-        f"broker   {mqtt.host}:{mqtt.broker_port}, MQTT {version}, {login}, {secure}"
+        f"broker   {mqtt.address}, MQTT {version}, {login}, {secure}"
     )
 
 

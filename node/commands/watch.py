@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             units=units,
             seconds=arguments.seconds,
             as_json=arguments.json,
-            title=f"{mqtt.base_topic}/# at {mqtt.host}:{mqtt.broker_port}",
+            title=f"{mqtt.base_topic}/# at {mqtt.address}",
         )
     except KeyboardInterrupt:
         return 0
