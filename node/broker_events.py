@@ -66,15 +66,16 @@ class Sent(msgspec.Struct, frozen=True):
 
     generation: int
     message_id: int
-    topic: str
+    message: Outgoing
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A message to publish, retained, at QoS 1; `expiry_s` is its MQTT 5 expiry, 0 for none."""
+    """A message to publish at QoS 1; `expiry_s` is its MQTT 5 expiry, 0 for none."""
 
     topic: str
     payload: bytes
     expiry_s: int = 0
+    retain: bool = True
 
 
 BrokerEvent = Connected | ConnectFailed | Disconnected | Acknowledged | Arrived | Sent

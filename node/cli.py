@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "read the sensors and publish, until SIGTERM",
     "check": "validate the configuration, and say what would be published where",
     "read": "read each sensor once",
+    "status": "show what the node on this machine knows",
     "watch": "show what the nodes at the broker publish",
     "drivers": "the drivers, their options and channels",
 }
@@ -37,6 +38,7 @@ _EXAMPLES = {
     "run": "sensor-node run --config node.toml",
     "check": "sensor-node check --config node.toml",
     "read": "sensor-node read air water --json",
+    "status": "sensor-node status",
     "watch": "sensor-node watch --host 192.168.1.10",
     "drivers": "sensor-node drivers dht22",
 }

@@ -1,18 +1,36 @@
-"""The time, passed in wherever it is needed: monotonic for intervals, UTC for timestamps."""
+"""The time, passed in wherever it is needed.
+
+Monotonic for intervals, UTC for timestamps, and the time since boot, which outlives the process:
+with the boot's id it tells when a reading was taken, though nobody knew the date then.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock", "utc_text"]
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NO_EARLIER_S = 1_735_689_600  # 2025-01-01: what is before it was never the time here
 
 
 class Clock(Protocol):
     """What the node asks of a clock."""
 
+    @property
+    def boot_id(self) -> str:
+        """Another one after each boot of this computer."""
+        ...
+
     def monotonic(self) -> float:
         """Seconds from an arbitrary start, never stepped."""
+        ...
+
+    def boot_s(self) -> float:
+        """Seconds since this computer was booted, never stepped."""
         ...
 
     def utc_s(self) -> float:
@@ -29,16 +47,31 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._adjtimex = _find_adjtimex()
+        self._boot_clock: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        self.boot_id = _read_boot_id()
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def boot_s(self) -> float:
+        """CLOCK_BOOTTIME, which counts a laptop's sleep too (clock_gettime(2))."""
+        return time.clock_gettime(self._boot_clock)
 
     def utc_s(self) -> float:
         return time.time()
 
     def synced(self) -> bool:
         """adjtimex(2) without a change: TIME_ERROR (5) means that nobody keeps the clock."""
-        return self._adjtimex is not None and 0 <= self._adjtimex() < 5
+        kept = self._adjtimex is not None and 0 <= self._adjtimex() < 5
+        return kept and self.utc_s() >= _NO_EARLIER_S
+
+
+def _read_boot_id() -> str:
+    """The kernel's id (random(4)); without one, every start of the process counts as a boot."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return os.urandom(16).hex()
 
 
 def _find_adjtimex() -> Adjtimex | None:
@@ -59,8 +92,7 @@ class Adjtimex(Protocol):
     def __call__(self) -> int: ...
 
 
-def utc_text(utc_s: float) -> str:
+def utc_text(utc_ms: int) -> str:
     """RFC 3339 with milliseconds: `2026-11-24T03:13:00.123Z`."""
-    milliseconds = round(utc_s * 1000)
-    moment = time.gmtime(milliseconds // 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{milliseconds % 1000:03d}Z"
+    moment = time.gmtime(utc_ms // 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{utc_ms % 1000:03d}Z"

@@ -42,7 +42,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "status_led": StatusLedTable,
     "button": ButtonTable,
 }
-_LATER_TABLES = {"outbox", "homeassistant", "status_led", "button"}
+_LATER_TABLES = {"homeassistant", "status_led", "button"}
 
 
 def find_file(option: str | None) -> Path:

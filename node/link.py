@@ -86,6 +86,7 @@ class Link:
         self._up_since_s = 0.0
         self._short_lives = 0
         self.connected = False
+        self._trouble = "not connected yet"
         self.window = DEFAULT_WINDOW
         """How many messages the broker takes before it has acknowledged the first."""
         self.max_packet_bytes = sys.maxsize
@@ -118,6 +119,11 @@ class Link:
         _log.error("the network thread has died; starting a new one")
         self.connected = False
         self.start()
+
+    @property
+    def described(self) -> str:
+        """`connected, MQTT 5`, or why there is no broker."""
+        return f"connected, MQTT {self._version_text}" if self.connected else self._trouble
 
     def publish(self, message: Outgoing) -> int | None:
         """See `NetworkClient.publish_now`."""
@@ -159,9 +165,8 @@ class Link:
         self._up_since_s = self._clock.monotonic()
         self.window = event.window
         self.max_packet_bytes = event.max_packet_bytes
-        version = "5" if self._speaks_5 else "3.1.1"
         secure = " with TLS" if self._mqtt.tls else ""
-        _log.info("connected to %s, MQTT %s%s", self._mqtt.address, version, secure)
+        _log.info("connected to %s, MQTT %s%s", self._mqtt.address, self._version_text, secure)
         return Change.UP
 
     def _disconnected(self, event: Disconnected) -> Change:
@@ -223,6 +228,10 @@ class Link:
     def _speaks_5(self) -> bool:
         return self._version == MQTTProtocolVersion.MQTTv5
 
+    @property
+    def _version_text(self) -> str:
+        return "5" if self._speaks_5 else "3.1.1"
+
     def _change_version(self) -> None:
         if self._speaks_5:
             self._version = MQTTProtocolVersion.MQTTv311
@@ -235,6 +244,7 @@ class Link:
 
     def _complain(self, message: str) -> None:
         """Log why there is no broker, each reason once until there is one."""
+        self._trouble = f"no broker: {message}"
         if message not in self._complaints:
             self._complaints.add(message)
             _log.warning("no broker: %s", message)

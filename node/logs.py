@@ -10,9 +10,10 @@ import logging
 import os
 import sys
 import warnings
+from collections import deque
 from typing import TextIO
 
-__all__ = ["set_up_logging"]
+__all__ = ["RecentWarnings", "set_up_logging"]
 
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
@@ -29,6 +30,17 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+class RecentWarnings(logging.Handler):
+    """Keeps what was wrong lately, from any thread, until somebody takes it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: deque[logging.LogRecord] = deque(maxlen=50)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
 
 
 def set_up_logging(level: str) -> None:

@@ -7,7 +7,15 @@ import msgspec
 from node.clock import utc_text
 from node.reading import Reading
 
-__all__ = ["OFFLINE", "ONLINE", "Topics", "availability", "plain_value", "state_payload"]
+__all__ = [
+    "OFFLINE",
+    "ONLINE",
+    "Topics",
+    "availability",
+    "history_payload",
+    "plain_value",
+    "state_payload",
+]
 
 ONLINE = b"online"
 OFFLINE = b"offline"
@@ -25,6 +33,14 @@ class Topics(msgspec.Struct, frozen=True):
     def status(self) -> str:
         return f"{self.base}/{self.node}/status"
 
+    @property
+    def history(self) -> str:
+        return f"{self.base}/{self.node}/history"
+
+    @property
+    def health(self) -> str:
+        return f"{self.base}/{self.node}/health"
+
     def state(self, sensor: str) -> str:
         return f"{self.base}/{self.node}/{sensor}/state"
 
@@ -41,14 +57,26 @@ def availability(online: bool) -> bytes:
 
 def state_payload(reading: Reading) -> bytes:
     """The newest reading as JSON: a key per channel, then time, clock and seq."""
+    return _encode({**reading.values, **_time_of(reading), "seq": reading.seq})
+
+
+def history_payload(stream: str, readings: list[Reading]) -> bytes:
+    """A batch of readings as JSON; (stream, seq) is what a consumer knows a duplicate by."""
     return _encode(
         {
-            **reading.values,
-            "time": utc_text(reading.utc_s),
-            "clock": "synced" if reading.synced else "unsynced",
-            "seq": reading.seq,
+            "stream": stream,
+            "readings": [
+                {"seq": r.seq, "sensor": r.sensor, **_time_of(r), **r.values} for r in readings
+            ],
         }
     )
+
+
+def _time_of(reading: Reading) -> dict[str, str]:
+    return {
+        "time": utc_text(reading.utc_ms),
+        "clock": "synced" if reading.synced else "unsynced",
+    }
 
 
 def plain_value(value: float) -> bytes:

@@ -145,9 +145,9 @@ class NetworkClient(paho.Client):
             self._network_thread.join(wait_s)
 
     def publish_now(self, message: Outgoing) -> int | None:
-        """Publish retained at QoS 1; the message's id, or None if the link is down after all."""
+        """Publish at QoS 1; the message's id, or None if the link is down after all."""
         properties = self._expiry(message.expiry_s)
-        info = self.publish(message.topic, message.payload, 1, True, properties)
+        info = self.publish(message.topic, message.payload, 1, message.retain, properties)
         return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
 
     def publish_together(self, messages: list[Outgoing]) -> int | None:
@@ -209,7 +209,7 @@ class NetworkClient(paho.Client):
             message = self._handed_over.popleft()
             sent_id = self.publish_now(message)
             if sent_id is not None:
-                self._report(Sent(self._generation, sent_id, message.topic))
+                self._report(Sent(self._generation, sent_id, message))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         payload = bytes(message.payload)

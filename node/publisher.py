@@ -1,8 +1,10 @@
-"""What is on its way to the broker: the newest message of each retained topic, and no other.
+"""What is on its way to the broker: the newest message of each retained topic, and history.
 
-Of each topic at most one message is in flight and at most the newest one waits, so a topic never
-goes backwards. Nothing is published while the link is down, and what was not acknowledged when a
-link broke is forgotten; the loop sets the current state afresh on connecting.
+Of each retained topic at most one message is in flight and at most the newest one waits, so a
+topic never goes backwards. History may use a part of the window, so that it delays no state.
+Nothing is published while the link is down, and what was not acknowledged when a link broke is
+forgotten; the loop sets the current state afresh on connecting, and history goes back to its
+cursor.
 
 Used on the loop's thread.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
 from node.link import Change, Link
@@ -30,16 +33,24 @@ _DISCONNECT_S = 0.5
 
 
 class Publisher:
-    """Keeps the retained topics of one node up to date at the broker."""
+    """Keeps the retained topics of one node up to date at the broker, and sends its history.
 
-    def __init__(self, link: Link, *, status_topic: str) -> None:
+    `refused(message, reason)` is called for each message that the broker does not take.
+    """
+
+    def __init__(
+        self, link: Link, *, status_topic: str, refused: Callable[[Outgoing, str], None]
+    ) -> None:
         self._link = link
         self._status_topic = status_topic
+        self._refused = refused
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
-        """Topics with a message that is not acknowledged yet."""
-        self._topic_of: dict[int, str] = {}
-        """Message id -> topic, for those in flight whose id is known."""
+        """Retained topics with a message that is not acknowledged yet."""
+        self._message_of: dict[int, Outgoing] = {}
+        """Message id -> message, for those in flight whose id is known."""
+        self._settlements: dict[int, Callable[[bool], None]] = {}
+        """Message id -> whom to tell the outcome; the history in flight."""
         self._refused_topics: set[str] = set()
         self._in_order = False
 
@@ -61,14 +72,44 @@ class Publisher:
         messages = self._sendable()
         if self._in_order:
             for message in messages:
-                self._sent(message.topic, self._link.publish(message))
+                self._sent(message, self._link.publish(message))
             self._in_order = bool(self._waiting)
         elif messages:
-            self._sent(messages[0].topic, self._link.publish_together(messages))
+            self._sent(messages[0], self._link.publish_together(messages))
+
+    def send(self, message: Outgoing, settled: Callable[[bool], None]) -> None:
+        """Publish a message of history; keep to `history_room`.
+
+        `settled(taken)` is called when the broker has answered, unless the link breaks before.
+        """
+        if not self._fits(message):
+            settled(False)
+            return
+        message_id = self._link.publish(message)
+        if message_id is not None:
+            self._message_of[message_id] = message
+            self._settlements[message_id] = settled
+
+    @property
+    def history_room(self) -> int:
+        """How many messages of history may be sent now: none while state is waiting."""
+        if self._waiting or not self._link.connected:
+            return 0
+        share = max(1, self._window * 3 // 4)
+        return min(share - len(self._settlements), self._window - self._so_many_in_flight)
+
+    @property
+    def history_bytes(self) -> int:
+        """How large the payload of a message of history may be, topic included."""
+        return self._link.max_packet_bytes - _OVERHEAD_BYTES
 
     @property
     def _window(self) -> int:
         return min(WINDOW, self._link.window)
+
+    @property
+    def _so_many_in_flight(self) -> int:
+        return len(self._in_flight) + len(self._settlements)
 
     def _sendable(self) -> list[Outgoing]:
         """Take out of those waiting what may be sent now, and count it as in flight."""
@@ -76,7 +117,7 @@ class Publisher:
         if not self._waiting or not self._link.connected:
             return messages
         for topic in [topic for topic in self._waiting if topic not in self._in_flight]:
-            if len(self._in_flight) >= self._window:
+            if self._so_many_in_flight >= self._window:
                 break
             message = self._waiting.pop(topic)
             if self._fits(message):
@@ -84,51 +125,53 @@ class Publisher:
                 self._in_flight.add(topic)
         return messages
 
-    def _sent(self, topic: str, message_id: int | None) -> None:
+    def _sent(self, message: Outgoing, message_id: int | None) -> None:
         if message_id is None:
-            self._in_flight.discard(topic)
+            self._in_flight.discard(message.topic)
         else:
-            self._topic_of[message_id] = topic
+            self._message_of[message_id] = message
 
     def handle(self, event: BrokerEvent) -> Change:
         """Take note of an event of the link."""
         change = self._link.handle(event)
         if change is not Change.NONE:
-            self._waiting.clear()
-            self._in_flight.clear()
-            self._topic_of.clear()
-            self._refused_topics.clear()
+            self._forget()
             self._in_order = change is Change.UP
         elif isinstance(event, Sent):
-            self._sent(event.topic, event.message_id)
+            self._sent(event.message, event.message_id)
         elif isinstance(event, Acknowledged):
             self._acknowledged(event)
         return change
 
-    @property
-    def acknowledgements_wanted(self) -> int:
-        """How many acknowledgements make it worth while to `flush` again; 0: nothing waits.
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._message_of.clear()
+        self._settlements.clear()
+        self._refused_topics.clear()
+
+    def acknowledgements_wanted(self, *, more_history: bool) -> int:
+        """How many acknowledgements make it worth while to send more; 0: nothing waits.
 
         Half a window, so that a long queue is sent in bulk; any one of a few that are in flight.
         """
-        if not self._waiting:
+        if not self._waiting and not more_history:
             return 0
         half = self._window // 2
-        return half if len(self._in_flight) >= half > 0 else 1
+        return half if self._so_many_in_flight >= half > 0 else 1
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way to the broker, or nothing can be."""
-        return not self._link.connected or not (self._in_flight or self._waiting)
+        return not self._link.connected or not (self._so_many_in_flight or self._waiting)
 
     def say_goodbye(self) -> None:
         """Publish `offline`, and nothing else any more."""
         if self._link.connected:
-            self._waiting.clear()
+            self._forget()
             goodbye = Outgoing(self._status_topic, OFFLINE)
-            self._topic_of.clear()
             self._in_flight = {self._status_topic}
-            self._sent(self._status_topic, self._link.publish(goodbye))
+            self._sent(goodbye, self._link.publish(goodbye))
 
     def close(self) -> None:
         """Disconnect, if the goodbye was acknowledged; else leave the link to break.
@@ -141,20 +184,25 @@ class Publisher:
     def _fits(self, message: Outgoing) -> bool:
         size = len(message.topic.encode()) + len(message.payload) + _OVERHEAD_BYTES
         if size > self._link.max_packet_bytes:
-            self._refuse(message.topic, "it is above the broker's maximum packet size")
+            self._refuse(message, "it is above the broker's maximum packet size")
             return False
         return True
 
     def _acknowledged(self, event: Acknowledged) -> None:
-        topic = self._topic_of.pop(event.message_id, None)
-        if topic is None:
+        message = self._message_of.pop(event.message_id, None)
+        if message is None:
             return
-        self._in_flight.discard(topic)
         if event.refused:
-            self._refuse(topic, f"{event.refused}; allow the topic in the broker's ACL")
+            self._refuse(message, f"{event.refused}; allow the topic in the broker's ACL")
+        settled = self._settlements.pop(event.message_id, None)
+        if settled is None:
+            self._in_flight.discard(message.topic)
+        else:
+            settled(not event.refused)
 
-    def _refuse(self, topic: str, why: str) -> None:
-        """Log that a topic cannot be published, once per connection."""
-        if topic not in self._refused_topics:
-            self._refused_topics.add(topic)
-            _log.error("the broker does not take %s: %s", topic, why)
+    def _refuse(self, message: Outgoing, why: str) -> None:
+        """Tell of a message that cannot be published; log it once per topic and connection."""
+        self._refused(message, why)
+        if message.topic not in self._refused_topics:
+            self._refused_topics.add(message.topic)
+            _log.error("the broker does not take %s: %s", message.topic, why)

@@ -7,7 +7,7 @@ import msgspec
 from drivers.base import Channel, Measurement
 from drivers.errors import SensorError
 
-__all__ = ["ReadOutcome", "Reading"]
+__all__ = ["Layout", "ReadOutcome", "Reading"]
 
 
 class ReadOutcome(msgspec.Struct, frozen=True):
@@ -18,6 +18,8 @@ class ReadOutcome(msgspec.Struct, frozen=True):
     """Monotonic time at which the read began."""
     ended_s: float
     """Monotonic time at which it ended."""
+    boot_s: float
+    """Time since boot at which it ended."""
     utc_s: float
     """Wall-clock time at which it ended."""
     synced: bool
@@ -26,12 +28,34 @@ class ReadOutcome(msgspec.Struct, frozen=True):
     error: SensorError | None = None
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """Values that passed the pipeline, ready to be published."""
+class Layout(msgspec.Struct, frozen=True):
+    """What the numbers of a reading are; most readings of a sensor share one."""
 
     sensor: str
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Values that passed the pipeline, in the order in which they passed it."""
+
     seq: int
-    utc_s: float
+    layout: Layout
+    numbers: tuple[float, ...]
+    """A value per channel of the layout, in its unit and rounded to its decimals."""
+    boot_id: str
+    boot_ms: int
+    """When it was taken, since the boot `boot_id`."""
+    utc_ms: int
+    """When it was taken, since 1970, as far as this computer knew, or knows by now."""
     synced: bool
-    values: dict[str, float]
-    """Channel -> value in the configured unit, rounded to its decimals."""
+    """Whether `utc_ms` is to be trusted."""
+
+    @property
+    def sensor(self) -> str:
+        return self.layout.sensor
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Channel -> value."""
+        return dict(zip(self.layout.channels, self.numbers, strict=True))

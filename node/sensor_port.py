@@ -15,7 +15,7 @@ from node.schema import SensorTable
 
 __all__ = ["SensorPort"]
 
-_TAKEN = {"time", "clock", "seq", "state", "availability"}
+_TAKEN = {"time", "clock", "seq", "sensor", "state", "availability"}
 
 
 class SensorPort:
@@ -52,6 +52,7 @@ class SensorPort:
             sensor=self.sensor,
             started_s=started_s,
             ended_s=self._clock.monotonic(),
+            boot_s=self._clock.boot_s(),
             utc_s=self._clock.utc_s(),
             synced=self._clock.synced(),
             measurement=measurement,

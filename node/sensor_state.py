@@ -7,7 +7,7 @@ import math
 
 from drivers.base import Channel
 from node.pipeline import ChannelPipeline, Rejected
-from node.reading import ReadOutcome
+from node.reading import Layout, ReadOutcome
 from node.schema import ChannelTable, SensorTable
 from node.units import duration_text
 
@@ -35,10 +35,20 @@ class SensorState:
         """When the read that was asked for last was due; None once it has ended."""
         self.values: dict[str, float] = {}
         self.failures_in_a_row = 0
+        self.ok = 0
+        """Reads that gave a value."""
+        self.failed = 0
+        """Reads that gave none."""
+        self.rejected = 0
+        """Values that did not pass a filter."""
+        self.last_error: str | None = None
+        self.complaints = 0
+        """How often something new was said to be wrong."""
         self.missing_channels: set[str] = set()
         """Channels without a value for too long, while others of the sensor have one."""
         self._stale_at_s = math.inf
         self._pipelines: dict[str, ChannelPipeline] = {}
+        self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
         self._rejections: dict[str, str] = {}
         self._last_problem = ("", "no reading yet")
@@ -79,6 +89,7 @@ class SensorState:
                 f"its bus ({self.table.options.bus()}) is held up by other sensors; "
                 "raise their interval, or look for one that is stuck",
             )
+        self.last_error = self._last_problem[1]
         self.online = False
         for pipeline in self._pipelines.values():
             pipeline.forget()
@@ -102,9 +113,12 @@ class SensorState:
         else:
             values = self._filtered(outcome)
         if values:
+            self.ok += 1
             self._good(values, outcome)
         else:
+            self.failed += 1
             self.failures_in_a_row += 1
+            self.last_error = self._last_problem[1]
             _log.debug("%s (%s): %s", self.table.id, self.table.driver, self._last_problem[1])
             if not self.online:
                 self._say(*self._last_problem)
@@ -119,7 +133,8 @@ class SensorState:
             try:
                 values[name] = self._pipeline(channels[name]).accept(raw, outcome.ended_s)
             except Rejected as rejection:
-                self._rejections[name] = str(rejection)
+                self.rejected += 1
+                self.last_error = self._rejections[name] = str(rejection)
                 self._last_problem = (rejection.reason, str(rejection))
         return values
 
@@ -172,6 +187,15 @@ class SensorState:
         for name in names:
             self._pipelines[name].published(self.values[name], at_s)
 
+    def layout(self, values: dict[str, float]) -> Layout:
+        """What the numbers of these values are."""
+        channels = tuple(values)
+        layout = self._layouts.get(channels)
+        if layout is None:
+            units = tuple(self._pipelines[name].unit for name in channels)
+            layout = self._layouts[channels] = Layout(self.table.id, channels, units)
+        return layout
+
     def described(self) -> str:
         """The newest values with their units."""
         return ", ".join(
@@ -181,4 +205,5 @@ class SensorState:
     def _say(self, kind: str, problem: str) -> None:
         if kind not in self._kinds_said:
             self._kinds_said.add(kind)
+            self.complaints += 1
             _log.warning("%s (%s): offline: %s", self.table.id, self.table.driver, problem)

@@ -119,7 +119,7 @@ class _JsonLines:
         except msgspec.DecodeError:
             payload = message.text
         line = {
-            "time": utc_text(time.time()),
+            "time": utc_text(round(time.time() * 1000)),
             "topic": message.topic,
             "payload": payload,
             "retained": message.retained,

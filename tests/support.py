@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from node.embedded_broker import find_mosquitto, free_port
 
@@ -29,16 +32,21 @@ class FakeClock:
     def __init__(self, start_s: float = 1000.0) -> None:
         self.now_s = start_s
         self.wall_s = 1_790_000_000.0
+        self.boot_id = "the-first-boot"
+        self.in_sync = True
         self.slept: list[float] = []
 
     def monotonic(self) -> float:
+        return self.now_s
+
+    def boot_s(self) -> float:
         return self.now_s
 
     def utc_s(self) -> float:
         return self.wall_s
 
     def synced(self) -> bool:
-        return True
+        return self.in_sync
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -115,7 +123,11 @@ class Subscriber:
         self.messages: list[tuple[str, str, bool]] = []
         self.times: list[float] = []
         self._ready = threading.Event()
-        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self.client = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2,
+            protocol=mqtt.MQTTv5,
+            client_id=options.get("session", ""),
+        )
         if "username" in options:
             self.client.username_pw_set(options["username"], options["password"])
         if "context" in options:
@@ -124,7 +136,11 @@ class Subscriber:
         self.client.on_connect = lambda client, *_: client.subscribe(topic, 1)
         self.client.on_subscribe = lambda *_: self._ready.set()
         self.client.reconnect_delay_set(1, 1)
-        self.client.connect(options.get("host", "127.0.0.1"), port, keepalive=60)
+        where = (options.get("host", "127.0.0.1"), port, 60)
+        if "session" in options:  # the broker keeps what comes while we are away
+            self.client.connect(*where, clean_start=False, properties=_for_ever())
+        else:
+            self.client.connect(*where)
         self.client.loop_start()
         assert self._ready.wait(connected_by)
 
@@ -137,6 +153,20 @@ class Subscriber:
 
     def states(self, sensor: str, node: str = "test") -> list[dict[str, Any]]:
         return [json.loads(payload) for payload in self.on(f"sensors/{node}/{sensor}/state")]
+
+    def history(self, node: str = "test") -> list[dict[str, Any]]:
+        """Every reading that came as history, in order of arrival, with its stream."""
+        readings = []
+        for payload in self.on(f"sensors/{node}/history"):
+            batch = json.loads(payload)
+            assert 1 <= len(batch["readings"]) <= 50
+            readings += [{**r, "stream": batch["stream"]} for r in batch["readings"]]
+        return readings
+
+    def health(self, node: str = "test") -> dict[str, Any]:
+        """The newest health of the node."""
+        newest: dict[str, Any] = json.loads(self.on(f"sensors/{node}/health")[-1])
+        return newest
 
     def times_of(self, topic: str) -> list[float]:
         return [
@@ -162,6 +192,12 @@ class Subscriber:
         self.client.loop_stop()
 
 
+def _for_ever() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 0xFFFFFFFF
+    return properties
+
+
 def retained(port: int, topic: str = "sensors/#", **options: Any) -> dict[str, str]:
     """What the broker keeps: topic -> payload."""
     subscriber = Subscriber(port, topic, **options)
@@ -180,12 +216,15 @@ class NodeProcess:
         *arguments: str,
         env: dict[str, str] | None = None,
         prefix: tuple[str, ...] = (),
+        program: tuple[str, ...] = (SENSOR_NODE,),
     ) -> None:
         self.config = folder / "node.toml"
         self.config.write_text(config)
         self.log_file = folder / "node.log"
-        command = [*prefix, SENSOR_NODE, "run", "--config", str(self.config), *arguments]
-        with self.log_file.open("wb") as log:
+        self.state_dir = folder / "state"
+        command = [*prefix, *program, "run", "--config", str(self.config)]
+        command += ["--state-dir", str(self.state_dir), *arguments]
+        with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stderr=log, stdout=log, env={**os.environ, **(env or {})}
             )
@@ -214,6 +253,70 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(5)
+
+
+class Proxy:
+    """A link that can be cut, or swallow everything; between the node and a broker."""
+
+    def __init__(self, to_port: int) -> None:
+        self._to_port = to_port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._passes = threading.Event()
+        self._passes.set()
+        self._cut = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        """End every connection, and refuse new ones, until `mend`."""
+        self._cut = True
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def blackhole(self) -> None:
+        """Take everything and pass nothing on; what was taken is lost."""
+        self._passes.clear()
+
+    def mend(self) -> None:
+        self._cut = False
+        if not self._passes.is_set():
+            self.cut()  # a sender whose bytes were lost would wait for ever
+            self._cut = False
+        self._passes.set()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                if self._cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._to_port))
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                if self._passes.is_set():
+                    sink.sendall(content)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+
+def dead_letters(state_dir: Path) -> list[tuple[str, bytes, str]]:
+    """(topic, payload, reason) of what the broker would not take, from the log of a node."""
+    with contextlib.closing(sqlite3.connect(state_dir / "outbox.db")) as db:
+        return list(db.execute("SELECT topic, payload, reason FROM dead_letter ORDER BY id"))
 
 
 class ScriptedBroker:

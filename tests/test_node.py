@@ -15,6 +15,7 @@ from support import (
     PUBLISH,
     Mosquitto,
     ScriptedBroker,
+    dead_letters,
     puback,
     published_topic,
     retained,
@@ -235,7 +236,7 @@ def topics_until(broker: ScriptedBroker, count: int) -> list[str]:
 
 
 def test_the_order_on_connecting(start_node, tmp_path):
-    """status, then availability of every sensor, then the states; over more than one window."""
+    """Status, availability of every sensor, states, health, history; over more than a window."""
     files = {}
     for number in range(15):
         files[f"s{number:02}"] = tmp_path / f"t{number}"
@@ -250,11 +251,13 @@ def test_the_order_on_connecting(start_node, tmp_path):
 
     broker = ScriptedBroker(answer)
     start_node(sysfs_config(broker.port, files, interval="1h"))
-    topics = topics_until(broker, 31)
+    topics = topics_until(broker, 33)
     assert topics == [
         "sensors/test/status",
         *(f"sensors/test/{name}/availability" for name in files),
         *(f"sensors/test/{name}/state" for name in files),
+        "sensors/test/health",
+        "sensors/test/history",
     ]
 
 
@@ -346,11 +349,20 @@ def test_a_message_above_the_brokers_maximum_is_dropped_and_said(start_node, tmp
         return puback(body) if kind == PUBLISH else None
 
     broker = ScriptedBroker(answer)
-    node = start_node(sysfs_config(broker.port, {"s": file}, interval="0.2s"))
+    config = sysfs_config(broker.port, {"s": file}, interval="0.2s")
+    node = start_node(config + '[outbox]\nhistory_interval = "0.2s"\n')
     node.wait_for_log("above the broker's maximum packet size")
     assert set(topics_until(broker, 2)) == {"sensors/test/status", "sensors/test/s/availability"}
     time.sleep(1)
-    assert len(node.log_lines("maximum packet size")) == 1
+    assert len(node.log_lines("maximum packet size")) == 3, "state, health and history, once each"
+    node.terminate()
+    letters = dead_letters(node.state_dir)
+    assert {topic for topic, _, _ in letters} == {
+        "sensors/test/s/state",
+        "sensors/test/history",
+        "sensors/test/health",
+    }
+    assert all("maximum packet size" in reason for _, _, reason in letters)
 
 
 def test_topics_the_broker_denies_are_said_once(tmp_path, start_node, temperature_file):
@@ -360,10 +372,17 @@ def test_topics_the_broker_denies_are_said_once(tmp_path, start_node, temperatur
     )
     mosquitto = Mosquitto(tmp_path, f"acl_file {acl}").start()
     try:
-        node = start_node(sysfs_config(mosquitto.port, {"s": temperature_file}, interval="0.2s"))
+        config = sysfs_config(mosquitto.port, {"s": temperature_file}, interval="0.2s")
+        node = start_node(config + '[outbox]\nhistory_interval = "0.2s"\n')
         node.wait_for_log("the broker does not take sensors/test/s/state: Not authorized")
         time.sleep(1)
-        assert len(node.log_lines("does not take")) == 1
+        assert len(node.log_lines("does not take")) == 3, "state, health and history, once each"
+        node.terminate()
+        letters = dead_letters(node.state_dir)
+        assert len([topic for topic, _, _ in letters if topic == "sensors/test/s/state"]) >= 4
+        history = [payload for topic, payload, _ in letters if topic == "sensors/test/history"]
+        assert json.loads(history[0])["readings"][0]["seq"] == 1
+        assert all("Not authorized" in reason for _, _, reason in letters)
     finally:
         mosquitto.stop()
 

@@ -37,6 +37,7 @@ def outcome(
         sensor="air",
         started_s=at_s if started_s is None else started_s,
         ended_s=at_s,
+        boot_s=at_s,
         utc_s=at_s,
         synced=True,
         measurement=values or None,

@@ -99,7 +99,7 @@ def test_a_dead_network_thread_does_not_feed_the_watchdog(tmp_path, monkeypatch)
     notify = NotifySocket(str(tmp_path / "notify"))
     for name, value in env(notify).items():
         monkeypatch.setenv(name, value)
-    node = Node(load(config), SimulatedBoard(), SystemClock(), client_id="n")
+    node = Node(load(config), SimulatedBoard(), SystemClock(), client_id="n", state_dir=None)
     fed: list[bool] = []
     restarts: list[int] = []
     for alive in (False, True):

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{source}: valid\n")
         print(f"{_summary(config)}\n")
-        print(_as_text([("TOPIC (all retained)", "CONTENT"), *topics]))
+        print(_as_text([("TOPIC (all but history retained)", "CONTENT"), *topics]))
         for note in config.notes:
             print(f"note: {note}")
     return 0
@@ -83,6 +83,9 @@ def published_topics(config: Config) -> list[tuple[str, str]]:
     for sensor in config.sensors:
         rows.append((topics.availability(sensor.id), "online, offline"))
         rows += _reading_topics(config, sensor, topics)
+    interval = duration_text(config.outbox.history_interval)
+    rows.append((topics.history, f"every reading, in batches, every {interval}"))
+    rows.append((topics.health, "the node itself, every minute"))
     return rows
 
 

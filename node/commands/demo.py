@@ -119,6 +119,7 @@ def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -
 def _node(config: Path, log_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     # -P keeps a folder named "node" in the user's directory from being taken for ours.
     command = [sys.executable, "-P", "-m", "node", "run", "--simulate", "--config", str(config)]
+    command += ["--state-dir", str(config.with_name("state"))]
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

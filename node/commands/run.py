@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 
 from node import __version__
 from node import config as configuration
 from node.board import open_board
 from node.clock import SystemClock
 from node.identity import client_id
+from node.logs import RecentWarnings
 from node.loop import Node, preload_drivers
 from node.service import catch_signals
+from node.state_dir import (
+    StateDirTaken,
+    add_state_dir_argument,
+    find_state_dir,
+    lock_state_dir,
+)
 from node.terminal import count
 from node.tls import tls_context
 
@@ -26,12 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put simulated hardware under the configured drivers",
     )
+    add_state_dir_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Work until SIGTERM or SIGINT."""
+    """Work until SIGTERM or SIGINT; exit code 1 if another node uses the state directory."""
     config = configuration.load(configuration.find_file(arguments.config))
     context = tls_context(config.mqtt.tls)
+    state_dir = find_state_dir(arguments.state_dir)
+    try:
+        lock_state_dir(state_dir)
+    except StateDirTaken as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    warnings = RecentWarnings()
+    logging.getLogger().addHandler(warnings)
     for note in config.notes:
         _log.warning("%s: %s", config.source, note)
     board = open_board(config, simulate=arguments.simulate)
@@ -41,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         board,
         SystemClock(),
         client_id=client_id(config.mqtt.base_topic, config.node.name),
+        state_dir=state_dir,
         tls_context=context,
+        warnings=warnings,
     )
     catch_signals(node.stop)
     sensors = count(config.sensors, "sensor")

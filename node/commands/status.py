@@ -1,0 +1,167 @@
+"""`sensor-node status`: what the node on this machine knows, from its log."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.clock import SystemClock, utc_text
+from node.health import Health
+from node.outbox_file import Event, Ledger, NewerSchema, OutboxFile, is_damage
+from node.outbox_rows import DamagedRow
+from node.outbox_store import FILE_NAME
+from node.reading import Reading
+from node.state_dir import add_state_dir_argument, find_state_dir, lock_holder
+from node.terminal import count, table
+from node.units import duration_text
+
+__all__ = ["add_arguments", "run"]
+
+# ruff: noqa: T201
+
+_LOOKED_AT = 5000
+"""How far back the newest reading of a sensor is looked for."""
+_EVENTS = 10
+_WIDTH = 80
+
+
+class _Known(msgspec.Struct):
+    """What the log tells."""
+
+    file: Path
+    process: int | None
+    ledger: Ledger
+    health: Health | None
+    newest: dict[str, Reading]
+    """Sensor -> its newest reading."""
+    oldest: Reading | None
+    """The oldest reading that the broker has not acknowledged."""
+    events: list[Event]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_state_dir_argument(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when there is no log to be read, or no node that runs on it."""
+    import sqlite3
+
+    folder = find_state_dir(arguments.state_dir)
+    file = folder / FILE_NAME
+    try:
+        if not file.exists():
+            raise FileNotFoundError(
+                "there is none; name the folder of the node with --state-dir, or start the node"
+            )
+        known = _look(file, lock_holder(folder))
+    except (sqlite3.Error, DamagedRow, NewerSchema, OSError) as error:
+        damaged = isinstance(error, sqlite3.Error) and is_damage(error)
+        hint = " (is it damaged?)" if damaged else ""
+        print(f"the log {file} cannot be read: {error}{hint}", file=sys.stderr)
+        return 1
+    print(msgspec.json.encode(_as_json(known)).decode() if arguments.json else _as_text(known))
+    return 0 if known.process else 1
+
+
+def _look(file: Path, process: int | None) -> _Known:
+    log = OutboxFile(file, read_only=True)
+    try:
+        ledger = log.ledger
+        newest = {reading.sensor: reading for reading in log.newest_readings(_LOOKED_AT)}
+        oldest = log.readings_after(ledger.cursor, 1, sound_only=True)
+        events = log.events(_EVENTS)
+    finally:
+        log.close()
+    health = msgspec.json.decode(ledger.health, type=Health) if ledger.health else None
+    first = oldest[0] if oldest else None
+    return _Known(file, process, ledger, health, newest, first, events)
+
+
+def _age_s(reading: Reading) -> float:
+    """How long ago it was taken; by the time since boot, where that can be."""
+    clock = SystemClock()
+    if reading.boot_id == clock.boot_id:
+        return max(0.0, clock.boot_s() - reading.boot_ms / 1000)
+    return max(0.0, clock.utc_s() - reading.utc_ms / 1000)
+
+
+def _as_json(known: _Known) -> dict[str, Any]:
+    ledger = known.ledger
+    return {
+        "log": str(known.file),
+        "process": known.process,
+        "outbox_readings": ledger.last_seq - ledger.cursor,
+        "outbox_oldest_s": round(_age_s(known.oldest), 1) if known.oldest else 0,
+        "dropped_readings": ledger.dropped,
+        "dead_letters": ledger.dead_letters,
+        "sensors": {
+            sensor: {
+                "time": utc_text(reading.utc_ms),
+                "clock": "synced" if reading.synced else "unsynced",
+                "age_s": round(_age_s(reading), 1),
+                "seq": reading.seq,
+                "values": reading.values,
+                "units": dict(zip(reading.layout.channels, reading.layout.units, strict=True)),
+            }
+            for sensor, reading in known.newest.items()
+        },
+        "errors": [
+            {"time": utc_text(event.utc_ms), "level": event.level, "message": event.message}
+            for event in known.events
+        ],
+        "health": known.health,
+    }
+
+
+def _as_text(known: _Known) -> str:
+    ledger, health = known.ledger, known.health
+    unsent = ledger.last_seq - ledger.cursor
+    outbox = f"{count(range(unsent), 'reading')} to be sent"
+    if known.oldest is not None:
+        outbox += f", the oldest {duration_text(_age_s(known.oldest))} old"
+    if ledger.dropped:
+        outbox += f"; {ledger.dropped} dropped"
+    if ledger.dead_letters:
+        outbox += f"; {count(range(ledger.dead_letters), 'message')} refused by the broker"
+    state = f"runs as process {known.process}" if known.process else "does not run"
+    lines = [f"node     {health.node if health else '?'}, {state}"]
+    if health is not None:
+        then = "" if known.process else f" (as of {health.time})"
+        lines.append(f"broker   {health.broker}{then}")
+    lines += [f"outbox   {outbox}", f"log      {known.file}"]
+    lines += [f"problem  {problem}" for problem in health.problems] if health else []
+    if known.newest:
+        lines += ["", _sensor_table(known)]
+    if known.events:
+        lines += ["", "last errors:"]
+        lines += [line for event in known.events for line in _event_lines(event)]
+    return "\n".join(lines)
+
+
+def _sensor_table(known: _Known) -> str:
+    rows = [("SENSOR", "CHANNEL", "VALUE", "AGE", "STATUS")]
+    sensors = known.health.sensors if known.health else {}
+    for sensor, reading in sorted(known.newest.items()):
+        status = "?"
+        if sensor in sensors:
+            status = "online" if known.process and sensors[sensor].online else "offline"
+        age = duration_text(_age_s(reading))
+        for name, number, unit in zip(
+            reading.layout.channels, reading.numbers, reading.layout.units, strict=True
+        ):
+            rows.append((sensor, name, f"{number:g} {unit}", age, status))
+    silent = sorted(set(sensors) - set(known.newest))
+    rows += [(sensor, "", "none yet", "", "offline") for sensor in silent]
+    return table(rows)
+
+
+def _event_lines(event: Event) -> list[str]:
+    when = utc_text(event.utc_ms)[:19].replace("T", " ")
+    return textwrap.wrap(f"{when}  {event.message}", _WIDTH, subsequent_indent=" " * 21)

@@ -1,0 +1,121 @@
+"""What the node says of itself: the payload of the health topic, and of `sensor-node status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from drivers.bus import Board
+from node import __version__
+from node.clock import Clock, utc_text
+from node.history import History
+from node.link import Link
+from node.outbox import Outbox
+from node.sensor_state import SensorState
+
+__all__ = ["Health", "SensorHealth", "take_health"]
+
+_THERMAL_ZONE = "/sys/class/thermal/thermal_zone0/temp"
+
+
+class SensorHealth(msgspec.Struct, frozen=True):
+    """One sensor; the counts are since the node was started."""
+
+    online: bool
+    ok: int
+    """Reads that gave a value."""
+    failed: int
+    """Reads that gave none."""
+    rejected: int
+    """Values that did not pass a filter."""
+    last_error: str | None
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload of `B/N/health`."""
+
+    node: str
+    version: str
+    time: str
+    clock: str
+    uptime_s: int
+    cpu_temperature: float | None
+    """°C."""
+    broker: str
+    outbox_readings: int
+    """Readings that the broker has not acknowledged."""
+    outbox_oldest_s: float
+    """The age of the oldest of them; 0 without any."""
+    read: int
+    """Reads that gave a value, of all sensors."""
+    rejected: int
+    """Values that did not pass a filter, of all sensors."""
+    committed: int
+    """Readings written to the log."""
+    sent: int
+    """Readings that the broker has acknowledged."""
+    dropped_readings: int
+    """Readings lost to the bound of the log, in its life."""
+    dead_letters: int
+    """Messages that the broker would not take, in the life of the log."""
+    problems: list[str]
+    """What is wrong with the node itself."""
+    sensors: dict[str, SensorHealth]
+
+
+def take_health(
+    node: str,
+    *,
+    clock: Clock,
+    started_s: float,
+    board: Board,
+    link: Link,
+    outbox: Outbox,
+    history: History,
+    sensors: list[SensorState],
+) -> Health:
+    """The health of now; `started_s` is the monotonic time at which the node began."""
+    oldest = outbox.read(outbox.cursor, 1)
+    age_s = clock.boot_s() - oldest[0].boot_ms / 1000 if oldest else 0.0
+    if oldest and oldest[0].boot_id != clock.boot_id:
+        age_s = clock.utc_s() - oldest[0].utc_ms / 1000
+    problems = [outbox.problem] if outbox.problem else []
+    problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
+    if outbox.dropped:
+        problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
+    if outbox.dead_letters:
+        problems.append(f"the broker did not take {outbox.dead_letters} messages")
+    return Health(
+        node=node,
+        version=__version__,
+        time=utc_text(round(clock.utc_s() * 1000)),
+        clock="synced" if clock.synced() else "unsynced",
+        uptime_s=round(clock.monotonic() - started_s),
+        cpu_temperature=_cpu_temperature(board),
+        broker=link.described,
+        outbox_readings=outbox.unsent,
+        outbox_oldest_s=max(0.0, round(age_s, 1)),
+        read=sum(sensor.ok for sensor in sensors),
+        rejected=sum(sensor.rejected for sensor in sensors),
+        committed=outbox.committed,
+        sent=history.sent,
+        dropped_readings=outbox.dropped,
+        dead_letters=outbox.dead_letters,
+        problems=problems,
+        sensors={
+            sensor.table.id: SensorHealth(
+                sensor.online, sensor.ok, sensor.failed, sensor.rejected, sensor.last_error
+            )
+            for sensor in sensors
+        },
+    )
+
+
+def _cpu_temperature(board: Board) -> float | None:
+    """In °C, where the kernel has a thermal zone (thermal/sysfs-api.rst)."""
+    try:
+        file: Path = board.path(_THERMAL_ZONE)
+        return round(int(file.read_text(encoding="ascii")) / 1000, 1)
+    except (OSError, ValueError):
+        return None

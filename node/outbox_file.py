@@ -1,0 +1,401 @@
+"""The log of readings as a file: SQLite in WAL mode, synced to the disk with each commit.
+
+    tick         the readings, in rows (see `outbox_rows`), each with the cursor at its commit
+    layout       what the numbers of a reading are
+    boot         the boots of this computer that readings are from, and how its clock was set
+    ledger       one row: the stream, and what must be known when all ticks are gone
+    dead_letter  messages that the broker would not take
+    event        what was wrong, as it was logged
+
+A commit that only appends touches one page of the table, and so writes about a kilobyte: that is
+what the small pages are for, and why the cursor stands in each row. Raises `sqlite3.Error`,
+`DamagedRow` and `NewerSchema`; `Outbox` knows what to do about them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from node.outbox_rows import DamagedRow, Row, readings_of, rows_of
+from node.reading import Layout, Reading
+
+__all__ = [
+    "Batch",
+    "DeadLetter",
+    "Event",
+    "Ledger",
+    "NewerSchema",
+    "OutboxFile",
+    "Retiming",
+    "is_damage",
+]
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE tick (
+        last_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL,
+        cursor INTEGER NOT NULL, dropped INTEGER NOT NULL,
+        boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL,
+        utc_ms INTEGER NOT NULL, synced INTEGER NOT NULL,
+        readings BLOB NOT NULL, checksum INTEGER NOT NULL);
+    CREATE TABLE layout (number INTEGER PRIMARY KEY, definition TEXT NOT NULL UNIQUE);
+    CREATE TABLE boot (
+        number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE,
+        set_at_ms INTEGER, offset_ms INTEGER);
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY CHECK (id = 1), stream TEXT NOT NULL,
+        last_seq INTEGER NOT NULL, cursor INTEGER NOT NULL,
+        dropped INTEGER NOT NULL, dead_letters INTEGER NOT NULL, health TEXT NOT NULL);
+    CREATE TABLE dead_letter (
+        id INTEGER PRIMARY KEY, utc_ms INTEGER NOT NULL,
+        topic TEXT NOT NULL, payload BLOB NOT NULL, reason TEXT NOT NULL);
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY, utc_ms INTEGER NOT NULL,
+        level TEXT NOT NULL, message TEXT NOT NULL);
+    """,
+)
+"""What makes schema n of schema n - 1; a new file begins at 0."""
+
+KEPT_DEAD_LETTERS = 500
+KEPT_EVENTS = 200
+_PAGE_BYTES = 1024
+_CACHE_KIB = 256
+_BUSY_S = 1.0
+
+_DAMAGE = {
+    sqlite3.SQLITE_ERROR,  # no such table: it is not our file
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_NOTADB,
+}
+
+
+class NewerSchema(Exception):
+    """The file was written by a later version of this program."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that the broker would not take."""
+
+    utc_ms: int
+    topic: str
+    payload: bytes
+    reason: str
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A line of the program's log."""
+
+    utc_ms: int
+    level: str
+    message: str
+
+
+class Retiming(msgspec.Struct, frozen=True):
+    """How a boot's clock was set: readings of it up to `set_at_ms` get `boot_ms + offset_ms`."""
+
+    set_at_ms: int
+    offset_ms: int
+
+    def apply(self, reading: Reading) -> Reading:
+        """The reading with its true time, if this tells it."""
+        if reading.synced or reading.boot_ms > self.set_at_ms:
+            return reading
+        utc_ms = reading.boot_ms + self.offset_ms
+        return msgspec.structs.replace(reading, utc_ms=utc_ms, synced=True)
+
+
+class Ledger(msgspec.Struct):
+    """What must be known when all ticks are gone."""
+
+    last_seq: int = 0
+    cursor: int = 0
+    """Everything up to here was acknowledged, or dropped."""
+    dropped: int = 0
+    """Readings that were lost to the bound."""
+    dead_letters: int = 0
+    """Messages that the broker would not take."""
+    health: str = ""
+    """What the node knew of itself last, as JSON."""
+
+
+class Batch(msgspec.Struct):
+    """What is written in one commit."""
+
+    readings: Sequence[Reading] = ()
+    retimings: dict[str, Retiming] = {}
+    """Boot id -> how its clock was set."""
+    dead_letters: Sequence[DeadLetter] = ()
+    events: Sequence[Event] = ()
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether the file is beyond use; else it may do again, with the disk or its rights."""
+    if isinstance(error, DamagedRow):
+        return True
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+class OutboxFile:
+    """One open file, on the thread that opened it."""
+
+    def __init__(
+        self, path: Path, *, new_stream: str = "", read_only: bool = False, check: bool = True
+    ) -> None:
+        """Open the file, make or migrate it, and check it if it was not closed in good order.
+
+        `new_stream`: the id for a file that is made.
+        """
+        self.path = path
+        wal = path.with_name(path.name + "-wal")
+        left_open = wal.exists() and wal.stat().st_size > 0
+        uri = path.absolute().as_uri()
+        if read_only:
+            # Without a WAL there is no writer, and nothing that a reader should make beside it.
+            uri += "?mode=ro" if wal.exists() else "?immutable=1"
+        self._db = sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_S, isolation_level=None, cached_statements=32
+        )
+        self._inode = 0
+        try:
+            check = check and left_open and not read_only
+            self._set_up(new_stream, check=check, read_only=read_only)
+            self._inode = os.stat(path).st_ino
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _set_up(self, new_stream: str, *, check: bool, read_only: bool) -> None:
+        (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+        if schema > len(_MIGRATIONS):
+            raise NewerSchema(f"it has schema {schema}, and this version knows {len(_MIGRATIONS)}")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        if not read_only:
+            if schema == 0:
+                self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+        if check:
+            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        if not read_only:
+            self._migrate(schema, new_stream)
+        self._load()
+
+    def _migrate(self, schema: int, new_stream: str) -> None:
+        if schema == len(_MIGRATIONS):
+            return
+        with self._transaction():
+            for script in _MIGRATIONS[schema:]:
+                for statement in script.split(";"):
+                    self._db.execute(statement)
+            if schema == 0:
+                self._db.execute("INSERT INTO ledger VALUES (1, ?, 0, 0, 0, 0, '')", (new_stream,))
+            self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _load(self) -> None:
+        self._layouts: dict[int, Layout] = {}
+        for number, definition in self._db.execute("SELECT number, definition FROM layout"):
+            try:
+                self._layouts[number] = msgspec.json.decode(definition, type=Layout)
+            except msgspec.DecodeError as error:
+                raise DamagedRow(f"layout {number} cannot be read: {error}") from error
+        self._layout_numbers = {layout: number for number, layout in self._layouts.items()}
+        self._boot_ids: dict[int, str] = {}
+        self.retimings: dict[str, Retiming] = {}
+        for number, boot_id, *retiming in self._db.execute("SELECT * FROM boot"):
+            self._boot_ids[number] = boot_id
+            if retiming[0] is not None:
+                self.retimings[boot_id] = Retiming(*retiming)
+        self._boot_numbers = {boot_id: number for number, boot_id in self._boot_ids.items()}
+        row = self._db.execute("SELECT * FROM ledger").fetchone()
+        if row is None:
+            raise DamagedRow("the ledger is empty")
+        self.stream: str = row[1]
+        self.ledger = Ledger(*row[2:])
+        newest = self._db.execute(
+            "SELECT last_seq, cursor, dropped FROM tick ORDER BY last_seq DESC LIMIT 1"
+        ).fetchone()
+        if newest is not None:
+            self.ledger.last_seq = max(self.ledger.last_seq, newest[0])
+            self.ledger.cursor = max(self.ledger.cursor, newest[1])
+            self.ledger.dropped = max(self.ledger.dropped, newest[2])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A commit; nothing of it, if anything fails."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error, DamagedRow):
+                self._db.execute("ROLLBACK")
+                self._load()
+            raise
+
+    # -- writing
+
+    def commit(self, batch: Batch, ledger: Ledger, *, stream: str, keep_ledger: bool) -> None:
+        """Append readings, move the cursor, and note what else there is, in one commit.
+
+        `keep_ledger`: there is more to remember than the readings carry with them.
+        """
+        with self._transaction():
+            rows = rows_of(
+                batch.readings,
+                cursor=ledger.cursor,
+                dropped=ledger.dropped,
+                layout_number=self._layout_number,
+                boot_number=self._boot_number,
+            )
+            self._db.executemany(
+                "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [msgspec.structs.astuple(row) for row in rows],
+            )
+            for boot_id, retiming in batch.retimings.items():
+                self._db.execute(
+                    "UPDATE boot SET set_at_ms = ?, offset_ms = ? WHERE number = ?",
+                    (retiming.set_at_ms, retiming.offset_ms, self._boot_number(boot_id)),
+                )
+            self._note("dead_letter", batch.dead_letters, KEPT_DEAD_LETTERS)
+            self._note("event", batch.events, KEPT_EVENTS)
+            if keep_ledger:
+                self._write_ledger(stream, ledger)
+
+    def _write_ledger(self, stream: str, ledger: Ledger) -> None:
+        self._db.execute(
+            "UPDATE ledger SET stream = ?, last_seq = ?, cursor = ?, dropped = ?, "
+            "dead_letters = ?, health = ?",
+            (stream, *msgspec.structs.astuple(ledger)),
+        )
+
+    def _note(self, table: str, notes: Sequence[DeadLetter] | Sequence[Event], keep: int) -> None:
+        """Append to a table of which the newest `keep` stay."""
+        if not notes:
+            return
+        values = [(None, *msgspec.structs.astuple(note)) for note in notes]
+        marks = ", ".join("?" * len(values[0]))
+        self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
+        newest = f"SELECT max(id) FROM {table}"
+        self._db.execute(f"DELETE FROM {table} WHERE id <= ({newest}) - ?", (keep,))
+
+    def _layout_number(self, layout: Layout) -> int:
+        number = self._layout_numbers.get(layout)
+        if number is None:
+            definition = msgspec.json.encode(layout).decode()
+            number = _new_row(self._db, "INSERT INTO layout VALUES (NULL, ?)", definition)
+            self._layout_numbers[layout] = number
+            self._layouts[number] = layout
+        return number
+
+    def _boot_number(self, boot_id: str) -> int:
+        number = self._boot_numbers.get(boot_id)
+        if number is None:
+            number = _new_row(self._db, "INSERT INTO boot VALUES (NULL, ?, NULL, NULL)", boot_id)
+            self._boot_numbers[boot_id] = number
+            self._boot_ids[number] = boot_id
+        return number
+
+    def purge(self, upto_seq: int, ledger: Ledger, *, stream: str) -> None:
+        """Delete the rows up to `upto_seq`, and what nothing refers to any more."""
+        with self._transaction():
+            self._write_ledger(stream, ledger)
+            self._db.execute("DELETE FROM tick WHERE last_seq <= ?", (upto_seq,))
+            self._db.execute(
+                "DELETE FROM boot WHERE number NOT IN (SELECT boot FROM tick) "
+                "AND number < (SELECT max(number) FROM boot)"
+            )
+        self._load()
+
+    # -- reading
+
+    @property
+    def first_seq(self) -> int | None:
+        """The oldest reading there is."""
+        row = self._db.execute(
+            "SELECT last_seq - count + 1 FROM tick ORDER BY last_seq LIMIT 1"
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def last_before(self, utc_ms: int) -> int:
+        """The last reading that was taken before `utc_ms`; 0 for none.
+
+        Readings without a true time count with the next that has one.
+        """
+        found = 0
+        rows = self._db.execute("SELECT last_seq, utc_ms, synced FROM tick ORDER BY last_seq")
+        for last_seq, row_utc_ms, synced in rows:
+            if synced and row_utc_ms >= utc_ms:
+                break
+            if synced:
+                found = last_seq
+        rows.close()
+        return found
+
+    def readings_after(self, seq: int, limit: int, *, sound_only: bool = False) -> list[Reading]:
+        """At most `limit` readings after `seq`, with their true times where they are known.
+
+        `sound_only`: leave out rows that are damaged.
+        """
+        rows = self._db.execute(
+            "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?", (seq, limit)
+        )
+        found: list[Reading] = []
+        for values in rows:
+            row = Row(*values)
+            try:
+                readings = readings_of(row, self._layouts, self._boot_ids)
+            except DamagedRow:
+                if sound_only:
+                    continue
+                raise
+            retiming = self.retimings.get(readings[0].boot_id)
+            found += [
+                reading if retiming is None else retiming.apply(reading)
+                for reading in readings
+                if reading.seq > seq
+            ]
+            if len(found) >= limit:
+                break
+        rows.close()
+        return found[:limit]
+
+    def newest_readings(self, count: int) -> list[Reading]:
+        """About the last `count` readings, newest last."""
+        return self.readings_after(self.ledger.last_seq - count, count, sound_only=True)
+
+    def events(self, count: int) -> list[Event]:
+        """The last `count` events, newest last."""
+        rows = self._db.execute(
+            "SELECT utc_ms, level, message FROM event ORDER BY id DESC LIMIT ?", (count,)
+        )
+        return [Event(*row) for row in rows][::-1]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still where it was opened."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let SQLite put everything into the one file, if it can."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+
+
+def _new_row(db: sqlite3.Connection, statement: str, value: str) -> int:
+    number = db.execute(statement, (value,)).lastrowid
+    assert number is not None
+    return number

@@ -1,0 +1,123 @@
+"""Readings as rows of the log, and back: pure functions.
+
+A row holds the readings of a tick that share one state of the clock. It is made small, for every
+byte is written to an SD card twice: readings are a JSON list of `[layout, milliseconds after the
+row's time, number, ...]`. Its checksum is there because SQLite has none for its pages: what a card
+made of them shall not be taken for a reading.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from node.reading import Layout, Reading
+
+__all__ = ["MAX_READINGS", "DamagedRow", "Row", "readings_of", "rows_of"]
+
+MAX_READINGS = 200
+"""Of one row, so that to read one of them does not mean to decode thousands."""
+_LONGEST_STEP_MS = 50
+"""How far two clocks may drift apart between two readings of a row; more is a step."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[list[int | float]]).decode
+
+
+class DamagedRow(Exception):
+    """A row is not what was written."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row of the table `tick`, in the order of its columns."""
+
+    last_seq: int
+    count: int
+    cursor: int
+    dropped: int
+    boot: int
+    boot_ms: int
+    utc_ms: int
+    synced: bool
+    readings: bytes
+    checksum: int
+
+    @property
+    def expected_checksum(self) -> int:
+        where = (self.last_seq, self.count, self.boot, self.boot_ms, self.utc_ms, int(self.synced))
+        return zlib.crc32(self.readings, zlib.crc32(repr(where).encode()))
+
+
+def rows_of(
+    readings: Sequence[Reading],
+    *,
+    cursor: int,
+    dropped: int,
+    layout_number: Callable[[Layout], int],
+    boot_number: Callable[[str], int],
+) -> Iterator[Row]:
+    """Readings in order of seq as as few rows as can be."""
+    start = 0
+    for end in range(1, len(readings) + 1):
+        if end == len(readings) or not _share_a_row(readings[end - 1], readings[end], end - start):
+            group = readings[start:end]
+            first = group[0]
+            content = _encode(
+                [(layout_number(r.layout), r.utc_ms - first.utc_ms, *r.numbers) for r in group]
+            )
+            row = Row(
+                last_seq=group[-1].seq,
+                count=len(group),
+                cursor=cursor,
+                dropped=dropped,
+                boot=boot_number(first.boot_id),
+                boot_ms=first.boot_ms,
+                utc_ms=first.utc_ms,
+                synced=first.synced,
+                readings=content,
+                checksum=0,
+            )
+            yield msgspec.structs.replace(row, checksum=row.expected_checksum)
+            start = end
+
+
+def _share_a_row(before: Reading, after: Reading, so_many: int) -> bool:
+    step_ms = (after.utc_ms - after.boot_ms) - (before.utc_ms - before.boot_ms)
+    return (
+        so_many < MAX_READINGS
+        and after.seq == before.seq + 1
+        and after.boot_id == before.boot_id
+        and after.synced == before.synced
+        and abs(step_ms) <= _LONGEST_STEP_MS
+    )
+
+
+def readings_of(
+    row: Row, layouts: Mapping[int, Layout], boot_ids: Mapping[int, str]
+) -> list[Reading]:
+    """The readings of a row, as they were appended.
+
+    Raises:
+        DamagedRow: the checksum differs, or the row speaks of what is not there.
+    """
+    if row.checksum != row.expected_checksum:
+        raise DamagedRow(f"the checksum of the readings up to {row.last_seq} differs")
+    try:
+        boot_id = boot_ids[row.boot]
+        first_seq = row.last_seq - row.count + 1
+        return [
+            Reading(
+                seq=first_seq + index,
+                layout=layouts[int(layout)],
+                numbers=tuple(numbers),
+                boot_id=boot_id,
+                boot_ms=row.boot_ms + int(after_ms),
+                utc_ms=row.utc_ms + int(after_ms),
+                synced=bool(row.synced),
+            )
+            for index, (layout, after_ms, *numbers) in enumerate(_decode(row.readings))
+        ]
+    except (KeyError, msgspec.DecodeError) as error:
+        raise DamagedRow(f"the readings up to {row.last_seq} cannot be read: {error}") from error

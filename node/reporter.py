@@ -1,0 +1,263 @@
+"""From readings to the broker: the log, the retained topics, history and health, in their order.
+
+    took ──► outbox ──commit──► retained topics (the newest) ──► Publisher ──► broker
+                       └──────► History (all of them) ─────────────┘
+
+A reading is committed before it is published, so no seq is ever given to two. All that a turn of
+the loop brought is committed at once.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from drivers.bus import Board
+from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
+from node.clock import Clock
+from node.health import take_health
+from node.history import History
+from node.link import Change, Link
+from node.logs import RecentWarnings
+from node.messages import ONLINE, Topics
+from node.outbox import Outbox
+from node.outbox_file import Event
+from node.publisher import Publisher
+from node.reading import Reading, ReadOutcome
+from node.retained import RetainedTopics
+from node.schema import Config
+from node.sensor import Sensor
+
+__all__ = ["Reporter"]
+
+HEALTH_EVERY_S = 60.0
+HEALTH_AT_MOST_EVERY_S = 1.0
+SAVE_AT_LEAST_EVERY_S = 60.0
+"""How long a moved cursor or a line of the log may wait for readings to be committed with."""
+CURSOR_LAG = 1000
+"""By how many readings the cursor may move before it is committed without waiting for any."""
+
+
+class Reporter:
+    """Tells the broker what there is to tell, and keeps what it has not heard."""
+
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        clock: Clock,
+        *,
+        link: Link,
+        outbox: Outbox,
+        sensors: list[Sensor],
+        warnings: RecentWarnings | None,
+    ) -> None:
+        self._board = board
+        self._clock = clock
+        self._link = link
+        self._outbox = outbox
+        self._sensors = sensors
+        self._warnings = warnings
+        self._topics = Topics(config.mqtt.base_topic, config.node.name)
+        self._publisher = Publisher(
+            link, status_topic=self._topics.status, refused=self._message_refused
+        )
+        self._retained = RetainedTopics(config.mqtt, self._topics, self._publisher)
+        self._history = History(
+            config.outbox,
+            outbox,
+            self._publisher,
+            clock,
+            topic=self._topics.history,
+            clock_found_set=self._clock_found_set,
+        )
+        self._uncommitted = False
+        """Readings were taken in since the last commit."""
+        self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
+        """Readings that are to be published with the commit, and their channels worth it."""
+        self._clock_known = False
+        self._started_s = clock.monotonic()
+        self._health_at_s = self._save_at_s = self._started_s
+        self._health_stale = True
+        self._health_not_before_s = -math.inf
+        self._outbox_condition = outbox.condition
+        self._link_said = ""
+
+    def start(self, start_s: float) -> None:
+        """Put what is done at intervals on a grid that begins at `start_s`, where the reads are."""
+        self._history.start(start_s)
+        self._started_s = self._health_at_s = start_s
+        self._save_at_s = start_s + SAVE_AT_LEAST_EVERY_S
+
+    # -- what happens
+
+    def handle(self, event: BrokerEvent) -> bool:
+        """Take note of an event of the link; whether it may have changed what is connected."""
+        change = self._publisher.handle(event)
+        if change is Change.UP:
+            self._health_not_before_s = -math.inf
+            self._publish_everything()
+            self._history.link_up()
+        elif change is Change.DOWN:
+            self._history.link_down()
+        if isinstance(event, Acknowledged | Sent) or self._link.described == self._link_said:
+            return False
+        self._link_said = self._link.described
+        self._health_stale = True
+        return True
+
+    def link_lost(self) -> None:
+        """The network thread has died, and with it what was in flight."""
+        self._history.link_down()
+
+    def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:
+        """Take in the values of a read, to be committed and published with `save`."""
+        if outcome.synced and not self._clock_known:
+            self._clock_was_set(outcome.boot_s, outcome.utc_s)
+        self._clock_known = outcome.synced
+        self._uncommitted = True
+        sensor.newest = self._outbox.append(
+            sensor.state.layout(values),
+            tuple(values.values()),
+            boot_s=outcome.boot_s,
+            utc_s=outcome.utc_s,
+            synced=outcome.synced,
+        )
+        worth = sensor.state.worth_publishing(values, outcome.ended_s)
+        if worth:
+            self._fresh.append((sensor, sensor.newest, worth))
+            told = list(values) if self._retained.whole else worth
+            sensor.state.published(told, outcome.ended_s)
+        for name in sensor.state.take_newly_missing(outcome.ended_s):
+            self._retained.take_back(sensor.table, name)
+
+    def availability_changed(self, sensor: Sensor) -> None:
+        self._retained.availability(sensor.table, online=sensor.state.online)
+        self._health_stale = True
+
+    def complaint(self) -> None:
+        """Something new is wrong with a sensor."""
+        self._health_stale = True
+
+    def _message_refused(self, message: Outgoing, reason: str) -> None:
+        self._outbox.refused(message.topic, message.payload, reason)
+
+    def _clock_found_set(self) -> None:
+        self._clock_was_set(self._clock.boot_s(), self._clock.utc_s())
+
+    def _clock_was_set(self, boot_s: float, utc_s: float) -> None:
+        """Give the readings of this boot their true times; the newest ones anew."""
+        self._clock_known = True
+        self._outbox.clock_was_set(boot_s=boot_s, utc_s=utc_s)
+        self._history.clock_was_set()
+        for sensor in self._sensors:
+            if sensor.newest is not None and not sensor.newest.synced:
+                sensor.newest = self._outbox.retimed(sensor.newest)
+                if sensor.state.online:
+                    self._publish_newest(sensor, sensor.newest)
+
+    # -- what is done about it, in each turn of the loop
+
+    def work(self, now_s: float) -> None:
+        """Publish what may be published now."""
+        self._mind_health(now_s)
+        self._publisher.flush()
+        self._history.work(now_s)
+
+    def save(self, now_s: float) -> None:
+        """Commit what this turn has brought, and set the retained topics to it."""
+        lag = self._outbox.cursor_lag >= CURSOR_LAG
+        overdue = now_s >= self._save_at_s and self._outbox.unsaved
+        if not (self._uncommitted or lag or overdue):
+            return
+        self._note_warnings()
+        self._outbox.commit()
+        self._uncommitted = False
+        self._save_at_s = now_s + SAVE_AT_LEAST_EVERY_S
+        if self._outbox.condition != self._outbox_condition:
+            self._outbox_condition = self._outbox.condition
+            self._health_stale = True
+        for sensor, reading, channels in self._fresh:
+            self._retained.reading(sensor.table, reading, channels)
+        self._fresh.clear()
+
+    @property
+    def next_due_s(self) -> float:
+        """When there is something to do, if nothing happens until then."""
+        health_s = self._health_not_before_s if self._health_stale else self._health_at_s
+        save_s = self._save_at_s if self._outbox.unsaved else math.inf
+        return min(self._history.next_due_s, health_s, save_s)
+
+    @property
+    def acknowledgements_wanted(self) -> int:
+        """How many acknowledgements are worth a wake-up; 0: however many."""
+        return self._publisher.acknowledgements_wanted(more_history=self._history.waiting)
+
+    def _mind_health(self, now_s: float) -> None:
+        """Set the health topic each minute, and when something has changed."""
+        changed = self._health_stale and now_s >= self._health_not_before_s
+        if not changed and now_s < self._health_at_s:
+            return
+        if now_s >= self._health_at_s:
+            passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
+            self._health_at_s = self._started_s + (passed + 1) * HEALTH_EVERY_S
+        self._health_stale = False
+        self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
+        health = take_health(
+            self._topics.node,
+            clock=self._clock,
+            started_s=self._started_s,
+            board=self._board,
+            link=self._link,
+            outbox=self._outbox,
+            history=self._history,
+            sensors=[sensor.state for sensor in self._sensors],
+        )
+        payload = msgspec.json.encode(health)
+        self._publisher.set(self._topics.health, payload)
+        if changed:
+            self._outbox.set_health(payload.decode())
+
+    def _note_warnings(self) -> None:
+        """Keep what was logged as wrong, for whoever asks later."""
+        records = self._warnings.records if self._warnings else ()
+        while records:
+            record = records.popleft()
+            self._outbox.note(
+                Event(round(record.created * 1000), record.levelname, record.getMessage())
+            )
+
+    def _publish_everything(self) -> None:
+        """A connection has come about: say what is, in the order of the contract."""
+        self._publisher.set(self._topics.status, ONLINE)
+        for sensor in self._sensors:
+            self._retained.availability(sensor.table, online=sensor.state.online)
+        for sensor in self._sensors:
+            if sensor.newest is not None and sensor.state.online:
+                self._publish_newest(sensor, sensor.newest)
+                for name in sensor.state.missing_channels:
+                    self._retained.take_back(sensor.table, name)
+
+    def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
+        self._retained.reading(sensor.table, reading, list(reading.layout.channels))
+
+    # -- the end
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way to the broker, or nothing can be."""
+        return self._publisher.idle
+
+    def say_goodbye(self) -> None:
+        """Publish `offline`, and nothing else any more."""
+        self._history.link_down()
+        self._publisher.say_goodbye()
+
+    def close(self) -> None:
+        """Leave the broker, and close the log."""
+        self._publisher.close()
+        self._note_warnings()
+        self._outbox.close()

@@ -1,0 +1,81 @@
+"""The folder that the node keeps its log in, and the lock that keeps it to one node."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+__all__ = ["StateDirTaken", "find_state_dir", "lock_holder", "lock_state_dir"]
+
+DEFAULT_STATE_DIR = Path("/var/lib/sensor-node")
+_LOCKS = Path("/proc/locks")
+
+
+class StateDirTaken(Exception):
+    """Another node uses the folder."""
+
+
+def add_state_dir_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="where the node keeps readings until the broker has them "
+        f"(default: $STATE_DIRECTORY, else {DEFAULT_STATE_DIR})",
+    )
+
+
+def find_state_dir(option: str | None) -> Path:
+    """`--state-dir`, else the first of $STATE_DIRECTORY (systemd.exec(5)), else the default."""
+    if option:
+        return Path(option)
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else DEFAULT_STATE_DIR
+
+
+def lock_state_dir(folder: Path) -> None:
+    """Make the folder if need be, and take it until this process ends, however it ends.
+
+    The lock is on the folder itself (flock(2)), so it works on a read-only disk too and leaves
+    nothing behind. A folder that cannot be made or opened is nobody's: the outbox says why.
+
+    Raises:
+        StateDirTaken: another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            return  # a file system without locks
+        holder = lock_holder(folder)
+        process = f" (process {holder})" if holder else ""
+        raise StateDirTaken(
+            f"another sensor-node{process} uses {folder}; stop it, "
+            "or give this one a folder of its own with --state-dir"
+        ) from None
+
+
+def lock_holder(folder: Path) -> int | None:
+    """The process that has locked the folder; None for none, or where the kernel does not say.
+
+    Only looks (proc_locks(5)): to try the lock would be in the way of a node that is starting.
+    """
+    try:
+        status = folder.stat()
+        lines = _LOCKS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 4711 fd:00:2531452 0 EOF
+        fields = line.split()
+        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == device:
+            return int(fields[4])
+    return None

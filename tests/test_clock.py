@@ -1,0 +1,159 @@
+"""A node that boots without the time, as every Pi does, and is given it later."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from support import Mosquitto, Subscriber, free_port, sysfs_config, wait_until
+
+from drivers.hardware import HardwareBoard
+from node import history
+from node.clock import SystemClock
+from node.config import load
+from node.loop import Node
+
+YEAR_S = 365 * 86400
+
+
+class BootClock(SystemClock):
+    """The computer's clock, `behind_s` seconds late until it is set; booted when it was made."""
+
+    def __init__(self, behind_s: float, boot_id: str = "this-boot") -> None:
+        super().__init__()
+        self.boot_id = boot_id
+        self._behind_s = behind_s
+        self._in_sync = False
+        self._booted_s = time.monotonic() - 5
+
+    def boot_s(self) -> float:
+        return time.monotonic() - self._booted_s
+
+    def utc_s(self) -> float:
+        return time.time() - self._behind_s
+
+    def synced(self) -> bool:
+        return self._in_sync
+
+    def set(self) -> None:
+        self._behind_s, self._in_sync = 0.0, True
+
+
+class ClockedNode:
+    """A node in this process, on a clock of ours."""
+
+    def __init__(self, folder: Path, port: int, file: Path, clock: BootClock) -> None:
+        config = folder / "node.toml"
+        config.write_text(
+            sysfs_config(port, {"s": file}, interval="0.5s")
+            + '[outbox]\nhistory_interval = "0.5s"\n'
+        )
+        self._node = Node(
+            load(config), HardwareBoard(), clock, client_id="clocked", state_dir=folder / "state"
+        )
+        self._thread = threading.Thread(target=self._node.run)
+
+    def __enter__(self) -> ClockedNode:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._node.stop("the test ends")
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+
+def utc_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize("behind_s", [YEAR_S, 1.79e9], ids=["a year", "since 1970"])
+def test_a_step_of_the_clock_gives_queued_readings_their_true_times(
+    tmp_path, temperature_file, behind_s
+):
+    """Readings of two lives of the process and one boot, queued without a broker."""
+    port = free_port()
+    clock = BootClock(behind_s)
+    began_s = time.time()
+    for _ in range(2):
+        with ClockedNode(tmp_path, port, temperature_file, clock):
+            time.sleep(2)
+    mosquitto = Mosquitto(tmp_path, port=port).start()
+    subscriber = Subscriber(port)
+    try:
+        with ClockedNode(tmp_path, port, temperature_file, clock):
+            wait_until(lambda: subscriber.states("s"))
+            assert subscriber.states("s")[-1]["clock"] == "unsynced"
+            time.sleep(1.5)
+            assert subscriber.history() == [], "they wait for their time"
+            clock.set()
+            wait_until(lambda: len(subscriber.history()) >= 10)
+    finally:
+        subscriber.close()
+        mosquitto.stop()
+    readings = subscriber.history()
+    assert {reading["clock"] for reading in readings} == {"synced"}
+    times = [utc_s(reading["time"]) for reading in readings]
+    assert times == sorted(times)
+    assert abs(times[0] - began_s) < 1, "right to the second"
+    assert [r["seq"] for r in readings] == list(range(1, len(readings) + 1))
+    steps = [b - a for a, b in itertools.pairwise(times[:3])]
+    assert all(abs(step - 0.5) < 0.1 for step in steps)
+    by_seq = {reading["seq"]: reading["time"] for reading in readings}
+    retimed = [s for s in subscriber.states("s") if s["clock"] == "synced" and s["seq"] in by_seq]
+    assert all(by_seq[state["seq"]] == state["time"] for state in retimed)
+    first_synced = next(s for s in subscriber.states("s") if s["clock"] == "synced")
+    unsynced = [s["seq"] for s in subscriber.states("s") if s["clock"] == "unsynced"]
+    assert first_synced["seq"] in (unsynced[-1], unsynced[-1] + 1)
+
+
+def test_without_the_time_readings_are_sent_as_unsynced_in_the_end(
+    tmp_path, broker, subscribe, temperature_file, monkeypatch
+):
+    """Two minutes after boot, shortened here."""
+    monkeypatch.setattr(history, "WAIT_FOR_CLOCK_S", 8.0)
+    subscriber = subscribe(broker.port)
+    clock = BootClock(1.79e9)
+    with ClockedNode(tmp_path, broker.port, temperature_file, clock):
+        wait_until(lambda: len(subscriber.states("s")) >= 2)
+        assert not subscriber.history()
+        wait_until(subscriber.history)
+        assert clock.boot_s() >= 8
+        assert {r["clock"] for r in subscriber.history()} == {"unsynced"}
+        assert all(r["time"] < "1990" for r in subscriber.history())
+        for topic, payload, _ in subscriber.messages:
+            if '"time":"19' in payload and not topic.endswith("health"):
+                decoded = json.loads(payload)
+                states = decoded.get("readings", [decoded])
+                assert all(state["clock"] == "unsynced" for state in states)
+
+
+def test_readings_of_an_earlier_boot_do_not_wait(tmp_path, broker, subscribe, temperature_file):
+    """Their time will never be known; those of this boot behind them wait all the same."""
+    first = BootClock(1.79e9, "first-boot")
+    with ClockedNode(tmp_path, free_port(), temperature_file, first):
+        time.sleep(1.2)
+    subscriber = subscribe(broker.port)
+    second = BootClock(1.79e9, "second-boot")
+    with ClockedNode(tmp_path, broker.port, temperature_file, second):
+        wait_until(subscriber.history)
+        time.sleep(1.5)
+        assert {r["clock"] for r in subscriber.history()} == {"unsynced"}
+        sent = len(subscriber.history())
+        assert 2 <= sent <= 3
+        second.set()
+        wait_until(lambda: len(subscriber.history()) > sent)
+        assert {r["clock"] for r in subscriber.history()[sent:]} == {"synced"}
+
+
+def test_a_clock_in_the_past_is_not_synced_whatever_the_kernel_says(monkeypatch):
+    clock = SystemClock()
+    clock._adjtimex = lambda: 0
+    assert clock.synced()
+    monkeypatch.setattr(clock, "utc_s", lambda: 5.0)
+    assert not clock.synced()

@@ -1,0 +1,546 @@
+"""Every committed reading reaches the broker, in order, whatever is killed, cut or frozen."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    FakeClock,
+    Mosquitto,
+    NodeProcess,
+    Proxy,
+    Subscriber,
+    dead_letters,
+    free_port,
+    retained,
+    running,
+    sysfs_config,
+    wait_until,
+)
+
+from node.outbox import Outbox
+from node.reading import Layout
+from node.schema import OutboxTable
+
+SAVED_AT_ONCE = (
+    "persistence true",
+    "autosave_on_changes true",
+    "autosave_interval 1",
+    "max_queued_messages 0",
+)
+
+MOVES_THE_CURSOR_AT_PUBLISH = """
+import sys
+from node.history import History
+from node.outbox import Outbox
+
+send = History._send
+
+def send_and_forget(self, batch):
+    after_seq = self._position
+    send(self, batch)
+    self._outbox.acknowledge(after_seq + 1, self._position)
+
+History._send = send_and_forget
+from node.cli import main
+sys.exit(main())
+"""
+
+
+def ten_files(folder: Path) -> dict[str, Path]:
+    files = {f"s{number}": folder / f"temp{number}" for number in range(10)}
+    for number, file in enumerate(files.values()):
+        file.write_text(f"{20000 + 100 * number}\n")
+    return files
+
+
+def with_outbox(config: str, **keys: Any) -> str:
+    table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+    return f"{config}\n[outbox]\n{table}"
+
+
+def persistent_broker(folder: Path) -> Mosquitto:
+    folder.mkdir(exist_ok=True)
+    return Mosquitto(folder, *SAVED_AT_ONCE, f"persistence_location {folder}/")
+
+
+def stored_seqs(node: NodeProcess) -> tuple[int, int]:
+    """(last_seq, cursor) in the log of a node that does not run."""
+    outbox = Outbox(node.state_dir, OutboxTable(), FakeClock())
+    try:
+        return outbox.last_seq, outbox.cursor
+    finally:
+        outbox.close()
+
+
+def mistreat(folder: Path, *, program: tuple[str, ...] | None = None) -> tuple[Subscriber, int]:
+    """25 times kill -9 of the node and 5 times of the broker, while 20 readings a second are made.
+
+    Returns what a subscriber with a persistent session has seen, and the last committed seq.
+    """
+    chance = random.Random(25)
+    mosquitto = persistent_broker(folder / "broker").start()
+    subscriber = Subscriber(mosquitto.port, session="archive")
+    subscriber.client.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]
+    config = with_outbox(
+        sysfs_config(mosquitto.port, ten_files(folder), interval="0.5s"), history_interval="0.25s"
+    )
+    options: dict[str, Any] = {"program": program} if program else {}
+    node = NodeProcess(folder, config, **options)
+    try:
+        for round_number in range(25):
+            time.sleep(chance.uniform(0.3, 1.2))
+            if round_number % 5 == 4:
+                mosquitto.freeze()  # so that something is in flight
+                time.sleep(chance.uniform(0.6, 0.9))
+                mosquitto.stop(signal.SIGKILL)
+                time.sleep(0.2)
+                mosquitto = persistent_broker_again(folder / "broker", mosquitto.port).start()
+                time.sleep(1.5)
+            node.kill()
+            node = NodeProcess(folder, config, **options)
+        node.wait_for_log("connected to", seconds=10)
+        time.sleep(2)
+        node.terminate()
+        last_seq, _ = stored_seqs(node)
+        wait_until(lambda: last_seq - subscriber.history()[-1]["seq"] < 20, what="the end arrives")
+        final = NodeProcess(folder, config, **options)
+        time.sleep(2)
+        final.terminate()
+        last_seq, _ = stored_seqs(final)
+    finally:
+        node.kill()
+        subscriber.close()
+        mosquitto.stop()
+    return subscriber, last_seq
+
+
+def persistent_broker_again(folder: Path, port: int) -> Mosquitto:
+    return Mosquitto(folder, *SAVED_AT_ONCE, f"persistence_location {folder}/", port=port)
+
+
+def gaps(readings: list[dict[str, Any]]) -> list[int]:
+    seen = {reading["seq"] for reading in readings}
+    return sorted(set(range(1, max(seen) + 1)) - seen)
+
+
+def test_no_reading_is_lost_by_killing_the_node_or_the_broker(tmp_path):
+    subscriber, last_seq = mistreat(tmp_path)
+    readings = subscriber.history()
+    assert gaps(readings) == []
+    assert len({reading["stream"] for reading in readings}) == 1
+    assert max(reading["seq"] for reading in readings) >= last_seq - 20, "up to the very end"
+    by_seq: dict[int, list[dict[str, Any]]] = {}
+    for reading in readings:
+        by_seq.setdefault(reading["seq"], []).append(reading)
+    for seq, copies in by_seq.items():
+        assert all(copy == copies[0] for copy in copies), f"{seq} was given to two readings"
+    newest = 0
+    for reading in readings:
+        assert reading["seq"] > newest - 60, "a duplicate of what was in flight, and no older one"
+        newest = max(newest, reading["seq"])
+    duplicates = sum(len(copies) - 1 for copies in by_seq.values())
+    assert duplicates < 31 * 40
+    for number in range(10):
+        states = [state["seq"] for state in subscriber.states(f"s{number}")]
+        assert states == sorted(states), "a retained topic went backwards"
+
+
+def test_control_moving_the_cursor_at_publish_loses_readings(tmp_path):
+    """Negative control of the test above: the same treatment finds the gaps."""
+    subscriber, _ = mistreat(tmp_path, program=(sys.executable, "-c", MOVES_THE_CURSOR_AT_PUBLISH))
+    assert gaps(subscriber.history())
+
+
+# -- outages
+
+OUTAGE_S = 60.0
+
+
+class Outage:
+    """One node and one broker, and something between them that goes wrong for a minute."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        folder.mkdir()
+        self.kind = kind
+        self.folder = folder
+        self.broker = persistent_broker(folder).start()
+        self.proxy = Proxy(self.broker.port) if kind in ("cut", "blackholed") else None
+        self.subscriber = Subscriber(self.broker.port, session="archive")
+        self.subscriber.client.reconnect_delay_set(0.1, 0.1)  # type: ignore[arg-type]
+        port = self.proxy.port if self.proxy else self.broker.port
+        config = sysfs_config(port, ten_files(folder), interval="1s")
+        self.node = NodeProcess(folder, with_outbox(config, history_interval="5s"))
+        self.back_s = 0.0
+
+    def begin(self) -> None:
+        if self.kind == "down":
+            self.broker.stop()
+        elif self.kind == "killed":
+            self.broker.stop(signal.SIGKILL)
+        elif self.kind == "frozen":
+            self.broker.freeze()
+        elif self.kind == "cut":
+            assert self.proxy
+            self.proxy.cut()
+        else:
+            assert self.proxy
+            self.proxy.blackhole()
+
+    def end(self) -> None:
+        if self.kind in ("down", "killed"):
+            self.broker = persistent_broker_again(self.folder, self.broker.port).start()
+        elif self.kind == "frozen":
+            self.broker.thaw()
+        else:
+            assert self.proxy
+            self.proxy.mend()
+        self.back_s = time.monotonic()
+
+    def close(self) -> None:
+        self.node.kill()
+        self.subscriber.close()
+        self.broker.stop()
+        if self.proxy:
+            self.proxy.close()
+
+
+def test_outages_of_a_minute_cost_nothing(tmp_path):
+    """Broker down, killed, frozen; link cut, blackholed: all at the same time, to save time."""
+    outages = [
+        Outage(tmp_path / kind, kind) for kind in ("down", "killed", "frozen", "cut", "blackholed")
+    ]
+    try:
+        for outage in outages:
+            outage.subscriber.wait_for_states("s9", 3)
+        time.sleep(2)
+        for outage in outages:
+            outage.begin()
+        time.sleep(OUTAGE_S)
+        for outage in outages:
+            outage.end()
+        time.sleep(13)  # a round of history, at the latest
+        for outage in outages:
+            last = {state["seq"] for n in range(10) for state in outage.subscriber.states(f"s{n}")}
+            outage.node.terminate()
+            check_outage(outage, max(last))
+    finally:
+        for outage in outages:
+            outage.close()
+
+
+def check_outage(outage: Outage, last_state: int) -> None:
+    kind, subscriber = outage.kind, outage.subscriber
+    readings = subscriber.history()
+    numbers = [reading["seq"] for reading in readings]
+    assert gaps(readings) == [], kind
+    assert max(numbers) >= last_state - 60, f"{kind}: the outage is in it"
+    first_copies = list(dict.fromkeys(numbers))
+    assert first_copies == sorted(first_copies), f"{kind}: history in order"
+    times = [r["time"] for r in readings if r["sensor"] == "s0"]
+    assert len(set(times)) >= OUTAGE_S, f"{kind}: each with a time of its own"
+    waited = []
+    for number in range(10):
+        topic = f"sensors/test/s{number}/state"
+        states = [json.loads(payload)["seq"] for payload in subscriber.on(topic)]
+        assert states == sorted(states), f"{kind}: a retained topic went backwards"
+        after = [at for at in subscriber.times_of(topic) if at > outage.back_s]
+        waited.append(after[0] - outage.back_s)
+        kept = json.loads(retained(outage.broker.port, topic)[topic])["seq"]
+        assert kept == states[-1], f"{kind}: the retained value is the newest"
+    assert min(waited) < 5, f"{kind}: the first reading after {min(waited):.1f} s"
+
+
+# -- a backlog
+
+
+def fill_log(folder: Path, count: int, *, per_tick: int = 10) -> None:
+    """The log of a node that was without a broker, with ten readings every ten seconds."""
+    clock = FakeClock()
+    outbox = Outbox(folder, OutboxTable(), clock)
+    layouts = [Layout(f"s{number}", ("temperature",), ("°C",)) for number in range(per_tick)]
+    for tick in range(count // per_tick):
+        clock.sleep(10)
+        clock.wall_s += 10
+        for layout in layouts:
+            outbox.append(
+                layout,
+                (20 + tick % 10 / 10,),
+                boot_s=clock.boot_s(),
+                utc_s=clock.utc_s(),
+                synced=True,
+            )
+        if tick % 100 == 99:
+            outbox.commit()
+    outbox.close()
+
+
+def rss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def test_a_day_without_a_broker(tmp_path):
+    """86,400 readings wait; the newest state is there at once, and memory stays as it was."""
+    fill_log(tmp_path / "state", 86_400)
+    port = free_port()
+    config = with_outbox(
+        sysfs_config(port, ten_files(tmp_path), interval="1s"),
+        drain_rate=200,
+        history_interval="1m",
+    )
+    with running(NodeProcess(tmp_path, config)) as node:
+        node.wait_for_log("s9 (sysfs): online")
+        time.sleep(2)
+        before_kib = rss_kib(node.process.pid)
+        mosquitto = Mosquitto(tmp_path, "max_queued_messages 0", port=port).start()
+        subscriber = Subscriber(port)
+        try:
+            node.wait_for_log("connected to")
+            connected_s = time.monotonic()
+            subscriber.wait_for_states("s9", 1, seconds=1.0)
+            assert time.monotonic() - connected_s < 1
+            wait_until(lambda: len(subscriber.on("sensors/test/history")) > 1728, seconds=20)
+            took_s = time.monotonic() - connected_s
+            after_kib = rss_kib(node.process.pid)
+            states = subscriber.times_of("sensors/test/s0/state")
+        finally:
+            subscriber.close()
+            mosquitto.stop()
+    numbers = [reading["seq"] for reading in subscriber.history()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 86_400
+    assert 8 <= took_s < 12, "1,728 messages at 200 a second"
+    assert after_kib - before_kib < 5 * 1024
+    late = max(b - a for a, b in itertools.pairwise(states[1:]))
+    assert late < 1.5, "the backlog delays no state"
+
+
+def test_the_drain_rate_holds(tmp_path, broker, subscribe, start_node):
+    """In any second, as it arrives."""
+    fill_log(tmp_path / "state", 8_000)
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, ten_files(tmp_path), interval="1s")
+    start_node(with_outbox(config, drain_rate=40))
+    wait_until(lambda: len(subscriber.on("sensors/test/history")) >= 160)
+    times = subscriber.times_of("sensors/test/history")[:160]
+    busiest = max(sum(1 for t in times if start <= t < start + 1) for start in times)
+    assert busiest <= 43, "40, and what the way may push together"
+    assert times[-1] - times[0] < 4.5, "and no slower"
+
+
+# -- what the log is for
+
+
+def test_a_stop_and_a_start_send_each_reading_once(broker, subscribe, start_node, tmp_path):
+    """In good order: the cursor is written on the way out, and seq goes on."""
+    subscriber = subscribe(broker.port)
+    config = with_outbox(
+        sysfs_config(broker.port, ten_files(tmp_path), interval="0.5s"), history_interval="0.5s"
+    )
+    for _ in range(3):
+        node = start_node(config)
+        node.wait_for_log("connected to")
+        time.sleep(2)
+        assert node.terminate() == 0
+    counts = Counter(reading["seq"] for reading in subscriber.history())
+    assert set(counts.values()) == {1}
+    assert sorted(counts) == list(range(1, max(counts) + 1))
+
+
+def test_readings_made_without_a_broker_arrive_later_with_their_times(
+    tmp_path, start_node, temperature_file
+):
+    port = free_port()
+    node = start_node(sysfs_config(port, {"s": temperature_file}, interval="0.5s"))
+    node.wait_for_log("s (sysfs): online")
+    time.sleep(3)
+    node.kill()  # and not even a kill loses them
+    mosquitto = Mosquitto(tmp_path, port=port).start()
+    subscriber = Subscriber(port)
+    try:
+        began_s = time.time()
+        start_node(sysfs_config(port, {"s": temperature_file}, interval="0.5s"))
+        wait_until(lambda: len(subscriber.history()) >= 6)
+        earlier = [r for r in subscriber.history() if _utc_s(r["time"]) < began_s]
+        assert [r["seq"] for r in earlier][:6] == [1, 2, 3, 4, 5, 6]
+        times = [_utc_s(r["time"]) for r in earlier]
+        assert [round(b - a, 1) for a, b in itertools.pairwise(times)] == [0.5] * (len(times) - 1)
+        assert json.loads(subscriber.on("sensors/test/s/state")[0])["seq"] > 6, "no old state"
+    finally:
+        subscriber.close()
+        mosquitto.stop()
+
+
+def _utc_s(text: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_a_second_node_on_one_state_directory_is_refused(start_node, temperature_file, tmp_path):
+    """It exits 1 and says so; when the first is gone, however it went, the next may start."""
+    config = sysfs_config(free_port(), {"s": temperature_file})
+    first = start_node(config)
+    first.wait_for_log("s (sysfs): online")
+    other = tmp_path / "other"
+    other.mkdir()
+    second = NodeProcess(other, config, "--state-dir", str(first.state_dir))
+    assert second.process.wait(5) == 1
+    assert f"process {first.process.pid}) uses {first.state_dir}" in second.log
+    assert "--state-dir" in second.log
+    first.kill()
+    third = start_node(config)
+    third.wait_for_log("s (sysfs): online")
+
+
+def test_the_state_directory_of_systemd_is_used(tmp_path, temperature_file):
+    """$STATE_DIRECTORY may be a list (systemd.exec(5)); an option goes before it."""
+    config = sysfs_config(free_port(), {"s": temperature_file})
+    from support import SENSOR_NODE
+
+    program = ("env", f"STATE_DIRECTORY={tmp_path}/one:{tmp_path}/two", SENSOR_NODE)
+    with running(NodeProcess(tmp_path, config, program=program)) as node:
+        node.wait_for_log("s (sysfs): online")
+        assert (tmp_path / "state" / "outbox.db").exists()
+    from node.state_dir import find_state_dir
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", f"{tmp_path}/one:{tmp_path}/two")
+        assert find_state_dir(None) == tmp_path / "one"
+        patch.delenv("STATE_DIRECTORY")
+        assert find_state_dir(None) == Path("/var/lib/sensor-node")
+
+
+def test_a_node_without_a_writable_folder_goes_on_and_says_so(
+    broker, subscribe, start_node, temperature_file, tmp_path
+):
+    """State and history come from memory; health tells why."""
+    (tmp_path / "state").touch()  # a file, where the folder should be
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s")
+    node = start_node(with_outbox(config, history_interval="0.5s"))
+    subscriber.wait_for_states("s", 3)
+    wait_until(lambda: len(subscriber.history()) >= 3)
+    assert len(node.log_lines("cannot be written")) == 1
+    wait_until(lambda: "cannot be written" in str(subscriber.health()["problems"]))
+    assert gaps(subscriber.history()) == []
+
+
+def test_a_damaged_log_is_told_in_health_and_the_node_starts(
+    broker, subscribe, start_node, temperature_file, tmp_path
+):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "outbox.db").write_bytes(bytes(range(256)) * 64)
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    subscriber.wait_for_states("s", 1)
+    wait_until(lambda: "set aside as outbox-set-aside-" in str(subscriber.health()["problems"]))
+    assert len(node.log_lines("set aside")) == 1
+    assert list((tmp_path / "state").glob("outbox-set-aside-*.db"))
+
+
+def test_health_counts_and_names_what_fails(broker, subscribe, start_node, tmp_path):
+    (tmp_path / "good").write_text("21500\n")
+    files = {"good": tmp_path / "good", "gone": tmp_path / "gone", "hot": tmp_path / "hot"}
+    files["hot"].write_text("90000\n")
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, files, interval="0.5s")
+    config += "[sensor.channel.temperature]\nrange = [-10, 50]\n"
+    start_node(with_outbox(config, history_interval="0.5s"))
+    subscriber.wait_for_states("good", 3)
+    wait_until(lambda: subscriber.health()["sensors"]["hot"]["rejected"])
+    health = subscriber.health()
+    assert health["node"] == "test"
+    assert health["broker"].startswith("connected, MQTT 5")
+    assert health["dropped_readings"] == health["dead_letters"] == 0
+    assert health["problems"] == []
+    good, hot, gone = (health["sensors"][name] for name in ("good", "hot", "gone"))
+    assert good["online"]
+    assert good["ok"] == health["read"] == health["committed"] >= 1
+    assert (good["failed"], good["rejected"], good["last_error"]) == (0, 0, None)
+    assert not hot["online"]
+    assert hot["failed"] == hot["rejected"] >= 1
+    assert "outside the configured range -10 to 50" in hot["last_error"]
+    assert (gone["ok"], gone["rejected"]) == (0, 0)
+    assert "does not exist" in gone["last_error"]
+    assert "sensors/test/health" in retained(broker.port)
+
+
+def test_what_the_bound_drops_is_counted_in_health(tmp_path, start_node, temperature_file):
+    port = free_port()
+    config = with_outbox(
+        sysfs_config(port, {"s": temperature_file}, interval="0.1s"), max_readings=20
+    )
+    node = start_node(config)
+    node.wait_for_log("the oldest unsent readings are dropped")
+    time.sleep(1)
+    mosquitto = Mosquitto(tmp_path, port=port).start()
+    subscriber = Subscriber(port)
+    try:
+        wait_until(lambda: subscriber.on("sensors/test/health") and subscriber.history())
+        health = subscriber.health()
+        first = subscriber.history()[0]["seq"]
+        assert health["dropped_readings"] == first - 1 > 10
+        assert len(node.log_lines("the oldest unsent readings are dropped")) == 1
+    finally:
+        subscriber.close()
+        mosquitto.stop()
+
+
+def test_dead_letters_are_counted_and_the_rest_goes_on(
+    tmp_path, start_node, subscribe, temperature_file
+):
+    """History is denied: readings go to the dead letters, states go on, health says so."""
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite sensors/test/#\n")
+    allowed = "".join(
+        f"topic readwrite sensors/test/{topic}\n" for topic in ("status", "health", "s/+")
+    )
+    acl.write_text(allowed)
+    mosquitto = Mosquitto(tmp_path, f"acl_file {acl}").start()
+    try:
+        subscriber = subscribe(mosquitto.port, "sensors/test/+")
+        config = sysfs_config(mosquitto.port, {"s": temperature_file}, interval="0.2s")
+        node = start_node(with_outbox(config, history_interval="0.2s"))
+        wait_until(
+            lambda: subscriber.on("sensors/test/health") and subscriber.health()["dead_letters"]
+        )
+        assert "the broker did not take" in subscriber.health()["problems"][0]
+        time.sleep(1)
+        assert len(node.log_lines("does not take sensors/test/history: Not authorized")) == 1
+        node.terminate()
+        readings = [
+            reading
+            for topic, payload, _ in dead_letters(node.state_dir)
+            for reading in json.loads(payload)["readings"]
+            if topic == "sensors/test/history"
+        ]
+        assert [reading["seq"] for reading in readings] == list(range(1, len(readings) + 1))
+        last_seq, cursor = stored_seqs(node)
+        assert last_seq - cursor <= 2, "the rest goes on"
+    finally:
+        mosquitto.stop()
+
+
+def test_history_is_split_to_fit_the_brokers_maximum(tmp_path, subscribe, start_node):
+    """A batch of fifty would be too long; none of its readings is."""
+    fill_log(tmp_path / "state", 500)
+    mosquitto = Mosquitto(tmp_path, "max_packet_size 2000").start()
+    try:
+        subscriber = subscribe(mosquitto.port)
+        start_node(sysfs_config(mosquitto.port, {}, interval="1s"))
+        wait_until(lambda: len(subscriber.history()) >= 500)
+        assert [r["seq"] for r in subscriber.history()] == list(range(1, 501))
+        assert not dead_letters(tmp_path / "state")
+    finally:
+        mosquitto.stop()

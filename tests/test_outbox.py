@@ -1,0 +1,615 @@
+"""The log of readings: against a model, after crashes, on full, read-only and broken disks."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import FakeClock
+
+from node import outbox as outbox_module
+from node import outbox_file
+from node.outbox import Outbox
+from node.outbox_file import Event, OutboxFile
+from node.outbox_store import FILE_NAME
+from node.reading import Layout, Reading
+from node.schema import OutboxTable
+from node.units import Seconds
+
+AIR = Layout("air", ("temperature", "humidity"), ("°C", "%"))
+WATER = Layout("water", ("temperature",), ("°C",))
+
+
+def append(outbox: Outbox, clock: FakeClock, *values: float, layout: Layout = AIR) -> Reading:
+    return outbox.append(
+        layout, values, boot_s=clock.boot_s(), utc_s=clock.utc_s(), synced=clock.synced()
+    )
+
+
+def fill(outbox: Outbox, clock: FakeClock, count: int) -> list[Reading]:
+    """Readings whose value is their seq, ten seconds apart, committed together."""
+    made = []
+    for _ in range(count):
+        clock.sleep(10)
+        clock.wall_s += 10
+        made.append(append(outbox, clock, float(outbox.last_seq + 1), layout=WATER))
+    outbox.commit()
+    return made
+
+
+def seqs(readings: list[Reading]) -> list[int]:
+    return [reading.seq for reading in readings]
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, clock: FakeClock) -> Outbox:
+    return Outbox(tmp_path, OutboxTable(), clock)
+
+
+def crashed_copy(folder: Path, into: Path) -> Path:
+    """What a process that is killed now leaves on the disk."""
+    into.mkdir()
+    for suffix in ("", "-wal"):
+        file = folder / (FILE_NAME + suffix)
+        if file.exists():
+            shutil.copy(file, into)
+    return into
+
+
+def test_readings_come_back_as_they_were(outbox, clock, tmp_path):
+    first = append(outbox, clock, 21.5, 45.2)
+    clock.sleep(0.123)
+    clock.wall_s += 0.123
+    second = append(outbox, clock, -4, layout=WATER)
+    outbox.commit()
+    assert outbox.read(0, 10) == [first, second]
+    outbox.close()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert again.read(0, 10) == [first, second]
+    assert again.read(0, 10)[1].values == {"temperature": -4}
+    assert (again.stream, again.last_seq, again.cursor) == (outbox.stream, 2, 0)
+
+
+def test_seq_goes_on_when_everything_has_been_purged(clock, tmp_path):
+    """A plain rowid would begin at 1 again (sqlite.org/autoinc.html)."""
+    outbox = Outbox(tmp_path, OutboxTable(keep=Seconds(60)), clock)
+    fill(outbox, clock, 20)
+    outbox.acknowledge(1, 20)
+    clock.sleep(2 * outbox_module.PURGE_EVERY_S)
+    clock.wall_s += 2 * outbox_module.PURGE_EVERY_S
+    outbox.note(Event(0, "WARNING", "something to commit"))
+    outbox.commit()
+    assert outbox.read(0, 10) == []
+    outbox.close()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert append(again, clock, 1.0, 2.0).seq == 21
+    assert (again.cursor, again.unsent, again.dropped) == (20, 1, 0)
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """Append, commit, acknowledge in any order, crash, reopen, bound and purge, beside a model."""
+
+    MAX_READINGS = 40
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temporary = TemporaryDirectory(prefix="outbox-")
+        self.lives = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = FakeClock()
+        self.folder = Path(self.temporary.name) / "0"
+        self.made: dict[int, float] = {}
+        """What was given out under each seq, the latest life that committed it."""
+        self.committed = 0
+        self.in_flight: list[tuple[int, int]] = []
+        self.acknowledged: set[int] = set()
+        self.committed_cursor = 0
+        self.dropped_before = 0
+        self.open()
+        self.stream = self.outbox.stream
+
+    def open(self) -> None:
+        table = OutboxTable(max_readings=self.MAX_READINGS, keep=Seconds(300))
+        self.outbox = Outbox(self.folder, table, self.clock)
+        self.position = self.outbox.cursor
+
+    @rule(count=st.integers(1, 15), step_s=st.sampled_from([0.0, 0.5, -3600.0]))
+    def append_and_commit(self, count: int, step_s: float) -> None:
+        self.append_only(count)
+        self.clock.wall_s += step_s
+        self.commit()
+
+    @rule(count=st.integers(1, 5))
+    def append_only(self, count: int) -> None:
+        for number in range(count):
+            self.clock.sleep(1)
+            self.clock.wall_s += 1
+            value = float(self.outbox.last_seq * 7 + number)
+            reading = append(self.outbox, self.clock, value, layout=WATER)
+            assert reading.seq == max(self.made, default=0) + 1, "a seq was given out twice"
+            self.made[reading.seq] = value
+
+    @rule()
+    def commit(self) -> None:
+        self.outbox.commit()
+        self.committed = self.outbox.last_seq
+        self.committed_cursor = self.outbox.cursor
+
+    @rule(count=st.integers(1, 10))
+    def send(self, count: int) -> None:
+        self.position = max(self.position, self.outbox.cursor)
+        batch = self.outbox.read(self.position, count)
+        if batch:
+            self.in_flight.append((self.position + 1, batch[-1].seq))
+            self.position = batch[-1].seq
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data())
+    def acknowledge_any(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.in_flight) - 1))
+        first, last = self.in_flight.pop(index)
+        self.acknowledged.update(range(first, last + 1))
+        self.outbox.acknowledge(first, last)
+
+    @rule()
+    def lose_the_link(self) -> None:
+        self.in_flight.clear()
+        self.acknowledged = {seq for seq in self.acknowledged if seq <= self.outbox.cursor}
+        self.outbox.forget_acknowledged()
+        self.position = self.outbox.cursor
+
+    @rule()
+    def crash(self) -> None:
+        self.lives += 1
+        new = crashed_copy(self.folder, Path(self.temporary.name) / str(self.lives))
+        self.outbox.close()
+        self.folder = new
+        self.after_restart()
+        assert self.outbox.last_seq == self.committed, "exactly what was committed is there"
+        assert self.outbox.cursor == self.committed_cursor
+
+    @rule()
+    def reopen(self) -> None:
+        self.committed, cursor = self.outbox.last_seq, self.outbox.cursor
+        self.outbox.close()
+        self.after_restart()
+        assert self.outbox.last_seq == self.committed
+        assert self.outbox.cursor == self.committed_cursor == cursor or cursor >= 0
+
+    def after_restart(self) -> None:
+        self.open()
+        self.committed_cursor = self.outbox.cursor
+        self.in_flight.clear()
+        self.made = {seq: value for seq, value in self.made.items() if seq <= self.committed}
+        self.acknowledged = {seq for seq in self.acknowledged if seq <= self.outbox.cursor}
+        assert self.outbox.stream == self.stream
+
+    @rule(hours=st.integers(1, 3))
+    def let_time_pass(self, hours: int) -> None:
+        self.clock.sleep(3600 * hours)
+        self.clock.wall_s += 3600 * hours
+
+    @invariant()
+    def what_is_unsent_is_there_in_order(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        cursor = self.outbox.cursor
+        unsent = self.outbox.read(cursor, 1000)
+        assert [(r.seq, r.numbers[0]) for r in unsent] == [
+            (seq, self.made[seq]) for seq in range(cursor + 1, self.outbox.last_seq + 1)
+        ]
+
+    @invariant()
+    def the_cursor_passes_only_what_was_acknowledged_or_dropped(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        passed = set(range(1, self.outbox.cursor + 1))
+        assert len(passed - self.acknowledged) <= self.outbox.dropped
+
+    @invariant()
+    def the_bound_holds_after_a_commit(self) -> None:
+        if hasattr(self, "outbox") and self.committed == self.outbox.last_seq:
+            assert self.outbox.unsent <= self.MAX_READINGS
+            with sqlite3.connect(self.folder / FILE_NAME) as db:
+                (stored,) = db.execute("SELECT total(count) FROM tick").fetchone()
+            db.close()
+            assert stored <= 2 * self.MAX_READINGS + outbox_file_slack()
+
+    def teardown(self) -> None:
+        if hasattr(self, "outbox"):
+            self.outbox.close()
+        self.temporary.cleanup()
+
+
+def outbox_file_slack() -> int:
+    """A row goes as a whole, with the last of its readings."""
+    return 20
+
+
+TestOutboxAgainstModel = OutboxMachine.TestCase
+TestOutboxAgainstModel.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+)
+
+
+def test_the_oldest_unsent_are_dropped_last_and_counted(tmp_path, clock, caplog):
+    """Sent ones go first; what is dropped is counted, told once, and survives a restart."""
+    outbox = Outbox(tmp_path, OutboxTable(max_readings=100), clock)
+    fill(outbox, clock, 80)
+    outbox.acknowledge(1, 30)
+    fill(outbox, clock, 50)
+    assert (outbox.unsent, outbox.dropped) == (100, 0)
+    fill(outbox, clock, 25)
+    fill(outbox, clock, 25)
+    assert (outbox.unsent, outbox.dropped) == (100, 50)
+    assert seqs(outbox.read(outbox.cursor, 1)) == [81]
+    assert caplog.text.count("the oldest unsent readings are dropped") == 1
+    outbox.close()
+    again = Outbox(tmp_path, OutboxTable(max_readings=100), clock)
+    assert (again.unsent, again.dropped) == (100, 50)
+
+
+def test_old_rows_go_in_bulk(tmp_path, clock):
+    """At the bound of the file, rows are deleted once in a long while, and not with each commit."""
+    outbox = Outbox(tmp_path, OutboxTable(max_readings=2000), clock)
+    deletions = 0
+    before = 0
+    for tick in range(510):
+        fill(outbox, clock, 10)
+        outbox.acknowledge(tick * 10 + 1, tick * 10 + 10)
+        (stored,) = sqlite3.connect(tmp_path / FILE_NAME).execute(
+            "SELECT total(count) FROM tick"
+        ).fetchone()  # fmt: skip
+        deletions += stored < before
+        before = stored
+        assert stored <= 2000 + outbox_module.SLACK + 10
+    assert deletions == 3
+
+
+def test_acknowledgements_out_of_order_move_the_cursor_when_the_gap_closes(outbox, clock):
+    fill(outbox, clock, 30)
+    outbox.acknowledge(11, 20)
+    outbox.acknowledge(21, 30)
+    assert outbox.cursor == 0
+    outbox.acknowledge(1, 10)
+    assert outbox.cursor == 30
+
+
+# -- clocks
+
+
+def test_readings_get_their_true_time_when_the_clock_is_set(outbox, clock, tmp_path):
+    """Begun in 1970, set to the present 40 s later; after a restart of the process too."""
+    present_s, clock.wall_s, clock.in_sync = clock.wall_s, 5.0, False
+    fill(outbox, clock, 3)
+    assert [r.utc_ms for r in outbox.read(0, 9)] == [15_000, 25_000, 35_000]
+    assert not any(r.synced for r in outbox.read(0, 9))
+    outbox.close()
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    clock.sleep(10)
+    clock.wall_s, clock.in_sync = present_s, True
+    outbox.clock_was_set(boot_s=clock.boot_s(), utc_s=clock.utc_s())
+    true_times = [round((present_s - 30 + 10 * n) * 1000) for n in range(3)]
+    assert [r.utc_ms for r in outbox.read(0, 9)] == true_times
+    assert all(r.synced for r in outbox.read(0, 9))
+    fill(outbox, clock, 1)
+    outbox.close()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert [r.utc_ms for r in again.read(0, 9)][:3] == true_times
+
+
+def test_readings_of_another_boot_keep_the_time_they_had(outbox, clock, tmp_path):
+    """Nobody knows how long the computer was off."""
+    clock.wall_s, clock.in_sync = 5.0, False
+    fill(outbox, clock, 2)
+    outbox.close()
+    clock.boot_id, clock.wall_s, clock.in_sync = "the-second-boot", 1.8e9, True
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    again.clock_was_set(boot_s=clock.boot_s(), utc_s=clock.utc_s())
+    fill(again, clock, 1)
+    found = again.read(0, 9)
+    assert [r.utc_ms for r in found[:2]] == [15_000, 25_000]
+    assert [r.synced for r in found] == [False, False, True]
+
+
+def test_a_step_of_the_clock_within_a_tick_is_kept_apart(outbox, clock):
+    """Rows hold times as differences; a step would go into all of them."""
+    before = append(outbox, clock, 1.0, layout=WATER)
+    clock.wall_s += 86_400
+    after = append(outbox, clock, 2.0, layout=WATER)
+    outbox.commit()
+    assert outbox.read(0, 9) == [before, after]
+
+
+# -- disks
+
+
+def damage(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "noise":
+        content = bytearray(bytes(range(7, 207)) * (len(content) // 200 + 1))
+    elif how == "noise in the middle":
+        for index in range(len(content) // 2, len(content) // 2 + 3000):
+            content[index] = (index * 37) % 251
+    elif how == "cut short":
+        del content[len(content) // 2 :]
+    elif how == "cut to nothing":
+        del content[100:]
+    elif how == "one flipped bit in a reading":
+        place = content.rindex(b"[[1,0,")
+        content[place + 8] ^= 1
+    else:
+        raise AssertionError(how)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "noise",
+        "noise in the middle",
+        "cut short",
+        "cut to nothing",
+        "one flipped bit in a reading",
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_damaged_log_is_set_aside_and_a_new_one_begun(tmp_path, clock, caplog, how, killed):
+    """What was damaged is never taken for a reading; what is sound of the unsent is kept."""
+    made = {}
+    folder = tmp_path / "log"
+    outbox = Outbox(folder, OutboxTable(), clock)
+    for _ in range(100):
+        made.update((r.seq, r) for r in fill(outbox, clock, 20))
+    outbox.acknowledge(1, 100)
+    fill(outbox, clock, 1)
+    if not killed:
+        outbox.close()
+    else:  # the WAL has been copied into the file, and is still there
+        outbox._store._file._db.execute("PRAGMA wal_checkpoint")
+        folder = crashed_copy(folder, tmp_path / "crashed")
+        outbox.close()
+    damage(folder / FILE_NAME, how)
+    again = Outbox(folder, OutboxTable(), clock)
+    found = again.read(0, 5000)
+    while found:
+        for reading in found:
+            assert made.get(reading.seq, reading) == reading
+        position = found[-1].seq
+        found = again.read(position, 5000)
+    assert again.problem == ""
+    if again.set_aside:
+        assert again.stream != outbox.stream
+        assert caplog.text.count("the log cannot be used") == 1
+        aside = folder / again.set_aside[0]
+        assert aside.exists()
+    else:
+        assert killed or how != "noise", "a WAL has all that was in the file"
+    new = fill(again, clock, 3)
+    assert again.read(new[0].seq - 1, 3) == new
+    if how == "one flipped bit in a reading":
+        assert again.unsent >= 1850, "all that is sound"
+    again.close()
+
+
+def test_a_log_that_is_damaged_while_it_is_open(tmp_path, clock, caplog):
+    """The numbers go on, so that no retained topic goes backwards."""
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    fill(outbox, clock, 2000)
+    outbox._store._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    outbox._store._file._db.execute("PRAGMA cache_size = 0")
+    damage(tmp_path / FILE_NAME, "noise in the middle")
+    for position in range(0, 2000, 100):
+        outbox.read(position, 100)
+    assert len(outbox.set_aside) == 1
+    new = fill(outbox, clock, 2)
+    assert seqs(new) == [2001, 2002]
+    assert outbox.read(2000, 9) == new
+    outbox.close()
+    assert Outbox(tmp_path, OutboxTable(), clock).last_seq == 2002
+
+
+def test_a_log_of_a_newer_version_is_set_aside_untouched(outbox, clock, tmp_path, caplog):
+    fill(outbox, clock, 5)
+    outbox.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    content = (tmp_path / FILE_NAME).read_bytes()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert "it has schema 99" in caplog.text
+    assert (tmp_path / again.set_aside[0]).read_bytes() == content
+    assert seqs(fill(again, clock, 1)) == [1]
+    assert again.stream != outbox.stream
+
+
+def test_a_log_of_an_earlier_version_is_migrated(outbox, clock, tmp_path, monkeypatch):
+    """With a step that some later version may have; what is in the log stays."""
+    made = fill(outbox, clock, 5)
+    outbox.close()
+    step = "ALTER TABLE tick ADD COLUMN extra INTEGER; UPDATE tick SET extra = last_seq"
+    monkeypatch.setattr(outbox_file, "_MIGRATIONS", (*outbox_file._MIGRATIONS, step))
+    file = OutboxFile(tmp_path / FILE_NAME)
+    version, extra = file._db.execute(
+        "SELECT (SELECT user_version FROM pragma_user_version), max(extra) FROM tick"
+    ).fetchone()
+    assert (version, extra) == (2, 5)
+    file.close()
+    monkeypatch.undo()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("ALTER TABLE tick DROP COLUMN extra")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert Outbox(tmp_path, OutboxTable(), clock).read(0, 9) == made
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(outbox, clock, tmp_path, monkeypatch):
+    made = fill(outbox, clock, 5)
+    outbox.close()
+    step = "ALTER TABLE tick ADD COLUMN extra INTEGER; SELECT nonsense"
+    monkeypatch.setattr(outbox_file, "_MIGRATIONS", (*outbox_file._MIGRATIONS, step))
+    with pytest.raises(sqlite3.OperationalError):
+        OutboxFile(tmp_path / FILE_NAME)
+    monkeypatch.undo()
+    assert Outbox(tmp_path, OutboxTable(), clock).read(0, 9) == made
+
+
+def test_only_the_newest_logs_that_were_set_aside_are_kept(tmp_path, clock):
+    for _ in range(6):
+        clock.wall_s += 60
+        (tmp_path / FILE_NAME).write_bytes(b"not a database" * 100)
+        outbox = Outbox(tmp_path, OutboxTable(), clock)
+        outbox.close()
+    assert len(list(tmp_path.glob("outbox-set-aside-*.db"))) == 3
+    assert len(outbox.set_aside) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no rights to mount: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def remount(folder: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing_and_is_taken_up_again(small_disk, clock, caplog):
+    """Readings wait in memory, and can be sent from there; the rest of the log stays readable."""
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    made = fill(outbox, clock, 10)
+    stream = outbox.stream
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    for _ in range(60):  # until the room in the WAL is used up
+        made += fill(outbox, clock, 10)
+    assert "full" in outbox.problem
+    assert "disk" in outbox.problem
+    assert caplog.text.count("cannot be written") == 1
+    assert outbox.read(0, 5000) == made
+    assert outbox.stream != stream, "what is sent from memory might get its numbers once more"
+    ballast.unlink()
+    clock.sleep(40)
+    made += fill(outbox, clock, 1)
+    assert outbox.problem == ""
+    assert caplog.text.count("is written again") == 1
+    assert outbox.read(0, 5000) == made
+    stream = outbox.stream
+    outbox.close()
+    again = Outbox(small_disk, OutboxTable(), clock)
+    assert again.stream == stream
+    assert again.read(0, 5000) == made
+    again.close()
+
+
+def test_a_disk_that_is_read_only_from_the_start(small_disk, clock, caplog):
+    """And becomes writable later, with an older log on it: its readings come first."""
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    old = fill(outbox, clock, 4)
+    outbox.acknowledge(1, 2)
+    fill(outbox, clock, 1)
+    outbox.close()
+    remount(small_disk, "ro")
+    again = Outbox(small_disk, OutboxTable(), clock)
+    assert "cannot be written" in again.problem
+    numbering = again.numbering
+    fill(again, clock, 3)
+    again.acknowledge(1, 1)
+    assert seqs(again.read(0, 9)) == [1, 2, 3], "in a stream of their own"
+    assert again.stream != outbox.stream
+    remount(small_disk, "rw")
+    clock.sleep(40)
+    fill(again, clock, 1)
+    assert again.problem == ""
+    assert again.numbering != numbering
+    assert again.stream == outbox.stream
+    assert again.cursor == 2
+    unsent = again.read(2, 99)
+    assert unsent[:2] == old[2:]
+    assert seqs(unsent) == [3, 4, 5, 6, 7, 8], "without what was acknowledged in memory"
+    again.close()
+
+
+def test_a_disk_that_becomes_read_only_while_the_log_is_open(small_disk, clock):
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    made = fill(outbox, clock, 4)
+    done = subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=False)
+    if done.returncode:
+        # As the kernel does on errors of the disk, whoever has files open.
+        subprocess.run(["mount", "-o", "remount,ro,force", str(small_disk)], check=False)
+    made += fill(outbox, clock, 4)
+    if done.returncode == 0:
+        assert "cannot be written" in outbox.problem
+        assert outbox.read(0, 99) == made
+        remount(small_disk, "rw")
+    clock.sleep(40)
+    made += fill(outbox, clock, 1)
+    assert outbox.problem == ""
+    assert outbox.read(0, 99) == made
+    outbox.close()
+
+
+def test_memory_is_bounded_without_a_disk(clock, monkeypatch, caplog):
+    monkeypatch.setattr(outbox_module, "MOST_IN_MEMORY", 50)
+    outbox = Outbox(None, OutboxTable(), clock)
+    for _ in range(30):
+        fill(outbox, clock, 10)
+    assert len(outbox._uncommitted) == 50
+    assert outbox.dropped == 250
+    assert seqs(outbox.read(outbox.cursor, 99)) == list(range(251, 301))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, clock):
+    (tmp_path / "file").touch()
+    outbox = Outbox(tmp_path / "file" / "log", OutboxTable(), clock)
+    assert "Not a directory" in outbox.problem
+    made = fill(outbox, clock, 3)
+    assert outbox.read(0, 9) == made
+
+
+def test_a_log_that_is_deleted_under_the_node(outbox, clock, tmp_path):
+    """Somebody tidies up: it is noticed, and what was unsent is in the new log."""
+    made = fill(outbox, clock, 10)
+    for file in tmp_path.glob("outbox.db*"):
+        file.unlink()
+    clock.sleep(4000)
+    clock.wall_s += 4000
+    made += fill(outbox, clock, 2)
+    outbox.close()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert again.last_seq == 12
+    assert again.read(10, 99) == made[10:]
+
+
+def test_a_reader_does_not_disturb_the_writer(outbox, clock, tmp_path):
+    """`sensor-node status` looks into the log of a running node."""
+    fill(outbox, clock, 10)
+    reader = OutboxFile(tmp_path / FILE_NAME, read_only=True)
+    assert len(reader.readings_after(0, 99)) == 10
+    fill(outbox, clock, 10)
+    assert outbox.problem == ""
+    assert len(reader.readings_after(0, 99)) == 20
+    reader.close()
+    outbox.close()
+    files = sorted(tmp_path.iterdir())
+    reader = OutboxFile(tmp_path / FILE_NAME, read_only=True)
+    assert len(reader.readings_after(0, 99)) == 20
+    reader.close()
+    assert sorted(tmp_path.iterdir()) == files, "a reader leaves nothing behind"
