@@ -7,12 +7,15 @@ what `watch` needs. Each module has `add_arguments(parser)` and `run(arguments) 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
+import importlib.util
 import io
 import os
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 
 from node import __version__
 
@@ -49,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Nothing that is made while modules are imported is garbage, and to look for some takes a
     # tenth of the start. What is there then stays, and need not be looked at again either.
     gc.disable()
-    _import_msgspec()
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    arguments = _import_libraries(sys.argv[1:] if argv is None else argv)
     from node.config import ConfigError
     from node.logs import set_up_logging
 
@@ -77,19 +79,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-def _import_msgspec() -> None:
-    """Import msgspec without typing_extensions, of which it takes what `typing` has too.
+@contextlib.contextmanager
+def _without(name: str, stand_in: types.ModuleType | None) -> Iterator[None]:
+    """Let `stand_in` be imported for the module `name`; None: let its import fail.
 
-    Where that package happens to be installed, msgspec (0.22) prefers it, and with it comes
-    `inspect`: a megabyte and a tenth of the start for nothing.
+    A module that has been imported already, or is imported later, is the real one.
     """
-    if "typing_extensions" in sys.modules:
+    if name in sys.modules:
+        yield
         return
-    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+    sys.modules[name] = stand_in  # type: ignore[assignment]
     try:
-        importlib.import_module("msgspec")
+        yield
     finally:
-        del sys.modules["typing_extensions"]
+        del sys.modules[name]
+
+
+def _import_libraries(argv: Sequence[str]) -> argparse.Namespace:
+    """Import what the command needs, without what its libraries need for nothing of ours.
+
+    msgspec (0.22) prefers typing_extensions to typing where it happens to be installed, and with
+    it comes inspect: a megabyte, and a tenth of the start. paho (2.2) imports urllib.request, and
+    with it an HTTP client and e-mail, to look for a proxy once PySocks is there: two and a half
+    megabytes, and a fifth of the start.
+    """
+    with _without("typing_extensions", None):
+        importlib.import_module("msgspec")
+    if importlib.util.find_spec("socks"):
+        return _parse(argv)
+    with _without("urllib.request", types.ModuleType("urllib.request")):
+        return _parse(argv)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -28,6 +28,8 @@ __all__ = ["History"]
 BATCH = 50
 """Readings in a message, at most."""
 READ_AHEAD = 10 * BATCH
+TOGETHER_S = 0.001
+"""Messages that `drain_rate` allows within so short a time are sent together."""
 WAIT_FOR_CLOCK_S = 120.0
 """How long after boot the clock may take to be set, before readings are sent without it."""
 
@@ -110,7 +112,7 @@ class History:
             if self._publisher.history_room <= 0:
                 self.waiting = True
                 return
-            if now_s < self._allowed_at_s:
+            if now_s + TOGETHER_S < self._allowed_at_s:
                 self.next_due_s = self._allowed_at_s
                 return
             batch = self._next_batch()

@@ -133,6 +133,10 @@ class Link:
         """See `NetworkClient.publish_together`."""
         return self._client.publish_together(messages)
 
+    def hurry(self, hurried: bool) -> None:
+        """Say whether messages wait for others to be acknowledged."""
+        self._client.hurried = hurried
+
     def disconnect(self, wait_s: float) -> None:
         """End the connection in good order, within `wait_s`."""
         self._client.end(wait_s)

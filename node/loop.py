@@ -14,7 +14,6 @@ import importlib
 import logging
 import math
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -137,22 +136,24 @@ class Node:
         self._workers.help_out(now_s)
         self._watch_sensors(now_s)
         self._watch_network_thread(now_s)
-        with self._going_on("to publish"):
-            self._reporter.work(now_s)
-        for event in self._wait(now_s):
-            with self._going_on("to deal with an event"):
-                self._take(event)
-        with self._going_on("to save readings"):
-            self._reporter.save(self._clock.monotonic())
-
-    @contextlib.contextmanager
-    def _going_on(self, what: str) -> Iterator[None]:
-        """Log what goes wrong inside, and rest: no mistake of ours may stop the readings."""
         try:
-            yield
+            self._reporter.work(now_s)
         except Exception:
-            _log.exception("failed %s; the node goes on", what)
-            self._rest_until_s = self._clock.monotonic() + REST_AFTER_MISTAKE_S
+            self._go_on("publish")
+        for event in self._wait(now_s):
+            try:
+                self._take(event)
+            except Exception:
+                self._go_on("deal with an event")
+        try:
+            self._reporter.save(self._clock.monotonic())
+        except Exception:
+            self._go_on("save readings")
+
+    def _go_on(self, what: str) -> None:
+        """Log a mistake, and rest: none of ours may stop the readings, or fill the log."""
+        _log.exception("failed to %s; the node goes on", what)
+        self._rest_until_s = self._clock.monotonic() + REST_AFTER_MISTAKE_S
 
     def _wait(self, now_s: float) -> list[_Event]:
         """The events there are, after sleeping until the first, or until something is due."""
@@ -164,7 +165,7 @@ class Node:
             self._service.next_feed_s,
             self._reporter.next_due_s,
         )
-        self._inbox.ring_at = self._reporter.acknowledgements_wanted
+        self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
         return self._inbox.take(max(wake_at_s, self._rest_until_s) - now_s)
 
     def _take(self, event: _Event) -> None:

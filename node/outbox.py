@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from node.clock import Clock
-from node.outbox_file import Batch, DeadLetter, Event, Ledger, Retiming
+from node.outbox_records import Batch, DeadLetter, Event, Ledger, Retiming
 from node.outbox_store import OutboxStore
 from node.reading import Layout, Reading
 from node.schema import OutboxTable

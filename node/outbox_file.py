@@ -9,7 +9,7 @@
 
 A commit that only appends touches one page of the table, and so writes about a kilobyte: that is
 what the small pages are for, and why the cursor stands in each row. Raises `sqlite3.Error`,
-`DamagedRow` and `NewerSchema`; `Outbox` knows what to do about them.
+`Damaged` and `NewerSchema`; `Outbox` knows what to do about them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,17 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from node.outbox_rows import DamagedRow, Row, readings_of, rows_of
+from node.outbox_records import Batch, DeadLetter, Event, Ledger, Retiming
+from node.outbox_rows import Damaged, Row, readings_of, rows_of
 from node.reading import Layout, Reading
 
-__all__ = [
-    "Batch",
-    "DeadLetter",
-    "Event",
-    "Ledger",
-    "NewerSchema",
-    "OutboxFile",
-    "Retiming",
-    "is_damage",
-]
+__all__ = ["NewerSchema", "OutboxFile", "is_damage"]
+
+T = TypeVar("T")
 
 _MIGRATIONS = (
     """
@@ -64,7 +59,10 @@ _MIGRATIONS = (
 
 KEPT_DEAD_LETTERS = 500
 KEPT_EVENTS = 200
+_INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PAGE_BYTES = 1024
+_WAL_PAGES = 200
+"""So that the WAL soon stops growing: to sync a file that grows, ext4 must write its journal."""
 _CACHE_KIB = 256
 _BUSY_S = 1.0
 
@@ -81,71 +79,16 @@ class NewerSchema(Exception):
     """The file was written by a later version of this program."""
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that the broker would not take."""
-
-    utc_ms: int
-    topic: str
-    payload: bytes
-    reason: str
-
-
-class Event(msgspec.Struct, frozen=True):
-    """A line of the program's log."""
-
-    utc_ms: int
-    level: str
-    message: str
-
-
-class Retiming(msgspec.Struct, frozen=True):
-    """How a boot's clock was set: readings of it up to `set_at_ms` get `boot_ms + offset_ms`."""
-
-    set_at_ms: int
-    offset_ms: int
-
-    def apply(self, reading: Reading) -> Reading:
-        """The reading with its true time, if this tells it."""
-        if reading.synced or reading.boot_ms > self.set_at_ms:
-            return reading
-        utc_ms = reading.boot_ms + self.offset_ms
-        return msgspec.structs.replace(reading, utc_ms=utc_ms, synced=True)
-
-
-class Ledger(msgspec.Struct):
-    """What must be known when all ticks are gone."""
-
-    last_seq: int = 0
-    cursor: int = 0
-    """Everything up to here was acknowledged, or dropped."""
-    dropped: int = 0
-    """Readings that were lost to the bound."""
-    dead_letters: int = 0
-    """Messages that the broker would not take."""
-    health: str = ""
-    """What the node knew of itself last, as JSON."""
-
-
-class Batch(msgspec.Struct):
-    """What is written in one commit."""
-
-    readings: Sequence[Reading] = ()
-    retimings: dict[str, Retiming] = {}
-    """Boot id -> how its clock was set."""
-    dead_letters: Sequence[DeadLetter] = ()
-    events: Sequence[Event] = ()
-
-
 def is_damage(error: Exception) -> bool:
     """Whether the file is beyond use; else it may do again, with the disk or its rights."""
-    if isinstance(error, DamagedRow):
+    if isinstance(error, Damaged):
         return True
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 class OutboxFile:
-    """One open file, on the thread that opened it."""
+    """One open file, on one thread at a time."""
 
     def __init__(
         self, path: Path, *, new_stream: str = "", read_only: bool = False, check: bool = True
@@ -162,7 +105,11 @@ class OutboxFile:
             # Without a WAL there is no writer, and nothing that a reader should make beside it.
             uri += "?mode=ro" if wal.exists() else "?immutable=1"
         self._db = sqlite3.connect(
-            uri, uri=True, timeout=_BUSY_S, isolation_level=None, cached_statements=32
+            uri,
+            uri=True,
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,  # opened where the node is made, used where it runs
         )
         self._inode = 0
         try:
@@ -183,10 +130,11 @@ class OutboxFile:
                 self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         if check:
             (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+                raise Damaged(verdict)
         if not read_only:
             self._migrate(schema, new_stream)
         self._load()
@@ -203,32 +151,41 @@ class OutboxFile:
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     def _load(self) -> None:
-        self._layouts: dict[int, Layout] = {}
-        for number, definition in self._db.execute("SELECT number, definition FROM layout"):
-            try:
-                self._layouts[number] = msgspec.json.decode(definition, type=Layout)
-            except msgspec.DecodeError as error:
-                raise DamagedRow(f"layout {number} cannot be read: {error}") from error
+        self._layouts = {
+            number: _decoded(definition)
+            for number, definition in self._rows_of("SELECT * FROM layout", tuple[int, str])
+        }
         self._layout_numbers = {layout: number for number, layout in self._layouts.items()}
-        self._boot_ids: dict[int, str] = {}
-        self.retimings: dict[str, Retiming] = {}
-        for number, boot_id, *retiming in self._db.execute("SELECT * FROM boot"):
-            self._boot_ids[number] = boot_id
-            if retiming[0] is not None:
-                self.retimings[boot_id] = Retiming(*retiming)
+        boots = self._rows_of("SELECT * FROM boot", tuple[int, str, int | None, int | None])
+        self._boot_ids = {number: boot_id for number, boot_id, *_ in boots}
         self._boot_numbers = {boot_id: number for number, boot_id in self._boot_ids.items()}
-        row = self._db.execute("SELECT * FROM ledger").fetchone()
-        if row is None:
-            raise DamagedRow("the ledger is empty")
-        self.stream: str = row[1]
-        self.ledger = Ledger(*row[2:])
-        newest = self._db.execute(
-            "SELECT last_seq, cursor, dropped FROM tick ORDER BY last_seq DESC LIMIT 1"
-        ).fetchone()
-        if newest is not None:
-            self.ledger.last_seq = max(self.ledger.last_seq, newest[0])
-            self.ledger.cursor = max(self.ledger.cursor, newest[1])
-            self.ledger.dropped = max(self.ledger.dropped, newest[2])
+        self.retimings = {
+            boot_id: Retiming(set_at_ms, offset_ms)
+            for _, boot_id, set_at_ms, offset_ms in boots
+            if set_at_ms is not None and offset_ms is not None
+        }
+        ledgers = self._rows_of(
+            "SELECT stream, last_seq, cursor, dropped, dead_letters, health FROM ledger",
+            tuple[str, int, int, int, int, str],
+        )
+        if not ledgers:
+            raise Damaged("the ledger is empty")
+        self.stream = ledgers[0][0]
+        self.ledger = Ledger(*ledgers[0][1:])
+        for last_seq, cursor, dropped in self._rows_of(
+            "SELECT last_seq, cursor, dropped FROM tick ORDER BY last_seq DESC LIMIT 1",
+            tuple[int, int, int],
+        ):
+            self.ledger.last_seq = max(self.ledger.last_seq, last_seq)
+            self.ledger.cursor = max(self.ledger.cursor, cursor)
+            self.ledger.dropped = max(self.ledger.dropped, dropped)
+
+    def _rows_of(self, query: str, kind: type[T]) -> list[T]:
+        """The rows of a query; a damaged file may have anything in any column."""
+        try:
+            return msgspec.convert(self._db.execute(query).fetchall(), list[kind])  # type: ignore[valid-type]
+        except msgspec.ValidationError as error:
+            raise Damaged(f"{query}: {error}") from error
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -238,7 +195,7 @@ class OutboxFile:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(sqlite3.Error, DamagedRow):
+            with contextlib.suppress(sqlite3.Error, Damaged):
                 self._db.execute("ROLLBACK")
                 self._load()
             raise
@@ -250,18 +207,14 @@ class OutboxFile:
 
         `keep_ledger`: there is more to remember than the readings carry with them.
         """
+        if not (keep_ledger or batch.retimings or batch.dead_letters or batch.events) and (
+            row := self._as_one_row(batch.readings, ledger)
+        ):
+            self._db.execute(_INSERT_TICK, msgspec.structs.astuple(row))
+            return
         with self._transaction():
-            rows = rows_of(
-                batch.readings,
-                cursor=ledger.cursor,
-                dropped=ledger.dropped,
-                layout_number=self._layout_number,
-                boot_number=self._boot_number,
-            )
-            self._db.executemany(
-                "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [msgspec.structs.astuple(row) for row in rows],
-            )
+            rows = self._rows(batch.readings, ledger)
+            self._db.executemany(_INSERT_TICK, [msgspec.structs.astuple(row) for row in rows])
             for boot_id, retiming in batch.retimings.items():
                 self._db.execute(
                     "UPDATE boot SET set_at_ms = ?, offset_ms = ? WHERE number = ?",
@@ -271,6 +224,25 @@ class OutboxFile:
             self._note("event", batch.events, KEPT_EVENTS)
             if keep_ledger:
                 self._write_ledger(stream, ledger)
+
+    def _as_one_row(self, readings: Sequence[Reading], ledger: Ledger) -> Row | None:
+        """The readings as a row, where that is all there is to write: one statement will do."""
+        if not all(reading.layout in self._layout_numbers for reading in readings):
+            return None
+        if readings[0].boot_id not in self._boot_numbers:
+            return None
+        rows = self._rows(readings, ledger)
+        first = next(rows)
+        return first if next(rows, None) is None else None
+
+    def _rows(self, readings: Sequence[Reading], ledger: Ledger) -> Iterator[Row]:
+        return rows_of(
+            readings,
+            cursor=ledger.cursor,
+            dropped=ledger.dropped,
+            layout_number=self._layout_number,
+            boot_number=self._boot_number,
+        )
 
     def _write_ledger(self, stream: str, ledger: Ledger) -> None:
         self._db.execute(
@@ -355,7 +327,7 @@ class OutboxFile:
             row = Row(*values)
             try:
                 readings = readings_of(row, self._layouts, self._boot_ids)
-            except DamagedRow:
+            except Damaged:
                 if sound_only:
                     continue
                 raise
@@ -393,6 +365,13 @@ class OutboxFile:
         """Let SQLite put everything into the one file, if it can."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _decoded(definition: str) -> Layout:
+    try:
+        return msgspec.json.decode(definition, type=Layout)
+    except msgspec.DecodeError as error:
+        raise Damaged(f"a layout cannot be read: {error}") from error
 
 
 def _new_row(db: sqlite3.Connection, statement: str, value: str) -> int:

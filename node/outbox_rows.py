@@ -15,7 +15,7 @@ import msgspec
 
 from node.reading import Layout, Reading
 
-__all__ = ["MAX_READINGS", "DamagedRow", "Row", "readings_of", "rows_of"]
+__all__ = ["MAX_READINGS", "Damaged", "Row", "readings_of", "rows_of"]
 
 MAX_READINGS = 200
 """Of one row, so that to read one of them does not mean to decode thousands."""
@@ -26,8 +26,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[list[int | float]]).decode
 
 
-class DamagedRow(Exception):
-    """A row is not what was written."""
+class Damaged(Exception):
+    """Something in the log is not what was written."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -40,13 +40,13 @@ class Row(msgspec.Struct, frozen=True):
     boot: int
     boot_ms: int
     utc_ms: int
-    synced: bool
+    synced: int
     readings: bytes
     checksum: int
 
     @property
     def expected_checksum(self) -> int:
-        where = (self.last_seq, self.count, self.boot, self.boot_ms, self.utc_ms, int(self.synced))
+        where = (self.last_seq, self.count, self.boot, self.boot_ms, self.utc_ms, self.synced)
         return zlib.crc32(self.readings, zlib.crc32(repr(where).encode()))
 
 
@@ -75,7 +75,7 @@ def rows_of(
                 boot=boot_number(first.boot_id),
                 boot_ms=first.boot_ms,
                 utc_ms=first.utc_ms,
-                synced=first.synced,
+                synced=int(first.synced),
                 readings=content,
                 checksum=0,
             )
@@ -100,10 +100,10 @@ def readings_of(
     """The readings of a row, as they were appended.
 
     Raises:
-        DamagedRow: the checksum differs, or the row speaks of what is not there.
+        Damaged: the checksum differs, or the row speaks of what is not there.
     """
-    if row.checksum != row.expected_checksum:
-        raise DamagedRow(f"the checksum of the readings up to {row.last_seq} differs")
+    if not isinstance(row.readings, bytes) or row.checksum != row.expected_checksum:
+        raise Damaged(f"the checksum of the readings up to {row.last_seq} differs")
     try:
         boot_id = boot_ids[row.boot]
         first_seq = row.last_seq - row.count + 1
@@ -120,4 +120,4 @@ def readings_of(
             for index, (layout, after_ms, *numbers) in enumerate(_decode(row.readings))
         ]
     except (KeyError, msgspec.DecodeError) as error:
-        raise DamagedRow(f"the readings up to {row.last_seq} cannot be read: {error}") from error
+        raise Damaged(f"the readings up to {row.last_seq} cannot be read: {error}") from error

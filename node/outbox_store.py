@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from node.clock import Clock, utc_text
-from node.outbox_file import Batch, Ledger, NewerSchema, OutboxFile, Retiming, is_damage
-from node.outbox_rows import DamagedRow
+from node.outbox_file import NewerSchema, OutboxFile, is_damage
+from node.outbox_records import Batch, Ledger, Retiming
+from node.outbox_rows import Damaged
 from node.reading import Reading
 
 __all__ = ["FILE_NAME", "OutboxStore"]
@@ -34,7 +35,7 @@ _SET_ASIDE = "outbox-set-aside-"
 _KEPT_SET_ASIDE = 3
 _SALVAGED_AT_ONCE = 1000
 
-_FILE_TROUBLE = (sqlite3.Error, DamagedRow, NewerSchema, OSError)
+_FILE_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError)
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class OutboxStore:
     def _mind_deletion(self) -> None:
         """Begin a new file when ours has been deleted or replaced, for it would go with us."""
         if self._file is not None and not self._file.in_place:
-            self._replace(DamagedRow("it was deleted, or replaced by another"))
+            self._replace(Damaged("it was deleted, or replaced by another"))
 
     def read(self, after_seq: int, limit: int) -> list[Reading]:
         """At most `limit` readings after `after_seq`; none, if the file cannot be read."""

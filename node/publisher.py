@@ -150,12 +150,14 @@ class Publisher:
         self._settlements.clear()
         self._refused_topics.clear()
 
-    def acknowledgements_wanted(self, *, more_history: bool) -> int:
+    def ask_for_acknowledgements(self, *, more_history: bool) -> int:
         """How many acknowledgements make it worth while to send more; 0: nothing waits.
 
         Half a window, so that a long queue is sent in bulk; any one of a few that are in flight.
         """
-        if not self._waiting and not more_history:
+        waiting = bool(self._waiting) or more_history
+        self._link.hurry(waiting)
+        if not waiting:
             return 0
         half = self._window // 2
         return half if self._so_many_in_flight >= half > 0 else 1

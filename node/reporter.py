@@ -24,7 +24,7 @@ from node.link import Change, Link
 from node.logs import RecentWarnings
 from node.messages import ONLINE, Topics
 from node.outbox import Outbox
-from node.outbox_file import Event
+from node.outbox_records import Event
 from node.publisher import Publisher
 from node.reading import Reading, ReadOutcome
 from node.retained import RetainedTopics
@@ -191,10 +191,9 @@ class Reporter:
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
         return min(self._history.next_due_s, health_s, save_s)
 
-    @property
-    def acknowledgements_wanted(self) -> int:
+    def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""
-        return self._publisher.acknowledgements_wanted(more_history=self._history.waiting)
+        return self._publisher.ask_for_acknowledgements(more_history=self._history.waiting)
 
     def _mind_health(self, now_s: float) -> None:
         """Set the health topic each minute, and when something has changed."""

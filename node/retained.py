@@ -33,11 +33,11 @@ class RetainedTopics:
     def reading(self, sensor: SensorTable, reading: Reading, channels: list[str]) -> None:
         """Set the newest reading, and the plain values of `channels`."""
         expiry_s = max(self._retain_for_s, 3 * sensor.interval) if self._retain_for_s else 0
-        values = reading.values
         if self._payload != "plain":
             topic = self._topics.state(sensor.id)
             self._publisher.set(topic, state_payload(reading), expiry_s=expiry_s)
         if self._payload != "json":
+            values = reading.values
             for name in channels:
                 topic = self._topics.channel(sensor.id, name)
                 self._publisher.set(topic, plain_value(values[name]), expiry_s=expiry_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import FakeClock
@@ -18,7 +18,8 @@ from support import FakeClock
 from node import outbox as outbox_module
 from node import outbox_file
 from node.outbox import Outbox
-from node.outbox_file import Event, OutboxFile
+from node.outbox_file import OutboxFile
+from node.outbox_records import Event
 from node.outbox_store import FILE_NAME
 from node.reading import Layout, Reading
 from node.schema import OutboxTable
@@ -400,6 +401,58 @@ def test_a_damaged_log_is_set_aside_and_a_new_one_begun(tmp_path, clock, caplog,
     if how == "one flipped bit in a reading":
         assert again.unsent >= 1850, "all that is sound"
     again.close()
+
+
+@pytest.fixture(scope="module")
+def sound_log(tmp_path_factory) -> tuple[Path, dict[int, Reading]]:
+    """What a killed node left: a file and a WAL, with 600 readings of which 100 were sent."""
+    clock = FakeClock()
+    folder = tmp_path_factory.mktemp("sound")
+    outbox = Outbox(folder / "log", OutboxTable(), clock)
+    made = {}
+    for tick in range(60):
+        made.update((r.seq, r) for r in fill(outbox, clock, 10))
+        if tick == 40:
+            outbox._store._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    outbox.acknowledge(1, 100)
+    made.update((r.seq, r) for r in fill(outbox, clock, 1))
+    return crashed_copy(folder / "log", folder / "crashed"), made
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    wal=st.booleans(),
+    where=st.floats(0, 1, exclude_max=True),
+    noise=st.binary(min_size=1, max_size=300),
+    cut=st.booleans(),
+)
+def test_whatever_a_card_makes_of_the_log_it_tells_nothing_false(sound_log, wal, where, noise, cut):
+    """Noise anywhere in the file or its WAL, or their end gone; and the node goes on."""
+    sound, made = sound_log
+    with TemporaryDirectory(prefix="noise-") as name:
+        folder = Path(name) / "log"
+        shutil.copytree(sound, folder)
+        file = folder / (FILE_NAME + ("-wal" if wal else ""))
+        content = bytearray(file.read_bytes())
+        place = int(where * len(content))
+        if cut:
+            del content[place:]
+        else:
+            content[place : place + len(noise)] = noise[: len(content) - place]
+        file.write_bytes(content)
+        clock = FakeClock(start_s=50_000)
+        outbox = Outbox(folder, OutboxTable(), clock)
+        position = 0
+        while found := outbox.read(position, 100):
+            assert all(made[reading.seq] == reading for reading in found)
+            position = found[-1].seq
+        new = fill(outbox, clock, 2)
+        assert outbox.problem == ""
+        assert outbox.read(new[0].seq - 1, 9) == new
+        outbox.close()
+        again = Outbox(folder, OutboxTable(), clock)
+        assert again.read(new[0].seq - 1, 9) == new
+        again.close()
 
 
 def test_a_log_that_is_damaged_while_it_is_open(tmp_path, clock, caplog):

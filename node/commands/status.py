@@ -12,8 +12,9 @@ import msgspec
 
 from node.clock import SystemClock, utc_text
 from node.health import Health
-from node.outbox_file import Event, Ledger, NewerSchema, OutboxFile, is_damage
-from node.outbox_rows import DamagedRow
+from node.outbox_file import NewerSchema, OutboxFile, is_damage
+from node.outbox_records import Event, Ledger
+from node.outbox_rows import Damaged
 from node.outbox_store import FILE_NAME
 from node.reading import Reading
 from node.state_dir import add_state_dir_argument, find_state_dir, lock_holder
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "there is none; name the folder of the node with --state-dir, or start the node"
             )
         known = _look(file, lock_holder(folder))
-    except (sqlite3.Error, DamagedRow, NewerSchema, OSError) as error:
+    except (sqlite3.Error, Damaged, NewerSchema, OSError) as error:
         damaged = isinstance(error, sqlite3.Error) and is_damage(error)
         hint = " (is it damaged?)" if damaged else ""
         print(f"the log {file} cannot be read: {error}{hint}", file=sys.stderr)

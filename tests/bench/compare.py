@@ -71,7 +71,8 @@ class Contest:
         config.write_text(
             f'[node]\nname = "node"\n[mqtt]\nhost = "127.0.0.1"\nport = {self.port}\n{sensors}'
         )
-        return [str(Path(sys.executable).with_name("sensor-node")), "run", "--config", str(config)]
+        command = [str(Path(sys.executable).with_name("sensor-node")), "run"]
+        return [*command, "--config", str(config), "--state-dir", str(self.folder / "state")]
 
     def start(self, peer: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.command(peer), stderr=subprocess.DEVNULL)
