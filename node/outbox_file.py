@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from node.outbox_records import Batch, DeadLetter, Event, Ledger, Retiming
-from node.outbox_rows import Damaged, Row, readings_of, rows_of
+from node.outbox_rows import Damaged, Row, checksum_of, readings_of, rows_of
 from node.reading import Layout, Reading
 
 __all__ = ["NewerSchema", "OutboxFile", "is_damage"]
@@ -39,14 +39,16 @@ _MIGRATIONS = (
         boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL,
         utc_ms INTEGER NOT NULL, synced INTEGER NOT NULL,
         readings BLOB NOT NULL, checksum INTEGER NOT NULL);
-    CREATE TABLE layout (number INTEGER PRIMARY KEY, definition TEXT NOT NULL UNIQUE);
+    CREATE TABLE layout (
+        number INTEGER PRIMARY KEY, definition TEXT NOT NULL, checksum INTEGER NOT NULL);
     CREATE TABLE boot (
-        number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE,
-        set_at_ms INTEGER, offset_ms INTEGER);
+        number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL,
+        set_at_ms INTEGER, offset_ms INTEGER, checksum INTEGER NOT NULL);
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY CHECK (id = 1), stream TEXT NOT NULL,
         last_seq INTEGER NOT NULL, cursor INTEGER NOT NULL,
-        dropped INTEGER NOT NULL, dead_letters INTEGER NOT NULL, health TEXT NOT NULL);
+        dropped INTEGER NOT NULL, dead_letters INTEGER NOT NULL, health TEXT NOT NULL,
+        checksum INTEGER NOT NULL);
     CREATE TABLE dead_letter (
         id INTEGER PRIMARY KEY, utc_ms INTEGER NOT NULL,
         topic TEXT NOT NULL, payload BLOB NOT NULL, reason TEXT NOT NULL);
@@ -81,7 +83,7 @@ class NewerSchema(Exception):
 
 def is_damage(error: Exception) -> bool:
     """Whether the file is beyond use; else it may do again, with the disk or its rights."""
-    if isinstance(error, Damaged):
+    if isinstance(error, Damaged | UnicodeDecodeError):
         return True
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
@@ -111,6 +113,7 @@ class OutboxFile:
             isolation_level=None,
             check_same_thread=False,  # opened where the node is made, used where it runs
         )
+        self._db.text_factory = _text
         self._inode = 0
         try:
             check = check and left_open and not read_only
@@ -147,7 +150,7 @@ class OutboxFile:
                 for statement in script.split(";"):
                     self._db.execute(statement)
             if schema == 0:
-                self._db.execute("INSERT INTO ledger VALUES (1, ?, 0, 0, 0, 0, '')", (new_stream,))
+                self._write_ledger(new_stream, Ledger())
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     def _load(self) -> None:
@@ -165,25 +168,33 @@ class OutboxFile:
             if set_at_ms is not None and offset_ms is not None
         }
         ledgers = self._rows_of(
-            "SELECT stream, last_seq, cursor, dropped, dead_letters, health FROM ledger",
+            "SELECT stream, last_seq, cursor, dropped, dead_letters, health, checksum FROM ledger",
             tuple[str, int, int, int, int, str],
         )
         if not ledgers:
             raise Damaged("the ledger is empty")
         self.stream = ledgers[0][0]
         self.ledger = Ledger(*ledgers[0][1:])
-        for last_seq, cursor, dropped in self._rows_of(
-            "SELECT last_seq, cursor, dropped FROM tick ORDER BY last_seq DESC LIMIT 1",
-            tuple[int, int, int],
-        ):
-            self.ledger.last_seq = max(self.ledger.last_seq, last_seq)
-            self.ledger.cursor = max(self.ledger.cursor, cursor)
-            self.ledger.dropped = max(self.ledger.dropped, dropped)
+        for values in self._db.execute("SELECT * FROM tick ORDER BY last_seq DESC LIMIT 1"):
+            newest = Row(*values)
+            if newest.checksum != newest.expected_checksum:
+                raise Damaged("the checksum of the newest readings differs")
+            self.ledger.last_seq = max(self.ledger.last_seq, newest.last_seq)
+            self.ledger.cursor = max(self.ledger.cursor, newest.cursor)
+            self.ledger.dropped = max(self.ledger.dropped, newest.dropped)
 
     def _rows_of(self, query: str, kind: type[T]) -> list[T]:
-        """The rows of a query; a damaged file may have anything in any column."""
+        """The rows of a query, without the checksum that each ends with.
+
+        Raises:
+            Damaged: it differs, or a column has what it never had.
+        """
+        rows = self._db.execute(query).fetchall()
+        for *values, checksum in rows:
+            if checksum != checksum_of(*values):
+                raise Damaged(f"the checksum of a row differs ({query})")
         try:
-            return msgspec.convert(self._db.execute(query).fetchall(), list[kind])  # type: ignore[valid-type]
+            return msgspec.convert([row[:-1] for row in rows], list[kind])  # type: ignore[valid-type]
         except msgspec.ValidationError as error:
             raise Damaged(f"{query}: {error}") from error
 
@@ -216,10 +227,7 @@ class OutboxFile:
             rows = self._rows(batch.readings, ledger)
             self._db.executemany(_INSERT_TICK, [msgspec.structs.astuple(row) for row in rows])
             for boot_id, retiming in batch.retimings.items():
-                self._db.execute(
-                    "UPDATE boot SET set_at_ms = ?, offset_ms = ? WHERE number = ?",
-                    (retiming.set_at_ms, retiming.offset_ms, self._boot_number(boot_id)),
-                )
+                self._write_boot(self._boot_number(boot_id), boot_id, retiming)
             self._note("dead_letter", batch.dead_letters, KEPT_DEAD_LETTERS)
             self._note("event", batch.events, KEPT_EVENTS)
             if keep_ledger:
@@ -245,10 +253,10 @@ class OutboxFile:
         )
 
     def _write_ledger(self, stream: str, ledger: Ledger) -> None:
+        values = (stream, *msgspec.structs.astuple(ledger))
         self._db.execute(
-            "UPDATE ledger SET stream = ?, last_seq = ?, cursor = ?, dropped = ?, "
-            "dead_letters = ?, health = ?",
-            (stream, *msgspec.structs.astuple(ledger)),
+            "INSERT OR REPLACE INTO ledger VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, checksum_of(*values)),
         )
 
     def _note(self, table: str, notes: Sequence[DeadLetter] | Sequence[Event], keep: int) -> None:
@@ -265,7 +273,11 @@ class OutboxFile:
         number = self._layout_numbers.get(layout)
         if number is None:
             definition = msgspec.json.encode(layout).decode()
-            number = _new_row(self._db, "INSERT INTO layout VALUES (NULL, ?)", definition)
+            number = max(self._layouts, default=0) + 1
+            self._db.execute(
+                "INSERT INTO layout VALUES (?, ?, ?)",
+                (number, definition, checksum_of(number, definition)),
+            )
             self._layout_numbers[layout] = number
             self._layouts[number] = layout
         return number
@@ -273,10 +285,18 @@ class OutboxFile:
     def _boot_number(self, boot_id: str) -> int:
         number = self._boot_numbers.get(boot_id)
         if number is None:
-            number = _new_row(self._db, "INSERT INTO boot VALUES (NULL, ?, NULL, NULL)", boot_id)
+            number = max(self._boot_ids, default=0) + 1
+            self._write_boot(number, boot_id, None)
             self._boot_numbers[boot_id] = number
             self._boot_ids[number] = boot_id
         return number
+
+    def _write_boot(self, number: int, boot_id: str, retiming: Retiming | None) -> None:
+        set_at_ms, offset_ms = (retiming.set_at_ms, retiming.offset_ms) if retiming else (None,) * 2
+        values = (number, boot_id, set_at_ms, offset_ms)
+        self._db.execute(
+            "INSERT OR REPLACE INTO boot VALUES (?, ?, ?, ?, ?)", (*values, checksum_of(*values))
+        )
 
     def purge(self, upto_seq: int, ledger: Ledger, *, stream: str) -> None:
         """Delete the rows up to `upto_seq`, and what nothing refers to any more."""
@@ -367,14 +387,13 @@ class OutboxFile:
             self._db.close()
 
 
+def _text(content: bytes) -> str:
+    """A text column; one that is none is found by its checksum, and not by sqlite3."""
+    return content.decode("utf-8", "replace")
+
+
 def _decoded(definition: str) -> Layout:
     try:
         return msgspec.json.decode(definition, type=Layout)
     except msgspec.DecodeError as error:
         raise Damaged(f"a layout cannot be read: {error}") from error
-
-
-def _new_row(db: sqlite3.Connection, statement: str, value: str) -> int:
-    number = db.execute(statement, (value,)).lastrowid
-    assert number is not None
-    return number

@@ -15,7 +15,7 @@ import msgspec
 
 from node.reading import Layout, Reading
 
-__all__ = ["MAX_READINGS", "Damaged", "Row", "readings_of", "rows_of"]
+__all__ = ["MAX_READINGS", "Damaged", "Row", "checksum_of", "readings_of", "rows_of"]
 
 MAX_READINGS = 200
 """Of one row, so that to read one of them does not mean to decode thousands."""
@@ -46,8 +46,12 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def expected_checksum(self) -> int:
-        where = (self.last_seq, self.count, self.boot, self.boot_ms, self.utc_ms, self.synced)
-        return zlib.crc32(self.readings, zlib.crc32(repr(where).encode()))
+        return checksum_of(*msgspec.structs.astuple(self)[:-1])
+
+
+def checksum_of(*values: int | str | bytes | None) -> int:
+    """CRC-32 of the values of a row."""
+    return zlib.crc32(repr(values).encode())
 
 
 def rows_of(
@@ -102,7 +106,7 @@ def readings_of(
     Raises:
         Damaged: the checksum differs, or the row speaks of what is not there.
     """
-    if not isinstance(row.readings, bytes) or row.checksum != row.expected_checksum:
+    if row.checksum != row.expected_checksum:
         raise Damaged(f"the checksum of the readings up to {row.last_seq} differs")
     try:
         boot_id = boot_ids[row.boot]

@@ -35,7 +35,8 @@ _SET_ASIDE = "outbox-set-aside-"
 _KEPT_SET_ASIDE = 3
 _SALVAGED_AT_ONCE = 1000
 
-_FILE_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError)
+# UnicodeDecodeError: a text that is none, or a message of SQLite that quotes one.
+_FILE_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError)
 
 T = TypeVar("T")
 

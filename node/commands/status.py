@@ -62,9 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "there is none; name the folder of the node with --state-dir, or start the node"
             )
         known = _look(file, lock_holder(folder))
-    except (sqlite3.Error, Damaged, NewerSchema, OSError) as error:
-        damaged = isinstance(error, sqlite3.Error) and is_damage(error)
-        hint = " (is it damaged?)" if damaged else ""
+    except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
+        hint = " (it is damaged; the node sets it aside)" if is_damage(error) else ""
         print(f"the log {file} cannot be read: {error}{hint}", file=sys.stderr)
         return 1
     print(msgspec.json.encode(_as_json(known)).decode() if arguments.json else _as_text(known))
