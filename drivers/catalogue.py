@@ -10,8 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from drivers.base import HUMIDITY, PRESSURE, Channel
-from drivers.bus import I2CBus
 from drivers.errors import ImplausibleValue
+from drivers.owned_bus import I2CBus
 
 __all__ = ["CATALOGUE", "ChipRow"]
 

@@ -1,9 +1,9 @@
 """Every chip of the catalogue, by way of its Adafruit CircuitPython driver.
 
-The drivers run unmodified on our own bus object (`drivers.bus.I2CBus`), which gives each reading
-a deadline; neither Blinka's `board` nor its platform detection is needed. A chip is constructed
-at the first reading and again after a failure, so one that was unplugged or lost its power is
-set up afresh when it is back.
+The drivers run unmodified on our own bus object (`drivers.owned_bus.I2CBus`), which gives each
+reading a deadline; neither Blinka's `board` nor its platform detection is needed. A chip is
+constructed at the first reading and again after a failure, so one that was unplugged or lost its
+power is set up afresh when it is back.
 """
 
 from __future__ import annotations

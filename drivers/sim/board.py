@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from drivers.base import Options
-from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
+from drivers.bus import Clock, DhtSensor, SystemTime
+from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.chips import SIMULATED_CHIPS
 from drivers.sim.dht_line import DhtLine, simulated_dht
 from drivers.sim.i2c import SimulatedI2C
 from drivers.sim.one_wire import OneWireTree
 from drivers.sim.room import Air, Room
+from drivers.sim.spi import SimulatedSPI
 
 __all__ = ["SimulatedBoard"]
 
@@ -47,7 +49,9 @@ class SimulatedBoard:
         """GPIO of the select line -> the MCP3008 behind it."""
         self.files: dict[str, Callable[[], str]] = {}
         """Kernel path -> what a read of that file gives."""
+        self.spi_ports: dict[tuple[int, int], SimulatedSPI] = {}
         self._buses: dict[int, I2CBus] = {}
+        self._spi: dict[tuple[int, int], SPIBus] = {}
         self._factory: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="sensor-node-sim-")
         self._root = Path(self._folder.name)
@@ -95,6 +99,14 @@ class SimulatedBoard:
         if bus not in self._buses:
             self._buses[bus] = I2CBus(self._port(bus), self.clock)
         return self._buses[bus]
+
+    def _spi_port(self, bus: int, select: int) -> SimulatedSPI:
+        return self.spi_ports.setdefault((bus, select), SimulatedSPI())
+
+    def spi(self, bus: int, select: int) -> SPIBus:
+        if (bus, select) not in self._spi:
+            self._spi[bus, select] = SPIBus(self._spi_port(bus, select), self.clock)
+        return self._spi[bus, select]
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
         line = self.dht_lines.get(pin)
