@@ -8,7 +8,7 @@ import adafruit_bme280.basic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FakeClock
+from support import ConstantChip, FakeClock
 
 from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound, SensorTimeout
 from drivers.registry import find_driver
@@ -17,19 +17,6 @@ from drivers.sim.chips import SimulatedBme280
 from drivers.sim.room import Air
 
 BME280 = find_driver("bme280")
-
-
-class ConstantChip:
-    """A dead bus: every byte that is read is the same."""
-
-    def __init__(self, byte: int) -> None:
-        self._byte = byte
-
-    def write(self, sent: bytes) -> None:
-        """Nobody listens."""
-
-    def read(self, length: int) -> bytes:
-        return bytes([self._byte]) * length
 
 
 @pytest.fixture(autouse=True)
@@ -158,15 +145,3 @@ def test_a_chip_that_is_busy_for_ever_ends_at_the_deadline(board, chip, clock):
     assert clock.now_s - start_s < 3.1
     chip.busy = False
     assert sensor.read(), "the bus was left locked"
-
-
-def test_a_missing_package_says_what_to_install(board, monkeypatch):
-    import msgspec
-
-    from drivers.catalogue import BME280 as ROW
-    from drivers.circuitpython import chip_driver
-    from drivers.errors import MissingSupport
-
-    absent = chip_driver(msgspec.structs.replace(ROW, module="adafruit_no_such_module"))
-    with pytest.raises(MissingSupport, match=r"pip install 'pi-sensor-node\[bme280\]'"):
-        absent.open(absent.options(), board)

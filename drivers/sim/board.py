@@ -12,8 +12,9 @@ from typing import Any
 
 from drivers.base import Options
 from drivers.bus import Clock, DhtSensor, SystemTime
+from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.owned_bus import I2CBus, SPIBus
-from drivers.sim.chips import SIMULATED_CHIPS
+from drivers.sim.chips import simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, simulated_dht
 from drivers.sim.i2c import SimulatedI2C
 from drivers.sim.one_wire import OneWireTree
@@ -71,9 +72,12 @@ class SimulatedBoard:
             self.dht_lines[given["pin"]] = DhtLine(driver.upper(), air)
         elif driver == "ds18b20":
             self.one_wire.attach(given["address"] or "28-0316a2795bff", air)
-        elif driver in SIMULATED_CHIPS:
-            port = self._port(given["bus_number"])
-            port.chips[given["address"]] = SIMULATED_CHIPS[driver](air)
+        elif isinstance(options, I2CChipOptions):
+            chip = simulated_i2c_chip(driver, air, self.clock)
+            self._port(options.bus_number).chips[options.address] = chip
+        elif isinstance(options, SPIChipOptions):
+            port = self._spi_port(options.bus_number, options.select)
+            port.chip = simulated_spi_chip(driver, air, given)
         elif driver == "mcp3008":
             self._attach_analog(given, air)
         elif driver == "sysfs":
