@@ -14,10 +14,14 @@ import msgspec
 
 from drivers.base import CO2, HUMIDITY, PRESSURE, Channel
 from drivers.chip_checks import (
+    AMG88XX_MARK,
     ads1115_in_range,
     ads1115_input,
+    ahtx0_is_calibrated,
+    amg88xx_mark,
     bme280_has_converted,
     bmp280_has_converted,
+    max31855_is_there,
     max31856_faults,
     max31865_faults,
     max31865_limits,
@@ -52,8 +56,9 @@ def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness
     return Witness(register, length, values, mask)
 
 
-# Some chips answer a little above 100 % in fog; the datasheets tell to cut that off.
-_DAMP = Channel("humidity", "%", (-6.0, 119.0), 1)
+# These chips answer a little below 0 % and above 100 %; the datasheets tell to cut that off. A
+# frame of zeros is -6 %.
+_DAMP = Channel("humidity", "%", (-3.0, 119.0), 1)
 _AMBIENT = "ambient_temperature"
 _PACKAGE = "adafruit-circuitpython-"
 _POSITIVE = Annotated[float, msgspec.Meta(gt=0)]
@@ -159,6 +164,7 @@ _AIR = (
         reads=(_celsius(-40, 85, 1), _humidity()),
         accuracy="±0.3 °C, ±2 %",
         source="ASAIR AHT20 product manual, table 1 and table 2",
+        check=ahtx0_is_calibrated,
         quirks="the library polls a busy chip for ever and checks no CRC",
     ),
     ChipRow(
@@ -397,7 +403,7 @@ _PRESSURE = (
         reads=(_celsius(-40, 105, 0), _pressure(500, 1150, 0)),
         accuracy="temperature not specified, ±10 hPa",
         source="NXP MPL115A2 rev. 9, table 2",
-        quirks="has nothing to tell it by",
+        witness=Witness(0x04, 2, None),  # its first coefficient
     ),
 )
 
@@ -628,6 +634,7 @@ _INFRARED = (
         source="Melexis MLX90632 (3901090632), accuracy tables",
         settle_s=1.5,
         budget_s=5.0,
+        witness=Witness(0x2409, 2, None),  # its product code
     ),
     ChipRow(
         name="amg88xx",
@@ -641,7 +648,8 @@ _INFRARED = (
         accuracy="±2.5 °C",
         source="Panasonic Grid-EYE, Characteristics",
         settle_s=0.3,
-        quirks="has nothing to tell it by, so exactly 0 °C is refused",
+        prepare=amg88xx_mark,
+        witness=_id(0x08, AMG88XX_MARK),
     ),
     ChipRow(
         name="tmp006",
@@ -719,6 +727,7 @@ _PROBES = (
             ),
             ("faulty reading", "switch the power of the board off and on"),
         ),
+        check=max31855_is_there,
         quirks="one chip for each type of thermocouple; a frame of zeros passes, so 0 °C at a "
         "cold junction of exactly 0 °C is refused",
     ),
@@ -806,6 +815,7 @@ _PROBES = (
         reads=(Reads(Channel("voltage", "V", (-0.3, 5.5), 4), "voltage"),),
         accuracy="±0.01 % gain error typical, ±3 LSB offset",
         source="TI SBAS444, §6.5",
+        witness=Witness(0x01, 2, None),  # its configuration
         prepare=ads1115_input,
         check=ads1115_in_range,
         quirks="the library waits for a conversion for ever",

@@ -10,14 +10,18 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from drivers.errors import ImplausibleValue, SensorFault
+from drivers.errors import BadFrame, ImplausibleValue, SensorFault
 from drivers.owned_bus import I2CBus, OwnedBus, SPIBus
 
 __all__ = [
+    "AMG88XX_MARK",
     "ads1115_in_range",
     "ads1115_input",
+    "ahtx0_is_calibrated",
+    "amg88xx_mark",
     "bme280_has_converted",
     "bmp280_has_converted",
+    "max31855_is_there",
     "max31856_faults",
     "max31865_faults",
     "max31865_limits",
@@ -55,6 +59,51 @@ def _bosch_has_converted(chip: str, bus: OwnedBus, address: int, length: int) ->
         )
 
 
+# -- Chips with nothing to tell them by -----------------------------------------------------------
+
+_AHT_BUSY, _AHT_CALIBRATED = 0x80, 0x08
+
+
+def ahtx0_is_calibrated(device: Any, bus: OwnedBus, address: int) -> None:
+    """Look at the status once more: a bus that went dead meanwhile gives 0 % or 100 %.
+
+    ASAIR AHT20 product manual, "Status bit description".
+    """
+    assert isinstance(bus, I2CBus)
+    status = bytearray(1)
+    bus.readfrom_into(address, status)
+    if status[0] & (_AHT_BUSY | _AHT_CALIBRATED) != _AHT_CALIBRATED:
+        raise BadFrame(
+            f"the status is 0x{status[0]:02x}, which no calibrated AHT10 or AHT20 has",
+            "it lost its power for a moment, or the bus is dead; check SDA, SCL and power",
+        )
+
+
+AMG88XX_MARK = 0x5A
+_AMG88XX_MARKED = 0x08  # INTHL, the limit of an interrupt that is off
+
+
+def amg88xx_mark(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
+    """Leave a mark in a register that has no effect, for want of an identification.
+
+    It is gone when the chip lost its power. Returns `device`.
+    """
+    assert isinstance(bus, I2CBus)
+    bus.writeto(options["address"], bytes([_AMG88XX_MARKED, AMG88XX_MARK]))
+    return device
+
+
+def max31855_is_there(device: Any, bus: OwnedBus, address: int) -> None:
+    """Read the 32 bits once more: a bus that went dead meanwhile gives 0 °C.
+
+    Bits D17 and D3 are always 0 (19-5793, table 3), so ones are no answer either.
+    """
+    assert isinstance(bus, SPIBus)
+    answer = bus.exchange(bytes(4))
+    if answer == bytes(4) or answer[1] & 0x02 or answer[3] & 0x08:
+        raise BadFrame(f"the chip answers 0x{answer.hex()}", "check MISO, CLK, CS and power")
+
+
 # -- Thermocouples -------------------------------------------------------------------------------
 
 _SHORT_REMEDY = "look for bare wire that touches metal, a damp junction, or a wrong supply"
@@ -78,10 +127,19 @@ _MAX31856_FAULTS = {
 def max31856_faults(device: Any, bus: OwnedBus, address: int) -> None:
     """Raise what the fault status register has (datasheet 19-7534, "Fault Status Register").
 
-    The library reads a value whether or not there is a fault. The thresholds (D5 to D2) are
-    left at their power-on values, which no reading crosses without crossing a range.
+    The library reads a value whether or not there is a fault. CR0 has what the library put
+    there, open-circuit detection and no automatic conversion, while all is well. The thresholds
+    (D5 to D2) are left at their power-on values, which no reading crosses without crossing a
+    range.
     """
     flags: Mapping[str, bool] = device.fault
+    assert isinstance(bus, SPIBus)
+    configuration = bus.exchange(b"\x00\x00")[1]
+    if configuration & 0x90 != 0x10:
+        raise BadFrame(
+            f"CR0 is 0x{configuration:02x}: the chip has forgotten how it was set up",
+            "it lost its power for a moment; check MISO, CLK, CS and power",
+        )
     _raise_first(flags, _MAX31856_FAULTS)
 
 
@@ -153,7 +211,7 @@ def max31865_limits(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
     assert isinstance(bus, SPIBus)
     full_scale = 32768 * options["nominal_ohms"] / options["reference_ohms"]
     for register, ratio in ((_HIGH_LIMIT, _HIGHEST_RATIO), (_LOW_LIMIT, _LOWEST_RATIO)):
-        limit = min(0x7FFF, int(full_scale * ratio)) << 1
+        limit = min(0x7FFE, int(full_scale * ratio)) << 1
         bus.exchange(bytes([_WRITE | register]) + limit.to_bytes(2, "big"))
     return device
 
@@ -174,6 +232,12 @@ def max31865_faults(device: Any, bus: OwnedBus, address: int) -> None:
         bus.pause(0.001)
     faults |= bus.exchange(bytes([_FAULTS, 0]))[1]
     bus.exchange(bytes([_WRITE | _CONFIG, kept]))
+    limit = bus.exchange(bytes([_HIGH_LIMIT, 0, 0]))[1:]
+    if limit in (b"\x00\x00", b"\xff\xff"):
+        raise BadFrame(
+            f"the upper threshold is 0x{limit.hex()}: the chip has forgotten it",
+            "it lost its power for a moment; check MISO, CLK, CS and power",
+        )
     for bit, what, remedy in _MAX31865_FAULTS:
         if faults & bit:
             device.clear_faults()

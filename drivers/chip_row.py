@@ -35,6 +35,7 @@ class Witness(msgspec.Struct, frozen=True):
     """
 
     register: int
+    """Its number; above 0xFF, one of two bytes."""
     length: int
     expected: tuple[int, ...] | None
     mask: int = -1

@@ -132,9 +132,8 @@ class Chip:
         """
         assert isinstance(self._bus, I2CBus)
         answer = bytearray(witness.length)
-        self._bus.writeto_then_readfrom(
-            self._options.i2c_address(), bytes([witness.register]), answer
-        )
+        number = witness.register.to_bytes(2 if witness.register > 0xFF else 1, "big")
+        self._bus.writeto_then_readfrom(self._options.i2c_address(), number, answer)
         value = int.from_bytes(answer, "big")
         if witness.expected is None:
             right = 0 < value < (1 << 8 * witness.length) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import math
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 from support import ConstantChip, FakeClock, TickingClock, put_libraries_on
 
-from drivers.base import DriverInfo
+from drivers.base import DriverInfo, Measurement
 from drivers.catalogue import CATALOGUE
 from drivers.chip_row import ChipRow
 from drivers.circuitpython import chip_driver
@@ -23,6 +24,7 @@ from drivers.errors import MissingSupport, SensorError
 from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
+from drivers.sim.room import Air
 
 ROOT = Path(__file__).parent.parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
@@ -205,6 +207,56 @@ def test_a_bus_that_dies_later_gives_no_reading(name, byte, board, clock, monkey
     put_everywhere(row, board, ConstantChip(byte))
     with pytest.raises(SensorError):
         sensor.read()
+
+
+class Dying:
+    """The one chip on `board`: after `left` more transactions it is dead, every byte alike."""
+
+    def __init__(self, board: SimulatedBoard, left: float, byte: int) -> None:
+        self._board = board
+        self._left = left
+        self._byte = byte
+        self.count = 0
+        for port in (*board.i2c_ports.values(), *board.spi_ports.values()):
+            port.before_answer = self._transaction
+
+    def _transaction(self, *_: object) -> None:
+        self.count += 1
+        if self.count <= self._left:
+            return
+        for i2c in self._board.i2c_ports.values():
+            i2c.chips = dict.fromkeys(i2c.chips, ConstantChip(self._byte))
+        for spi in self._board.spi_ports.values():
+            spi.chip = ConstantChip(self._byte)
+
+
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_bus_that_dies_in_the_middle_of_a_reading_gives_it_right_or_not_at_all(
+    name, byte, clock, monkeypatch
+):
+    """At whichever transaction: humidity of 0 % beside a good temperature is no reading."""
+    info = driver_on_fake_time(name, clock, monkeypatch)
+
+    def reading(left: float) -> tuple[Measurement | None, int]:
+        """What comes of a reading, and the number of its transactions."""
+        board = SimulatedBoard(clock)
+        board.room.at = lambda spot: Air(23.4, 45.6, 987.6)
+        board.attach(name, info.options())
+        sensor = info.open(info.options(), board)
+        sensor.read()
+        line = Dying(board, left, byte)
+        try:
+            return sensor.read(), line.count
+        except SensorError:
+            return None, line.count
+
+    truth, transactions = reading(math.inf)
+    assert truth
+    outcomes = [reading(left)[0] for left in range(transactions)]
+    assert outcomes[0] is None
+    for left, outcome in enumerate(outcomes):
+        assert outcome is None or outcome == pytest.approx(truth), f"dead after {left}"
 
 
 @pytest.mark.parametrize(
