@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drivers.bus import Clock, DhtSensor, I2CPort, SystemTime
 from drivers.errors import MissingSupport, SensorNotFound
-from drivers.owned_bus import I2CBus, SPIBus
+
+if TYPE_CHECKING:
+    from drivers.owned_bus import I2CBus, SPIBus
 
 __all__ = ["HardwareBoard"]
 
@@ -34,11 +36,15 @@ class HardwareBoard:
 
     def i2c(self, bus: int) -> I2CBus:
         if bus not in self._i2c:
+            from drivers.owned_bus import I2CBus
+
             self._i2c[bus] = I2CBus(_open_i2c(bus), self.clock, lambda: _open_i2c(bus))
         return self._i2c[bus]
 
     def spi(self, bus: int, select: int) -> SPIBus:
         if (bus, select) not in self._spi:
+            from drivers.owned_bus import SPIBus
+
             self._spi[bus, select] = SPIBus(_SpiDevice(bus, select), self.clock)
         return self._spi[bus, select]
 

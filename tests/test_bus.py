@@ -14,10 +14,12 @@ from support import ConstantChip, FakeClock, TickingClock
 from drivers.errors import (
     BadFrame,
     BusDeadline,
+    MissingSupport,
     SensorNotFound,
     SensorTimeout,
     as_sensor_error,
 )
+from drivers.hardware import HardwareBoard
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.i2c import RegisterChip, SimulatedI2C
 from drivers.sim.spi import RegisterSpiChip, SimulatedSPI
@@ -280,3 +282,72 @@ def test_spi_minds_the_deadline_and_hears_silence(spi_port):
     with spi.within(1.0):
         assert spi.exchange(b"\x01\x00") == b"\xff\xff"
         assert spi.dead_byte == 0xFF
+
+
+# -- The real board ------------------------------------------------------------------------------
+
+
+class Spidev:
+    """Stands in for `Adafruit_PureIO.spi.SPI`, the last thing above /dev."""
+
+    opened: list[Spidev]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.max_speed_hz = self.mode = -1
+        self.sent: list[int] = []
+        self.opened.append(self)
+
+    def transfer(self, sent: list[int]) -> list[int]:
+        self.sent = sent
+        return [byte ^ 0xFF for byte in sent]
+
+
+def test_the_real_spi_bus_passes_speed_and_mode_on(monkeypatch):
+    monkeypatch.setattr(Spidev, "opened", [], raising=False)
+    monkeypatch.setattr("Adafruit_PureIO.spi.SPI", Spidev)
+    board = HardwareBoard()
+    spi = board.spi(0, 1)
+    assert board.spi(0, 1) is spi
+    answer = bytearray(1)
+    with SPIDevice(spi, spi.chip_select, baudrate=500_000, polarity=0, phase=1) as selected:
+        selected.write(b"\x0f")
+        selected.readinto(answer)
+    (device,) = Spidev.opened
+    assert (device.name, device.max_speed_hz, device.mode) == ("/dev/spidev0.1", 500_000, 1)
+    assert device.sent == [0x0F, 0x00]
+    assert answer == b"\xff"
+
+
+def test_a_spi_device_that_is_forbidden_names_the_group(monkeypatch):
+    def forbidden(name: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("Adafruit_PureIO.spi.SPI", forbidden)
+    with pytest.raises(MissingSupport, match="group spi"):
+        HardwareBoard().spi(0, 0)
+
+
+def test_the_real_i2c_bus_is_opened_anew_when_its_adapter_is_back(monkeypatch, port):
+    opened: list[SimulatedI2C] = []
+
+    def open_bus(number: int) -> SimulatedI2C:
+        assert number == 7
+        opened.append(port)
+        return port
+
+    module = "adafruit_blinka.microcontroller.generic_linux.i2c.I2C"
+    monkeypatch.setattr(module, open_bus)
+    bus = HardwareBoard().i2c(7)
+    port.before_answer = failing([errno.ENODEV])
+    assert error_number(lambda: read_register(bus, 7)) == errno.ENODEV
+
+    def gone(number: int) -> None:
+        raise RuntimeError("I2C Bus #7 not found, check if enabled in config!")
+
+    monkeypatch.setattr(module, gone)
+    with pytest.raises(SensorNotFound, match="/dev/i2c-7"), bus.within(1.0):
+        read_register(bus, 7)
+    monkeypatch.setattr(module, open_bus)
+    assert read_register(bus, 7) == 7
+    assert len(opened) == 2

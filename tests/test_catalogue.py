@@ -178,7 +178,7 @@ def test_the_catalogue_is_not_loaded_for_drivers_that_are_not_in_it():
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "['drivers.owned_bus']"
+    assert done.stdout.strip() == "[]"
 
 
 # -- Dead buses ----------------------------------------------------------------------------------
