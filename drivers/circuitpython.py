@@ -25,6 +25,7 @@ from drivers.errors import (
     SensorError,
     SensorFault,
     SensorNotFound,
+    SensorTimeout,
     as_sensor_error,
 )
 from drivers.owned_bus import I2CBus
@@ -158,20 +159,31 @@ class Chip:
             cause = error.__cause__
             if isinstance(cause, OSError) and not isinstance(error, SensorError):
                 raise as_sensor_error(cause, where) from error  # adafruit_scd4x wraps it
-            dead = self._bus.dead_byte
-            if dead is not None:
-                level = "low" if dead == 0 else "high"
-                wire = "SDA" if isinstance(self._bus, I2CBus) else "MISO"
-                raise BadFrame(
-                    f"{where}: every byte read was 0x{dead:02x}",
-                    f"{wire} is stuck {level}; check {self._options.wiring()}",
-                ) from error
+            if self._bus.dead_byte is not None:
+                raise self._silence(isinstance(error, BusDeadline)) from error
             for what, remedy in self._row.faults:
                 if str(error) == what:
                     raise SensorFault(f"{where}: {what}", remedy) from error
             if isinstance(error, SensorFault) and not error.what.startswith(where):
                 raise SensorFault(f"{where}: {error.what}", error.hint) from error
             raise as_sensor_error(error, where) from error
+
+    def _silence(self, in_vain: bool) -> SensorError:
+        """What every byte alike means; `in_vain`: the library waited for something else."""
+        dead = self._bus.dead_byte
+        level = "low" if dead == 0 else "high"
+        stuck = f"{'SDA' if isinstance(self._bus, I2CBus) else 'MISO'} is stuck {level}"
+        if not in_vain:
+            return BadFrame(
+                f"{self._options.where()}: every byte read was 0x{dead:02x}",
+                f"{stuck}; check {self._options.wiring()}",
+            )
+        return SensorTimeout(
+            f"{self._options.where()}: every byte read was 0x{dead:02x}, "
+            f"for {self._row.budget_s:g} s",
+            f"{stuck}, or the chip hangs; check {self._options.wiring()}, "
+            "and switch its power off and on",
+        )
 
     def close(self) -> None:
         """The bus stays open for its other chips."""

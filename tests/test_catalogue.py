@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from support import ConstantChip, FakeClock, TickingClock, put_libraries_on
 
-from drivers.base import DriverInfo, Measurement
+from drivers.base import DriverInfo, Measurement, Options
 from drivers.catalogue import CATALOGUE
 from drivers.chip_row import ChipRow
 from drivers.circuitpython import chip_driver
@@ -316,3 +316,59 @@ def test_simulating_a_chip_without_simulation_says_so(name, board, clock, monkey
     board.attach(name, info.options())
     with pytest.raises(MissingSupport, match=f"no simulated {name}; leave out --simulate"):
         info.open(info.options(), board).read()
+
+
+# -- Options -------------------------------------------------------------------------------------
+
+
+def shared_or_not(one: Options, other: Options) -> set[str]:
+    """What both claim, and at least one not to be shared."""
+    held = {claim.resource: claim for claim in one.claims()}
+    return {
+        claim.resource
+        for claim in other.claims()
+        if claim.resource in held
+        and not (claim.shared_as and claim.shared_as == held[claim.resource].shared_as)
+    }
+
+
+def options_of(name: str, **given: object) -> Options:
+    return find_driver(name).options(**given)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflict"),
+    [
+        (("max31855", {}), ("max31856", {"select": 1}), set()),
+        (("max31855", {}), ("max31856", {}), {"SPI bus 0 CE0", "GPIO 8"}),
+        (("max31855", {}), ("mcp3008", {}), {"GPIO 8"}),
+        (("max31855", {"select": 1}), ("mcp3008", {}), set()),
+        (("max31855", {}), ("max31865", {"bus_number": 1}), set()),
+        (("sht31d", {}), ("sht31d", {"address": 0x45}), set()),
+        (("sht31d", {}), ("sht31d", {"bus_number": 3}), set()),
+        (("sht31d", {}), ("sht4x", {}), {"I2C bus 1 address 0x44"}),
+        (("ms8607", {}), ("bme280", {"address": 0x76}), {"I2C bus 1 address 0x76"}),
+        (("ms8607", {}), ("htu21d", {}), {"I2C bus 1 address 0x40"}),
+        (("sht31d", {}), ("max31855", {}), set()),
+    ],
+)
+def test_chips_share_wires_and_nothing_else(one, other, conflict):
+    first, second = options_of(one[0], **one[1]), options_of(other[0], **other[1])
+    assert shared_or_not(first, second) == conflict
+    assert shared_or_not(second, first) == conflict
+
+
+def test_chips_on_the_same_wires_are_read_one_after_another():
+    assert options_of("max31855").bus() == options_of("mcp3008").bus()
+    assert options_of("sht31d").bus() == options_of("bme280").bus()
+    assert options_of("sht31d").bus() != options_of("sht31d", bus_number=3).bus()
+    assert options_of("max31855").bus() != options_of("max31855", bus_number=1).bus()
+
+
+@every_row
+def test_the_example_of_every_row_is_a_configuration(row):
+    info = find_driver(row.name)
+    table = tomllib.loads(info.example)
+    assert table.pop("driver") == row.name
+    assert table.keys() <= {field.encode_name for field in msgspec.structs.fields(info.options)}
+    assert msgspec.convert(table, info.options) == info.options()
