@@ -20,7 +20,7 @@ from drivers.base import DriverInfo, Measurement, Options
 from drivers.catalogue import CATALOGUE
 from drivers.chip_row import ChipRow
 from drivers.circuitpython import chip_driver
-from drivers.errors import MissingSupport, SensorError
+from drivers.errors import ImplausibleValue, MissingSupport, SensorError
 from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
     "optional-dependencies"
 ]
-SIMULATED = (*I2C_CHIPS, "scd4x", *SPI_CHIPS)
+SIMULATED = (*I2C_CHIPS, *SPI_CHIPS)
 
 every_row = pytest.mark.parametrize("row", CATALOGUE, ids=lambda row: row.name)
 
@@ -292,6 +292,11 @@ def test_the_library_alone_believes_a_dead_bus(name, byte, believed, board, cloc
 # -- Simulation ----------------------------------------------------------------------------------
 
 
+def step_of(info: DriverInfo) -> float:
+    """How far off the temperature of a simulated chip may be: a step, or the noise of the room."""
+    return next(1.0 if c.decimals == 0 else 0.3 for c in info.channels if c.name == "temperature")
+
+
 @pytest.mark.parametrize("name", SIMULATED)
 def test_a_simulated_chip_reads_the_air_of_its_spot(name, board, clock, monkeypatch):
     info = driver_on_fake_time(name, clock, monkeypatch)
@@ -303,11 +308,28 @@ def test_a_simulated_chip_reads_the_air_of_its_spot(name, board, clock, monkeypa
     if name == "ads1115":
         assert (measurement["voltage"] - 0.5) * 100 == pytest.approx(air.temperature, abs=0.3)
         return
-    assert measurement["temperature"] == pytest.approx(air.temperature, abs=0.3)
+    assert measurement["temperature"] == pytest.approx(air.temperature, abs=step_of(info))
     if "humidity" in measurement:
         assert measurement["humidity"] == pytest.approx(air.humidity, abs=1)
     if "pressure" in measurement:
         assert measurement["pressure"] == pytest.approx(air.pressure, abs=1)
+
+
+WRONG_BELOW_ZERO = {"seesaw", "sen63c", "sen66", "tmp007"}
+"""Chips whose library takes two's complement for a large number."""
+
+
+@pytest.mark.parametrize("name", [name for name in SIMULATED if name != "ads1115"])
+def test_below_zero_a_chip_reads_right_or_not_at_all(name, board, clock, monkeypatch):
+    info = driver_on_fake_time(name, clock, monkeypatch)
+    board.room.at = lambda spot: Air(-8.4, 45.6, 987.6)
+    board.attach(name, info.options())
+    sensor = info.open(info.options(), board)
+    if name in WRONG_BELOW_ZERO:
+        with pytest.raises(ImplausibleValue, match=r"temperature .* is outside"):
+            sensor.read()
+        return
+    assert sensor.read()["temperature"] == pytest.approx(-8.4, abs=step_of(info))
 
 
 @pytest.mark.parametrize("name", [row.name for row in CATALOGUE if row.name not in SIMULATED])
@@ -316,6 +338,8 @@ def test_simulating_a_chip_without_simulation_says_so(name, board, clock, monkey
     board.attach(name, info.options())
     with pytest.raises(MissingSupport, match=f"no simulated {name}; leave out --simulate"):
         info.open(info.options(), board).read()
+    readme = (ROOT / "drivers" / "README.md").read_text()
+    assert f"`{name}`" in readme.split("`--simulate` knows")[1].split("##")[0]
 
 
 # -- Options -------------------------------------------------------------------------------------

@@ -12,6 +12,17 @@ from typing import Any
 from drivers.bus import Clock
 from drivers.errors import MissingSupport
 from drivers.sim.bosch import SimulatedBme280, SimulatedBme680, SimulatedBmp280
+from drivers.sim.commands import (
+    SimulatedAm2320,
+    SimulatedHdc302x,
+    SimulatedHtu31d,
+    SimulatedScd30,
+    SimulatedSeesaw,
+    SimulatedSen63c,
+    SimulatedSen66,
+    SimulatedShtc3,
+    SimulatedStcc4,
+)
 from drivers.sim.humidity import (
     SimulatedAht20,
     SimulatedHtu21d,
@@ -22,6 +33,7 @@ from drivers.sim.humidity import (
 )
 from drivers.sim.i2c import SimulatedChip
 from drivers.sim.probes import SimulatedMax31855, SimulatedMax31856, SimulatedMax31865
+from drivers.sim.registers import BYTE_LAYOUTS, WORD_LAYOUTS, AirRegisters, AirWords
 from drivers.sim.room import Air
 from drivers.sim.spi import SimulatedSpiChip
 from drivers.sim.thermometers import (
@@ -43,22 +55,36 @@ __all__ = [
 
 _Air = Callable[[], Air]
 
-I2C_CHIPS: dict[str, Callable[[_Air], SimulatedChip]] = {
+_PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
     "ads1115": SimulatedAds1115,
     "adt7410": SimulatedAdt7410,
     "ahtx0": SimulatedAht20,
+    "am2320": SimulatedAm2320,
     "bme280": SimulatedBme280,
     "bme680": SimulatedBme680,
     "bmp280": SimulatedBmp280,
+    "hdc302x": SimulatedHdc302x,
     "htu21d": SimulatedHtu21d,
+    "htu31d": SimulatedHtu31d,
     "mcp9808": SimulatedMcp9808,
     "pct2075": SimulatedPct2075,
+    "seesaw": SimulatedSeesaw,
     "sht31d": SimulatedSht3x,
     "sht4x": SimulatedSht4x,
+    "shtc3": SimulatedShtc3,
     "si7021": SimulatedSi7021,
+    "stcc4": SimulatedStcc4,
     "tmp117": SimulatedTmp117,
 }
-"""Driver -> a chip for it; `scd4x`, which needs a clock, is beside it."""
+_PERIODIC: dict[str, Callable[[_Air, Clock], SimulatedChip]] = {
+    "scd30": SimulatedScd30,
+    "scd4x": SimulatedScd4x,
+    "sen63c": SimulatedSen63c,
+    "sen66": SimulatedSen66,
+}
+
+I2C_CHIPS = tuple(sorted((*_PLAIN, *_PERIODIC, *BYTE_LAYOUTS, *WORD_LAYOUTS)))
+"""Drivers with a simulated chip."""
 
 SPI_CHIPS = ("max31855", "max31856", "max31865")
 
@@ -70,10 +96,9 @@ class NotSimulated:
         self._driver = driver
 
     def _say_so(self) -> MissingSupport:
-        known = ", ".join(sorted([*I2C_CHIPS, "scd4x", *SPI_CHIPS]))
         return MissingSupport(
             f"there is no simulated {self._driver}",
-            f"leave out --simulate, or choose one of {known}",
+            "leave out --simulate; drivers/README.md has the chips that it knows",
         )
 
     def write(self, sent: bytes) -> None:
@@ -85,9 +110,13 @@ class NotSimulated:
 
 def simulated_i2c_chip(driver: str, air: _Air, clock: Clock) -> SimulatedChip:
     """The chip for `driver`; a `NotSimulated` if there is none."""
-    if driver == "scd4x":
-        return SimulatedScd4x(air, clock)
-    return I2C_CHIPS[driver](air) if driver in I2C_CHIPS else NotSimulated(driver)
+    if driver in _PERIODIC:
+        return _PERIODIC[driver](air, clock)
+    if driver in BYTE_LAYOUTS:
+        return AirRegisters(BYTE_LAYOUTS[driver], air)
+    if driver in WORD_LAYOUTS:
+        return AirWords(*WORD_LAYOUTS[driver], air)
+    return _PLAIN[driver](air) if driver in _PLAIN else NotSimulated(driver)
 
 
 def simulated_spi_chip(driver: str, air: _Air, options: dict[str, Any]) -> SimulatedSpiChip:

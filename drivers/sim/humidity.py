@@ -14,6 +14,7 @@ from drivers.bus import Clock
 from drivers.sim.room import Air
 
 __all__ = [
+    "SensirionChip",
     "SimulatedAht20",
     "SimulatedHtu21d",
     "SimulatedScd4x",
@@ -38,11 +39,11 @@ def _nack() -> OSError:
     return OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
 
 
-def _raw(value: float, low: float, span: float, full_scale: int) -> int:
+def raw_of(value: float, low: float, span: float, full_scale: int) -> int:
     return min(full_scale, max(0, round((value - low) / span * full_scale)))
 
 
-class _Sensirion:
+class SensirionChip:
     """Words of 16 bits, each with its CRC; `answer` is None while there is nothing to read.
 
     `damage` changes what is sent, for tests.
@@ -74,7 +75,7 @@ class _Sensirion:
         return self.damage(answer[:length])
 
 
-class SimulatedSht3x(_Sensirion):
+class SimulatedSht3x(SensirionChip):
     """An SHT31 (Sensirion SHT3x-DIS, table 9 for commands, §4.13 for the conversion)."""
 
     _SINGLE_SHOT = (b"\x24\x00", b"\x24\x0b", b"\x24\x16")
@@ -87,11 +88,11 @@ class SimulatedSht3x(_Sensirion):
             return None
         air = self._air()
         return self._words(
-            _raw(air.temperature, -45, 175, 0xFFFF), _raw(air.humidity, 0, 100, 0xFFFF)
+            raw_of(air.temperature, -45, 175, 0xFFFF), raw_of(air.humidity, 0, 100, 0xFFFF)
         )
 
 
-class SimulatedSht4x(_Sensirion):
+class SimulatedSht4x(SensirionChip):
     """An SHT40 (Sensirion SHT4x, table 8 for commands, §4.6 for the conversion)."""
 
     _MEASURE = (0xFD, 0xF6, 0xE0)
@@ -104,11 +105,11 @@ class SimulatedSht4x(_Sensirion):
             return None
         air = self._air()
         return self._words(
-            _raw(air.temperature, -45, 175, 0xFFFF), _raw(air.humidity, -6, 125, 0xFFFF)
+            raw_of(air.temperature, -45, 175, 0xFFFF), raw_of(air.humidity, -6, 125, 0xFFFF)
         )
 
 
-class SimulatedScd4x(_Sensirion):
+class SimulatedScd4x(SensirionChip):
     """An SCD40 (Sensirion SCD4x, §3.5): measures every 5 s once it is started."""
 
     _PERIOD_S = 5.0
@@ -138,8 +139,8 @@ class SimulatedScd4x(_Sensirion):
             air = self._air()
             return self._words(
                 self.ppm,
-                _raw(air.temperature, -45, 175, 0xFFFF),
-                _raw(air.humidity, 0, 100, 0xFFFF),
+                raw_of(air.temperature, -45, 175, 0xFFFF),
+                raw_of(air.humidity, 0, 100, 0xFFFF),
             )
         return None
 
@@ -167,8 +168,8 @@ class SimulatedAht20:
         self._triggered = sent[0] == 0xAC
         if self._triggered:
             air = self._air()
-            raw_humidity = _raw(air.humidity, 0, 100, 1 << 20)
-            raw_temperature = _raw(air.temperature, -50, 200, 1 << 20)
+            raw_humidity = raw_of(air.humidity, 0, 100, 1 << 20)
+            raw_temperature = raw_of(air.temperature, -50, 200, 1 << 20)
             self._frame = (raw_humidity << 20 | raw_temperature).to_bytes(5, "big")
 
     def read(self, length: int) -> bytes:
@@ -198,9 +199,9 @@ class SimulatedHtu21d:
             return
         self._answer = None
         if sent[0] == self._TEMPERATURE:
-            self._answer = self._word(_raw(self._air().temperature, -46.85, 175.72, 1 << 16))
+            self._answer = self._word(raw_of(self._air().temperature, -46.85, 175.72, 1 << 16))
         elif sent[0] == self._HUMIDITY:
-            self._answer = self._word(_raw(self._air().humidity, -6, 125, 1 << 16) | 0x2)
+            self._answer = self._word(raw_of(self._air().humidity, -6, 125, 1 << 16) | 0x2)
         elif sent[0] == self._READ_USER:
             self._answer = bytes([self._user])
 
