@@ -19,8 +19,7 @@ from drivers.chip_checks import (
     ads1115_input,
     ahtx0_is_calibrated,
     amg88xx_mark,
-    bme280_has_converted,
-    bmp280_has_converted,
+    bosch_has_converted,
     max31855_is_there,
     max31856_faults,
     max31865_faults,
@@ -77,7 +76,7 @@ _AIR = (
         accuracy="±1.0 °C (0 to 65 °C), ±3 %, ±1 hPa",
         source="Bosch BST-BME280-DS002, §1.2 to §1.4",
         witness=_id(0xD0, 0x60),
-        check=bme280_has_converted,
+        check=bosch_has_converted,
         quirks="the library polls a busy chip for ever; each property measures anew",
     ),
     ChipRow(
@@ -91,7 +90,7 @@ _AIR = (
         accuracy="±1.0 °C (0 to 65 °C), ±1 hPa",
         source="Bosch BST-BMP280-DS001, table 2",
         witness=_id(0xD0, 0x58),
-        check=bmp280_has_converted,
+        check=bosch_has_converted,
         quirks="the library polls a busy chip for ever",
     ),
     ChipRow(

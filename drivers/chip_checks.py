@@ -19,8 +19,7 @@ __all__ = [
     "ads1115_input",
     "ahtx0_is_calibrated",
     "amg88xx_mark",
-    "bme280_has_converted",
-    "bmp280_has_converted",
+    "bosch_has_converted",
     "max31855_is_there",
     "max31856_faults",
     "max31865_faults",
@@ -30,31 +29,22 @@ __all__ = [
 
 # -- Bosch ---------------------------------------------------------------------------------------
 
-_BOSCH_DATA = 0xF7  # press, temp: 20 bits each; hum: 16 bits. Datasheet BST-BME280-DS002, §5.4.7
+_BOSCH_DATA = 0xF7  # press, temp: 20 bits each, as in BST-BME280-DS002, §5.4.7
+_UNMEASURED = b"\x80\x00\x00"
 
 
-def bme280_has_converted(device: Any, bus: OwnedBus, address: int) -> None:
-    """Refuse the reset values of the data registers, which decode to a plausible room.
+def bosch_has_converted(device: Any, bus: OwnedBus, address: int) -> None:
+    """Refuse the reset values of a BME280 or BMP280, which decode to a plausible room.
 
-    0x80000 and 0x8000 also stand where a measurement is skipped (§5.4.3, §5.4.5), as after a
-    brown-out that the library did not notice.
+    They stand in both registers until a conversion (BST-BMP280-DS001, §4.3.6 and §4.3.7), as
+    after a brown-out that the library did not notice. Each alone may be measured as well.
     """
-    _bosch_has_converted("BME280", bus, address, 8)
-
-
-def bmp280_has_converted(device: Any, bus: OwnedBus, address: int) -> None:
-    """As `bme280_has_converted`, for a chip without humidity (BST-BMP280-DS001, §4.3.6)."""
-    _bosch_has_converted("BMP280", bus, address, 6)
-
-
-def _bosch_has_converted(chip: str, bus: OwnedBus, address: int, length: int) -> None:
     assert isinstance(bus, I2CBus)
-    registers = bytearray(length)
+    registers = bytearray(6)
     bus.writeto_then_readfrom(address, bytes([_BOSCH_DATA]), registers)
-    pressure, temperature, humidity = registers[0:3], registers[3:6], registers[6:8]
-    if b"\x80\x00\x00" in (pressure, temperature) or humidity == b"\x80\x00":
+    if registers == 2 * _UNMEASURED:
         raise ImplausibleValue(
-            f"the {chip} at 0x{address:02x} still holds power-on values",
+            f"the chip at 0x{address:02x} still holds power-on values",
             "it lost its power for a moment; check the 3V3 supply",
         )
 
