@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from drivers.base import Options
-from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
-from drivers.sim.chips import SIMULATED_CHIPS
+from drivers.bus import Clock, DhtSensor, SystemTime
+from drivers.chip_options import I2CChipOptions, SPIChipOptions
+from drivers.owned_bus import I2CBus, SPIBus
+from drivers.sim.chips import simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, simulated_dht
 from drivers.sim.i2c import SimulatedI2C
 from drivers.sim.one_wire import OneWireTree
 from drivers.sim.room import Air, Room
+from drivers.sim.spi import SimulatedSPI
 
 __all__ = ["SimulatedBoard"]
 
@@ -47,7 +50,9 @@ class SimulatedBoard:
         """GPIO of the select line -> the MCP3008 behind it."""
         self.files: dict[str, Callable[[], str]] = {}
         """Kernel path -> what a read of that file gives."""
+        self.spi_ports: dict[tuple[int, int], SimulatedSPI] = {}
         self._buses: dict[int, I2CBus] = {}
+        self._spi: dict[tuple[int, int], SPIBus] = {}
         self._factory: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="sensor-node-sim-")
         self._root = Path(self._folder.name)
@@ -67,9 +72,12 @@ class SimulatedBoard:
             self.dht_lines[given["pin"]] = DhtLine(driver.upper(), air)
         elif driver == "ds18b20":
             self.one_wire.attach(given["address"] or "28-0316a2795bff", air)
-        elif driver in SIMULATED_CHIPS:
-            port = self._port(given["bus_number"])
-            port.chips[given["address"]] = SIMULATED_CHIPS[driver](air)
+        elif isinstance(options, I2CChipOptions):
+            chip = simulated_i2c_chip(driver, air, self.clock)
+            self._port(options.bus_number).chips[options.address] = chip
+        elif isinstance(options, SPIChipOptions):
+            port = self._spi_port(options.bus_number, options.select)
+            port.chip = simulated_spi_chip(driver, air, given)
         elif driver == "mcp3008":
             self._attach_analog(given, air)
         elif driver == "sysfs":
@@ -95,6 +103,14 @@ class SimulatedBoard:
         if bus not in self._buses:
             self._buses[bus] = I2CBus(self._port(bus), self.clock)
         return self._buses[bus]
+
+    def _spi_port(self, bus: int, select: int) -> SimulatedSPI:
+        return self.spi_ports.setdefault((bus, select), SimulatedSPI())
+
+    def spi(self, bus: int, select: int) -> SPIBus:
+        if (bus, select) not in self._spi:
+            self._spi[bus, select] = SPIBus(self._spi_port(bus, select), self.clock)
+        return self._spi[bus, select]
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
         line = self.dht_lines.get(pin)
