@@ -15,6 +15,7 @@ from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
 from drivers.sim.chips import SIMULATED_CHIPS
 from drivers.sim.dht_line import DhtLine, simulated_dht
 from drivers.sim.i2c import SimulatedI2C
+from drivers.sim.kernel_tree import KernelTree, simulated_device
 from drivers.sim.one_wire import OneWireTree
 from drivers.sim.room import Air, Room
 
@@ -52,6 +53,7 @@ class SimulatedBoard:
         self._folder = tempfile.TemporaryDirectory(prefix="sensor-node-sim-")
         self._root = Path(self._folder.name)
         self.one_wire = OneWireTree(self._inside(_ONE_WIRE))
+        self.kernel = KernelTree(self._root)
 
     def _inside(self, absolute: str) -> Path:
         return self._root / absolute.lstrip("/")
@@ -72,6 +74,10 @@ class SimulatedBoard:
             port.chips[given["address"]] = SIMULATED_CHIPS[driver](air)
         elif driver == "mcp3008":
             self._attach_analog(given, air)
+        elif driver == "sysfs" and given["path"] is None:
+            self.kernel.number = 10  # clear of those that are configured by path
+            parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
+            self.kernel.devices.append(simulated_device(given["name"], parent, air))
         elif driver == "sysfs":
             scale = given["scale"]
             self.files[given["path"]] = lambda: f"{air().temperature / scale:.0f}\n"
@@ -121,4 +127,6 @@ class SimulatedBoard:
             file = self._inside(absolute)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(self.files[absolute](), encoding="utf-8")
+        elif self.kernel.owns(absolute):
+            self.kernel.refresh(absolute)
         return self._inside(absolute)
