@@ -114,7 +114,7 @@ class Driver(Protocol):
 
         Raises:
             SensorError: no trustworthy value could be had. Never returns a value that was
-                measured before the call.
+                measured before the call (sensors that are converted together: a second before).
         """
         ...
 

@@ -52,7 +52,7 @@ class SimulatedBoard:
         self._factory: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="sensor-node-sim-")
         self._root = Path(self._folder.name)
-        self.one_wire = OneWireTree(self._inside(_ONE_WIRE))
+        self.one_wire = OneWireTree(self._inside(_ONE_WIRE), self.clock)
         self.kernel = KernelTree(self._root)
 
     def _inside(self, absolute: str) -> Path:
@@ -122,7 +122,7 @@ class SimulatedBoard:
 
     def path(self, absolute: str) -> Path:
         if absolute.startswith(_ONE_WIRE):
-            self.one_wire.refresh()
+            self.one_wire.refresh(absolute)
         elif absolute in self.files:
             file = self._inside(absolute)
             file.parent.mkdir(parents=True, exist_ok=True)
