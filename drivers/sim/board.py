@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import warnings
@@ -24,14 +23,8 @@ __all__ = ["SimulatedBoard"]
 _ONE_WIRE = "/sys/bus/w1/devices"
 
 
-def _analog_volts(wired: dict[str, Any], celsius: float) -> float:
-    """What the analog sensor described by the options `wired` puts out."""
-    if wired["sensor"] == "thermistor":
-        exponent = wired["beta"] * (1 / (celsius + 273.15) - 1 / 298.15)
-        ohms = wired["nominal_ohms"] * math.exp(exponent)
-        volts: float = wired["reference_volts"] * ohms / (ohms + wired["series_ohms"])
-        return volts
-    return celsius / 100 + (0.5 if wired["sensor"] == "tmp36" else 0.0)
+_ADCS = {"mcp3004": (4, 10), "mcp3008": (8, 10), "mcp3204": (4, 12), "mcp3208": (8, 12)}
+"""Driver -> inputs and bits of its converter."""
 
 
 class SimulatedBoard:
@@ -45,7 +38,7 @@ class SimulatedBoard:
         self.dht_lines: dict[int, DhtLine] = {}
         self.i2c_ports: dict[int, SimulatedI2C] = {}
         self.analog_chips: dict[int, Any] = {}
-        """GPIO of the select line -> the MCP3008 behind it."""
+        """GPIO of the select line -> the converter behind it."""
         self.files: dict[str, Callable[[], str]] = {}
         """Kernel path -> what a read of that file gives."""
         self._buses: dict[int, I2CBus] = {}
@@ -72,8 +65,8 @@ class SimulatedBoard:
         elif driver in SIMULATED_CHIPS:
             port = self._port(given["bus_number"])
             port.chips[given["address"]] = SIMULATED_CHIPS[driver](air)
-        elif driver == "mcp3008":
-            self._attach_analog(given, air)
+        elif driver in _ADCS:
+            self._attach_analog(driver, given, air)
         elif driver == "sysfs" and given["path"] is None:
             self.kernel.number = 10  # clear of those that are configured by path
             parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
@@ -84,15 +77,16 @@ class SimulatedBoard:
         elif driver == "cpu":
             self.files[options.where()] = lambda: f"{(air().temperature + 25) * 1000:.0f}\n"
 
-    def _attach_analog(self, given: dict[str, Any], air: Callable[[], Air]) -> None:
-        from drivers.sim.adc import SimulatedMcp3008
+    def _attach_analog(self, driver: str, given: dict[str, Any], air: Callable[[], Air]) -> None:
+        from drivers.sim.adc import SimulatedMcp, analog_volts
 
         pins = {name: given[name] for name in ("clock_pin", "mosi_pin", "miso_pin", "select_pin")}
         chip = self.analog_chips.get(given["select_pin"])
         if chip is None:
-            chip = SimulatedMcp3008(**pins, pin_factory=self.pin_factory())
+            inputs, bits = _ADCS[driver]
+            chip = SimulatedMcp(inputs=inputs, bits=bits, **pins, pin_factory=self.pin_factory())
             self.analog_chips[given["select_pin"]] = chip
-        chip.volts[given["channel_number"]] = lambda: _analog_volts(given, air().temperature)
+        chip.volts[given["channel_number"]] = lambda: analog_volts(given, air().temperature)
 
     def _port(self, bus: int) -> SimulatedI2C:
         return self.i2c_ports.setdefault(bus, SimulatedI2C())
