@@ -11,8 +11,9 @@ from typing import Any
 
 from drivers.base import Options
 from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
+from drivers.dht_edges import EdgesDht
 from drivers.sim.chips import SIMULATED_CHIPS
-from drivers.sim.dht_line import DhtLine, simulated_dht
+from drivers.sim.dht_line import DhtLine, LibraryDht
 from drivers.sim.i2c import SimulatedI2C
 from drivers.sim.kernel_tree import KernelTree, simulated_device
 from drivers.sim.one_wire import OneWireTree
@@ -58,7 +59,9 @@ class SimulatedBoard:
             return self.room.at(f"{driver} {options.where()}")
 
         given = {name: getattr(options, name) for name in options.__struct_fields__}
-        if driver in ("dht22", "dht11"):
+        if driver in ("dht22", "dht11") and given["backend"] == "kernel":
+            self.kernel.devices.append(simulated_device("dht11@0", "dht11@0", air))
+        elif driver in ("dht22", "dht11"):
             self.dht_lines[given["pin"]] = DhtLine(driver.upper(), air)
         elif driver == "ds18b20":
             self.one_wire.attach(given["address"] or "28-0316a2795bff", air)
@@ -101,7 +104,7 @@ class SimulatedBoard:
         if line is None:
             line = self.dht_lines[pin] = DhtLine(model, lambda: self.room.at("nowhere"))
             line.frame = lambda: None
-        return simulated_dht(line)
+        return EdgesDht(model, line) if backend == "edges" else LibraryDht(line)
 
     def pin_factory(self) -> Any:
         if self._factory is None:
