@@ -26,7 +26,8 @@ __all__ = ["main", "recording"]
 def recording(library_class: Any) -> Any:
     """Derive from `adafruit_dht.DHT22` or `DHT11` a class that keeps the decoded frame.
 
-    The library (4.0.12) throws the bytes away; `_pulses_to_binary` is where it makes each.
+    The library (4.0.12) throws the bytes away; `_pulses_to_binary` is where it makes each. It
+    also accepts 80 pulses of the 81, which is a frame with its lows and highs exchanged.
     """
 
     class Recording(library_class):
@@ -35,6 +36,8 @@ def recording(library_class: Any) -> Any:
         def _pulses_to_binary(self, pulses: Any, start: int, stop: int) -> int:
             if start == 0:
                 self.frame = bytearray()
+                if len(pulses) < 81:
+                    raise RuntimeError("A full buffer was not returned. Try again.")
             byte: int = super()._pulses_to_binary(pulses, start, stop)
             self.frame.append(byte & 0xFF)
             return byte
