@@ -31,8 +31,7 @@ from drivers.base import (
 from drivers.bus import Board, DhtSensor
 from drivers.dht_frame import WIRING, check_frame, decode_frame
 from drivers.errors import MissingSupport, SensorError, SensorNotFound, as_sensor_error
-from drivers.kernel_devices import find_device
-from drivers.kernel_named import KernelDht
+from drivers.kernel_named import KernelDht, find_dht
 
 __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "backends_for"]
 
@@ -166,7 +165,7 @@ class Dht:
     def _opened(self, backend: str) -> _Source:
         if backend == "kernel":
             try:
-                device = find_device(self._board, "dht11", None)
+                device = find_dht(self._board, self._options.pin)
             except SensorNotFound as error:
                 raise MissingSupport(
                     f"{self._model} through kernel: {error.what}",

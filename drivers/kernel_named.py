@@ -12,12 +12,13 @@ import math
 from drivers.base import HUMIDITY, Channel, Driver, Measurement, refuse_implausible
 from drivers.bus import Board
 from drivers.errors import BadFrame, ImplausibleValue, SensorNotFound, as_sensor_error
-from drivers.kernel_devices import KernelDevice, find_device
+from drivers.kernel_devices import KernelDevice, find_device, kernel_devices
 from drivers.kernel_values import quantities_of, read_number
 from drivers.sysfs import Sysfs
 
-__all__ = ["KernelDht", "Named", "open_named"]
+__all__ = ["KernelDht", "Named", "find_dht", "open_named"]
 
+_DHT = "dht11"
 _WIRING = "check 3V3, the data wire, the pull-up, and gpiopin of the overlay"
 
 
@@ -28,7 +29,31 @@ def open_named(name: str, device: str | None, board: Board) -> Driver:
         SensorNotFound: there is none, or more than one and `device` does not say which.
     """
     found = find_device(board, name, device)
-    return KernelDht(found, board) if found.kind == "dht11" else Named(found, board)
+    return KernelDht(found, board) if found.kind == _DHT else Named(found, board)
+
+
+def find_dht(board: Board, pin: int) -> KernelDevice:
+    """The kernel's DHT on a GPIO: another one's value must not be taken for this one's.
+
+    Raises:
+        SensorNotFound: there is none.
+    """
+    there = [device for device in kernel_devices(board) if device.kind == _DHT]
+    for device in there:
+        if _gpio_of(device) == pin:
+            return device
+    others = "".join(f"; there is {device} on GPIO {_gpio_of(device)}" for device in there)
+    raise SensorNotFound(f"the kernel has no {_DHT} on GPIO {pin}{others}")
+
+
+def _gpio_of(device: KernelDevice) -> int | None:
+    """The pin in a device's node: three cells, the second its number (gpio.txt, brcm,bcm2835)."""
+    node = device.folder.resolve().parent / "of_node"
+    try:
+        cells = (node / "gpios").read_bytes()
+    except OSError:
+        return None
+    return int.from_bytes(cells[4:8], "big") if len(cells) >= 8 else None
 
 
 class Named(Sysfs):

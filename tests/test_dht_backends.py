@@ -193,6 +193,32 @@ def test_without_the_overlay_the_kernel_backend_names_it(board):
         DHT22.open(DhtOptions(pin=17, backend="kernel"), board).read()
 
 
+@pytest.mark.parametrize("backend", ["kernel", "auto"])
+def test_the_kernels_dht_of_another_pin_is_not_taken(board, caplog, backend):
+    """Its value would be that of another room."""
+    caplog.set_level("INFO")
+    other = DhtOptions(pin=17, backend="kernel")
+    board.attach("dht22", other)
+    if backend == "kernel":
+        with pytest.raises(MissingSupport, match=r"on GPIO 4; there is dht11@11 .* on GPIO 17;"):
+            DHT22.open(DhtOptions(pin=4, backend="kernel"), board).read()
+    else:
+        assert dht22(board, "auto").read()
+        assert settled_on(caplog) == ["pulseio"]
+    assert DHT22.open(other, board).read()
+
+
+def test_two_dhts_of_the_kernels_are_told_apart_by_their_pins(board):
+    sensors = []
+    for pin in (4, 17):
+        options = DhtOptions(pin=pin, backend="kernel")
+        board.attach("dht22", options)
+        sensors.append(DHT22.open(options, board))
+    for device, millidegrees in zip(board.kernel.devices, ("10000", "20000"), strict=True):
+        device.files["in_temp_input"] = lambda text=millidegrees: f"{text}\n"
+    assert [sensor.read()["temperature"] for sensor in sensors] == [10, 20]
+
+
 class PartialBoard(SimulatedBoard):
     """A board on which some backends are absent, and some are deaf."""
 

@@ -60,7 +60,9 @@ class SimulatedBoard:
 
         given = {name: getattr(options, name) for name in options.__struct_fields__}
         if driver in ("dht22", "dht11") and given["backend"] == "kernel":
-            self.kernel.devices.append(simulated_device("dht11@0", "dht11@0", air))
+            node = f"dht11@{given['pin']:x}"
+            self.kernel.devices.append(simulated_device(node, node, air))
+            self.kernel.devices[-1].gpio = given["pin"]
         elif driver in ("dht22", "dht11"):
             self.dht_lines[given["pin"]] = DhtLine(driver.upper(), air)
         elif driver == "ds18b20":

@@ -7,6 +7,7 @@ A device is a folder below `/sys/devices`, inside the folder of what it sits on;
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ class SimulatedDevice:
     def __init__(
         self, kind: str, name: str, parent: str, files: dict[str, Callable[[], str | Path]]
     ) -> None:
+        self.gpio: int | None = None
+        """The pin in its device tree node, if it has one."""
         self.kind = kind
         self.name = name
         self.parent = parent
@@ -79,6 +82,10 @@ class KernelTree:
             folder.mkdir(parents=True)
             if device.kind == "hwmon":
                 (folder / "device").symlink_to(f"../../../{device.parent}")
+            if device.gpio is not None:  # phandle, pin, flags
+                (parent / "of_node").mkdir(exist_ok=True)
+                cells = struct.pack(">III", 7, device.gpio, 0)
+                (parent / "of_node/gpios").write_bytes(cells)
         return folder
 
     def _write(self, device: SimulatedDevice, folder: Path, *, anew: bool) -> None:
