@@ -14,7 +14,7 @@ import msgspec
 
 from drivers.base import Channel, Claim, DriverInfo, Measurement, Options
 from drivers.bus import Board
-from drivers.errors import MissingSupport, SensorNotFound, as_sensor_error
+from drivers.errors import MissingSupport, SensorError, SensorNotFound, as_sensor_error
 from drivers.one_wire import (
     PULL_UP,
     WIDEST_CHANNEL,
@@ -29,6 +29,7 @@ from drivers.one_wire_bus import DEVICES, OneWireBus
 __all__ = ["DS18B20", "Ds18b20", "Ds18b20Options"]
 
 _BUS = "the 1-Wire bus"
+_GONE = "is not on the bus"
 _ENABLE = "switch 1-Wire on with dtoverlay=w1-gpio in config.txt, and check the 4.7 kΩ pull-up"
 
 _Address = Annotated[
@@ -91,7 +92,7 @@ class Ds18b20:
                 self._set_resolution()
             text = self._bus.read(self._address)
         except FileNotFoundError as error:
-            raise self._absent("is not on the bus") from error
+            raise self._absent(_GONE) from error
         if not text.strip() and self._bus.strangers():
             raise self._absent("does not answer")
         scratchpad = scratchpad_of(text)
@@ -111,12 +112,17 @@ class Ds18b20:
             )
         return found[0]
 
-    def _absent(self, how: str) -> SensorNotFound:
+    def _absent(self, how: str) -> SensorError:
         """Name what is there instead, those that nobody reads first: one may be the new one."""
+        if how == _GONE and self._address in self._bus.addresses():
+            return MissingSupport(
+                f"{self._address} is there, and the kernel's driver for it is not",
+                "load it: modprobe w1-therm",
+            )
         if strangers := self._bus.strangers():
             hint = f"there is {', '.join(strangers)}, which no other sensor is read from: "
             hint += f"was it swapped? Else {PULL_UP}"
-        elif others := self._bus.addresses():
+        elif others := [a for a in self._bus.addresses() if a != self._address]:
             hint = f"there is {', '.join(others)}; {PULL_UP}"
         else:
             hint = f"there is no other; {PULL_UP}"

@@ -93,7 +93,9 @@ def find_device(board: Board, name: str, device: str | None) -> KernelDevice:
         )
     wanted = name if device is None else f"{name} on {device}"
     others = f"there is {_listed(named or there)}" if there else "there is none of any name"
-    raise SensorNotFound(f"no IIO or hwmon device {wanted}", f"{others}; {_LOAD_IT}")
+    raise SensorNotFound(
+        f"no IIO or hwmon device {wanted} with a value that is known here", f"{others}; {_LOAD_IT}"
+    )
 
 
 def _listed(devices: list[KernelDevice]) -> str:

@@ -216,6 +216,14 @@ def test_an_unplugged_sensor_names_those_that_are_there(board):
         sensors[1].read()
 
 
+def test_a_sensor_without_its_driver_names_the_module(board):
+    """The bus lists it, and nothing is there to read it by."""
+    (sensor,) = attach(board, A)
+    board.path(f"/sys/bus/w1/devices/{A}/w1_slave").unlink()
+    with pytest.raises(MissingSupport, match="modprobe w1-therm"):
+        sensor.read()
+
+
 def test_a_new_only_sensor_is_found_when_it_is_opened_again(board):
     board.attach("ds18b20", Ds18b20Options(address=A))
     sensor = DS18B20.open(Ds18b20Options(), board)
