@@ -97,6 +97,18 @@ def test_edges_too_many_are_an_error_or_change_nothing(frame, extra_ns, missed):
     assert decoded == frame
 
 
+@pytest.mark.parametrize(
+    ("edge", "later_us", "says"),
+    [(9, 100, "a bit of"), (9, -30, "a bit of"), (41, 100, "a bit of"), (1, 50, "a response of")],
+)
+def test_a_time_that_no_bit_takes_is_refused(edge, later_us, says):
+    """The count of edges is right; the rest of the frame is moved by so much."""
+    edges = edges_ns(bytes.fromhex("0292010da2"))
+    moved = edges[:edge] + [ns + later_us * 1000 for ns in edges[edge:]]
+    with pytest.raises(BadFrame, match=says):
+        decode_edges(moved)
+
+
 @given(st.lists(st.integers(0, 10_000_000), max_size=90).map(sorted))
 def test_no_edges_make_the_decoder_raise_anything_else(edges):
     try:

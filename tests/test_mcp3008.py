@@ -86,6 +86,12 @@ def test_steinhart_hart_reads_the_table_of_a_thermistor(ohms, celsius):
     assert steinhart_hart_celsius(ohms, *THERMISTOR_109) == pytest.approx(celsius, abs=0.01)
 
 
+def test_coefficients_that_give_no_temperature_give_none():
+    """1/T = 0, or less."""
+    assert steinhart_hart_celsius(1.0, 0, 0, 0) == math.inf
+    assert steinhart_hart_celsius(1.0, -1, 0, 0) == math.inf
+
+
 @given(
     st.floats(-50, 145),
     st.floats(0.8e-3, 1.5e-3),

@@ -183,6 +183,14 @@ def test_a_ds28ea00_has_its_own_conversion(board, clock):
     assert board.one_wire.conversions == 2
 
 
+def test_a_ds28ea00_does_not_make_a_lone_ds18b20_two(board):
+    first, second = attach(board, A, "42-00000000000d")
+    first.read()
+    second.read()
+    file = board.path("/sys/bus/w1/devices/w1_bus_master1/therm_bulk_read")
+    assert file.read_text() == "0\n", "nothing was triggered"
+
+
 def test_a_swapped_sensor_names_the_new_one(board):
     """The old id is gone and another one is there, whose address no sensor has."""
     sensors = attach(board, A, B)
