@@ -136,6 +136,8 @@ class Dht:
         if not self._is_settled:
             self.close()
             self._order.append(self._order.pop(0))
+        elif self._order[0] == "kernel":
+            self.close()  # its device may be there again under another number
         assert failure is not None
         raise failure
 

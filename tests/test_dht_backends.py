@@ -231,6 +231,18 @@ def test_two_dhts_of_the_kernels_are_told_apart_by_their_pins(board):
     assert [sensor.read()["temperature"] for sensor in sensors] == [10, 20]
 
 
+@pytest.mark.parametrize("backend", ["kernel", "auto"])
+def test_a_dht_of_the_kernels_that_comes_back_under_another_number_is_found(board, backend):
+    """The overlay was loaded again: the next reading but one has it."""
+    board.attach("dht22", DhtOptions(pin=4, backend="kernel"))
+    sensor = DHT22.open(DhtOptions(pin=4, backend=backend), board)
+    sensor.read()
+    board.kernel.number = 3
+    with pytest.raises(SensorNotFound, match="has gone"):
+        sensor.read()
+    assert sensor.read()
+
+
 class PartialBoard(SimulatedBoard):
     """A board on which some backends are absent, and some are deaf."""
 
@@ -473,7 +485,10 @@ def test_the_library_alone_would_wait_for_ever(pulsein, monkeypatch):
 
 
 def test_a_child_that_is_killed_is_replaced(pulsein):
+    """Between two measurements, when it holds no message queue."""
+    before = message_queues()
     pulsein.measure()
+    wait_until(lambda: message_queues() <= before)
     pulsein._child.kill()
     pulsein._child.wait()
     with pytest.raises(SensorTimeout, match="has died"):
