@@ -79,19 +79,17 @@ class SPIPort(Protocol):
 
 
 class DhtSensor(Protocol):
-    """`adafruit_dht.DHT22` or `DHT11` on one pin, with the frame it decoded kept for inspection."""
+    """A DHT on one pin; `frame` holds the five bytes of the last measurement, if it was good."""
 
     frame: bytearray
 
-    def measure(self) -> None: ...
+    def measure(self) -> None:
+        """Trigger the sensor anew; whatever goes wrong is raised."""
+        ...
 
-    @property
-    def temperature(self) -> float | None: ...
-
-    @property
-    def humidity(self) -> float | None: ...
-
-    def exit(self) -> None: ...
+    def exit(self) -> None:
+        """Let go of the pin; `measure` may take it again."""
+        ...
 
 
 class Board(Protocol):
@@ -108,7 +106,7 @@ class Board(Protocol):
         ...
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
-        """A new `model` ("DHT22", "DHT11") on BCM pin `pin`; backend auto, pulseio or bitbang."""
+        """A new `model` ("DHT22", "DHT11") on BCM pin `pin`; backend pulseio, bitbang or edges."""
         ...
 
     def pin_factory(self) -> Any:

@@ -49,28 +49,13 @@ class HardwareBoard:
         return self._spi[bus, select]
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
-        from drivers.dht import recording
+        if backend == "edges":
+            from drivers.dht_edges import EdgesDht, GpioEdges
 
-        try:
-            import adafruit_dht
-            import board as pins
+            return EdgesDht(model, GpioEdges(pin))
+        from drivers.dht_process import DhtProcess
 
-            data_pin = getattr(pins, f"D{pin}")
-        except (ImportError, NotImplementedError, RuntimeError, AttributeError) as error:
-            raise MissingSupport(
-                f"{model} on GPIO {pin}: Blinka finds no such pin on this computer ({error})",
-                "on a Pi, install gpiod; on a laptop, add --simulate",
-            ) from error
-        pulseio_works = hasattr(adafruit_dht, "PulseIn")
-        if backend == "pulseio" and not pulseio_works:
-            raise MissingSupport(
-                f'{model} on GPIO {pin}: backend "pulseio" does not work on this board',
-                'set backend = "bitbang"',
-            )
-        sensor: DhtSensor = recording(getattr(adafruit_dht, model))(
-            data_pin, use_pulseio=backend == "pulseio" or (backend == "auto" and pulseio_works)
-        )
-        return sensor
+        return DhtProcess(model, pin, backend)
 
     def pin_factory(self) -> Any:
         from gpiozero import Device
