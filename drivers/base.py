@@ -114,7 +114,9 @@ class Driver(Protocol):
 
         Raises:
             SensorError: no trustworthy value could be had. Never returns a value that was
-                measured before the call.
+                measured before the call; by a chip that measures on its own, not one that was
+                read before, or is older than its period; sensors that are converted together
+                may share a value that is up to a second old.
         """
         ...
 

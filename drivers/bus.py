@@ -4,21 +4,19 @@ For authors of drivers: a `Board` hands out buses, pins and paths; take nothing 
 else, sleep only through its clock. For authors of boards: `drivers.hardware` is the real one,
 `drivers.sim.board` the simulated one.
 
-`I2CBus` is the bus object that drivers see, on either board: it puts a deadline into every
-transaction, because several Adafruit drivers poll a stuck chip for ever.
+`drivers.owned_bus` has the bus objects that CircuitPython drivers see, on either board.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from drivers.errors import BusDeadline
+if TYPE_CHECKING:
+    from drivers.owned_bus import I2CBus, SPIBus
 
-__all__ = ["Board", "Clock", "DhtSensor", "I2CBus", "I2CPort", "SystemTime"]
+__all__ = ["Board", "Clock", "DhtSensor", "I2CPort", "SPIPort", "SystemTime"]
 
 
 class Clock(Protocol):
@@ -41,8 +39,9 @@ class SystemTime:
 class I2CPort(Protocol):
     """Plain I2C transactions, named as CircuitPython's `busio.I2C` names them.
 
-    An address that does not acknowledge is `OSError(EREMOTEIO)`, a bus that is held
-    `OSError(ETIMEDOUT)`, as the Linux drivers report them (kernel i2c/fault-codes.rst).
+    An address that does not acknowledge is `OSError(EREMOTEIO)` or `ENXIO`, a byte that is not
+    acknowledged `EIO`, a bus that is held `ETIMEDOUT`, as the Linux drivers report them (kernel
+    i2c/fault-codes.rst).
     """
 
     def scan(self) -> list[int]: ...
@@ -68,20 +67,29 @@ class I2CPort(Protocol):
     ) -> None: ...
 
 
+class SPIPort(Protocol):
+    """One chip on an SPI bus."""
+
+    def transfer(self, sent: bytes, *, hertz: int, mode: int) -> bytes:
+        """Exchange one message with the chip selected; returns as many bytes as were sent.
+
+        `mode` is 0 to 3: clock polarity in bit 1, phase in bit 0.
+        """
+        ...
+
+
 class DhtSensor(Protocol):
-    """`adafruit_dht.DHT22` or `DHT11` on one pin, with the frame it decoded kept for inspection."""
+    """A DHT on one pin; `frame` holds the five bytes of the last measurement, if it was good."""
 
     frame: bytearray
 
-    def measure(self) -> None: ...
+    def measure(self) -> None:
+        """Trigger the sensor anew; whatever goes wrong is raised."""
+        ...
 
-    @property
-    def temperature(self) -> float | None: ...
-
-    @property
-    def humidity(self) -> float | None: ...
-
-    def exit(self) -> None: ...
+    def exit(self) -> None:
+        """Let go of the pin; `measure` may take it again."""
+        ...
 
 
 class Board(Protocol):
@@ -93,8 +101,12 @@ class Board(Protocol):
         """Bus `bus` (`/dev/i2c-<bus>`), the same object at each call."""
         ...
 
+    def spi(self, bus: int, select: int) -> SPIBus:
+        """The chip at chip select `select` of bus `bus` (`/dev/spidev<bus>.<select>`)."""
+        ...
+
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
-        """A new `model` ("DHT22", "DHT11") on BCM pin `pin`; backend auto, pulseio or bitbang."""
+        """A new `model` ("DHT22", "DHT11") on BCM pin `pin`; backend pulseio, bitbang or edges."""
         ...
 
     def pin_factory(self) -> Any:
@@ -104,85 +116,3 @@ class Board(Protocol):
     def path(self, absolute: str) -> Path:
         """Where the kernel's file `absolute` ("/sys/...") is; up to date when this returns."""
         ...
-
-
-class I2CBus:
-    """A `busio.I2C` for CircuitPython drivers whose every transaction minds a deadline.
-
-    Used by one thread at a time (the bus's worker), so the CircuitPython lock is a plain flag:
-    it exists because `adafruit_bus_device` insists on it.
-    """
-
-    def __init__(self, port: I2CPort, clock: Clock) -> None:
-        self._port = port
-        self._clock = clock
-        self._deadline_s = float("inf")
-        self._allowed_s = 0.0
-        self._locked = False
-
-    @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Let the transactions of the block take `seconds` in all.
-
-        Also takes back a lock that a driver left behind when it failed.
-
-        Raises:
-            BusDeadline: from inside whichever transaction comes too late.
-        """
-        self._locked = False
-        self._allowed_s = seconds
-        self._deadline_s = self._clock.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self._deadline_s = float("inf")
-
-    def _mind_deadline(self) -> None:
-        if self._clock.monotonic() > self._deadline_s:
-            raise BusDeadline(f"no result within {self._allowed_s:g} s")
-
-    def try_lock(self) -> bool:
-        self._mind_deadline()
-        if self._locked:
-            return False
-        self._locked = True
-        return True
-
-    def unlock(self) -> None:
-        self._locked = False
-
-    def scan(self) -> list[int]:
-        self._mind_deadline()
-        return self._port.scan()
-
-    def writeto(self, address: int, buffer: Any, *, start: int = 0, end: int | None = None) -> None:
-        self._mind_deadline()
-        self._port.writeto(address, buffer, start=start, end=end)
-
-    def readfrom_into(
-        self, address: int, buffer: Any, *, start: int = 0, end: int | None = None
-    ) -> None:
-        self._mind_deadline()
-        self._port.readfrom_into(address, buffer, start=start, end=end)
-
-    def writeto_then_readfrom(
-        self,
-        address: int,
-        buffer_out: Any,
-        buffer_in: Any,
-        *,
-        out_start: int = 0,
-        out_end: int | None = None,
-        in_start: int = 0,
-        in_end: int | None = None,
-    ) -> None:
-        self._mind_deadline()
-        self._port.writeto_then_readfrom(
-            address,
-            buffer_out,
-            buffer_in,
-            out_start=out_start,
-            out_end=out_end,
-            in_start=in_start,
-            in_end=in_end,
-        )

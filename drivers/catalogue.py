@@ -1,71 +1,941 @@
-"""The catalogue: one row per Adafruit CircuitPython driver, read by `drivers.circuitpython`.
+"""The catalogue: one row per chip that an Adafruit CircuitPython driver reads temperature from.
 
-A row is data alone. Add a chip by adding a row and an extra of the same name in pyproject.toml.
+Rows are data (`drivers.chip_row`), read by `drivers.circuitpython`. Add a chip by adding a row,
+and an extra of the same name in pyproject.toml. Ranges, resolution and accuracy are those of
+the datasheet named in the row; a reading outside the range is refused, whatever the library
+makes of it. Loaded when a chip of it is configured, and not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Annotated, Literal
 
 import msgspec
 
-from drivers.base import HUMIDITY, PRESSURE, Channel
-from drivers.bus import I2CBus
-from drivers.errors import ImplausibleValue
+from drivers.base import CO2, HUMIDITY, PRESSURE, Channel
+from drivers.chip_checks import (
+    AMG88XX_MARK,
+    ads1115_in_range,
+    ads1115_input,
+    ahtx0_is_calibrated,
+    amg88xx_mark,
+    bosch_has_converted,
+    max31855_is_there,
+    max31856_faults,
+    max31865_faults,
+    max31865_limits,
+    mcp9600_faults,
+)
+from drivers.chip_row import ChipOption, ChipRow, Reads, Witness
 
-__all__ = ["CATALOGUE", "ChipRow"]
-
-
-class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
-    """How to construct a chip's driver, and which property is which channel."""
-
-    name: str
-    summary: str
-    package: str
-    """The distribution on PyPI; the extra of this project has the row's name."""
-    module: str
-    class_name: str
-    addresses: tuple[int, ...]
-    """I2C addresses the chip can have, the default first."""
-    channels: tuple[tuple[Channel, str], ...]
-    """Each channel, and the property of the class that reads it."""
-    examine: Callable[[I2CBus, int], None] | None = None
-    """Looks at the chip's registers after a measurement; raises SensorError if it took none."""
+__all__ = ["CATALOGUE"]
 
 
-_BME280_DATA = 0xF7  # press, temp: 20 bits each; hum: 16 bits. Datasheet BST-BME280-DS002, §5.4.7
+def _celsius(
+    low: float,
+    high: float,
+    decimals: int,
+    attribute: str = "temperature",
+    *,
+    name: str = "temperature",
+    index: int | str | None = None,
+) -> Reads:
+    return Reads(Channel(name, "°C", (float(low), float(high)), decimals), attribute, index)
 
 
-def _bme280_has_converted(bus: I2CBus, address: int) -> None:
-    """Refuse the reset values of the data registers, which decode to a plausible room.
-
-    0x80000 and 0x8000 also stand where a measurement is skipped (§5.4.3, §5.4.5), as after a
-    brown-out that the library did not notice.
-    """
-    registers = bytearray(8)
-    bus.writeto_then_readfrom(address, bytes([_BME280_DATA]), registers)
-    pressure, temperature = registers[0:3], registers[3:6]
-    humidity = registers[6:8]
-    if b"\x80\x00\x00" in (pressure, temperature) or humidity == b"\x80\x00":
-        raise ImplausibleValue(
-            f"the BME280 at 0x{address:02x} still holds power-on values",
-            "it lost its power for a moment; check the 3V3 supply",
-        )
+def _humidity(attribute: str = "relative_humidity", *, index: int | str | None = None) -> Reads:
+    return Reads(HUMIDITY, attribute, index)
 
 
-BME280 = ChipRow(
-    name="bme280",
-    summary="BME280 on I2C: temperature, humidity, pressure (±1 °C, ±3 %, ±1 hPa)",
-    package="adafruit-circuitpython-bme280",
-    module="adafruit_bme280.basic",
-    class_name="Adafruit_BME280_I2C",
-    addresses=(0x77, 0x76),
-    channels=(
-        (Channel("temperature", "°C", (-40.0, 85.0), 2), "temperature"),
-        (HUMIDITY, "relative_humidity"),
-        (PRESSURE, "pressure"),
+def _pressure(low: float = 300.0, high: float = 1100.0, decimals: int = 1) -> Reads:
+    return Reads(Channel("pressure", "hPa", (float(low), float(high)), decimals), "pressure")
+
+
+def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness:
+    return Witness(register, length, values, mask)
+
+
+# These chips answer a little below 0 % and above 100 %; the datasheets tell to cut that off. A
+# frame of zeros is -6 %.
+_DAMP = Channel("humidity", "%", (-3.0, 119.0), 1)
+_AMBIENT = "ambient_temperature"
+_PACKAGE = "adafruit-circuitpython-"
+_POSITIVE = Annotated[float, msgspec.Meta(gt=0)]
+_ADS1115_GAINS = {"6.144 V": 2 / 3, "4.096 V": 1, "2.048 V": 2, "1.024 V": 4}
+_THERMOCOUPLE = Literal["B", "E", "J", "K", "N", "R", "S", "T"]
+
+_AIR = (
+    ChipRow(
+        name="bme280",
+        summary="BME280: temperature, humidity, pressure (±1 °C, ±3 %, ±1 hPa)",
+        package=_PACKAGE + "bme280",
+        module="adafruit_bme280.basic",
+        class_name="Adafruit_BME280_I2C",
+        addresses=(0x77, 0x76),
+        reads=(_celsius(-40, 85, 2), _humidity(), Reads(PRESSURE, "pressure")),
+        accuracy="±1.0 °C (0 to 65 °C), ±3 %, ±1 hPa",
+        source="Bosch BST-BME280-DS002, §1.2 to §1.4",
+        witness=_id(0xD0, 0x60),
+        check=bosch_has_converted,
+        quirks="the library polls a busy chip for ever; each property measures anew",
     ),
-    examine=_bme280_has_converted,
+    ChipRow(
+        name="bmp280",
+        summary="BMP280: temperature, pressure (±1 °C, ±1 hPa)",
+        package=_PACKAGE + "bmp280",
+        module="adafruit_bmp280",
+        class_name="Adafruit_BMP280_I2C",
+        addresses=(0x77, 0x76),
+        reads=(_celsius(-40, 85, 2), _pressure()),
+        accuracy="±1.0 °C (0 to 65 °C), ±1 hPa",
+        source="Bosch BST-BMP280-DS001, table 2",
+        witness=_id(0xD0, 0x58),
+        check=bosch_has_converted,
+        quirks="the library polls a busy chip for ever",
+    ),
+    ChipRow(
+        name="bme680",
+        summary="BME680: temperature, humidity, pressure, gas (±1 °C, ±3 %)",
+        package=_PACKAGE + "bme680",
+        module="adafruit_bme680",
+        class_name="Adafruit_BME680_I2C",
+        addresses=(0x77, 0x76),
+        reads=(
+            _celsius(-40, 85, 2),
+            _humidity(),
+            _pressure(),
+            Reads(Channel("gas_resistance", "Ω", (1.0, 1e8), 0), "gas"),
+        ),
+        accuracy="±1.0 °C (0 to 65 °C), ±3 %, ±0.6 hPa",
+        source="Bosch BST-BME680-DS001, table 2 to table 6",
+        witness=_id(0xD0, 0x61),
+        quirks="its gas heater warms the chip by 1 to 2 °C; the library takes four bits of two "
+        "humidity words for each other's, which is up to 1 %",
+    ),
+    ChipRow(
+        name="sht31d",
+        summary="SHT30, SHT31, SHT35: temperature, humidity (±0.2 °C, ±2 %)",
+        package=_PACKAGE + "sht31d",
+        module="adafruit_sht31d",
+        class_name="SHT31D",
+        addresses=(0x44, 0x45),
+        reads=(_celsius(-40, 125, 2), _humidity()),
+        accuracy="SHT31: ±0.2 °C (0 to 90 °C), ±2 %",
+        source="Sensirion SHT3x-DIS, table 1 and table 2",
+    ),
+    ChipRow(
+        name="sht4x",
+        summary="SHT40, SHT41, SHT45: temperature, humidity (±0.2 °C, ±1.8 %)",
+        package=_PACKAGE + "sht4x",
+        module="adafruit_sht4x",
+        class_name="SHT4x",
+        addresses=(0x44, 0x45, 0x46),
+        reads=(
+            _celsius(-40, 125, 2, "measurements", index=0),
+            _humidity("measurements", index=1),
+        ),
+        accuracy="SHT40: ±0.2 °C, ±1.8 %; SHT45: ±0.1 °C, ±1 %",
+        source="Sensirion SHT4x, table 1 and table 2",
+    ),
+    ChipRow(
+        name="shtc3",
+        summary="SHTC3: temperature, humidity (±0.2 °C, ±2 %)",
+        package=_PACKAGE + "shtc3",
+        module="adafruit_shtc3",
+        class_name="SHTC3",
+        construct="fixed",
+        addresses=(0x70,),
+        reads=(
+            _celsius(-40, 125, 2, "measurements", index=0),
+            _humidity("measurements", index=1),
+        ),
+        accuracy="±0.2 °C (5 to 60 °C), ±2 %",
+        source="Sensirion SHTC3, table 1 and table 2",
+        quirks="on a bad CRC the library gives None",
+    ),
+    ChipRow(
+        name="ahtx0",
+        summary="AHT10, AHT20, DHT20: temperature, humidity (±0.3 °C, ±2 %)",
+        package=_PACKAGE + "ahtx0",
+        module="adafruit_ahtx0",
+        class_name="AHTx0",
+        addresses=(0x38,),
+        reads=(_celsius(-40, 85, 1), _humidity()),
+        accuracy="±0.3 °C, ±2 %",
+        source="ASAIR AHT20 product manual, table 1 and table 2",
+        check=ahtx0_is_calibrated,
+        quirks="the library polls a busy chip for ever and checks no CRC",
+    ),
+    ChipRow(
+        name="htu21d",
+        summary="HTU21D, SHT21: temperature, humidity (±0.3 °C, ±2 %)",
+        package=_PACKAGE + "htu21d",
+        module="adafruit_htu21d",
+        class_name="HTU21D",
+        addresses=(0x40,),
+        reads=(_celsius(-40, 125, 2), Reads(_DAMP, "relative_humidity")),
+        accuracy="±0.3 °C, ±2 % (20 to 80 %)",
+        source="TE Connectivity HTU21D(F), Sensor performance",
+        quirks="the library waits for ever for an answer; a frame of zeros passes its CRC",
+    ),
+    ChipRow(
+        name="htu31d",
+        summary="HTU31D: temperature, humidity (±0.2 °C, ±2 %)",
+        package=_PACKAGE + "htu31d",
+        module="adafruit_htu31d",
+        class_name="HTU31D",
+        addresses=(0x40, 0x41),
+        reads=(
+            _celsius(-40, 125, 2, "measurements", index=0),
+            _humidity("measurements", index=1),
+        ),
+        accuracy="±0.2 °C (0 to 100 °C), ±2 %",
+        source="TE Connectivity HTU31, Sensor performance",
+        quirks="a frame of zeros passes its CRC",
+    ),
+    ChipRow(
+        name="si7021",
+        summary="Si7013, Si7020, Si7021: temperature, humidity (±0.4 °C, ±3 %)",
+        package=_PACKAGE + "si7021",
+        module="adafruit_si7021",
+        class_name="SI7021",
+        addresses=(0x40,),
+        reads=(_celsius(-40, 125, 2), Reads(_DAMP, "relative_humidity")),
+        accuracy="±0.4 °C (-10 to 85 °C), ±3 % (0 to 80 %)",
+        source="Silicon Labs Si7021-A20, table 4 and table 5",
+        quirks="the library waits for ever for an answer; a frame of zeros passes its CRC",
+    ),
+    ChipRow(
+        name="hdc302x",
+        summary="HDC3020, 3021, 3022: temperature, humidity (±0.1 °C, ±0.5 %)",
+        package=_PACKAGE + "hdc302x",
+        module="adafruit_hdc302x",
+        class_name="HDC302x",
+        addresses=(0x44, 0x45, 0x46, 0x47),
+        reads=(
+            _celsius(-40, 125, 2, "measurements", index=0),
+            _humidity("measurements", index=1),
+        ),
+        accuracy="±0.1 °C, ±0.5 % (typical)",
+        source="TI SNAS778, Electrical characteristics",
+    ),
+    ChipRow(
+        name="hts221",
+        summary="HTS221: temperature, humidity (±0.5 °C, ±3.5 %)",
+        package=_PACKAGE + "hts221",
+        module="adafruit_hts221",
+        class_name="HTS221",
+        construct="fixed",
+        addresses=(0x5F,),
+        reads=(_celsius(-40, 120, 1), Reads(_DAMP, "relative_humidity")),
+        accuracy="±0.5 °C (15 to 40 °C), ±3.5 % (20 to 80 %)",
+        source="ST HTS221 (DocID026333), table 3 and table 4",
+        settle_s=0.2,
+        witness=_id(0x0F, 0xBC),
+        quirks="the library waits for the end of its boot for ever",
+    ),
+    ChipRow(
+        name="am2320",
+        summary="AM2320: temperature, humidity (±0.5 °C, ±3 %)",
+        package=_PACKAGE + "am2320",
+        module="adafruit_am2320",
+        class_name="AM2320",
+        addresses=(0x5C,),
+        reads=(_celsius(-40, 80, 1), _humidity()),
+        accuracy="±0.5 °C, ±3 %",
+        source="Aosong AM2320 product manual, table 1 and table 2",
+        min_interval_s=2.0,
+        quirks="sleeps, and does not acknowledge the first call: i2cdetect may not see it",
+    ),
+    ChipRow(
+        name="ms8607",
+        summary="MS8607: temperature, humidity, pressure (±1 °C, ±3 %, ±2 hPa)",
+        package=_PACKAGE + "ms8607",
+        module="adafruit_ms8607",
+        class_name="MS8607",
+        construct="fixed",
+        addresses=(0x76,),
+        also_uses=(0x40,),
+        reads=(
+            _celsius(-40, 85, 2),
+            Reads(_DAMP, "relative_humidity"),
+            _pressure(10, 2000),
+        ),
+        accuracy="±1 °C, ±3 %, ±2 hPa",
+        source="TE Connectivity MS8607-02BA01, Performance specifications",
+        quirks="two chips in one: nothing else may be at 0x40 and 0x76",
+    ),
 )
 
-CATALOGUE: tuple[ChipRow, ...] = (BME280,)
+_PRESSURE = (
+    ChipRow(
+        name="bmp3xx",
+        summary="BMP384, BMP388, BMP390: temperature, pressure (±0.5 °C, ±0.5 hPa)",
+        package=_PACKAGE + "bmp3xx",
+        module="adafruit_bmp3xx",
+        class_name="BMP3XX_I2C",
+        addresses=(0x77, 0x76),
+        reads=(_celsius(-40, 85, 2), _pressure(300, 1250, 2)),
+        accuracy="±0.5 °C at 25 °C, ±0.5 hPa",
+        source="Bosch BST-BMP388-DS001, table 2",
+        witness=_id(0x00, 0x50, 0x60),
+        quirks="the library polls a busy chip for ever",
+    ),
+    ChipRow(
+        name="bmp5xx",
+        summary="BMP580, BMP581, BMP585: temperature, pressure (±0.5 °C, ±0.5 hPa)",
+        package=_PACKAGE + "bmp5xx",
+        module="adafruit_bmp5xx",
+        class_name="BMP5XX",
+        construct="device",
+        addresses=(0x47, 0x46),
+        reads=(_celsius(-40, 85, 2), _pressure(300, 1250, 2)),
+        accuracy="±0.5 °C, ±0.5 hPa",
+        source="Bosch BST-BMP581-DS004, table 2",
+        settle_s=0.05,
+        witness=_id(0x01, 0x50, 0x51),
+        quirks="the library takes an I2CDevice, and goes on when no measurement comes",
+    ),
+    ChipRow(
+        name="dps310",
+        summary="DPS310: temperature, pressure (±0.5 °C, ±1 hPa)",
+        package=_PACKAGE + "dps310",
+        module="adafruit_dps310.basic",
+        class_name="DPS310",
+        addresses=(0x77, 0x76),
+        reads=(_celsius(-40, 85, 2), _pressure(300, 1200, 2)),
+        accuracy="±0.5 °C, ±1 hPa",
+        source="Infineon DPS310 v1.2, table 2",
+        witness=_id(0x0D, 0x10),
+        quirks="the library waits for the chip for ever while it sets it up",
+    ),
+    ChipRow(
+        name="spa06",
+        summary="SPA06-003: temperature, pressure (±0.5 °C, ±1 hPa)",
+        package=_PACKAGE + "spa06-003",
+        module="adafruit_spa06_003",
+        class_name="SPA06_003",
+        construct="device",
+        addresses=(0x77, 0x76),
+        reads=(_celsius(-40, 85, 2), _pressure(300, 1100, 2)),
+        accuracy="±0.5 °C, ±1 hPa (typical)",
+        source="Goertek SPA06-003, Pressure and temperature characteristics",
+        settle_s=0.6,
+        witness=_id(0x0D, 0x11),
+        quirks="the library waits for the chip for ever while it sets it up",
+    ),
+    ChipRow(
+        name="lps22",
+        summary="LPS22HB: temperature, pressure (±1.5 °C, ±1 hPa)",
+        package=_PACKAGE + "lps2x",
+        module="adafruit_lps2x",
+        class_name="LPS22",
+        addresses=(0x5D, 0x5C),
+        reads=(_celsius(-40, 85, 1), _pressure(260, 1260, 2)),
+        accuracy="±1.5 °C, ±1 hPa",
+        source="ST LPS22HB (DocID027083), table 3 and table 4",
+        settle_s=0.05,
+        witness=_id(0x0F, 0xB1),
+        quirks="the library waits for the end of its reset for ever",
+    ),
+    ChipRow(
+        name="lps25",
+        summary="LPS25HB: temperature, pressure (±2 °C, ±1 hPa)",
+        package=_PACKAGE + "lps2x",
+        module="adafruit_lps2x",
+        class_name="LPS25",
+        addresses=(0x5D, 0x5C),
+        reads=(_celsius(-30, 105, 1), _pressure(260, 1260, 2)),
+        accuracy="±2 °C (0 to 65 °C), ±1 hPa",
+        source="ST LPS25HB (DocID027112), table 3 and table 4",
+        settle_s=0.1,
+        witness=_id(0x0F, 0xBD),
+        quirks="the library waits for the end of its reset for ever",
+    ),
+    ChipRow(
+        name="lps28",
+        summary="LPS28DFW: temperature, pressure to 4 bar (±1.5 °C, ±0.5 hPa)",
+        package=_PACKAGE + "lps28",
+        module="adafruit_lps28",
+        class_name="LPS28",
+        addresses=(0x5C, 0x5D),
+        reads=(_celsius(-40, 85, 1), _pressure(260, 4060, 2)),
+        accuracy="±1.5 °C, ±0.5 hPa",
+        source="ST LPS28DFW (DS13316), table 2 and table 3",
+        settle_s=0.05,
+        witness=_id(0x0F, 0xB4),
+    ),
+    ChipRow(
+        name="lps35hw",
+        summary="LPS33HW, LPS35HW: temperature, pressure (±1.5 °C, ±2 hPa)",
+        package=_PACKAGE + "lps35hw",
+        module="adafruit_lps35hw",
+        class_name="LPS35HW",
+        addresses=(0x5D, 0x5C),
+        reads=(_celsius(-40, 85, 1), _pressure(260, 1260, 2)),
+        accuracy="±1.5 °C, ±2 hPa",
+        source="ST LPS35HW, Pressure and temperature sensor characteristics",
+        settle_s=0.25,
+        witness=_id(0x0F, 0xB1),
+        quirks="the library waits for the end of its reset for ever",
+    ),
+    ChipRow(
+        name="mpl3115a2",
+        summary="MPL3115A2: temperature, pressure (±1 °C, ±4 hPa)",
+        package=_PACKAGE + "mpl3115a2",
+        module="adafruit_mpl3115a2",
+        class_name="MPL3115A2",
+        addresses=(0x60,),
+        reads=(_celsius(-40, 85, 1), _pressure(200, 1100)),
+        accuracy="±1 °C at 25 °C, ±4 hPa",
+        source="NXP MPL3115A2 rev. 8, table 4",
+        witness=_id(0x0C, 0xC4),
+        quirks="the library polls a busy chip for ever",
+    ),
+    ChipRow(
+        name="mpl115a2",
+        summary="MPL115A2: temperature (not calibrated), pressure (±10 hPa)",
+        package=_PACKAGE + "mpl115a2",
+        module="adafruit_mpl115a2",
+        class_name="MPL115A2",
+        addresses=(0x60,),
+        reads=(_celsius(-40, 105, 0), _pressure(500, 1150, 0)),
+        accuracy="temperature not specified, ±10 hPa",
+        source="NXP MPL115A2 rev. 9, table 2",
+        witness=Witness(0x04, 2, None),  # its first coefficient
+    ),
+)
+
+_THERMOMETERS = (
+    ChipRow(
+        name="mcp9808",
+        summary="MCP9808: temperature (±0.25 °C)",
+        package=_PACKAGE + "mcp9808",
+        module="adafruit_mcp9808",
+        class_name="MCP9808",
+        addresses=tuple(range(0x18, 0x20)),
+        reads=(_celsius(-40, 125, 2),),
+        accuracy="±0.25 °C typical, ±0.5 °C (-20 to 100 °C)",
+        source="Microchip DS25095, Temperature characteristics",
+        settle_s=0.25,
+        witness=_id(0x06, 0x0054, length=2),
+    ),
+    ChipRow(
+        name="tmp117",
+        summary="TMP117, TMP119: temperature (±0.1 °C)",
+        package=_PACKAGE + "tmp117",
+        module="adafruit_tmp117",
+        class_name="TMP117",
+        addresses=(0x48, 0x49, 0x4A, 0x4B),
+        reads=(_celsius(-55, 150, 2),),
+        accuracy="±0.1 °C (-20 to 50 °C), ±0.3 °C (-55 to 150 °C)",
+        source="TI SNOSD82, §6.5",
+        witness=_id(0x0F, 0x0117, length=2, mask=0x0FFF),
+        quirks="the library waits for the first conversion for ever, and 1 s more",
+    ),
+    ChipRow(
+        name="adt7410",
+        summary="ADT7410, ADT7420, ADT7422: temperature (±0.5 °C)",
+        package=_PACKAGE + "adt7410",
+        module="adafruit_adt7410",
+        class_name="ADT7410",
+        addresses=(0x48, 0x49, 0x4A, 0x4B),
+        reads=(_celsius(-55, 150, 2),),
+        accuracy="±0.5 °C (-40 to 105 °C)",
+        source="Analog Devices ADT7410 rev. A, table 1",
+        settle_s=0.25,
+        witness=_id(0x0B, 0xC8, mask=0xF8),
+    ),
+    ChipRow(
+        name="pct2075",
+        summary="PCT2075, LM75, TMP75: temperature (±1 °C)",
+        package=_PACKAGE + "pct2075",
+        module="adafruit_pct2075",
+        class_name="PCT2075",
+        addresses=(0x37, 0x48, 0x49, 0x4A, 0x4B, 0x4C, 0x4D, 0x4E, 0x4F),
+        reads=(_celsius(-55, 125, 1),),
+        accuracy="±1 °C (-25 to 100 °C), ±2 °C (-55 to 125 °C)",
+        source="NXP PCT2075, General description and §7.4.3",
+        settle_s=0.3,
+        # It has no identification. T_os, 80 °C at power-on, is left alone by the library.
+        witness=Witness(0x03, 2, None),
+        quirks="has nothing to tell it by: any LM75 does",
+    ),
+    ChipRow(
+        name="tc74",
+        summary="TC74: temperature (±2 °C)",
+        package=_PACKAGE + "tc74",
+        module="adafruit_tc74",
+        class_name="TC74",
+        addresses=(0x48, 0x49, 0x4A, 0x4B, 0x4C, 0x4D, 0x4E, 0x4F),
+        reads=(_celsius(-40, 125, 0),),
+        accuracy="±2 °C (25 to 85 °C), ±3 °C (0 to 125 °C)",
+        source="Microchip DS21462, DC characteristics",
+        settle_s=0.25,
+        # Configuration: not in standby, and data ready; the bits below are zero (table 4-4).
+        witness=_id(0x01, 0x40),
+        quirks="steps of 1 °C",
+    ),
+    ChipRow(
+        name="ds3231",
+        summary="DS3231, a clock: its temperature (±3 °C)",
+        package=_PACKAGE + "ds3231",
+        module="adafruit_ds3231",
+        class_name="DS3231",
+        construct="fixed",
+        addresses=(0x68,),
+        reads=(_celsius(-40, 85, 2),),
+        accuracy="±3 °C",
+        source="Maxim 19-5170, Temperature registers",
+        witness=Witness(0x03, 3, None),  # day, date and month are never zero
+        quirks="measures every 64 s by itself; dtoverlay=i2c-rtc takes it away from drivers",
+    ),
+    ChipRow(
+        name="emc2101",
+        summary="EMC2101, a fan controller: internal, external (±2 °C, ±1 °C)",
+        package=_PACKAGE + "emc2101",
+        module="adafruit_emc2101",
+        class_name="EMC2101",
+        construct="fixed",
+        addresses=(0x4C,),
+        reads=(
+            _celsius(-40, 125, 0, "internal_temperature"),
+            _celsius(-64, 127.9, 3, "external_temperature", name="external"),
+        ),
+        accuracy="internal ±2 °C (0 to 85 °C), external ±1 °C (60 to 100 °C)",
+        source="Microchip EMC2101, Electrical specifications",
+        settle_s=0.1,
+        witness=_id(0xFE, 0x5D),
+        faults=(
+            ("Open circuit", "check the wires of the external diode, DP and DN"),
+            ("Short circuit", "look for DP and DN touching each other or ground"),
+        ),
+    ),
+)
+
+_SEN6X_READS = (
+    _celsius(-10, 60, 2, "all_measurements", index="temperature"),
+    _humidity("all_measurements", index="humidity"),
+    Reads(CO2, "all_measurements", "co2"),
+)
+_SEN6X_QUIRKS = (
+    "its first CO2 value takes some 24 s, until then the readings fail; the library reads "
+    "values below 0 °C as 160 °C and more: they are refused"
+)
+
+_GAS = (
+    ChipRow(
+        name="scd30",
+        summary="SCD30: CO2, temperature, humidity (±30 ppm, ±0.4 °C, ±3 %)",
+        package=_PACKAGE + "scd30",
+        module="adafruit_scd30",
+        class_name="SCD30",
+        addresses=(0x61,),
+        reads=(_celsius(-40, 70, 2), _humidity(), Reads(CO2, "CO2")),
+        accuracy="±0.4 °C + 0.023 (t - 25 °C), ±3 %, ±30 ppm ±3 %",
+        source="Sensirion SCD30 v1.0, table 1 to table 3",
+        ready="data_available",
+        min_interval_s=2.0,
+        budget_s=6.0,
+        quirks="stretches the clock; gives None, then old values, unless asked for readiness",
+    ),
+    ChipRow(
+        name="scd4x",
+        summary="SCD40, SCD41: CO2, temperature, humidity (±50 ppm, ±0.8 °C, ±6 %)",
+        package=_PACKAGE + "scd4x",
+        module="adafruit_scd4x",
+        class_name="SCD4X",
+        addresses=(0x62,),
+        reads=(_celsius(-10, 60, 2), _humidity(), Reads(CO2, "CO2")),
+        accuracy="±0.8 °C (15 to 35 °C), ±6 %, SCD40 ±50 ppm ±5 %",
+        source="Sensirion SCD4x, table 1 to table 3",
+        start="start_periodic_measurement",
+        ready="data_ready",
+        min_interval_s=5.0,
+        budget_s=8.0,
+        quirks="measures every 5 s once it is started; the library's constructor stops it",
+    ),
+    ChipRow(
+        name="stcc4",
+        summary="STCC4 with SHT4x: CO2, temperature, humidity (±100 ppm)",
+        package=_PACKAGE + "stcc4",
+        module="adafruit_stcc4",
+        class_name="STCC4",
+        addresses=(0x64, 0x65),
+        # CO2 first: reading it measures, the others are what that measurement gave.
+        reads=(Reads(CO2, "CO2"), _celsius(-40, 125, 2), _humidity()),
+        accuracy="±100 ppm ±10 %; temperature and humidity as the SHT4x beside it",
+        source="Sensirion STCC4, table 1",
+        min_interval_s=5.0,
+        quirks="temperature and humidity are cached by the library until CO2 is read",
+    ),
+    ChipRow(
+        name="sen66",
+        summary="SEN66: temperature, humidity, CO2 (±0.45 °C, ±4.5 %)",
+        package=_PACKAGE + "sen6x",
+        module="adafruit_sen6x",
+        class_name="SEN66",
+        addresses=(0x6B,),
+        reads=_SEN6X_READS,
+        accuracy="±0.45 °C (15 to 30 °C), ±4.5 %, ±50 ppm ±2.5 %",
+        source="Sensirion SEN6x, table 3 to table 5",
+        start="start_measurement",
+        ready="data_ready",
+        min_interval_s=1.0,
+        quirks=_SEN6X_QUIRKS,
+    ),
+    ChipRow(
+        name="sen63c",
+        summary="SEN63C: temperature, humidity, CO2 (±0.45 °C, ±4.5 %)",
+        package=_PACKAGE + "sen6x",
+        module="adafruit_sen6x",
+        class_name="SEN63C",
+        addresses=(0x6B,),
+        reads=_SEN6X_READS,
+        accuracy="±0.45 °C (15 to 30 °C), ±4.5 %, ±100 ppm ±10 %",
+        source="Sensirion SEN6x, table 3 to table 5",
+        start="start_measurement",
+        ready="data_ready",
+        min_interval_s=1.0,
+        quirks=_SEN6X_QUIRKS,
+    ),
+)
+
+_INFRARED = (
+    ChipRow(
+        name="mlx90614",
+        summary="MLX90614: infrared, object and ambient (±0.5 °C)",
+        package=_PACKAGE + "mlx90614",
+        module="adafruit_mlx90614",
+        class_name="MLX90614",
+        addresses=(0x5A,),
+        reads=(
+            _celsius(-70, 380, 2, "object_temperature"),
+            _celsius(-40, 125, 2, _AMBIENT, name="ambient"),
+        ),
+        accuracy="±0.5 °C (0 to 50 °C, object and ambient)",
+        source="Melexis MLX90614 (3901090614), accuracy tables",
+        settle_s=0.3,
+        quirks="speaks SMBus, 100 kHz at most; the library does not check its PEC",
+    ),
+    ChipRow(
+        name="mlx90632",
+        summary="MLX90632: infrared, object and ambient (±1 °C)",
+        package=_PACKAGE + "mlx90632",
+        module="adafruit_mlx90632",
+        class_name="MLX90632",
+        addresses=(0x3A, 0x3B),
+        reads=(
+            _celsius(-20, 200, 2, "object_temperature"),
+            _celsius(-20, 85, 2, _AMBIENT, name="ambient"),
+        ),
+        accuracy="±1 °C (object and ambient)",
+        source="Melexis MLX90632 (3901090632), accuracy tables",
+        settle_s=1.5,
+        budget_s=5.0,
+        witness=Witness(0x2409, 2, None),  # its product code
+    ),
+    ChipRow(
+        name="amg88xx",
+        summary="AMG8833, a grid of infrared pixels: its thermistor (±2.5 °C)",
+        package=_PACKAGE + "amg88xx",
+        module="adafruit_amg88xx",
+        class_name="AMG88XX",
+        construct="addr",
+        addresses=(0x69, 0x68),
+        reads=(_celsius(-20, 80, 2),),
+        accuracy="±2.5 °C",
+        source="Panasonic Grid-EYE, Characteristics",
+        settle_s=0.3,
+        prepare=amg88xx_mark,
+        witness=_id(0x08, AMG88XX_MARK),
+    ),
+    ChipRow(
+        name="tmp006",
+        summary="TMP006: infrared, object (±1 °C)",
+        package=_PACKAGE + "tmp006",
+        module="adafruit_tmp006",
+        class_name="TMP006",
+        addresses=tuple(range(0x40, 0x48)),
+        reads=(_celsius(-40, 125, 2),),
+        accuracy="±1 °C typical, ±3 °C",
+        source="TI SBOS518, Electrical characteristics",
+        budget_s=6.0,
+        witness=_id(0xFF, 0x0067, length=2),
+        quirks="measures every 4 s; the library waits for that for ever",
+    ),
+    ChipRow(
+        name="tmp007",
+        summary="TMP007: infrared, object and die (±1 °C)",
+        package=_PACKAGE + "tmp007",
+        module="adafruit_tmp007",
+        class_name="TMP007",
+        addresses=tuple(range(0x40, 0x48)),
+        reads=(
+            _celsius(-40, 125, 2),
+            _celsius(-40, 125, 2, "die_temperature", name="die"),
+        ),
+        accuracy="±1 °C typical, ±3 °C (0 to 60 °C)",
+        source="TI SBOS685, Electrical characteristics",
+        settle_s=4.5,
+        budget_s=6.0,
+        witness=_id(0x1F, 0x0078, length=2),
+        quirks="the library reads values below 0 °C as 400 °C and more: they are refused",
+    ),
+    ChipRow(
+        name="sths34pf80",
+        summary="STHS34PF80, a presence sensor: ambient temperature",
+        package=_PACKAGE + "sths34pf80",
+        module="adafruit_sths34pf80",
+        class_name="STHS34PF80",
+        addresses=(0x5A,),
+        reads=(_celsius(-40, 85, 2, _AMBIENT),),
+        accuracy="not specified",
+        source="ST STHS34PF80 (DS13916), table 3 and table 6",
+        settle_s=1.1,
+        witness=_id(0x0F, 0xD3),
+    ),
+)
+
+_PROBES = (
+    ChipRow(
+        name="max31855",
+        summary="MAX31855 on SPI: thermocouple, cold junction (±2 °C)",
+        package=_PACKAGE + "max31855",
+        module="adafruit_max31855",
+        class_name="MAX31855",
+        construct="spi",
+        reads=(
+            _celsius(-270, 1800, 2),
+            _celsius(-55, 125, 2, "reference_temperature", name="cold_junction"),
+        ),
+        accuracy="type K ±2 °C (-200 to 700 °C), ±4 °C above; cold junction ±2 °C",
+        source="Maxim 19-5793, Thermal characteristics, table 2",
+        faults=(
+            (
+                "thermocouple not connected",
+                "the thermocouple is open: check its screws and wires",
+            ),
+            (
+                "short circuit to ground",
+                "T+ or T- touches ground: look for bare wire at metal; use an insulated junction",
+            ),
+            (
+                "short circuit to power",
+                "T+ or T- touches the supply: look for bare wire and wet terminals",
+            ),
+            ("faulty reading", "switch the power of the board off and on"),
+        ),
+        check=max31855_is_there,
+        quirks="one chip for each type of thermocouple; a frame of zeros passes, so 0 °C at a "
+        "cold junction of exactly 0 °C is refused",
+    ),
+    ChipRow(
+        name="max31856",
+        summary="MAX31856 on SPI: thermocouple, cold junction (±0.15 %, ±0.7 °C)",
+        package=_PACKAGE + "max31856",
+        module="adafruit_max31856",
+        class_name="MAX31856",
+        construct="spi",
+        options=(
+            ChipOption("thermocouple", _THERMOCOUPLE, "K", "thermocouple_type", "ThermocoupleType"),
+        ),
+        reads=(
+            _celsius(-210, 1800, 2),
+            _celsius(-55, 125, 2, "unpack_reference_temperature", name="cold_junction"),
+        ),
+        accuracy="±0.15 % of full scale; cold junction ±0.7 °C (-20 to 85 °C)",
+        source="Maxim 19-7534, Electrical characteristics, table 1",
+        check=max31856_faults,
+        quirks="the library raises no fault and waits for a conversion for ever",
+    ),
+    ChipRow(
+        name="max31865",
+        summary="MAX31865 on SPI: Pt100 or Pt1000 (±0.5 °C)",
+        package=_PACKAGE + "max31865",
+        module="adafruit_max31865",
+        class_name="MAX31865",
+        construct="spi",
+        options=(
+            ChipOption("wires", Annotated[int, msgspec.Meta(ge=2, le=4)], 2, "wires"),
+            ChipOption("nominal_ohms", _POSITIVE, 100.0, "rtd_nominal"),
+            ChipOption("reference_ohms", _POSITIVE, 430.0, "ref_resistor"),
+            ChipOption(
+                "mains",
+                Literal["50 Hz", "60 Hz"],
+                "50 Hz",
+                "filter_frequency",
+                meaning={"50 Hz": 50, "60 Hz": 60},
+            ),
+        ),
+        reads=(_celsius(-200, 850, 2),),
+        accuracy="±0.5 °C, the sensor's own tolerance beside it",
+        source="Maxim 19-6478, Features, table 1",
+        prepare=max31865_limits,
+        check=max31865_faults,
+        quirks="the library raises no fault: an open sensor is 988 °C to it",
+    ),
+    ChipRow(
+        name="mcp9600",
+        summary="MCP9600, MCP9601: thermocouple, cold junction (±1.5 °C)",
+        package=_PACKAGE + "mcp9600",
+        module="adafruit_mcp9600",
+        class_name="MCP9600",
+        addresses=(0x67, 0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66),
+        options=(ChipOption("thermocouple", _THERMOCOUPLE, "K", "tctype"),),
+        reads=(
+            _celsius(-250, 1820, 2),
+            _celsius(-40, 125, 2, _AMBIENT, name="cold_junction"),
+        ),
+        accuracy="±1.5 °C; cold junction ±0.25 °C typical",
+        source="Microchip DS20005426, Temperature characteristics",
+        settle_s=0.5,
+        witness=_id(0x20, 0x4000, 0x4100, length=2, mask=0xFF00),
+        check=mcp9600_faults,
+        quirks="stretches the clock: dtparam=i2c_arm_baudrate=10000 on older Pis",
+    ),
+    ChipRow(
+        name="ads1115",
+        summary="ADS1115: the voltage at one of four inputs",
+        package=_PACKAGE + "ads1x15",
+        module="adafruit_ads1x15.ads1115",
+        class_name="ADS1115",
+        addresses=(0x48, 0x49, 0x4A, 0x4B),
+        options=(
+            ChipOption("input", Annotated[int, msgspec.Meta(ge=0, le=3)], 0, ""),
+            ChipOption(
+                "full_scale",
+                Literal["6.144 V", "4.096 V", "2.048 V", "1.024 V"],
+                "4.096 V",
+                "gain",
+                meaning=_ADS1115_GAINS,
+            ),
+        ),
+        reads=(Reads(Channel("voltage", "V", (-0.3, 5.5), 4), "voltage"),),
+        accuracy="±0.01 % gain error typical, ±3 LSB offset",
+        source="TI SBAS444, §6.5",
+        witness=Witness(0x01, 2, None),  # its configuration
+        prepare=ads1115_input,
+        check=ads1115_in_range,
+        quirks="the library waits for a conversion for ever",
+    ),
+)
+
+_ASIDE = (
+    ChipRow(
+        name="ina228",
+        summary="INA228, a power monitor: its die (±1 °C)",
+        package=_PACKAGE + "ina228",
+        module="adafruit_ina228",
+        class_name="INA228",
+        addresses=tuple(range(0x40, 0x50)),
+        reads=(_celsius(-40, 125, 1, "die_temperature"),),
+        accuracy="±1 °C at 25 °C, ±2 °C (-40 to 125 °C)",
+        source="TI SLYS021, Electrical characteristics",
+        settle_s=0.1,
+        witness=_id(0x3E, 0x5449, length=2),
+    ),
+    ChipRow(
+        name="ina23x",
+        summary="INA237, INA238, power monitors: their die (±1 °C)",
+        package=_PACKAGE + "ina23x",
+        module="adafruit_ina23x",
+        class_name="INA23X",
+        addresses=tuple(range(0x40, 0x50)),
+        reads=(_celsius(-40, 125, 1, "die_temperature"),),
+        accuracy="±1 °C at 25 °C",
+        source="TI INA238, Electrical characteristics",
+        settle_s=0.1,
+        witness=_id(0x3E, 0x5449, length=2),
+    ),
+    ChipRow(
+        name="mpu6050",
+        summary="MPU6050, a motion sensor: its die",
+        package=_PACKAGE + "mpu6050",
+        module="adafruit_mpu6050",
+        class_name="MPU6050",
+        addresses=(0x68, 0x69),
+        reads=(_celsius(-40, 85, 1),),
+        accuracy="not trimmed, ±1 °C linearity",
+        source="InvenSense PS-MPU-6000A-00, §6.3",
+        settle_s=0.2,
+        witness=_id(0x75, 0x68),
+    ),
+    ChipRow(
+        name="lsm6dsox",
+        summary="LSM6DSOX, a motion sensor: its die (±15 °C)",
+        package=_PACKAGE + "lsm6ds",
+        module="adafruit_lsm6ds.lsm6dsox",
+        class_name="LSM6DSOX",
+        addresses=(0x6A, 0x6B),
+        reads=(_celsius(-40, 85, 1),),
+        accuracy="±15 °C offset: calibrate it",
+        source="ST LSM6DSOX (DS12814), table 5",
+        settle_s=0.1,
+        witness=_id(0x0F, 0x6C),
+    ),
+    ChipRow(
+        name="bno055",
+        summary="BNO055, an orientation sensor: its die",
+        package=_PACKAGE + "bno055",
+        module="adafruit_bno055",
+        class_name="BNO055_I2C",
+        addresses=(0x28, 0x29),
+        reads=(_celsius(-40, 85, 0),),
+        accuracy="not specified, steps of 1 °C",
+        source="Bosch BST-BNO055-DS000, §3.6.5",
+        settle_s=0.1,
+        witness=_id(0x00, 0xA0),
+        quirks="stretches the clock: dtparam=i2c_arm_baudrate=10000 on older Pis",
+    ),
+    ChipRow(
+        name="mmc5603",
+        summary="MMC5603, a compass: its die, in steps of 0.8 °C",
+        package=_PACKAGE + "mmc56x3",
+        module="adafruit_mmc56x3",
+        class_name="MMC5603",
+        addresses=(0x30,),
+        reads=(_celsius(-40, 85, 0),),
+        accuracy="not specified",
+        source="MEMSIC MMC5603NJ rev. B, Temperature sensor",
+        witness=_id(0x39, 0x10, 0x00),
+        quirks="the library waits for a measurement for ever; some chips have the id 0",
+    ),
+    ChipRow(
+        name="tmag5273",
+        summary="TMAG5273, a magnet sensor: its die",
+        package=_PACKAGE + "tmag5273",
+        module="adafruit_tmag5273",
+        class_name="TMAG5273",
+        addresses=(0x35, 0x22, 0x78, 0x44),
+        reads=(_celsius(-40, 125, 1),),
+        accuracy="not specified",
+        source="TI TMAG5273, Electrical characteristics",
+        settle_s=0.1,
+        witness=_id(0x0E, 0x4954, length=2),
+    ),
+    ChipRow(
+        name="seesaw",
+        summary="Adafruit's soil sensor (seesaw): its processor (±2 °C)",
+        package=_PACKAGE + "seesaw",
+        module="adafruit_seesaw.seesaw",
+        class_name="Seesaw",
+        construct="addr",
+        addresses=(0x36, 0x37, 0x38, 0x39),
+        reads=(_celsius(0, 85, 1, "get_temp"),),
+        accuracy="±2 °C",
+        source="Adafruit STEMMA soil sensor (product 4026), Overview",
+        settle_s=0.1,
+        quirks="reads nothing below 0 °C: the library has it wrong there, and it is refused",
+    ),
+)
+
+CATALOGUE: tuple[ChipRow, ...] = (
+    *_AIR,
+    *_PRESSURE,
+    *_THERMOMETERS,
+    *_GAS,
+    *_INFRARED,
+    *_PROBES,
+    *_ASIDE,
+)

@@ -1,131 +1,245 @@
 """Every chip of the catalogue, by way of its Adafruit CircuitPython driver.
 
-The drivers run unmodified on our own bus object (`drivers.bus.I2CBus`), which gives each reading
+The drivers run unmodified on our own bus objects (`drivers.owned_bus`), which give each reading
 a deadline; neither Blinka's `board` nor its platform detection is needed. A chip is constructed
 at the first reading and again after a failure, so one that was unplugged or lost its power is
-set up afresh when it is back.
+set up afresh when it is back. `drivers.chip_options` makes the schema of its options.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
-import msgspec
-
-from drivers.base import Claim, DriverInfo, Measurement, Options, refuse_implausible
+from drivers.base import DriverInfo, Measurement, refuse_implausible
 from drivers.bus import Board
-from drivers.catalogue import ChipRow
+from drivers.chip_options import ChipOptions, example_of, options_type
+from drivers.chip_row import ChipRow, Witness
 from drivers.errors import (
     BadFrame,
+    BusDeadline,
     MissingSupport,
+    SensorError,
+    SensorFault,
     SensorNotFound,
+    SensorTimeout,
     as_sensor_error,
 )
+from drivers.owned_bus import I2CBus
 
 __all__ = ["Chip", "chip_driver"]
 
-READ_BUDGET_S = 3.0
-
-
-class _ChipOptions(Options, frozen=True, kw_only=True):
-    """`bus` is the number in /dev/i2c-<bus>; `address` the chip's, 7 bits."""
-
-    bus_number: Annotated[int, msgspec.Meta(ge=0)] = msgspec.field(default=1, name="bus")
-    address: int
-
-    def bus(self) -> str:
-        return f"i2c{self.bus_number}"
-
-    def where(self) -> str:
-        return f"I2C bus {self.bus_number} address 0x{self.address:02x}"
-
-    def claims(self) -> tuple[Claim, ...]:
-        pins = (2, 3) if self.bus_number == 1 else ()  # SDA and SCL of the 40-pin header
-        shared = (Claim(f"GPIO {pin}", "I2C bus 1") for pin in pins)
-        return (Claim(self.where()), *shared)
+_READY_POLL_S = 0.05
 
 
 class Chip:
-    """One chip of the catalogue on an I2C bus."""
+    """One chip of the catalogue on its bus."""
 
-    def __init__(self, row: ChipRow, options: _ChipOptions, board: Board) -> None:
-        self.channels = tuple(channel for channel, _ in row.channels)
+    def __init__(self, row: ChipRow, options: ChipOptions, board: Board) -> None:
+        self.channels = row.channels
         self._row = row
         self._options = options
-        self._bus = board.i2c(options.bus_number)
+        module = _library(row)
+        self._bus = options.open_bus(board)
+        with self._sorted_errors(), self._bus.within(row.budget_s):
+            self._device = self._set_up(module)
+
+    def _set_up(self, module: ModuleType) -> Any:
+        """The library's object, measuring.
+
+        Raises:
+            SensorNotFound: the address does not acknowledge.
+            BadFrame: something does, and is not what the library expects.
+        """
+        row, given = self._row, self._options.given()
         try:
-            library_class = getattr(importlib.import_module(row.module), row.class_name)
-        except (ImportError, AttributeError) as error:
-            raise MissingSupport(
-                f"{row.name}: the package {row.package} is not usable here ({error})",
-                f"pip install 'pi-sensor-node[{row.name}]'",
-            ) from error
-        try:
-            with self._bus.within(READ_BUDGET_S):
-                self._device: Any = library_class(self._bus, address=options.address)
-        except ValueError as error:
-            # adafruit_bus_device probes the address, and turns a NACK into a ValueError.
-            raise SensorNotFound(f"{options.where()}: {error}", self._absent_hint()) from error
-        except RuntimeError as error:
+            device = _construct(row, module, self._bus, self._options)
+            if row.start:
+                getattr(device, row.start)()
+        except (OSError, BusDeadline, SensorError):
+            raise
+        except Exception as error:
+            # A library has no kind of error of its own for a chip that is absent, or another.
+            self._expect_an_answer()
             raise BadFrame(
-                f"{options.where()}: {error}",
+                f"{self._options.where()}: {error}",
                 f"another chip, or a bad wire; the driver is {row.name}",
             ) from error
-        except Exception as error:
-            raise as_sensor_error(error, options.where()) from error
+        if row.prepare is not None:
+            device = row.prepare(device, self._bus, given)
+        if row.settle_s:
+            self._bus.pause(row.settle_s)
+        return device
+
+    def _expect_an_answer(self) -> None:
+        if not isinstance(self._bus, I2CBus):
+            return
+        from adafruit_bus_device.i2c_device import I2CDevice
+
+        self._bus.unlock()
+        address = self._options.i2c_address()
+        try:
+            I2CDevice(self._bus, address)
+        except ValueError as error:  # that is how it reports a NACK
+            others = [a for a in self._row.addresses if a != address]
+            hint = "check power, SDA and SCL"
+            if others:
+                hint += ", or try address = " + " or ".join(f"0x{a:02x}" for a in others)
+            raise SensorNotFound(f"{self._options.where()}: {error}", hint) from error
 
     def read(self) -> Measurement:
-        """Read each channel, and refuse what the chip cannot mean."""
-        try:
-            with self._bus.within(READ_BUDGET_S):
-                measurement = {
-                    channel.name: self._value(attribute)
-                    for channel, attribute in self._row.channels
-                }
-                if self._row.examine is not None:
-                    self._row.examine(self._bus, self._options.address)
-        except Exception as error:
-            raise as_sensor_error(error, self._options.where()) from error
+        """Read each channel, ask the chip for faults, and refuse what it cannot mean."""
+        with self._sorted_errors(), self._bus.within(self._row.budget_s):
+            if self._row.ready:
+                while not getattr(self._device, self._row.ready):
+                    self._bus.pause(_READY_POLL_S)
+            measurement = self._values()
+            if self._row.check is not None:
+                self._row.check(self._device, self._bus, self._options.i2c_address())
+            if self._row.witness is not None:
+                self._hear(self._row.witness)
+            if self._bus.dead_byte is not None:
+                raise BadFrame("no sign of life")
         refuse_implausible(
             measurement,
             self.channels,
             where=self._options.where(),
-            hint="the bus is dead or the chip damaged; check SDA, SCL and power",
+            hint=f"the bus is dead or the chip damaged; check {self._options.wiring()}",
         )
         return measurement
 
-    def _value(self, attribute: str) -> float:
-        value = getattr(self._device, attribute)
-        if value is None:
-            raise BadFrame(f"{self._row.name}: no {attribute} yet")
-        return float(value)
+    def _values(self) -> Measurement:
+        answers: dict[str, Any] = {}
+        measurement: Measurement = {}
+        for reads in self._row.reads:
+            if reads.attribute not in answers:
+                answer = getattr(self._device, reads.attribute)
+                answers[reads.attribute] = answer() if callable(answer) else answer
+            answer = answers[reads.attribute]
+            value = answer if reads.index is None else answer[reads.index]
+            if value is None:
+                raise BadFrame(f"{self._row.name}: no {reads.channel.name}")
+            measurement[reads.channel.name] = float(value)
+        return measurement
 
-    def _absent_hint(self) -> str:
-        others = [a for a in self._row.addresses if a != self._options.address]
-        hint = "check power, SDA and SCL"
-        if others:
-            hint += ", or try address = " + " or ".join(f"0x{a:02x}" for a in others)
-        return hint
+    def _hear(self, witness: Witness) -> None:
+        """Read the witness register.
+
+        Raises:
+            BadFrame: it does not have what a living chip has there.
+        """
+        assert isinstance(self._bus, I2CBus)
+        answer = bytearray(witness.length)
+        number = witness.register.to_bytes(2 if witness.register > 0xFF else 1, "big")
+        self._bus.writeto_then_readfrom(self._options.i2c_address(), number, answer)
+        value = int.from_bytes(answer, "big")
+        if witness.expected is None:
+            right = 0 < value < (1 << 8 * witness.length) - 1
+        else:
+            right = value & witness.mask in witness.expected
+        if not right:
+            raise BadFrame(
+                f"{self._options.where()}: register 0x{witness.register:02x} has 0x{value:x}, "
+                f"which no {self._row.name} has there",
+                f"the chip lost its power, or the bus is dead; check {self._options.wiring()}",
+            )
+
+    @contextmanager
+    def _sorted_errors(self) -> Iterator[None]:
+        """Make a `SensorError` of whatever the library raises."""
+        where = self._options.where()
+        try:
+            yield
+        except (OSError, MissingSupport, SensorNotFound) as error:
+            raise as_sensor_error(error, where) from error
+        except Exception as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(error, SensorError):
+                raise as_sensor_error(cause, where) from error  # adafruit_scd4x wraps it
+            if self._bus.dead_byte is not None:
+                raise self._silence(isinstance(error, BusDeadline)) from error
+            for what, remedy in self._row.faults:
+                if str(error) == what:
+                    raise SensorFault(f"{where}: {what}", remedy) from error
+            if isinstance(error, SensorFault) and not error.what.startswith(where):
+                raise SensorFault(f"{where}: {error.what}", error.hint) from error
+            raise as_sensor_error(error, where) from error
+
+    def _silence(self, in_vain: bool) -> SensorError:
+        """What every byte alike means; `in_vain`: the library waited for something else."""
+        dead = self._bus.dead_byte
+        level = "low" if dead == 0 else "high"
+        stuck = f"{'SDA' if isinstance(self._bus, I2CBus) else 'MISO'} is stuck {level}"
+        if not in_vain:
+            return BadFrame(
+                f"{self._options.where()}: every byte read was 0x{dead:02x}",
+                f"{stuck}; check {self._options.wiring()}",
+            )
+        return SensorTimeout(
+            f"{self._options.where()}: every byte read was 0x{dead:02x}, "
+            f"for {self._row.budget_s:g} s",
+            f"{stuck}, or the chip hangs; check {self._options.wiring()}, "
+            "and switch its power off and on",
+        )
 
     def close(self) -> None:
         """The bus stays open for its other chips."""
 
 
+def _library(row: ChipRow) -> ModuleType:
+    """The library's module.
+
+    Raises:
+        MissingSupport: the package is not installed, or cannot be used on this computer.
+    """
+    try:
+        module = importlib.import_module(row.module)
+        getattr(module, row.class_name)
+    except Exception as error:  # Blinka raises RuntimeError and NotImplementedError on import
+        raise MissingSupport(
+            f"{row.name}: the package {row.package} is not usable here ({error})",
+            f"pip install 'pi-sensor-node[{row.name}]'",
+        ) from error
+    return module
+
+
+def _construct(row: ChipRow, module: ModuleType, bus: Any, options: ChipOptions) -> Any:
+    library_class = getattr(module, row.class_name)
+    given = options.given()
+    keywords: dict[str, Any] = {}
+    for option in row.options:
+        value = given[option.name]
+        if option.meaning:
+            value = option.meaning[value]
+        if option.enumeration:
+            value = getattr(getattr(module, option.enumeration), value)
+        if option.argument:
+            keywords[option.argument] = value
+    if row.construct == "spi":
+        return library_class(bus, bus.chip_select, **keywords)
+    if row.construct == "fixed":
+        return library_class(bus, **keywords)
+    address = options.i2c_address()
+    if row.construct == "device":
+        from adafruit_bus_device.i2c_device import I2CDevice
+
+        return library_class(I2CDevice(bus, address), **keywords)
+    return library_class(bus, **{row.construct: address}, **keywords)
+
+
 def chip_driver(row: ChipRow) -> DriverInfo:
     """The driver of one row of the catalogue."""
-    default = row.addresses[0]
-    address = ("address", Literal[row.addresses], default)
-    options = msgspec.defstruct(
-        "ChipOptions", [address], bases=(_ChipOptions,), frozen=True, kw_only=True
-    )
     return DriverInfo(
         name=row.name,
         summary=row.summary,
-        options=cast("type[Options]", options),
-        channels=tuple(channel for channel, _ in row.channels),
+        options=options_type(row),
+        channels=row.channels,
         open=lambda options, board: Chip(row, options, board),
-        example=f'driver = "{row.name}"\naddress = 0x{default:02x}',
-        read_budget_s=READ_BUDGET_S + 1.0,
+        example=example_of(row),
+        min_interval_s=row.min_interval_s,
+        read_budget_s=2 * row.budget_s + 1.0,  # it may have to be set up first
         extra=row.name,
     )

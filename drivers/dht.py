@@ -1,19 +1,22 @@
-"""DHT11 and DHT22 (AM2302) on one GPIO, decoded by Adafruit's adafruit_dht.
+"""DHT11 and DHT22 (AM2302) on one GPIO, by whichever capture works on the computer at hand.
 
-Trusted with the pulses and the checksum; not trusted with the rest. The library hands out its
-cached value when it is asked again within 2 s of a failed read, drops the sign of a DHT11, and
-accepts an all-zero frame: so every attempt uses a fresh library object, attempts keep 2.1 s
-apart, and the five bytes of the frame are looked at here.
+Backends: `kernel`, the driver of `dtoverlay=dht11` (`drivers.kernel_named`); `pulseio` and
+`bitbang`, Adafruit's adafruit_dht in a child process (`drivers.dht_process`); `edges`, the GPIO's
+edge events and our own decoder (`drivers.dht_edges`). None is trusted with more than the pulses
+and the checksum: a library may serve its cache, drop a sign or accept a frame of zeros. So each
+attempt asks for a fresh frame, attempts keep 2.1 s apart, and the five bytes are decoded here.
 
-Runs on the worker thread of its pin; the libraries are imported on the main thread before that
-(`preload`), because Blinka's PulseIn installs a SIGTERM handler when it is imported, and other
-parts of it print to standard output.
+Runs on the worker thread of its pin.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
 
 from drivers.base import (
     HUMIDITY,
@@ -25,16 +28,14 @@ from drivers.base import (
     Options,
     refuse_implausible,
 )
-from drivers.bus import Board
-from drivers.errors import (
-    BadFrame,
-    ImplausibleValue,
-    SensorError,
-    SensorNotFound,
-    as_sensor_error,
-)
+from drivers.bus import Board, DhtSensor
+from drivers.dht_frame import WIRING, check_frame, decode_frame
+from drivers.errors import MissingSupport, SensorError, SensorNotFound, as_sensor_error
+from drivers.kernel_named import KernelDht, find_dht
 
-__all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "check_frame", "recording"]
+__all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "backends_for"]
+
+_log = logging.getLogger(__name__)
 
 # The sensor measures every 2 s (AM2302 datasheet, "Sampling period"). After a failure a little more
 # is kept; after a success a little less is let pass, so that a sensor that is read every 2 s stays
@@ -42,15 +43,17 @@ __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "check_frame", "recording"]
 SPACING_AFTER_FAILURE_S = 2.1
 SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
+# One attempt is 0.25 s of capture; the first one starts a child that imports Blinka.
+_ATTEMPT_S, _START_S = 0.5, 10.0
 
-_WIRING = "check 3V3, the data wire, the 4.7 to 10 kΩ pull-up and the pin number"
+_COMPUTER = "/proc/device-tree/model"
 
 
 class DhtOptions(Options, frozen=True, kw_only=True):
     """`pin` is the data line; `backend` is how its pulses are captured."""
 
     pin: BcmPin
-    backend: Literal["auto", "pulseio", "bitbang"] = "auto"
+    backend: Literal["auto", "kernel", "pulseio", "edges", "bitbang"] = "auto"
 
     def bus(self) -> str:
         return f"gpio{self.pin}"
@@ -62,42 +65,24 @@ class DhtOptions(Options, frozen=True, kw_only=True):
         return (Claim(f"GPIO {self.pin}"),)
 
 
-def check_frame(model: str, frame: bytes) -> None:
-    """Reject a frame of five bytes, checksum already verified, that the sensor cannot mean.
+def backends_for(computer: str) -> tuple[str, ...]:
+    """What `auto` tries, in this order, on a Pi of that model ("Raspberry Pi Zero W Rev 1.1").
 
-    Raises:
-        BadFrame: the length is not 5.
-        ImplausibleValue: all bytes are zero (a line held low sums up to a right checksum), or a
-            "DHT11" sends decimals above 9, which is a DHT22 read as a DHT11.
+    The kernel's driver holds the pin, so where it is there, nothing else works. Python is hardly
+    ever fast enough for bit-banging on a single core, nor is the Pi 5's GPIO behind its PCIe.
     """
-    if len(frame) != 5:
-        raise BadFrame(f"{model}: no fresh frame, {len(frame)} of 5 bytes", _WIRING)
-    if not any(frame):
-        raise ImplausibleValue(f"{model}: a frame of zeros", f"the line is held low; {_WIRING}")
-    if model == "DHT11" and (frame[1] > 9 or frame[3] & 0x7F > 9):
-        raise ImplausibleValue(
-            f"DHT11: decimals above 9 in the frame {frame.hex(' ')}",
-            'this is a DHT22: set driver = "dht22"',
-        )
+    slow_to_poll = ("Pi Zero", "Pi 5", "Compute Module 5")
+    if any(name in computer for name in slow_to_poll):
+        return ("kernel", "pulseio", "edges")
+    return ("kernel", "pulseio", "edges", "bitbang")
 
 
-def recording(library_class: Any) -> Any:
-    """Derive from `adafruit_dht.DHT22` or `DHT11` a class that keeps the decoded frame.
+class _Source(msgspec.Struct, frozen=True):
+    """An opened backend: `measure` triggers the sensor once, and raises SensorError."""
 
-    The library (4.0.12) throws the bytes away; `_pulses_to_binary` is where it makes each.
-    """
-
-    class Recording(library_class):
-        frame = bytearray()
-
-        def _pulses_to_binary(self, pulses: Any, start: int, stop: int) -> int:
-            if start == 0:
-                self.frame = bytearray()
-            byte: int = super()._pulses_to_binary(pulses, start, stop)
-            self.frame.append(byte & 0xFF)
-            return byte
-
-    return Recording
+    backend: str
+    measure: Callable[[], Measurement]
+    close: Callable[[], None]
 
 
 class Dht:
@@ -111,9 +96,26 @@ class Dht:
         self._options = options
         self._board = board
         self._next_attempt_s = -math.inf
+        self._source: _Source | None = None
+        self._order = self._backends()
+        """The backend in use, or to try next, and those after it."""
+        self._is_settled = options.backend != "auto"
+
+    def _backends(self) -> list[str]:
+        if self._options.backend != "auto":
+            return [self._options.backend]
+        try:
+            computer = self._board.path(_COMPUTER).read_text(encoding="ascii", errors="replace")
+        except OSError:
+            computer = ""
+        return list(backends_for(computer))
 
     def read(self) -> Measurement:
-        """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart."""
+        """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart.
+
+        With `auto`, a backend that gives nothing makes room for the next one at the next reading,
+        until one has given something.
+        """
         clock = self._board.clock
         failure: SensorError | None = None
         for _ in range(ATTEMPTS):
@@ -123,67 +125,96 @@ class Dht:
             self._next_attempt_s = began_s + SPACING_AFTER_FAILURE_S
             try:
                 measurement = self._attempt()
+            except MissingSupport:
+                raise  # not by trying again
             except SensorError as error:
                 failure = error
             else:
                 self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
+                self._settle()
                 return measurement
+        if not self._is_settled:
+            self.close()
+            self._order.append(self._order.pop(0))
+        elif self._order[0] == "kernel":
+            self.close()  # its device may be there again under another number
         assert failure is not None
         raise failure
 
     def _attempt(self) -> Measurement:
-        try:
-            sensor = self._board.dht(self._model, self._options.pin, self._options.backend)
-        except Exception as error:
-            raise as_sensor_error(error, self._model) from error
-        try:
-            sensor.measure()
-            frame = bytes(sensor.frame)
-            check_frame(self._model, frame)
-            return self._plausible(sensor.temperature, sensor.humidity, frame)
-        except RuntimeError as error:
-            raise self._sorted(error) from error
-        except SensorError:
-            raise
-        except Exception as error:
-            raise as_sensor_error(error, self._model, _WIRING) from error
-        finally:
-            sensor.exit()
+        """Measure once, through the first backend that is there.
 
-    def _plausible(
-        self, temperature: float | None, humidity: float | None, frame: bytes
-    ) -> Measurement:
-        if temperature is None or humidity is None:
-            raise BadFrame(f"{self._model}: no value", _WIRING)
-        if self._model == "DHT11" and frame[3] & 0x80:
-            # The library drops the sign bit; ASAIR DHT11 datasheet 1.3, "Negative temperature".
-            temperature = -temperature
-        measurement = {"temperature": float(temperature), "humidity": float(humidity)}
-        refuse_implausible(
-            measurement,
-            self.channels,
-            where=self._model,
-            hint="noise on the line; shorten the wire or lower the pull-up",
-        )
+        Raises:
+            MissingSupport: none is.
+        """
+        if self._source is not None:
+            return self._measured(self._source)
+        missing: list[MissingSupport] = []
+        for backend in list(self._order):
+            try:
+                self._source = self._opened(backend)
+                return self._measured(self._source)
+            except MissingSupport as error:
+                self.close()
+                self._order.remove(backend)
+                missing.append(error)
+        self._order = self._backends()
+        self._is_settled = self._options.backend != "auto"
+        if len(missing) == 1:
+            raise missing[0]
+        raise MissingSupport("; ".join(error.what for error in missing), missing[-1].hint)
+
+    def _opened(self, backend: str) -> _Source:
+        if backend == "kernel":
+            try:
+                device = find_dht(self._board, self._options.pin)
+            except SensorNotFound as error:
+                raise MissingSupport(
+                    f"{self._model} through kernel: {error.what}",
+                    f"dtoverlay=dht11,gpiopin={self._options.pin} in config.txt, and reboot",
+                ) from error
+            dht = KernelDht(device, self._board)
+            return _Source(backend, dht.read, dht.close)
+        try:
+            sensor = self._board.dht(self._model, self._options.pin, backend)
+        except Exception as error:
+            where = f"{self._model} on GPIO {self._options.pin}"
+            raise as_sensor_error(error, where) from error
+        return _Source(backend, lambda: self._frame_of(sensor), sensor.exit)
+
+    def _frame_of(self, sensor: DhtSensor) -> Measurement:
+        sensor.measure()
+        frame = bytes(sensor.frame)
+        check_frame(self._model, frame)
+        temperature, humidity = decode_frame(self._model, frame)
+        return {"temperature": temperature, "humidity": humidity}
+
+    def _measured(self, source: _Source) -> Measurement:
+        where = f"{self._model} through {source.backend}"
+        try:
+            measurement = source.measure()
+        except SensorError as error:
+            raise type(error)(f"{where}: {error.what}", error.hint) from error
+        except Exception as error:
+            raise as_sensor_error(error, where, WIRING) from error
+        hint = "noise on the line; shorten the wire or lower the pull-up"
+        refuse_implausible(measurement, self.channels, where=where, hint=hint)
         return measurement
 
-    def _sorted(self, error: RuntimeError) -> SensorError:
-        text = str(error)
-        if "not found" in text:
-            return SensorNotFound(f"{self._model}: no answer", _WIRING)
-        if "unplausible" in text:
-            other = "dht11" if self._model == "DHT22" else "dht22"
-            return ImplausibleValue(
-                f"{self._model}: humidity above 100 %", f'is it a {other}? set driver = "{other}"'
+    def _settle(self) -> None:
+        """Keep to the backend that has given a reading, and say which one that is."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._order = self._order[:1]
+            _log.info(
+                "%s on GPIO %d: read through %s", self._model, self._options.pin, self._order[0]
             )
-        if "Checksum" in text:
-            return BadFrame(f"{self._model}: the checksum differs", _WIRING)
-        if "full buffer" in text:
-            return BadFrame(f"{self._model}: edges are missing from the frame", _WIRING)
-        return BadFrame(f"{self._model}: {text}", _WIRING)
 
     def close(self) -> None:
-        """Nothing stays open between readings."""
+        """Let go of the backend; the next reading opens it again."""
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
 
 
 def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
@@ -196,9 +227,8 @@ def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
         open=lambda options, board: Dht(model, options, board, channels),
         example=f'driver = "{model.lower()}"\npin = 4',
         min_interval_s=2.0,
-        read_budget_s=ATTEMPTS * (SPACING_AFTER_FAILURE_S + 0.5),
-        preload=("adafruit_dht", "board"),
-        reopen_after_failure=False,  # nothing is kept open, but for the time of the last attempt
+        read_budget_s=ATTEMPTS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S,
+        reopen_after_failure=False,  # it keeps the time of the last attempt
     )
 
 

@@ -1,55 +1,61 @@
-"""DS18B20 on the kernel's 1-Wire bus, through its `w1_slave` file.
+"""DS18B20 and its relatives on the kernel's 1-Wire bus (`dtoverlay=w1-gpio`).
 
-The file holds the nine bytes of the scratchpad twice, the kernel's verdict on the CRC, and the
-temperature (kernel Documentation/w1/slaves/w1_therm.rst):
-
-    72 01 4b 46 7f ff 0e 10 57 : crc=57 YES
-    72 01 4b 46 7f ff 0e 10 57 t=23125
-
-Opening it starts a conversion, 750 ms at 12 bits, so the read blocks for that long. All sensors
-of the bus share one worker.
+An address begins with its family: 10 DS18S20, 22 DS1822, 28 DS18B20, 3b DS1825 and MAX31850,
+42 DS28EA00. What their bytes mean is in `drivers.one_wire`, and how they are converted together
+in `drivers.one_wire_bus`. All sensors share one worker.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import weakref
 from typing import Annotated
 
 import msgspec
 
 from drivers.base import Channel, Claim, DriverInfo, Measurement, Options
 from drivers.bus import Board
-from drivers.errors import BadFrame, ImplausibleValue, SensorNotFound, as_sensor_error
+from drivers.errors import MissingSupport, SensorError, SensorNotFound, as_sensor_error
+from drivers.one_wire import (
+    PULL_UP,
+    WIDEST_CHANNEL,
+    celsius_of,
+    channel_of,
+    family_of,
+    resolution_of,
+    scratchpad_of,
+)
+from drivers.one_wire_bus import DEVICES, OneWireBus
 
-__all__ = ["DS18B20", "Ds18b20", "Ds18b20Options", "decode_w1_slave"]
+__all__ = ["DS18B20", "Ds18b20", "Ds18b20Options"]
 
 _BUS = "the 1-Wire bus"
-_DEVICES = "/sys/bus/w1/devices"
+_GONE = "is not on the bus"
 _ENABLE = "switch 1-Wire on with dtoverlay=w1-gpio in config.txt, and check the 4.7 kΩ pull-up"
-_PULL_UP = "check 3V3, the data wire and the 4.7 kΩ pull-up"
-
-_SCRATCHPAD = re.compile(r"((?:[0-9a-f]{2} ){8}[0-9a-f]{2}) : crc=[0-9a-f]{2} (YES|NO)")
-_MILLIDEGREES = re.compile(r"\bt=(-?\d+)")
-
-# DS18B20 datasheet, table 1 and "Scratchpad": 85 °C and byte 6 = 0x0C are the power-on state;
-# after a conversion byte 6 is 16 minus the low four bits of byte 0, which is 0x10 - 0 for 85.0.
-_POWER_ON_TEMPERATURE = bytes.fromhex("5005")
-_POWER_ON_BYTE_6 = 0x0C
-
-_CHANNEL = Channel("temperature", "°C", (-55.0, 125.0), 2)
-
 
 _Address = Annotated[
     str,
-    msgspec.Meta(pattern=r"^28-[0-9a-f]{12}\Z", description='an address like "28-0316a2795bff"'),
+    msgspec.Meta(
+        pattern=r"^(10|22|28|3b|42)-[0-9a-f]{12}\Z",
+        description='an address like "28-0316a2795bff"',
+    ),
 ]
+_Resolution = Annotated[int, msgspec.Meta(ge=9, le=12)]
 
 
 class Ds18b20Options(Options, frozen=True, kw_only=True):
-    """`address` as the kernel writes it, "28-0316a2795bff"; may be left out for an only sensor."""
+    """`address` as the kernel writes it, "28-0316a2795bff"; may be left out for an only sensor.
+
+    `resolution` in bits: 9 converts in 94 ms, and each bit more takes twice as long.
+    """
 
     address: _Address | None = None
+    resolution: _Resolution | None = None
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and self.address is not None:
+            family = family_of(self.address)
+            if not family.resolution_can_be_set:
+                raise ValueError(f"the resolution of a {family.model} cannot be set")
 
     def bus(self) -> str:
         return "w1"
@@ -63,78 +69,122 @@ class Ds18b20Options(Options, frozen=True, kw_only=True):
         return (Claim(_BUS, "by address"), Claim(f"1-Wire address {self.address}"))
 
 
-def decode_w1_slave(text: str) -> float:
-    """Temperature in °C from the text of a `w1_slave` file.
-
-    Raises:
-        BadFrame: empty, cut short, or the kernel found the CRC wrong.
-        SensorNotFound: -127 °C or 127.94 °C, which a line with nothing on it reads as.
-        ImplausibleValue: a scratchpad of zeros, or the power-on state: 85 °C is refused by the
-            bytes of the scratchpad, not by the value, since a sensor may truly be that hot.
-    """
-    frame = _SCRATCHPAD.search(text)
-    millidegrees = _MILLIDEGREES.search(text)
-    if frame is None or millidegrees is None:
-        seen = "is empty" if not text.strip() else f"reads {text[:40]!r}"
-        raise BadFrame(f"w1_slave {seen}", f"the conversion failed; {_PULL_UP}")
-    if frame[2] != "YES":
-        raise BadFrame(f"CRC error in the scratchpad {frame[1]}", _PULL_UP)
-    scratchpad = bytes.fromhex(frame[1])
-    celsius = int(millidegrees[1]) / 1000
-    if not any(scratchpad):
-        raise ImplausibleValue("the scratchpad is all zeros", f"the line is held low; {_PULL_UP}")
-    if celsius == -127.0 or celsius >= 127.9 or set(scratchpad) == {0xFF}:
-        raise SensorNotFound(f"{celsius:g} °C means unplugged", _PULL_UP)
-    if scratchpad[:2] == _POWER_ON_TEMPERATURE and scratchpad[6] == _POWER_ON_BYTE_6:
-        raise ImplausibleValue(
-            "85.0 °C is the power-on value: no conversion took place",
-            "check 3V3 and the 4.7 kΩ pull-up; parasite power needs a strong one",
-        )
-    return celsius
-
-
 class Ds18b20:
-    """One DS18B20 in the device folder of the kernel's 1-Wire driver."""
+    """One thermometer in the device folder of the kernel's 1-Wire driver."""
 
-    channels = (_CHANNEL,)
-
-    def __init__(self, options: Ds18b20Options, board: Board) -> None:
-        self._options = options
+    def __init__(self, options: Ds18b20Options, board: Board, bus: OneWireBus) -> None:
         self._board = board
+        self._bus = bus
+        self._address = options.address or self._only_address()
+        self._resolution = options.resolution
+        self._resolution_is_set = options.resolution is None
+        self.channels: tuple[Channel, ...] = (channel_of(self._address),)
+        bus.join(self._address)
 
     def read(self) -> Measurement:
-        """Convert and read, °C with a step of 0.0625 at 12 bits."""
-        root = self._board.path(_DEVICES)
-        file = root / (self._options.address or self._only_address(root)) / "w1_slave"
-        try:
-            text = file.read_text(encoding="ascii", errors="replace")
-        except FileNotFoundError as error:
-            raise SensorNotFound(f"{file.parent.name} is not on the bus", _PULL_UP) from error
-        except OSError as error:
-            raise as_sensor_error(error, str(file), _PULL_UP) from error
-        return {"temperature": decode_w1_slave(text)}
+        """Convert and read, °C.
 
-    def _only_address(self, root: Path) -> str:
-        found = sorted(device.name for device in root.glob("28-*"))
+        Sensors that are read one after another share one conversion, so the temperature is that
+        of at most a second before the call.
+        """
+        try:
+            if not self._resolution_is_set:
+                self._set_resolution()
+            text = self._bus.read(self._address)
+        except FileNotFoundError as error:
+            raise self._absent(_GONE) from error
+        if not text.strip() and self._bus.strangers():
+            raise self._absent("does not answer")
+        scratchpad = scratchpad_of(text)
+        if self._resolution is not None:
+            # After a loss of power it is the one in the sensor's EEPROM.
+            self._resolution_is_set = resolution_of(scratchpad) == self._resolution
+        return {"temperature": celsius_of(self._address, scratchpad)}
+
+    def _only_address(self) -> str:
+        found = self._bus.addresses()
         if not found:
-            raise SensorNotFound("no DS18B20 on the 1-Wire bus", _ENABLE)
+            raise SensorNotFound("no thermometer on the 1-Wire bus", _ENABLE)
         if len(found) > 1:
             raise SensorNotFound(
-                f"{len(found)} DS18B20 on the bus and no address is configured",
+                f"{len(found)} thermometers on the 1-Wire bus and no address is configured",
                 "set address to one of " + ", ".join(found),
             )
         return found[0]
 
+    def _absent(self, how: str) -> SensorError:
+        """Name what is there instead, those that nobody reads first: one may be the new one."""
+        if how == _GONE and self._address in self._bus.addresses():
+            return MissingSupport(
+                f"{self._address} is there, and the kernel's driver for it is not",
+                "load it: modprobe w1-therm",
+            )
+        if strangers := self._bus.strangers():
+            hint = f"there is {', '.join(strangers)}, which no other sensor is read from: "
+            hint += f"was it swapped? Else {PULL_UP}"
+        elif others := [a for a in self._bus.addresses() if a != self._address]:
+            hint = f"there is {', '.join(others)}; {PULL_UP}"
+        else:
+            hint = f"there is no other; {PULL_UP}"
+        return SensorNotFound(f"{self._address} {how}", hint)
+
+    def _set_resolution(self) -> None:
+        """Write the resolution into the sensor's memory, if it has another one.
+
+        Raises:
+            MissingSupport: it has none to set, or keeps its own.
+            FileNotFoundError: the sensor is not there.
+        """
+        path = f"{DEVICES}/{self._address}/resolution"
+        file = self._board.path(path)
+        wanted = f"{self._resolution}"
+        try:
+            found = file.read_text(encoding="ascii").strip()
+            if found != wanted:
+                file.write_text(wanted, encoding="ascii")
+                # Some kernels take what the sensor does not.
+                found = self._board.path(path).read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            if not file.parent.exists():
+                raise
+            found = "fixed"
+        except PermissionError as error:
+            hint = "deploy/README.md has the rule that lets the node write it"
+            raise MissingSupport(f"{path}: {error.strerror}", hint) from error
+        except OSError as error:
+            raise as_sensor_error(error, path, f"{PULL_UP}, or leave out resolution") from error
+        if found != wanted:
+            raise MissingSupport(
+                f"the resolution of {self._address} is {found} and cannot be set to {wanted}",
+                "leave out resolution",
+            )
+        self._resolution_is_set = True
+
     def close(self) -> None:
         """Nothing stays open between readings."""
+        self._bus.leave(self._address)
+
+
+class _Opener:
+    """Opens sensors, and gives all those that are open on one board the same bus."""
+
+    def __init__(self) -> None:
+        self._buses: weakref.WeakValueDictionary[int, OneWireBus] = weakref.WeakValueDictionary()
+        """By the id of the board, which the bus keeps alive."""
+
+    def __call__(self, options: Ds18b20Options, board: Board) -> Ds18b20:
+        bus = self._buses.get(id(board))
+        if bus is None:
+            bus = self._buses[id(board)] = OneWireBus(board)
+        return Ds18b20(options, board, bus)
 
 
 DS18B20 = DriverInfo(
     name="ds18b20",
-    summary="DS18B20 on 1-Wire: temperature (±0.5 °C)",
+    summary="DS18B20, DS18S20, DS1822, DS1825, DS28EA00, MAX31850 on 1-Wire",
     options=Ds18b20Options,
-    channels=(_CHANNEL,),
-    open=Ds18b20,
+    channels=(WIDEST_CHANNEL,),
+    open=_Opener(),
     example='driver = "ds18b20"\naddress = "28-0316a2795bff"',
     read_budget_s=5.0,
 )

@@ -100,6 +100,13 @@ def _from_os_error(error: OSError, where: str, hint: str) -> SensorError:
             f"{where}: no acknowledgement (NACK)",
             hint or "check power, SDA, SCL and the address",
         )
+    if error.errno == errno.EAGAIN:
+        return SensorTimeout(f"{where}: {reason}", "another master keeps the bus; is there one?")
+    if error.errno == errno.EBUSY:
+        return SensorTimeout(
+            f"{where}: {reason}",
+            hint or "something else has it: a kernel driver (dtoverlay) or another program",
+        )
     if error.errno == errno.ETIMEDOUT or isinstance(error, TimeoutError):
         return SensorTimeout(
             f"{where}: {reason}",
@@ -112,4 +119,6 @@ def _from_os_error(error: OSError, where: str, hint: str) -> SensorError:
         )
     if error.errno in (errno.ENOENT, errno.ENODEV):
         return SensorNotFound(f"{where}: {reason}", hint)
+    if error.errno in (errno.EIO, errno.EPROTO):
+        hint = hint or "check the wiring: loose contacts, missing pull-ups, long wires"
     return BadFrame(f"{where}: {reason}", hint or "check the wiring")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drivers.bus import Clock, DhtSensor, I2CBus, SystemTime
+from drivers.bus import Clock, DhtSensor, I2CPort, SystemTime
 from drivers.errors import MissingSupport, SensorNotFound
+
+if TYPE_CHECKING:
+    from drivers.owned_bus import I2CBus, SPIBus
 
 __all__ = ["HardwareBoard"]
 
@@ -25,6 +28,7 @@ class HardwareBoard:
     def __init__(self) -> None:
         self.clock: Clock = SystemTime()
         self._i2c: dict[int, I2CBus] = {}
+        self._spi: dict[tuple[int, int], SPIBus] = {}
         if not _MODEL.exists():
             # Not a board of a kind that Blinka knows: keep it from guessing, and from
             # printing its guess to standard output.
@@ -32,45 +36,26 @@ class HardwareBoard:
 
     def i2c(self, bus: int) -> I2CBus:
         if bus not in self._i2c:
-            try:
-                from adafruit_blinka.microcontroller.generic_linux.i2c import I2C
+            from drivers.owned_bus import I2CBus
 
-                self._i2c[bus] = I2CBus(I2C(bus), self.clock)
-            except RuntimeError as error:
-                raise SensorNotFound(
-                    f"/dev/i2c-{bus} does not exist",
-                    "switch I2C on: dtparam=i2c_arm=on in config.txt, and reboot",
-                ) from error
-            except PermissionError as error:
-                raise MissingSupport(
-                    f"/dev/i2c-{bus}: permission denied",
-                    "run the node as a user of the group i2c, as the service does",
-                ) from error
+            self._i2c[bus] = I2CBus(_open_i2c(bus), self.clock, lambda: _open_i2c(bus))
         return self._i2c[bus]
 
+    def spi(self, bus: int, select: int) -> SPIBus:
+        if (bus, select) not in self._spi:
+            from drivers.owned_bus import SPIBus
+
+            self._spi[bus, select] = SPIBus(_SpiDevice(bus, select), self.clock)
+        return self._spi[bus, select]
+
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
-        from drivers.dht import recording
+        if backend == "edges":
+            from drivers.dht_edges import EdgesDht, GpioEdges
 
-        try:
-            import adafruit_dht
-            import board as pins
+            return EdgesDht(model, GpioEdges(pin))
+        from drivers.dht_process import DhtProcess
 
-            data_pin = getattr(pins, f"D{pin}")
-        except (ImportError, NotImplementedError, RuntimeError, AttributeError) as error:
-            raise MissingSupport(
-                f"{model} on GPIO {pin}: Blinka finds no such pin on this computer ({error})",
-                "on a Pi, install gpiod; on a laptop, add --simulate",
-            ) from error
-        pulseio_works = hasattr(adafruit_dht, "PulseIn")
-        if backend == "pulseio" and not pulseio_works:
-            raise MissingSupport(
-                f'{model} on GPIO {pin}: backend "pulseio" does not work on this board',
-                'set backend = "bitbang"',
-            )
-        sensor: DhtSensor = recording(getattr(adafruit_dht, model))(
-            data_pin, use_pulseio=backend == "pulseio" or (backend == "auto" and pulseio_works)
-        )
-        return sensor
+        return DhtProcess(model, pin, backend)
 
     def pin_factory(self) -> Any:
         from gpiozero import Device
@@ -91,3 +76,58 @@ class HardwareBoard:
 
     def path(self, absolute: str) -> Path:
         return Path(absolute)
+
+
+def _open_i2c(bus: int) -> I2CPort:
+    """Blinka's I2C on `/dev/i2c-<bus>`.
+
+    Raises:
+        SensorNotFound: there is no such bus.
+        MissingSupport: it may not be used.
+    """
+    from adafruit_blinka.microcontroller.generic_linux.i2c import I2C
+
+    try:
+        port: I2CPort = I2C(bus)
+    except RuntimeError as error:
+        raise SensorNotFound(
+            f"/dev/i2c-{bus} does not exist",
+            "switch I2C on: dtparam=i2c_arm=on in config.txt, and reboot",
+        ) from error
+    except PermissionError as error:
+        raise MissingSupport(
+            f"/dev/i2c-{bus}: permission denied",
+            "run the node as a user of the group i2c, as the service does",
+        ) from error
+    return port
+
+
+class _SpiDevice:
+    """`drivers.bus.SPIPort` on `/dev/spidev<bus>.<select>`, through Blinka's PureIO.
+
+    Raises:
+        SensorNotFound: there is no such device.
+        MissingSupport: it may not be used.
+    """
+
+    def __init__(self, bus: int, select: int) -> None:
+        from Adafruit_PureIO.spi import SPI
+
+        name = f"/dev/spidev{bus}.{select}"
+        try:
+            self._device: Any = SPI(name)
+        except PermissionError as error:
+            raise MissingSupport(
+                f"{name}: permission denied",
+                "run the node as a user of the group spi, as the service does",
+            ) from error
+        except OSError as error:  # PureIO gives no number where there is no file
+            raise SensorNotFound(
+                f"{name} cannot be opened ({error})",
+                "switch SPI on: dtparam=spi=on in config.txt, and reboot",
+            ) from error
+
+    def transfer(self, sent: bytes, *, hertz: int, mode: int) -> bytes:
+        self._device.max_speed_hz = hertz
+        self._device.mode = mode
+        return bytes(self._device.transfer(list(sent)))

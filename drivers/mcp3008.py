@@ -1,40 +1,42 @@
-"""Analog temperature sensors behind an MCP3008, an eight-channel 10-bit ADC, through gpiozero."""
+"""MCP3004, MCP3008 (10 bits), MCP3204 and MCP3208 (12 bits): SPI converters, through gpiozero.
+
+What the voltage at an input means is in `drivers.analog`.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from drivers.base import BcmPin, Channel, Claim, DriverInfo, Measurement, Options
+from drivers.analog import AnalogOptions, celsius_of, channel_of
+from drivers.base import BcmPin, Channel, Claim, DriverInfo, Measurement
 from drivers.bus import Board
-from drivers.errors import ImplausibleValue, MissingSupport, as_sensor_error
+from drivers.errors import MissingSupport, as_sensor_error
 
-__all__ = ["MCP3008", "Mcp3008", "Mcp3008Options", "lm35_celsius", "thermistor_celsius"]
+__all__ = [
+    "MCP3004",
+    "MCP3008",
+    "MCP3204",
+    "MCP3208",
+    "Mcp",
+    "Mcp3004Options",
+    "Mcp3008Options",
+    "Mcp3204Options",
+    "Mcp3208Options",
+]
 
-_FULL_SCALE = 1023  # 10 bits
-_KELVIN = 273.15
-
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-# Each part's own limits: TMP35/36/37 and LM35 datasheets, "Specifications".
-_CHANNELS = {
-    "tmp36": Channel("temperature", "°C", (-40.0, 125.0), 1),
-    "lm35": Channel("temperature", "°C", (2.0, 150.0), 1),
-    "thermistor": Channel("temperature", "°C", (-55.0, 150.0), 1),
-}
+_OfFour = Annotated[int, msgspec.Meta(ge=0, le=3)]
+_OfEight = Annotated[int, msgspec.Meta(ge=0, le=7)]
 
 
-class Mcp3008Options(Options, frozen=True, kw_only=True):
+class Mcp3008Options(AnalogOptions, frozen=True, kw_only=True):
     """The input of the chip, what is wired to it, and the four SPI pins (BCM numbers)."""
 
-    channel_number: Annotated[int, msgspec.Meta(ge=0, le=7)] = 0
-    sensor: Literal["tmp36", "lm35", "thermistor"] = "tmp36"
-    reference_volts: _Positive = 3.3
-    beta: _Positive = 3950.0
-    nominal_ohms: _Positive = 10_000.0
-    series_ohms: _Positive = 10_000.0
+    chip: ClassVar[str] = "MCP3008"
+    """The name of gpiozero's class."""
+
+    channel_number: _OfEight = 0
     clock_pin: BcmPin = 11
     mosi_pin: BcmPin = 10
     miso_pin: BcmPin = 9
@@ -44,52 +46,49 @@ class Mcp3008Options(Options, frozen=True, kw_only=True):
         return f"spi{self.clock_pin}"
 
     def where(self) -> str:
-        return f"MCP3008 on GPIO {self.select_pin} input {self.channel_number}"
+        return f"{self.chip} on GPIO {self.select_pin} input {self.channel_number}"
 
     def claims(self) -> tuple[Claim, ...]:
         bus = f"SPI on GPIO {self.clock_pin}"
         lines = (self.clock_pin, self.mosi_pin, self.miso_pin)
         return (
             *(Claim(f"GPIO {pin}", bus) for pin in lines),
-            Claim(f"GPIO {self.select_pin}", f"{bus} chip MCP3008"),
+            Claim(f"GPIO {self.select_pin}", f"{bus} chip {self.chip}"),
             Claim(self.where()),
         )
 
 
-def tmp36_celsius(volts: float) -> float:
-    """10 mV/°C with 500 mV at 0 °C (TMP36 datasheet, table 1)."""
-    return (volts - 0.5) * 100
+class Mcp3208Options(Mcp3008Options, frozen=True, kw_only=True):
+    """As of the MCP3008."""
+
+    chip: ClassVar[str] = "MCP3208"
 
 
-def lm35_celsius(volts: float) -> float:
-    """10 mV/°C from 0 V (LM35 datasheet, "Basic centigrade sensor")."""
-    return volts * 100
+class Mcp3004Options(Mcp3008Options, frozen=True, kw_only=True):
+    """Four inputs."""
+
+    chip: ClassVar[str] = "MCP3004"
+    channel_number: _OfFour = 0
 
 
-def thermistor_celsius(
-    fraction: float, *, beta: float, nominal_ohms: float, series_ohms: float
-) -> float:
-    """Beta equation for an NTC thermistor between the input and ground.
+class Mcp3204Options(Mcp3008Options, frozen=True, kw_only=True):
+    """Four inputs."""
 
-    `fraction` is the input voltage over the reference, 0 < fraction < 1; `series_ohms` stands
-    between the input and the reference; `nominal_ohms` holds at 25 °C.
-    """
-    ohms = series_ohms * fraction / (1 - fraction)
-    kelvin = 1 / (1 / (25 + _KELVIN) + math.log(ohms / nominal_ohms) / beta)
-    return kelvin - _KELVIN
+    chip: ClassVar[str] = "MCP3204"
+    channel_number: _OfFour = 0
 
 
-class Mcp3008:
-    """One input of the chip."""
+class Mcp:
+    """One input of a chip."""
 
     def __init__(self, options: Mcp3008Options, board: Board) -> None:
         import gpiozero
 
-        self.channels = (_CHANNELS[options.sensor],)
+        self.channels = (channel_of(options),)
         self._options = options
         pin_factory = board.pin_factory()
         try:
-            self._input: Any = gpiozero.MCP3008(
+            self._input: Any = getattr(gpiozero, options.chip)(
                 channel=options.channel_number,
                 clock_pin=options.clock_pin,
                 mosi_pin=options.mosi_pin,
@@ -111,50 +110,33 @@ class Mcp3008:
         """Temperature in °C from one conversion.
 
         Raises:
-            ImplausibleValue: the input is at 0 V or at the reference (a short, an open wire, or
-                a chip without power), or outside the range of the part.
+            ImplausibleValue: see `drivers.analog.celsius_of`.
         """
         try:
-            raw = int(self._input.raw_value)
+            raw, bits = int(self._input.raw_value), int(self._input.bits)
         except Exception as error:
             raise as_sensor_error(error, self._options.where()) from error
-        if raw in (0, _FULL_SCALE):
-            rail = "0 V" if raw == 0 else f"{self._options.reference_volts:g} V"
-            raise ImplausibleValue(
-                f"{self._options.where()} is at {rail}",
-                "look for a short or an open wire, and check the power of the chip",
-            )
-        celsius = self._celsius(raw / (_FULL_SCALE + 1))
-        low, high = self.channels[0].plausible
-        if not low <= celsius <= high:
-            raise ImplausibleValue(
-                f"{self._options.where()}: {celsius:.1f} °C is outside {low:g} to {high:g}",
-                f"is a {self._options.sensor} wired to this input?",
-            )
-        return {"temperature": celsius}
-
-    def _celsius(self, fraction: float) -> float:
-        options = self._options
-        if options.sensor == "tmp36":
-            return tmp36_celsius(fraction * options.reference_volts)
-        if options.sensor == "lm35":
-            return lm35_celsius(fraction * options.reference_volts)
-        return thermistor_celsius(
-            fraction,
-            beta=options.beta,
-            nominal_ohms=options.nominal_ohms,
-            series_ohms=options.series_ohms,
-        )
+        # The highest code stands for all from one step below the reference (DS21295, eq. 4-2).
+        volts = self._options.reference_volts * raw / 2**bits
+        return {"temperature": celsius_of(self._options, volts)}
 
     def close(self) -> None:
         self._input.close()
 
 
-MCP3008 = DriverInfo(
-    name="mcp3008",
-    summary="TMP36, LM35 or thermistor at an input of an MCP3008",
-    options=Mcp3008Options,
-    channels=(Channel("temperature", "°C", (-55.0, 150.0), 1),),
-    open=Mcp3008,
-    example='driver = "mcp3008"\nchannel_number = 0\nsensor = "tmp36"',
-)
+def _info(options: type[Mcp3008Options], inputs: int, bits: int) -> DriverInfo:
+    name = options.chip.lower()
+    return DriverInfo(
+        name=name,
+        summary=f"TMP35/36/37, LM35, thermistor at an {options.chip}: {inputs} inputs, {bits} bits",
+        options=options,
+        channels=(Channel("temperature", "°C", (-55.0, 150.0), 1),),
+        open=Mcp,
+        example=f'driver = "{name}"\nchannel_number = 0\nsensor = "tmp36"',
+    )
+
+
+MCP3004 = _info(Mcp3004Options, 4, 10)
+MCP3008 = _info(Mcp3008Options, 8, 10)
+MCP3204 = _info(Mcp3204Options, 4, 12)
+MCP3208 = _info(Mcp3208Options, 8, 12)

@@ -23,7 +23,10 @@ _BUILT_IN = {
     "dht11": "drivers.dht:DHT11",
     "dht22": "drivers.dht:DHT22",
     "ds18b20": "drivers.ds18b20:DS18B20",
+    "mcp3004": "drivers.mcp3008:MCP3004",
     "mcp3008": "drivers.mcp3008:MCP3008",
+    "mcp3204": "drivers.mcp3008:MCP3204",
+    "mcp3208": "drivers.mcp3008:MCP3208",
     "sysfs": "drivers.sysfs:SYSFS",
 }
 

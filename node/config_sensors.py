@@ -112,7 +112,13 @@ def _read_options(
         reader.problem((*path, key), f"unknown key of the driver {info.name}; {hint}")
         del own[key]
     values = reader.table(info.options, own, path)
-    return None if values is None else info.options(**values)
+    if values is None:
+        return None
+    try:
+        return info.options(**values)
+    except ValueError as error:  # each is right by itself, and they do not go together
+        reader.problem(path, str(error))
+        return None
 
 
 def _read_channels(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -51,6 +52,52 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now_s += seconds
+
+
+class TickingClock(FakeClock):
+    """A clock that moves by half a millisecond at each look, about a transaction's time."""
+
+    def monotonic(self) -> float:
+        self.now_s += 0.0005
+        return self.now_s
+
+
+class LibraryTime:
+    """The module `time` for a library, on the test's clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.sleep = clock.sleep
+        self.monotonic = self.time = self.perf_counter = clock.monotonic
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def put_libraries_on(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every Adafruit driver that is imported go by `clock`."""
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("adafruit_") or name.startswith("adafruit_blinka"):
+            continue
+        if getattr(module, "time", None) is time:
+            monkeypatch.setattr(module, "time", LibraryTime(clock))
+        if getattr(module, "sleep", None) is time.sleep:
+            monkeypatch.setattr(module, "sleep", clock.sleep)
+
+
+class ConstantChip:
+    """A dead bus, I2C or SPI: every byte that is read is the same."""
+
+    def __init__(self, byte: int) -> None:
+        self._byte = byte
+
+    def write(self, sent: bytes) -> None:
+        """Nobody listens."""
+
+    def read(self, length: int) -> bytes:
+        return bytes([self._byte]) * length
+
+    def exchange(self, sent: bytes) -> bytes:
+        return bytes([self._byte]) * len(sent)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:

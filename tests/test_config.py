@@ -201,7 +201,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         (MQTT + sensor("pin = 28"), "pin: expected a whole number <= 27"),
         (MQTT + sensor("pin = 4", name="cmd"), "taken by the topics of commands"),
         (MQTT + sensor("pin = 4", name="a/b"), "letters, digits"),
-        (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, pulseio, bitbang"),
+        (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, kernel, pulseio, edges, bitbang"),
         (
             MQTT + sensor('address = "28-XYZ"', driver="ds18b20"),
             'expected an address like "28-0316a2795bff"',
@@ -560,3 +560,13 @@ def test_an_unreadable_password_file_is_a_problem(tmp_path):
     command = [sys.executable, "-c", script, str(tmp_path / "node.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "secret cannot be read: Permission denied" in done.stdout
+
+
+def test_options_that_do_not_go_together_are_a_problem_like_any_other(tmp_path):
+    """With the others of the file, at the line of their sensor."""
+    text = MQTT + sensor("", driver="sysfs") + sensor("pin = 99", name="b")
+    found = problems(tmp_path, text)
+    assert len(found) == 2
+    assert "line 3" in found[0]
+    assert "give the path of a file or folder, or the name of a device" in found[0]
+    load_text(tmp_path, MQTT + sensor('name = "bmp280"', driver="sysfs"))

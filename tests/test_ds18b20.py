@@ -8,11 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.ds18b20 import DS18B20, Ds18b20Options, decode_w1_slave
-from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound
+from drivers.ds18b20 import DS18B20, Ds18b20Options
+from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorFault, SensorNotFound
+from drivers.one_wire import FAMILIES, celsius_of, scratchpad_of
 from drivers.sim.one_wire import POWER_ON_SCRATCHPAD, crc8, w1_slave_text
 
 ADDRESS = "28-0316a2795bff"
+
+
+def decode(text: str, address: str = ADDRESS) -> float:
+    return celsius_of(address, scratchpad_of(text))
 
 
 def scratchpad(raw: int, byte_6: int | None = None) -> bytes:
@@ -25,7 +30,7 @@ def scratchpad(raw: int, byte_6: int | None = None) -> bytes:
 def test_a_text_of_a_real_sensor_is_decoded():
     """From Adafruit's lesson 11 for the Raspberry Pi, "DS18B20 Temperature Sensing"."""
     text = "72 01 4b 46 7f ff 0e 10 57 : crc=57 YES\n72 01 4b 46 7f ff 0e 10 57 t=23125\n"
-    assert decode_w1_slave(text) == 23.125
+    assert decode(text) == 23.125
 
 
 def test_the_simulation_computes_the_crc_of_that_sensor():
@@ -37,7 +42,7 @@ def test_the_simulation_computes_the_crc_of_that_sensor():
     [
         (0x07D0, 125.0),
         (0x0550, 85.0),
-        (0x0191, 25.062),
+        (0x0191, 25.0625),
         (8, 0.5),
         (0, 0.0),
         (-8, -0.5),
@@ -46,7 +51,7 @@ def test_the_simulation_computes_the_crc_of_that_sensor():
 )
 def test_the_table_of_the_datasheet_is_decoded(raw, celsius):
     """DS18B20 datasheet, table 1; 85.0 is a temperature like any other after a conversion."""
-    assert decode_w1_slave(w1_slave_text(scratchpad(raw))) == celsius
+    assert decode(w1_slave_text(scratchpad(raw))) == celsius
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,7 @@ def test_the_table_of_the_datasheet_is_decoded(raw, celsius):
         (w1_slave_text(scratchpad(0x0191), crc_right=False), BadFrame, "CRC error"),
         (w1_slave_text(POWER_ON_SCRATCHPAD), ImplausibleValue, "power-on value"),
         (w1_slave_text(bytes(8)), ImplausibleValue, "all zeros"),
+        (w1_slave_text(scratchpad(-100 * 16)), ImplausibleValue, "outside the -55 to 125"),
         (w1_slave_text(scratchpad(-127 * 16)), SensorNotFound, "unplugged"),
         (w1_slave_text(scratchpad(2047)), SensorNotFound, "unplugged"),
         (f"{'ff ' * 9}: crc=ff YES\n{'ff ' * 9}t=-62\n", SensorNotFound, "unplugged"),
@@ -65,26 +71,26 @@ def test_the_table_of_the_datasheet_is_decoded(raw, celsius):
 )
 def test_what_the_sensor_cannot_mean_is_refused(text, error, says):
     with pytest.raises(error, match=says) as caught:
-        decode_w1_slave(text)
+        decode(text)
     assert "pull-up" in str(caught.value)
 
 
 def test_85_degrees_are_refused_by_the_scratchpad_and_not_by_the_value():
     """Negative control: the same temperature with the byte 6 of a real conversion."""
-    assert decode_w1_slave(w1_slave_text(scratchpad(0x0550))) == 85.0
+    assert decode(w1_slave_text(scratchpad(0x0550))) == 85.0
     with pytest.raises(ImplausibleValue):
-        decode_w1_slave(w1_slave_text(scratchpad(0x0550, byte_6=0x0C)))
+        decode(w1_slave_text(scratchpad(0x0550, byte_6=0x0C)))
 
 
 @given(st.integers(-55 * 16, 125 * 16))
 def test_every_temperature_makes_the_round_trip(raw):
-    assert decode_w1_slave(w1_slave_text(scratchpad(raw))) == pytest.approx(raw / 16, abs=0.001)
+    assert decode(w1_slave_text(scratchpad(raw))) == raw / 16
 
 
 @given(st.text(alphabet="0123456789abcdef :=YESNOcrt\n", max_size=90))
 def test_no_text_makes_the_decoder_raise_anything_else(text):
     with contextlib.suppress(SensorError):
-        decode_w1_slave(text)
+        decode(text)
 
 
 def test_the_only_sensor_needs_no_address(board):
@@ -110,6 +116,162 @@ def test_a_sensor_that_is_unplugged_and_plugged_in_again(board):
         sensor.read()
     board.one_wire.text[ADDRESS] = text
     assert sensor.read()
+
+
+@pytest.mark.parametrize(
+    ("raw", "celsius"),
+    [
+        (0x00AA, 85.0),
+        (0x0032, 25.0),
+        (0x0001, 0.5),
+        (0x0000, 0.0),
+        (0xFFFF, -0.5),
+        (0xFFCE, -25.0),
+        (0xFF92, -55.0),
+    ],
+)
+def test_the_table_of_a_ds18s20_is_decoded(raw, celsius):
+    """DS18S20 datasheet, table 1; counters in the middle of a half degree add nothing to it."""
+    remain = 12 if raw % 2 == 0 else 4
+    low, high = raw.to_bytes(2, "little")
+    text = w1_slave_text(bytes([low, high, 0x4B, 0x46, 0xFF, 0xFF, remain, 16]), family="10")
+    if raw == 0x00AA:
+        with pytest.raises(ImplausibleValue, match="power-on"):
+            decode(text, "10-000802be73fa")
+        return
+    assert decode(text, "10-000802be73fa") == celsius
+    assert f"t={celsius * 1000:.0f}\n" in text
+
+
+def test_the_power_on_bytes_of_a_ds18s20_are_those_that_the_kernel_knew():
+    """`bad_roms` of drivers/w1/slaves/w1_therm.c (Linux 2.6): aa 00 4b 46 ff ff 0c 10 87."""
+    assert crc8(bytes.fromhex("aa004b46ffff0c10")) == 0x87
+    with pytest.raises(ImplausibleValue, match="power-on"):
+        decode(w1_slave_text(bytes.fromhex("aa004b46ffff0c10")), "10-000802be73fa")
+    near = bytes.fromhex("aa004b46ffff0b10")
+    assert decode(w1_slave_text(near), "10-000802be73fa") == 85.0625, "negative control"
+
+
+@pytest.mark.parametrize("counters", [(4, 0), (17, 16)])
+def test_counters_of_a_ds18s20_that_cannot_be_are_refused(counters):
+    """For none per degree the kernel gives t=0, which is no temperature."""
+    with pytest.raises(BadFrame, match="counters"):
+        decode(
+            w1_slave_text(bytes([50, 0, 0x4B, 0x46, 0xFF, 0xFF, *counters]), family="10"),
+            "10-000802be73fa",
+        )
+
+
+@given(st.integers(-110, 250), st.integers(0, 255), st.integers(1, 255))
+def test_a_ds18s20_is_decoded_as_the_kernel_does(raw, remain, per_degree):
+    """Property: the kernel's formula in integers is the oracle, to its millidegree."""
+    low, high = raw.to_bytes(2, "little", signed=True)
+    text = w1_slave_text(
+        bytes([low, high, 0x4B, 0x46, 0xFF, 0xFF, remain, per_degree]), family="10"
+    )
+    with contextlib.suppress(SensorError):
+        assert decode(text, "10-000802be73fa") == pytest.approx(
+            int(text.rsplit("=", 1)[1]) / 1000, abs=0.0011
+        )
+
+
+@pytest.mark.parametrize("family", ["22", "28", "3b", "42"])
+@pytest.mark.parametrize(
+    ("raw", "celsius"), [(0x0191, 25.0625), (0x00A2, 10.125), (-0xA2, -10.125), (-0x191, -25.0625)]
+)
+def test_the_tables_of_the_others_are_decoded(family, raw, celsius):
+    """DS1822, DS18B20, DS1825 and DS28EA00 datasheets, "Temperature/Data Relationship"."""
+    assert decode(w1_slave_text(scratchpad(raw)), f"{family}-000000000001") == celsius
+
+
+@pytest.mark.parametrize("family", ["22", "28", "3b", "42"])
+def test_the_others_too_begin_with_85_degrees(family):
+    """DS28EA00 datasheet, figure 4: 50h 05h ... FFh 0Ch 10h."""
+    with pytest.raises(ImplausibleValue, match="power-on"):
+        decode(w1_slave_text(POWER_ON_SCRATCHPAD), f"{family}-000000000001")
+
+
+def test_each_family_is_held_to_its_own_range():
+    """DS28EA00: -40 to 85 °C."""
+    hot = w1_slave_text(scratchpad(100 * 16))
+    assert decode(hot, "28-000000000001") == 100
+    with pytest.raises(ImplausibleValue, match="-40 to 85 of a DS28EA00"):
+        decode(hot, "42-000000000001")
+    with pytest.raises(ImplausibleValue, match="-55 to 125 of a DS1825"):
+        decode(w1_slave_text(scratchpad(-60 * 16)), "3b-000000000001")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "celsius"), [(0x7F, 25.4375), (0x5F, 25.375), (0x3F, 25.25), (0x1F, 25.0)]
+)
+def test_bits_that_the_resolution_leaves_undefined_are_cleared(configuration, celsius):
+    """DS18B20 datasheet, table 2 and "Configuration Register"; 0197h with all bits below set."""
+    frame = bytes([0x97, 0x01, 0x4B, 0x46, configuration, 0xFF, 9, 0x10])
+    assert decode(w1_slave_text(frame)) == celsius
+
+
+def test_a_gx20mh01_has_two_bits_more():
+    """w1_therm.c: bit 7 of the configuration, and its two lowest bits."""
+    frame = bytes([0x91, 0x01, 0x4B, 0x46, 0xBF, 0xFF, 0x0F, 0x10])
+    assert decode(w1_slave_text(frame)) == 25.0625 + 3 / 64
+
+
+def max31850(thermocouple: int, internal: int = 0x0190) -> str:
+    """Words as of the datasheet's table 3 and 4, before the fault bits."""
+    words = thermocouple.to_bytes(2, "little") + internal.to_bytes(2, "little")
+    return w1_slave_text(words + bytes.fromhex("f0ffffff"), family="3b")
+
+
+@pytest.mark.parametrize(
+    ("word", "celsius"),
+    [
+        (0x6400, 1600.0),
+        (0x3E80, 1000.0),
+        (0x064C, 100.75),
+        (0x0190, 25.0),
+        (0x0000, 0.0),
+        (0xFFFC, -0.25),
+        (0xFFF0, -1.0),
+        (0xF060, -250.0),
+        (0x0550, 85.0),
+        (0x07F0, 127.0),
+    ],
+)
+def test_the_table_of_the_max31850_is_decoded(word, celsius):
+    """Datasheet p. 13, table 3; what is special to the others (85, 127) is not special here."""
+    text = max31850(word | 0b10)  # the reserved bit counts for nothing
+    assert decode(text, "3b-000000000001") == celsius
+    assert f"t={celsius * 1000:.0f}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("bits", "says"),
+    [(1, "is open"), (2, "to GND"), (4, "to the supply"), (6, "to GND and shorted to the s")],
+)
+def test_a_broken_thermocouple_is_a_fault(bits, says):
+    """Datasheet p. 13: bit 0 of byte 0, and which one in byte 2."""
+    with pytest.raises(SensorFault, match=says):
+        decode(max31850(0x7FF1, 0x0190 | bits), "3b-000000000001")
+
+
+def test_a_max31850_without_a_conversion_is_refused():
+    with pytest.raises(ImplausibleValue, match="no conversion"):
+        decode(max31850(0, 0), "3b-000000000001")
+
+
+@given(st.binary(min_size=8, max_size=8), st.sampled_from(sorted(FAMILIES)))
+def test_no_scratchpad_of_any_family_raises_anything_else(scratchpad_bytes, family):
+    with contextlib.suppress(SensorError):
+        assert -270 <= decode(w1_slave_text(scratchpad_bytes), f"{family}-000000000001") <= 1800
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_is_simulated(board, family):
+    options = Ds18b20Options(address=f"{family}-000000000001")
+    board.attach("ds18b20", options)
+    sensor = DS18B20.open(options, board)
+    assert 15 < sensor.read()["temperature"] < 27
+    assert (sensor.channels[0].plausible[1] > 125) == (family == "3b")
 
 
 def test_an_absent_bus_says_how_to_switch_it_on(board):

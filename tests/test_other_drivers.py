@@ -124,6 +124,7 @@ def test_a_broken_driver_of_another_package_is_named(third_party, name, says):
     [
         ("dht22", {"pin": 4}, "--simulate"),
         ("bme280", {"bus_number": 9}, "dtparam=i2c_arm=on"),
+        ("max31855", {"bus_number": 9, "select": 1}, "/dev/spidev9.1 .*dtparam=spi=on"),
         ("mcp3008", {}, "--simulate"),
         ("ds18b20", {}, "dtoverlay=w1-gpio"),
     ],

@@ -1,105 +1,130 @@
-"""Simulated I2C chips, register by register; `SIMULATED_CHIPS` has one per catalogue row."""
+"""Which simulated chip stands in for a driver of the catalogue.
+
+A chip is made with a function that tells the air around it, the options of its sensor, and the
+clock; `drivers.sim.board` puts it on its bus.
+"""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
+from typing import Any
 
-from drivers.sim.i2c import RegisterChip, SimulatedChip
+from drivers.bus import Clock
+from drivers.errors import MissingSupport
+from drivers.sim.bosch import SimulatedBme280, SimulatedBme680, SimulatedBmp280
+from drivers.sim.commands import (
+    SimulatedAm2320,
+    SimulatedHdc302x,
+    SimulatedHtu31d,
+    SimulatedScd30,
+    SimulatedSeesaw,
+    SimulatedSen63c,
+    SimulatedSen66,
+    SimulatedShtc3,
+    SimulatedStcc4,
+)
+from drivers.sim.humidity import (
+    SimulatedAht20,
+    SimulatedHtu21d,
+    SimulatedScd4x,
+    SimulatedSht3x,
+    SimulatedSht4x,
+    SimulatedSi7021,
+)
+from drivers.sim.i2c import SimulatedChip
+from drivers.sim.probes import SimulatedMax31855, SimulatedMax31856, SimulatedMax31865
+from drivers.sim.registers import BYTE_LAYOUTS, WORD_LAYOUTS, AirRegisters, AirWords
 from drivers.sim.room import Air
+from drivers.sim.spi import SimulatedSpiChip
+from drivers.sim.thermometers import (
+    SimulatedAds1115,
+    SimulatedAdt7410,
+    SimulatedMcp9808,
+    SimulatedPct2075,
+    SimulatedTmp117,
+)
 
-__all__ = ["SIMULATED_CHIPS", "SimulatedBme280"]
+__all__ = [
+    "I2C_CHIPS",
+    "SPI_CHIPS",
+    "NotSimulated",
+    "SimulatedBme280",
+    "simulated_i2c_chip",
+    "simulated_spi_chip",
+]
+
+_Air = Callable[[], Air]
+
+_PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
+    "ads1115": SimulatedAds1115,
+    "adt7410": SimulatedAdt7410,
+    "ahtx0": SimulatedAht20,
+    "am2320": SimulatedAm2320,
+    "bme280": SimulatedBme280,
+    "bme680": SimulatedBme680,
+    "bmp280": SimulatedBmp280,
+    "hdc302x": SimulatedHdc302x,
+    "htu21d": SimulatedHtu21d,
+    "htu31d": SimulatedHtu31d,
+    "mcp9808": SimulatedMcp9808,
+    "pct2075": SimulatedPct2075,
+    "seesaw": SimulatedSeesaw,
+    "sht31d": SimulatedSht3x,
+    "sht4x": SimulatedSht4x,
+    "shtc3": SimulatedShtc3,
+    "si7021": SimulatedSi7021,
+    "stcc4": SimulatedStcc4,
+    "tmp117": SimulatedTmp117,
+}
+_PERIODIC: dict[str, Callable[[_Air, Clock], SimulatedChip]] = {
+    "scd30": SimulatedScd30,
+    "scd4x": SimulatedScd4x,
+    "sen63c": SimulatedSen63c,
+    "sen66": SimulatedSen66,
+}
+
+I2C_CHIPS = tuple(sorted((*_PLAIN, *_PERIODIC, *BYTE_LAYOUTS, *WORD_LAYOUTS)))
+"""Drivers with a simulated chip."""
+
+SPI_CHIPS = ("max31855", "max31856", "max31865")
 
 
-class SimulatedBme280(RegisterChip):
-    """A BME280 (datasheet BST-BME280-DS002).
+class NotSimulated:
+    """Stands at the address of a chip that no simulation knows, and says so."""
 
-    Holds calibration words, converts on a write of forced mode to ctrl_meas, and finds the raw
-    value for the air by bisection through Bosch's own compensation formulas (§8.1), so the
-    driver's arithmetic is checked against a second writing of them.
-    """
+    def __init__(self, driver: str) -> None:
+        self._driver = driver
 
-    _ID, _RESET, _STATUS, _CTRL_MEAS, _DATA = 0xD0, 0xE0, 0xF3, 0xF4, 0xF7
-    _T = (27504, 26435, -1000)
-    _P = (36477, -10685, 3024, 2855, 140, -7, 15500, -14600, 6000)
-    _H = (75, 362, 0, 324, 50, 30)
-
-    def __init__(self, air: Callable[[], Air]) -> None:
-        super().__init__()
-        self._air = air
-        self.busy = False
-        """True: the status register says "measuring" for ever."""
-        self.registers[self._ID] = 0x60
-        self.registers[0x88:0xA0] = struct.pack("<HhhHhhhhhhhh", *self._T, *self._P)
-        h1, h2, h3, h4, h5, h6 = self._H
-        self.registers[0xA1] = h1
-        self.registers[0xE1:0xE8] = struct.pack(
-            "<hBbBbb", h2, h3, h4 >> 4, (h4 & 0xF) | (h5 & 0xF) << 4, h5 >> 4, h6
+    def _say_so(self) -> MissingSupport:
+        return MissingSupport(
+            f"there is no simulated {self._driver}",
+            "leave out --simulate; drivers/README.md has the chips that it knows",
         )
-        self._power_on_values()
 
-    def _power_on_values(self) -> None:
-        self.registers[self._DATA : self._DATA + 8] = bytes.fromhex("80000080000080 00")
-
-    def register_written(self, register: int, byte: int) -> None:
-        if register == self._RESET:
-            self._power_on_values()
-            return
-        super().register_written(register, byte)
-        if register == self._CTRL_MEAS and byte & 0b11:
-            self.convert()
+    def write(self, sent: bytes) -> None:
+        raise self._say_so()
 
     def read(self, length: int) -> bytes:
-        self.registers[self._STATUS] = 0x08 if self.busy else 0
-        return super().read(length)
-
-    def convert(self) -> None:
-        """Measure the air into the data registers."""
-        air = self._air()
-        raw_temperature = _bisect(self._fine, air.temperature * 5120, 1 << 20)
-        fine = int(self._fine(raw_temperature))
-        raw_pressure = _bisect(lambda raw: self._pascal(raw, fine), air.pressure * 100, 1 << 20)
-        raw_humidity = _bisect(lambda raw: self._percent(raw, fine), air.humidity, 1 << 16)
-        data = (raw_pressure << 4).to_bytes(3, "big")
-        data += (raw_temperature << 4).to_bytes(3, "big")
-        data += raw_humidity.to_bytes(2, "big")
-        self.registers[self._DATA : self._DATA + 8] = data
-
-    def _fine(self, raw: int) -> float:
-        t1, t2, t3 = self._T
-        return (raw / 16384 - t1 / 1024) * t2 + (raw / 131072 - t1 / 8192) ** 2 * t3
-
-    def _pascal(self, raw: int, fine: int) -> float:
-        p1, p2, p3, p4, p5, p6, p7, p8, p9 = self._P
-        v1: float = fine / 2 - 64000
-        v2 = (v1 * v1 * p6 / 32768 + v1 * p5 * 2) / 4 + p4 * 65536
-        v1 = (1 + (p3 * v1 * v1 / 524288 + p2 * v1) / 524288 / 32768) * p1
-        p = (1048576 - raw - v2 / 4096) * 6250 / v1
-        return p + (p9 * p * p / 2147483648 + p * p8 / 32768 + p7) / 16
-
-    def _percent(self, raw: int, fine: int) -> float:
-        h1, h2, h3, h4, h5, h6 = self._H
-        v: float = fine - 76800
-        v = (raw - (h4 * 64 + h5 / 16384 * v)) * (
-            h2 / 65536 * (1 + h6 / 67108864 * v * (1 + h3 / 67108864 * v))
-        )
-        return v * (1 - h1 * v / 524288)
+        raise self._say_so()
 
 
-def _bisect(formula: Callable[[int], float], target: float, end: int) -> int:
-    """The raw value below `end` whose result by the monotone `formula` is nearest `target`."""
-    low, high = 0, end - 1
-    rising = formula(high) > formula(low)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (formula(middle) < target) == rising:
-            low = middle
-        else:
-            high = middle
-    return min((low, high), key=lambda raw: abs(formula(raw) - target))
+def simulated_i2c_chip(driver: str, air: _Air, clock: Clock) -> SimulatedChip:
+    """The chip for `driver`; a `NotSimulated` if there is none."""
+    if driver in _PERIODIC:
+        return _PERIODIC[driver](air, clock)
+    if driver in BYTE_LAYOUTS:
+        return AirRegisters(BYTE_LAYOUTS[driver], air)
+    if driver in WORD_LAYOUTS:
+        return AirWords(*WORD_LAYOUTS[driver], air)
+    return _PLAIN[driver](air) if driver in _PLAIN else NotSimulated(driver)
 
 
-SIMULATED_CHIPS: dict[str, Callable[[Callable[[], Air]], SimulatedChip]] = {
-    "bme280": SimulatedBme280,
-}
-"""Driver name -> a chip for it, given a function that tells the air around it."""
+def simulated_spi_chip(driver: str, air: _Air, options: dict[str, Any]) -> SimulatedSpiChip:
+    """The chip for `driver`, one of `SPI_CHIPS`."""
+    if driver == "max31855":
+        return SimulatedMax31855(air)
+    if driver == "max31856":
+        return SimulatedMax31856(air)
+    return SimulatedMax31865(
+        air, nominal_ohms=options["nominal_ohms"], reference_ohms=options["reference_ohms"]
+    )

@@ -1,4 +1,4 @@
-"""A DHT11 or DHT22 on one wire, as the pulses that Adafruit's adafruit_dht decodes.
+"""A DHT11 or DHT22 on one wire, as pulses: under Adafruit's adafruit_dht, or as a wire's edges.
 
 The library's own code triggers the sensor, collects the pulses and decodes them; what is
 simulated is the object below it, Blinka's `pulseio.PulseIn`, which no laptop has.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from drivers.bus import DhtSensor
-from drivers.dht import recording
+from drivers.dht_child import recording
+from drivers.dht_process import sorted_error
 from drivers.sim.room import Air
 
-__all__ = ["DhtLine", "encode_frame", "pulses_us", "simulated_dht"]
+__all__ = ["DhtLine", "LibraryDht", "encode_frame", "library_dht", "pulses_us"]
 
 # AM2302 datasheet, "Single-bus signal timing": all in µs.
 _RESPONSE = (80, 80)
@@ -68,6 +68,15 @@ class DhtLine:
             return []
         return self.distort(pulses_us(frame))
 
+    def falling_edges(self, low_us: int) -> list[int]:
+        """`drivers.dht_edges.EdgeWire`: each low pulse begins with one, but for our own."""
+        now_ns, falling_ns = 1_000_000_000, []
+        for number, width_us in enumerate(self.respond(low_us)):
+            if number % 2 == 0:
+                falling_ns.append(now_ns)
+            now_ns += width_us * 1000
+        return falling_ns
+
 
 class _PulseIn:
     """`pulseio.PulseIn` on a `DhtLine`: keeps the newest `maxlen` pulses."""
@@ -96,7 +105,29 @@ class _PulseIn:
         """Nothing is held open."""
 
 
-def simulated_dht(line: DhtLine) -> DhtSensor:
+class LibraryDht:
+    """`drivers.bus.DhtSensor` by the library, a new object of it for each measurement."""
+
+    def __init__(self, line: DhtLine) -> None:
+        self.frame = bytearray()
+        self._line = line
+
+    def measure(self) -> None:
+        library = library_dht(self._line)
+        self.frame = bytearray()
+        try:
+            library.measure()
+            self.frame = library.frame
+        except RuntimeError as error:
+            raise sorted_error(self._line.model, str(error)) from error
+        finally:
+            library.exit()
+
+    def exit(self) -> None:
+        """Nothing is held open."""
+
+
+def library_dht(line: DhtLine) -> Any:
     """A new library object for the sensor on `line`."""
     import adafruit_dht
 
@@ -109,5 +140,4 @@ def simulated_dht(line: DhtLine) -> DhtSensor:
             self._use_pulseio = True
             self.pulse_in: Any = _PulseIn(line, self._max_pulses)
 
-    sensor: DhtSensor = OnLine()
-    return sensor
+    return OnLine()

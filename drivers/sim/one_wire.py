@@ -1,16 +1,26 @@
-"""A simulated tree of the kernel's 1-Wire driver: `/sys/bus/w1/devices`."""
+"""A simulated tree of the kernel's 1-Wire driver, which takes the time that the kernel takes.
+
+As in the kernel (drivers/w1/slaves/w1_therm.c), opening `w1_slave` converts, but for a sensor that
+a bulk read has converted and that was not read since: that one gives what it has. A file is
+served when a board is asked for its path.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from drivers.bus import Clock
+from drivers.one_wire import FAMILIES
 from drivers.sim.room import Air
 
 __all__ = ["OneWireTree", "crc8", "w1_slave_text"]
 
 POWER_ON_SCRATCHPAD = bytes.fromhex("50054b467fff0c10")
+
+_MASTER = "w1_bus_master1"
 
 
 def crc8(block: bytes) -> int:
@@ -23,43 +33,139 @@ def crc8(block: bytes) -> int:
     return crc
 
 
-def w1_slave_text(scratchpad: bytes, *, crc_right: bool = True) -> str:
-    """The text of a `w1_slave` file for the first eight bytes of a scratchpad at 12 bits."""
+def w1_slave_text(scratchpad: bytes, *, crc_right: bool = True, family: str = "28") -> str:
+    """The text of a `w1_slave` file for the first eight bytes of a scratchpad."""
     crc = crc8(scratchpad)
     frame = (scratchpad + bytes([crc if crc_right else crc ^ 0xFF])).hex(" ")
-    raw = int.from_bytes(scratchpad[:2], "little", signed=True)
     verdict = "YES" if crc_right else "NO"
-    return f"{frame} : crc={crc:02x} {verdict}\n{frame} t={raw * 1000 // 16}\n"
+    return f"{frame} : crc={crc:02x} {verdict}\n{frame} t={_kernels_t(family, scratchpad)}\n"
 
 
-def _scratchpad(celsius: float) -> bytes:
-    raw = round(celsius * 16)
+def _kernels_t(family: str, scratchpad: bytes) -> int:
+    """m°C as w1_therm.c computes them, whose integer division goes towards zero."""
+    raw = int.from_bytes(scratchpad[:2], "little", signed=True)
+    if family == "10":
+        remain, per_degree = scratchpad[6], scratchpad[7]
+        fine = int(1000 * (per_degree - remain) / per_degree) if per_degree else 0
+        return (raw >> 1) * 1000 - 250 + fine if per_degree else 0
+    if family == "3b" and scratchpad[4] & 0x80:
+        raw &= ~0b11
+    return int(raw * 1000 / 16)
+
+
+def _scratchpad(family: str, celsius: float, resolution: int) -> bytes:
+    if family == "10":
+        # raw >> 1 is the whole degree below celsius + 0.25; the counters hold the rest.
+        sixteenths = round((celsius + 0.25) * 16)
+        whole, fraction = divmod(sixteenths, 16)
+        low, high = (whole * 2).to_bytes(2, "little", signed=True)
+        return bytes([low, high, 0x4B, 0x46, 0xFF, 0xFF, 16 - fraction, 16])
+    unused = 12 - resolution
+    raw = round(celsius * 16) >> unused << unused
     low, high = raw.to_bytes(2, "little", signed=True)
-    return bytes([low, high, 0x4B, 0x46, 0x7F, 0xFF, 16 - (raw & 0xF), 0x10])
+    configuration = (resolution - 9) << 5 | 0x1F
+    return bytes([low, high, 0x4B, 0x46, configuration, 0xFF, 16 - (raw & 0xF), 0x10])
 
 
 class OneWireTree:
-    """A folder per sensor; `text` decides what each one's `w1_slave` holds.
+    """A folder per sensor; `text` decides what each one's `w1_slave` holds after a conversion.
 
-    Replace the function in `text[address]` to inject a fault; remove the entry to unplug.
+    Replace the function in `text[address]` to inject a fault (empty: no answer); remove the entry
+    to unplug. `before_answer` is called at each transaction on the wire.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    CONVERSION_S = 0.75  # at 12 bits: DS18B20 datasheet, table 2
+    TRAFFIC_S = 0.012  # reset, match ROM, and nine bytes, at 65 µs a bit
+
+    def __init__(self, listed_in: Path, clock: Clock) -> None:
+        self._listed_in = listed_in
+        self._master = listed_in.parent.parent.parent / "devices" / _MASTER
+        self._clock = clock
         self.text: dict[str, Callable[[], str]] = {}
         self.before_answer: Callable[[], object] = lambda: None
+        self.resolutions: dict[str, int] = {}
+        self.fixed: set[str] = set()
+        """Addresses whose resolution does not change, as that of some copies."""
+        self.has_bulk_read = True
+        self.conversions = 0
+        self._converted: dict[str, str] = {}
+        """Address -> what a bulk read has left in the sensor's memory, until it is read."""
 
     def attach(self, address: str, air: Callable[[], Air]) -> None:
-        self.text[address] = lambda: w1_slave_text(_scratchpad(air().temperature))
+        family = address[:2]
+        self.resolutions[address] = 12
+        self.text[address] = lambda: w1_slave_text(
+            _scratchpad(family, air().temperature, self.resolutions[address]), family=family
+        )
 
-    def refresh(self) -> None:
-        """Bring the files up to date, as the kernel does when one is opened."""
-        self.before_answer()
-        self._root.mkdir(parents=True, exist_ok=True)
-        for folder in self._root.glob("28-*"):
+    def refresh(self, absolute: str) -> None:
+        """Serve the file `absolute`, and bring the folders up to date."""
+        self._list()
+        file = self._listed_in / os.path.relpath(absolute, "/sys/bus/w1/devices")
+        address = file.parent.name
+        if not file.exists():
+            return
+        if file.name == "therm_bulk_read":
+            self._serve_bulk_read(file)
+        elif file.name == "resolution":
+            self._serve_resolution(address, file)
+        elif file.name == "w1_slave":
+            file.write_text(self._read(address), encoding="ascii")
+
+    def _list(self) -> None:
+        self._listed_in.mkdir(parents=True, exist_ok=True)
+        self._master.mkdir(parents=True, exist_ok=True)
+        for folder in self._master.glob("??-*"):
             if folder.name not in self.text:
                 shutil.rmtree(folder)
-        for address, text in self.text.items():
-            folder = self._root / address
-            folder.mkdir(exist_ok=True)
-            (folder / "w1_slave").write_text(text(), encoding="ascii")
+                (self._listed_in / folder.name).unlink()
+        for address in self.text:
+            folder = self._master / address
+            if not folder.exists():
+                folder.mkdir()
+                (folder / "w1_slave").touch()
+                if address in self.resolutions and FAMILIES[address[:2]].resolution_can_be_set:
+                    (folder / "resolution").write_text(f"{self.resolutions[address]}\n")
+        for folder in (self._master, *self._master.glob("??-*")):
+            link = self._listed_in / folder.name
+            if not link.is_symlink():
+                link.symlink_to(os.path.relpath(folder, self._listed_in))
+        bulk_read = self._master / "therm_bulk_read"
+        if not (self.has_bulk_read and self._together()):
+            bulk_read.unlink(missing_ok=True)
+        elif not bulk_read.exists():
+            bulk_read.write_text("0\n", encoding="ascii")
+
+    def _together(self) -> list[str]:
+        return [address for address in self.text if FAMILIES[address[:2]].converts_together]
+
+    def _read(self, address: str) -> str:
+        self.before_answer()
+        if address in self._converted:
+            text = self._converted.pop(address)
+        else:
+            text = self.text[address]()
+            self._convert([address] if text else [])
+        self._clock.sleep(self.TRAFFIC_S)
+        return text
+
+    def _convert(self, addresses: list[str]) -> None:
+        if addresses:
+            self.conversions += 1
+            bits = max(self.resolutions.get(address, 12) for address in addresses)
+            self._clock.sleep(self.CONVERSION_S / 2 ** (12 - bits))
+
+    def _serve_bulk_read(self, file: Path) -> None:
+        # The kernel compares the length too; what it does not know, it ignores.
+        if file.read_bytes() == b"trigger\n":
+            self.before_answer()
+            self._converted = {address: self.text[address]() for address in self._together()}
+            self._convert([address for address, text in self._converted.items() if text])
+        left = any(address in self.text for address in self._converted)
+        file.write_text("1\n" if left else "0\n", encoding="ascii")
+
+    def _serve_resolution(self, address: str, file: Path) -> None:
+        wanted = file.read_text(encoding="ascii").strip()
+        if address not in self.fixed and wanted in ("9", "10", "11", "12"):
+            self.resolutions[address] = int(wanted)
+        file.write_text(f"{self.resolutions[address]}\n", encoding="ascii")

@@ -1,0 +1,255 @@
+"""What some chips of the catalogue must be asked, or told, beside reading their properties.
+
+Each function belongs to a row (`ChipRow.prepare`, `ChipRow.check`) and is called on the thread
+of the chip's bus, inside the deadline of a reading.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from drivers.errors import BadFrame, ImplausibleValue, SensorFault
+from drivers.owned_bus import I2CBus, OwnedBus, SPIBus
+
+__all__ = [
+    "AMG88XX_MARK",
+    "ads1115_in_range",
+    "ads1115_input",
+    "ahtx0_is_calibrated",
+    "amg88xx_mark",
+    "bosch_has_converted",
+    "max31855_is_there",
+    "max31856_faults",
+    "max31865_faults",
+    "max31865_limits",
+    "mcp9600_faults",
+]
+
+# -- Bosch ---------------------------------------------------------------------------------------
+
+_BOSCH_DATA = 0xF7  # press, temp: 20 bits each, as in BST-BME280-DS002, §5.4.7
+_UNMEASURED = b"\x80\x00\x00"
+
+
+def bosch_has_converted(device: Any, bus: OwnedBus, address: int) -> None:
+    """Refuse the reset values of a BME280 or BMP280, which decode to a plausible room.
+
+    They stand in both registers until a conversion (BST-BMP280-DS001, §4.3.6 and §4.3.7), as
+    after a brown-out that the library did not notice. Each alone may be measured as well.
+    """
+    assert isinstance(bus, I2CBus)
+    registers = bytearray(6)
+    bus.writeto_then_readfrom(address, bytes([_BOSCH_DATA]), registers)
+    if registers == 2 * _UNMEASURED:
+        raise ImplausibleValue(
+            f"the chip at 0x{address:02x} still holds power-on values",
+            "it lost its power for a moment; check the 3V3 supply",
+        )
+
+
+# -- Chips with nothing to tell them by -----------------------------------------------------------
+
+_AHT_BUSY, _AHT_CALIBRATED = 0x80, 0x08
+
+
+def ahtx0_is_calibrated(device: Any, bus: OwnedBus, address: int) -> None:
+    """Look at the status once more: a bus that went dead meanwhile gives 0 % or 100 %.
+
+    ASAIR AHT20 product manual, "Status bit description".
+    """
+    assert isinstance(bus, I2CBus)
+    status = bytearray(1)
+    bus.readfrom_into(address, status)
+    if status[0] & (_AHT_BUSY | _AHT_CALIBRATED) != _AHT_CALIBRATED:
+        raise BadFrame(
+            f"the status is 0x{status[0]:02x}, which no calibrated AHT10 or AHT20 has",
+            "it lost its power for a moment, or the bus is dead; check SDA, SCL and power",
+        )
+
+
+AMG88XX_MARK = 0x5A
+_AMG88XX_MARKED = 0x08  # INTHL, the limit of an interrupt that is off
+
+
+def amg88xx_mark(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
+    """Leave a mark in a register that has no effect, for want of an identification.
+
+    It is gone when the chip lost its power. Returns `device`.
+    """
+    assert isinstance(bus, I2CBus)
+    bus.writeto(options["address"], bytes([_AMG88XX_MARKED, AMG88XX_MARK]))
+    return device
+
+
+def max31855_is_there(device: Any, bus: OwnedBus, address: int) -> None:
+    """Read the 32 bits once more: a bus that went dead meanwhile gives 0 °C.
+
+    Bits D17 and D3 are always 0 (19-5793, table 3), so ones are no answer either.
+    """
+    assert isinstance(bus, SPIBus)
+    answer = bus.exchange(bytes(4))
+    if answer == bytes(4) or answer[1] & 0x02 or answer[3] & 0x08:
+        raise BadFrame(f"the chip answers 0x{answer.hex()}", "check MISO, CLK, CS and power")
+
+
+# -- Thermocouples -------------------------------------------------------------------------------
+
+_SHORT_REMEDY = "look for bare wire that touches metal, a damp junction, or a wrong supply"
+_MAX31856_FAULTS = {
+    "open_tc": (
+        "the thermocouple is open",
+        "check its screws and wires; it needs 10 nF across T+ and T-",
+    ),
+    "voltage": ("a thermocouple input is above the supply or below ground", _SHORT_REMEDY),
+    "tc_range": (
+        "the thermocouple is outside the range of its type",
+        "is thermocouple set to the type that is wired, with + at T+?",
+    ),
+    "cj_range": (
+        "the chip itself is outside -55 to 125 °C",
+        "move the board away from the heat",
+    ),
+}
+
+
+def max31856_faults(device: Any, bus: OwnedBus, address: int) -> None:
+    """Raise what the fault status register has (datasheet 19-7534, "Fault Status Register").
+
+    The library reads a value whether or not there is a fault. CR0 has what the library put
+    there, open-circuit detection and no automatic conversion, while all is well. The thresholds
+    (D5 to D2) are left at their power-on values, which no reading crosses without crossing a
+    range.
+    """
+    flags: Mapping[str, bool] = device.fault
+    assert isinstance(bus, SPIBus)
+    configuration = bus.exchange(b"\x00\x00")[1]
+    if configuration & 0x90 != 0x10:
+        raise BadFrame(
+            f"CR0 is 0x{configuration:02x}: the chip has forgotten how it was set up",
+            "it lost its power for a moment; check MISO, CLK, CS and power",
+        )
+    _raise_first(flags, _MAX31856_FAULTS)
+
+
+def _raise_first(flags: Mapping[str, bool], faults: dict[str, tuple[str, str]]) -> None:
+    for name, (what, remedy) in faults.items():
+        if flags[name]:
+            raise SensorFault(what, remedy)
+
+
+_MCP9600_STATUS = 0x04  # datasheet DS20005426, "Status register"
+_MCP9600_INPUT_RANGE = 0x10  # in an MCP9601, an open circuit as well
+_MCP9601_SHORT = 0x20
+_LOOKS, _BETWEEN_LOOKS_S = 3, 0.1
+
+
+def mcp9600_faults(device: Any, bus: OwnedBus, address: int) -> None:
+    """Raise what the status register has; the library does not look at it.
+
+    The bits of an MCP9601 flicker with a sound thermocouple, so a fault is one that stays.
+    """
+    assert isinstance(bus, I2CBus)
+    status, faults = bytearray(1), _MCP9601_SHORT | _MCP9600_INPUT_RANGE
+    for look in range(_LOOKS):
+        if look:
+            bus.pause(_BETWEEN_LOOKS_S)
+        bus.writeto_then_readfrom(address, bytes([_MCP9600_STATUS]), status)
+        faults &= status[0]
+        if not faults:
+            return
+    if faults & _MCP9601_SHORT:
+        raise SensorFault("the thermocouple is shorted to supply or ground", _SHORT_REMEDY)
+    raise SensorFault(
+        "the thermocouple is open, or outside the range of its type",
+        "check its screws and wires, and that thermocouple is the type that is wired",
+    )
+
+
+# -- Resistance thermometers ---------------------------------------------------------------------
+
+_CONFIG, _HIGH_LIMIT, _LOW_LIMIT, _FAULTS = 0x00, 0x03, 0x05, 0x07  # MAX31865, 19-6478, table 1
+_WRITE = 0x80
+_BIAS, _CYCLE_BITS, _AUTOMATIC_CYCLE = 0x80, 0x0C, 0x04  # table 2, table 3
+_KEPT = 0x11  # three wires, mains filter
+_BIAS_SETTLES_S = 0.01
+_LOWEST_RATIO, _HIGHEST_RATIO = 0.1852, 3.9048  # R(-200 °C), R(850 °C) over R(0): IEC 60751
+
+_OPEN_REMEDY = "check the wires of the sensor, and the jumpers of the board for 2, 3 or 4 wires"
+# Fault status register (07h), decoded by tables 10 to 12; the first that is set names the
+# cause best.
+_MAX31865_FAULTS = (
+    (0x04, "an RTD input is above the supply or below ground", _SHORT_REMEDY),
+    (0x20, "the sensor or a wire to it is open", _OPEN_REMEDY),
+    (0x10, "RTDIN- is shorted to ground", _SHORT_REMEDY),
+    (0x08, "RTDIN+ or RTDIN- is shorted to ground", _SHORT_REMEDY),
+    (0x80, "the resistance is above that of 850 °C: the sensor is open", _OPEN_REMEDY),
+    (
+        0x40,
+        "the resistance is below that of -200 °C: the sensor is shorted",
+        "look for wires that touch; are nominal_ohms and reference_ohms those of the board?",
+    ),
+)
+
+
+def max31865_limits(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
+    """Set the fault thresholds to the ends of the IEC 60751 scale; returns `device`.
+
+    At power-on they are 0 and full scale, which a shorted or an open sensor need not reach.
+    """
+    assert isinstance(bus, SPIBus)
+    full_scale = 32768 * options["nominal_ohms"] / options["reference_ohms"]
+    for register, ratio in ((_HIGH_LIMIT, _HIGHEST_RATIO), (_LOW_LIMIT, _LOWEST_RATIO)):
+        limit = min(0x7FFE, int(full_scale * ratio)) << 1
+        bus.exchange(bytes([_WRITE | register]) + limit.to_bytes(2, "big"))
+    return device
+
+
+def max31865_faults(device: Any, bus: OwnedBus, address: int) -> None:
+    """Run the automatic fault-detection cycle, and raise what it finds.
+
+    Without it only the thresholds and over-voltage are looked at (19-6478, "Fault Detection
+    Cycle"), and the library reads a value in any case.
+    """
+    assert isinstance(bus, SPIBus)
+    kept = bus.exchange(bytes([_CONFIG, 0]))[1] & _KEPT
+    faults = bus.exchange(bytes([_FAULTS, 0]))[1]  # of the conversion; the cycle adds its own
+    bus.exchange(bytes([_WRITE | _CONFIG, kept | _BIAS]))
+    bus.pause(_BIAS_SETTLES_S)
+    bus.exchange(bytes([_WRITE | _CONFIG, kept | _BIAS | _AUTOMATIC_CYCLE]))
+    while bus.exchange(bytes([_CONFIG, 0]))[1] & _CYCLE_BITS:
+        bus.pause(0.001)
+    faults |= bus.exchange(bytes([_FAULTS, 0]))[1]
+    bus.exchange(bytes([_WRITE | _CONFIG, kept]))
+    limit = bus.exchange(bytes([_HIGH_LIMIT, 0, 0]))[1:]
+    if limit in (b"\x00\x00", b"\xff\xff"):
+        raise BadFrame(
+            f"the upper threshold is 0x{limit.hex()}: the chip has forgotten it",
+            "it lost its power for a moment; check MISO, CLK, CS and power",
+        )
+    for bit, what, remedy in _MAX31865_FAULTS:
+        if faults & bit:
+            device.clear_faults()
+            raise SensorFault(what, remedy)
+
+
+# -- Analog --------------------------------------------------------------------------------------
+
+
+def ads1115_input(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
+    """The library's object for the input that is configured."""
+    analog_in: Any = importlib.import_module("adafruit_ads1x15.analog_in")
+    return analog_in.AnalogIn(device, options["input"])
+
+
+def ads1115_in_range(device: Any, bus: OwnedBus, address: int) -> None:
+    """Refuse a conversion at the very end of the scale (TI SBAS444, table 3).
+
+    It may be any voltage beyond that.
+    """
+    assert isinstance(bus, I2CBus)
+    conversion = bytearray(2)
+    bus.writeto_then_readfrom(address, b"\x00", conversion)
+    if bytes(conversion) in (b"\x7f\xff", b"\x80\x00"):
+        raise ImplausibleValue("the voltage is beyond full_scale", "set a higher full_scale")

@@ -1,0 +1,102 @@
+"""What a row of the catalogue says of a chip; `drivers.catalogue` has the rows.
+
+A row is data: which package, class and properties, and what the chip can mean. What has to be
+done beyond reading properties is a function of `drivers.chip_checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from drivers.base import Channel
+from drivers.owned_bus import OwnedBus
+
+__all__ = ["ChipOption", "ChipRow", "Reads", "Witness"]
+
+
+class Reads(msgspec.Struct, frozen=True):
+    """A channel, and where the library's object has its value."""
+
+    channel: Channel
+    attribute: str
+    """A property, or a method without arguments; read once in a reading."""
+    index: int | str | None = None
+    """Which element, where the attribute has several quantities of one measurement."""
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """A register that shows, after each reading, that the chip was there.
+
+    `expected` has the values that it can have, most significant byte first, under `mask`; None
+    where any will do that is neither all zeros nor all ones.
+    """
+
+    register: int
+    """Its number; above 0xFF, one of two bytes."""
+    length: int
+    expected: tuple[int, ...] | None
+    mask: int = -1
+
+
+class ChipOption(msgspec.Struct, frozen=True):
+    """A key of the sensor's table that goes to the constructor as `argument`."""
+
+    name: str
+    annotation: Any
+    default: str | int | float
+    argument: str
+    enumeration: str = ""
+    """The class, in the library's module, whose attribute of the option's value is passed."""
+    meaning: dict[str, Any] = {}
+    """What is passed for each value, where the library wants something else."""
+
+
+class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One chip, by way of its Adafruit CircuitPython driver."""
+
+    name: str
+    """Of the driver, and of this project's extra that brings `package`."""
+    summary: str
+    package: str
+    """The distribution on PyPI."""
+    module: str
+    class_name: str
+    construct: Literal["address", "addr", "fixed", "device", "spi"] = "address"
+    """`cls(bus, address=)`, `cls(bus, addr=)`, `cls(bus)` for a chip whose address cannot be
+    chosen, `cls(I2CDevice(bus, address))`, or `cls(bus, chip_select)`."""
+    addresses: tuple[int, ...] = ()
+    """I2C addresses the chip can have, the library's default first; none on SPI."""
+    also_uses: tuple[int, ...] = ()
+    """Further addresses that the chip answers at."""
+    options: tuple[ChipOption, ...] = ()
+    reads: tuple[Reads, ...]
+    """Read in this order."""
+    accuracy: str
+    source: str
+    """The datasheet that ranges, resolution and accuracy are from, with the section."""
+    settle_s: float = 0.0
+    """How long after it was set up the first reading is worth anything, beyond what the
+    library waits for by itself."""
+    start: str = ""
+    """A method that begins periodic measurements."""
+    ready: str = ""
+    """A property that tells whether there is a measurement that was not read before."""
+    min_interval_s: float = 0.0
+    budget_s: float = 3.0
+    """How long one reading may take, setting the chip up included."""
+    witness: Witness | None = None
+    prepare: Callable[[Any, OwnedBus, dict[str, Any]], Any] | None = None
+    """Given the library's object and the options, makes of it what is read."""
+    check: Callable[[Any, OwnedBus, int], None] | None = None
+    """Asks the chip for its faults after each reading; raises SensorError."""
+    faults: tuple[tuple[str, str], ...] = ()
+    """Errors of the library that are faults the chip reports, each with its remedy."""
+    quirks: str = ""
+    """What a person should know of the chip or its library."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return tuple(reads.channel for reads in self.reads)

@@ -1,0 +1,109 @@
+"""A DHT by the kernel's GPIO edge events: no helper process, no polling, its interrupts' times.
+
+`EdgesDht` is what a board hands out for the backend "edges"; `GpioEdges` is the wire of a Pi,
+through gpiod.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from drivers.dht_frame import TRIGGER_US, decode_edges
+from drivers.errors import MissingSupport
+
+__all__ = ["EdgeWire", "EdgesDht", "GpioEdges"]
+
+_SETTLE_S = 0.005
+_LONGEST_ANSWER_S = 0.03  # a frame takes at most 5.5 ms after the response
+_EDGES = 42
+_PI_CHIPS = ("pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1")  # the 40-pin header's, by model
+_REMEDY = "on a Pi, install gpiod and join the group gpio; on a laptop, add --simulate"
+
+
+class EdgeWire(Protocol):
+    """A data wire that can be pulled low and listened to."""
+
+    def falling_edges(self, low_us: int) -> list[int]:
+        """Hold it low for `low_us`, let go, and return when it fell after that, in ns."""
+        ...
+
+
+class EdgesDht:
+    """`drivers.bus.DhtSensor` by our own decoder; each measurement is a new one."""
+
+    def __init__(self, model: str, wire: EdgeWire) -> None:
+        self.frame = bytearray()
+        self._model = model
+        self._wire = wire
+
+    def measure(self) -> None:
+        """Trigger the sensor, and keep the frame it sends.
+
+        Raises:
+            SensorNotFound, BadFrame: see `decode_edges`.
+        """
+        self.frame = bytearray()
+        self.frame = bytearray(decode_edges(self._wire.falling_edges(TRIGGER_US[self._model])))
+
+    def exit(self) -> None:
+        """The line is held for the time of a measurement alone."""
+
+
+class GpioEdges:
+    """A GPIO of the 40-pin header, by its BCM number."""
+
+    def __init__(self, pin: int) -> None:
+        self._pin = pin
+        self._chip = _header_chip()
+
+    def falling_edges(self, low_us: int) -> list[int]:
+        """See `EdgeWire`.
+
+        Raises:
+            OSError: the line is in use (EBUSY) or may not be used.
+        """
+        import gpiod
+        from gpiod.line import Bias, Direction, Edge, Value
+
+        high = gpiod.LineSettings(direction=Direction.OUTPUT, output_value=Value.ACTIVE)
+        # The pull-up of the Pi, some 50 kΩ, does no harm beside the sensor's own.
+        listen = gpiod.LineSettings(
+            direction=Direction.INPUT, edge_detection=Edge.FALLING, bias=Bias.PULL_UP
+        )
+        edges_ns: list[int] = []
+        with gpiod.request_lines(
+            self._chip, config={self._pin: high}, consumer="sensor-node dht", event_buffer_size=128
+        ) as line:
+            time.sleep(_SETTLE_S)
+            line.set_value(self._pin, Value.INACTIVE)
+            time.sleep(low_us / 1e6)
+            line.reconfigure_lines({self._pin: listen})
+            deadline_s = time.monotonic() + _LONGEST_ANSWER_S
+            while len(edges_ns) < _EDGES:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or not line.wait_edge_events(left_s):
+                    break
+                edges_ns += [event.timestamp_ns for event in line.read_edge_events()]
+        return edges_ns
+
+
+def _header_chip() -> str:
+    """The GPIO chip of the 40-pin header: its number differs, its label does not.
+
+    Raises:
+        MissingSupport: there is none, or gpiod is not installed.
+    """
+    try:
+        import gpiod
+    except ImportError as error:
+        raise MissingSupport(f"gpiod cannot be imported ({error})", _REMEDY) from error
+    for path in sorted(map(str, Path("/dev").glob("gpiochip*"))):
+        try:
+            with gpiod.Chip(path) as chip:
+                if chip.get_info().label in _PI_CHIPS:
+                    return path
+        except OSError:
+            continue
+    raise MissingSupport("there is no GPIO chip of a Pi that may be opened", _REMEDY)

@@ -1,0 +1,87 @@
+"""What the five bytes of a DHT mean, and how they are found in the edges of its signal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from drivers.errors import BadFrame, ImplausibleValue, SensorNotFound
+
+__all__ = ["TRIGGER_US", "WIRING", "check_frame", "decode_edges", "decode_frame"]
+
+WIRING = "check 3V3, the data wire, the 4.7 to 10 kΩ pull-up and the pin number"
+
+TRIGGER_US = {"DHT22": 1_100, "DHT11": 18_500}
+"""How long the host holds the line low: 0.8 to 20 ms (AM2302), 18 to 30 ms (ASAIR DHT11)."""
+
+# AM2302 datasheet, "Single-bus signal timing", µs: a bit is 48 to 55 low, then 22 to 30 high for
+# 0, or 68 to 75 for 1; so 70 to 85 or 116 to 130 from falling edge to falling edge. The response
+# is 75 to 85 low and as much high. Two bits whose edge between them was missed take 140 and more.
+_BITS = 40
+_SHORTEST_NS, _ZERO_OR_ONE_NS, _LONGEST_NS = 55_000, 100_000, 139_000
+_RESPONSE_NS = (140_000, 180_000)
+
+
+def decode_edges(falling_ns: Sequence[int]) -> bytes:
+    """The five bytes in the times of the falling edges after the line was released.
+
+    There are 42: the response, the beginning of each bit, and the end of the last. The capture
+    may begin too late for the first one. Nothing else is taken: an edge that was missed, or one
+    too many, makes an interval that no bit has.
+
+    Raises:
+        SensorNotFound: hardly any edge.
+        BadFrame: too few or too many edges, or a time between two that no bit takes; or the
+            checksum differs.
+    """
+    if len(falling_ns) < 5:
+        raise SensorNotFound(f"no answer, {len(falling_ns)} edges", WIRING)
+    if not _BITS + 1 <= len(falling_ns) <= _BITS + 2:
+        raise BadFrame(f"{len(falling_ns)} edges, and not {_BITS + 2}", WIRING)
+    intervals_ns = [after - before for before, after in pairwise(falling_ns)]
+    for response_ns in intervals_ns[:-_BITS]:
+        if not _RESPONSE_NS[0] <= response_ns <= _RESPONSE_NS[1]:
+            raise BadFrame(f"a response of {response_ns / 1000:.0f} µs", WIRING)
+    value = 0
+    for interval_ns in intervals_ns[-_BITS:]:
+        if not _SHORTEST_NS <= interval_ns <= _LONGEST_NS:
+            raise BadFrame(f"a bit of {interval_ns / 1000:.0f} µs", WIRING)
+        value = value << 1 | (interval_ns > _ZERO_OR_ONE_NS)
+    frame = value.to_bytes(5, "big")
+    if sum(frame[:4]) & 0xFF != frame[4]:
+        raise BadFrame(f"the checksum differs: {frame.hex(' ')}", WIRING)
+    return frame
+
+
+def check_frame(model: str, frame: bytes) -> None:
+    """Reject a frame of five bytes, checksum already verified, that the sensor cannot mean.
+
+    Raises:
+        BadFrame: the length is not 5.
+        ImplausibleValue: all bytes are zero (a line held low sums up to a right checksum), or it
+            is of the other model.
+    """
+    if len(frame) != 5:
+        raise BadFrame(f"no fresh frame, {len(frame)} of 5 bytes", WIRING)
+    if not any(frame):
+        raise ImplausibleValue("a frame of zeros", f"the line is held low; {WIRING}")
+    if model == "DHT11" and (frame[1] > 9 or frame[3] & 0x7F > 9):
+        raise ImplausibleValue(
+            f"decimals above 9 in the frame {frame.hex(' ')}",
+            'this is a DHT22: set driver = "dht22"',
+        )
+    if model == "DHT22" and (frame[0] << 8 | frame[1]) > 1000:
+        raise ImplausibleValue("humidity above 100 %", 'is it a dht11? set driver = "dht11"')
+
+
+def decode_frame(model: str, frame: bytes) -> tuple[float, float]:
+    """Temperature (°C) and humidity (%) in the five bytes of a frame.
+
+    Sign and magnitude, not two's complement: tenths of a degree in a DHT22 (AM2302 datasheet,
+    "Data format"), whole degrees and tenths in a DHT11 (ASAIR DHT11 1.3, "Negative temperature").
+    """
+    if model == "DHT11":
+        sign, magnitude = frame[3] & 0x80, frame[2] + (frame[3] & 0x7F) / 10
+        return (-magnitude if sign else magnitude), frame[0] + frame[1] / 10
+    sign, tenths = frame[2] & 0x80, (frame[2] & 0x7F) << 8 | frame[3]
+    return (-tenths if sign else tenths) / 10, (frame[0] << 8 | frame[1]) / 10

@@ -1,0 +1,134 @@
+"""A simulated `/sys` with IIO and hwmon devices, laid out as the kernel lays it out.
+
+A device is a folder below `/sys/devices`, inside the folder of what it sits on; what is listed in
+`/sys/bus/iio/devices` and `/sys/class/hwmon` are links to it, numbered in order of appearance.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from drivers.sim.room import Air
+
+__all__ = ["EIO", "KernelTree", "SimulatedDevice", "simulated_device"]
+
+CLASSES = {"iio": "sys/bus/iio/devices", "hwmon": "sys/class/hwmon"}
+_PREFIX = {"iio": "iio:device", "hwmon": "hwmon"}
+
+EIO = Path("/proc/self/mem")
+"""What a file links to whose reading fails with EIO: nothing is mapped at address 0."""
+
+
+class SimulatedDevice:
+    """One device: `kind` "iio" or "hwmon", its name, what it sits on, and what its files give."""
+
+    def __init__(
+        self, kind: str, name: str, parent: str, files: dict[str, Callable[[], str | Path]]
+    ) -> None:
+        self.gpio: int | None = None
+        """The pin in its device tree node, if it has one."""
+        self.kind = kind
+        self.name = name
+        self.parent = parent
+        self.files = files
+
+
+class KernelTree:
+    """The devices there are; change the list, or a device's `files`, to plug and to break.
+
+    `number` is where each kind begins to count: it stands for what else was found at boot.
+    Sensors on different threads may look at it: what has not changed is not touched.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self.devices: list[SimulatedDevice] = []
+        self.number = 0
+
+    def owns(self, absolute: str) -> bool:
+        """Whether a kernel path is in this tree."""
+        return absolute.lstrip("/").startswith(tuple(CLASSES.values()))
+
+    def refresh(self, absolute: str) -> None:
+        """Bring the lists up to date, and the files of the device that is listed as `absolute`."""
+        numbers = dict.fromkeys(CLASSES, self.number)
+        links: dict[Path, Path] = {}
+        with self._lock:
+            for device in self.devices:
+                numbered = f"{_PREFIX[device.kind]}{numbers[device.kind]}"
+                numbers[device.kind] += 1
+                link = self._root / CLASSES[device.kind] / numbered
+                links[link] = self._folder(device, numbered)
+                anew = link == self._root / absolute.lstrip("/")
+                self._write(device, links[link], anew=anew)
+            for listed_in in CLASSES.values():
+                (self._root / listed_in).mkdir(parents=True, exist_ok=True)
+                for link in (self._root / listed_in).iterdir():
+                    if link.is_symlink() and link.resolve() != links.get(link):
+                        link.unlink()
+            for link, folder in links.items():
+                if not link.is_symlink():
+                    link.symlink_to(os.path.relpath(folder, link.parent))
+
+    def _folder(self, device: SimulatedDevice, numbered: str) -> Path:
+        parent = (self._root / "sys/devices/simulated" / device.parent).resolve()
+        folder = parent / ("hwmon" if device.kind == "hwmon" else "") / numbered
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            if device.kind == "hwmon":
+                (folder / "device").symlink_to(f"../../../{device.parent}")
+            if device.gpio is not None:  # phandle, pin, flags
+                (parent / "of_node").mkdir(exist_ok=True)
+                cells = struct.pack(">III", 7, device.gpio, 0)
+                (parent / "of_node/gpios").write_bytes(cells)
+        return folder
+
+    def _write(self, device: SimulatedDevice, folder: Path, *, anew: bool) -> None:
+        for name, content in {"name": lambda: f"{device.name}\n", **device.files}.items():
+            file = folder / name
+            if file.exists() and not anew:
+                continue
+            value = content()
+            if file.is_symlink() or isinstance(value, Path):
+                file.unlink(missing_ok=True)
+            if isinstance(value, Path):
+                file.symlink_to(value)
+            else:
+                file.write_text(value, encoding="utf-8")
+
+
+def simulated_device(name: str, parent: str, air: Callable[[], Air]) -> SimulatedDevice:
+    """A device such as the kernel's driver `name` shows: its own files for some, else hwmon's."""
+
+    def milli(value: Callable[[Air], float]) -> Callable[[], str]:
+        return lambda: f"{value(air()) * 1000:.0f}\n"
+
+    temperature = {"in_temp_input": milli(lambda a: a.temperature)}
+    humidity = {"in_humidityrelative_input": milli(lambda a: a.humidity)}
+    pressure = {"in_pressure_input": lambda: f"{air().pressure / 10:.9f}\n"}  # kPa
+    # drivers/iio/chemical/scd4x.c: two 16-bit words, and CO2 in ppm with a scale to %.
+    scd4x: dict[str, Callable[[], str | Path]] = {
+        "in_temp_raw": lambda: f"{(air().temperature + 45) * 65536 / 175:.0f}\n",
+        "in_temp_scale": lambda: "2.670288085\n",
+        "in_temp_offset": lambda: "-16852\n",
+        "in_humidityrelative_raw": lambda: f"{air().humidity * 655.36:.0f}\n",
+        "in_humidityrelative_scale": lambda: "1.525878906\n",
+        # People breathe out both.
+        "in_concentration_co2_raw": lambda: f"{420 + 8 * max(0.0, air().humidity - 30):.0f}\n",
+        "in_concentration_co2_scale": lambda: "0.000100000\n",
+    }
+    profiles: dict[str, dict[str, Callable[[], str | Path]]] = {
+        "bmp280": {**temperature, **pressure},
+        "bme280": {**temperature, **pressure, **humidity},
+        "dht11": {**temperature, **humidity},
+        "scd4x": scd4x,
+    }
+    kind = name.partition("@")[0]
+    if kind in profiles:
+        return SimulatedDevice("iio", name, parent, profiles[kind])
+    return SimulatedDevice("hwmon", name, parent, {"temp1_input": milli(lambda a: a.temperature)})

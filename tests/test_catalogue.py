@@ -1,0 +1,398 @@
+"""The catalogue: its rows against the real packages, its extras, and what a dead bus gives."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import math
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support import ConstantChip, FakeClock, TickingClock, put_libraries_on
+
+from drivers.base import DriverInfo, Measurement, Options
+from drivers.catalogue import CATALOGUE
+from drivers.chip_row import ChipRow
+from drivers.circuitpython import chip_driver
+from drivers.errors import ImplausibleValue, MissingSupport, SensorError
+from drivers.registry import find_driver
+from drivers.sim.board import SimulatedBoard
+from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
+from drivers.sim.room import Air
+
+ROOT = Path(__file__).parent.parent
+EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+    "optional-dependencies"
+]
+SIMULATED = (*I2C_CHIPS, *SPI_CHIPS)
+
+every_row = pytest.mark.parametrize("row", CATALOGUE, ids=lambda row: row.name)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return TickingClock()
+
+
+def library_class(row: ChipRow) -> Any:
+    return getattr(importlib.import_module(row.module), row.class_name)
+
+
+def driver_on_fake_time(name: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> DriverInfo:
+    """The driver, whose library is imported and goes by `clock`."""
+    row = next(row for row in CATALOGUE if row.name == name)
+    library_class(row)
+    if name == "ads1115":
+        importlib.import_module("adafruit_ads1x15.analog_in")
+    put_libraries_on(clock, monkeypatch)
+    return find_driver(name)
+
+
+def put_everywhere(row: ChipRow, board: SimulatedBoard, chip: Any) -> None:
+    """`chip` at every address and select that the chip of `row` can have."""
+    if row.construct == "spi":
+        board.spi(0, 0)
+        board.spi_ports[0, 0].chip = chip
+        return
+    board.i2c(1)
+    for address in (*row.addresses, *row.also_uses):
+        board.i2c_ports[1].chips[address] = chip
+
+
+# -- Rows against the packages -------------------------------------------------------------------
+
+
+def test_there_are_at_least_45_rows_with_names_of_their_own():
+    assert len(CATALOGUE) >= 45
+    assert len({row.name for row in CATALOGUE}) == len(CATALOGUE)
+
+
+@every_row
+def test_the_constructor_takes_what_the_row_gives(row):
+    signature = inspect.signature(library_class(row).__init__)
+    positional: tuple[object, ...] = (None, "bus", "select") if row.construct == "spi" else ()
+    keywords: dict[str, object] = {}
+    if row.construct != "spi":
+        positional = (None, "bus")
+        if row.construct in ("address", "addr"):
+            keywords[row.construct] = row.addresses[0]
+    keywords |= {option.argument: option.default for option in row.options if option.argument}
+    signature.bind(*positional, **keywords)
+    if row.construct == "fixed":
+        assert not {"address", "addr"} & set(signature.parameters), "the address can be chosen"
+    if row.construct in keywords:
+        default = signature.parameters[row.construct].default
+        # seesaw is the library of many boards, and its default the address of another one.
+        assert default == row.addresses[0] or row.name == "seesaw"
+
+
+@every_row
+def test_every_attribute_that_is_read_exists(row):
+    library = library_class(row)
+    if row.name == "ads1115":
+        library = importlib.import_module("adafruit_ads1x15.analog_in").AnalogIn
+    for reads in row.reads:
+        attribute = inspect.getattr_static(library, reads.attribute)
+        assert not isinstance(attribute, int | float | str), "a constant, not a measurement"
+        if inspect.isfunction(attribute):
+            inspect.signature(attribute).bind("self")
+    for name in filter(None, (row.start, row.ready)):
+        assert inspect.getattr_static(library, name)
+
+
+@every_row
+def test_every_value_of_an_option_is_known_to_the_library(row):
+    module = importlib.import_module(row.module)
+    for option in row.options:
+        choices = getattr(option.annotation, "__args__", ())
+        assert msgspec.convert(option.default, option.annotation) == option.default
+        if option.meaning:
+            assert option.meaning.keys() == set(choices)
+        if option.enumeration:
+            for choice in choices:
+                assert isinstance(getattr(getattr(module, option.enumeration), choice), int)
+
+
+@every_row
+def test_every_row_says_what_it_is_worth(row):
+    assert row.accuracy
+    assert "," in row.source, "the datasheet and its section"
+    for channel in row.channels:
+        low, high = channel.plausible
+        assert low < high
+        assert not low <= -273.2 or channel.unit != "°C"
+    assert any(channel.unit in ("°C", "V") for channel in row.channels)
+
+
+@every_row
+def test_the_readme_has_the_row(row):
+    readme = (ROOT / "drivers" / "README.md").read_text()
+    channels = ", ".join(channel.name for channel in row.channels)
+    line = f"| `{row.name}` | {row.summary.split(':')[0]} | {channels} | {row.accuracy} |"
+    assert f"{line} {row.quirks}".rstrip() + " |" in readme
+
+
+@every_row
+def test_every_row_has_an_extra_that_brings_its_package(row):
+    (requirement,) = EXTRAS[row.name]
+    package, _, oldest = requirement.partition(">=")
+    assert package == row.package
+    installed = tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
+    assert installed >= tuple(int(part) for part in oldest.split("."))
+
+
+def test_every_extra_with_an_adafruit_package_is_a_row_and_one_brings_them_all():
+    with_package = {
+        name for name, needs in EXTRAS.items() if any(n.startswith("adafruit-") for n in needs)
+    }
+    assert with_package == {row.name for row in CATALOGUE}
+    brought = {
+        name.strip()
+        for line in EXTRAS["chips"]
+        for name in line.partition("[")[2].rstrip("]").split(",")
+    }
+    assert brought == with_package
+
+
+@every_row
+def test_a_missing_package_says_what_to_install(row, board):
+    absent = chip_driver(msgspec.structs.replace(row, module="adafruit_no_such_module"))
+    with pytest.raises(MissingSupport) as raised:
+        absent.open(absent.options(), board)
+    assert raised.value.hint == f"pip install 'pi-sensor-node[{row.name}]'"
+
+
+def test_the_catalogue_is_not_loaded_for_drivers_that_are_not_in_it():
+    script = (
+        "import sys, node.commands.run, drivers.hardware\n"
+        "from drivers.registry import find_driver\n"
+        "find_driver('cpu'); find_driver('sysfs'); find_driver('dht22'); find_driver('mcp3008')\n"
+        "print([m for m in sys.modules if 'catalogue' in m or 'chip' in m or 'owned' in m])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# -- Dead buses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+@every_row
+def test_a_bus_dead_from_the_start_gives_no_reading(row, byte, board, clock, monkeypatch):
+    info = driver_on_fake_time(row.name, clock, monkeypatch)
+    put_everywhere(row, board, ConstantChip(byte))
+    options = info.options()
+    with pytest.raises(SensorError, match=f"every byte read was 0x{byte:02x}") as raised:
+        info.open(options, board).read()
+    assert raised.value.what.startswith(options.where())
+    assert "check" in raised.value.hint
+
+
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_bus_that_dies_later_gives_no_reading(name, byte, board, clock, monkeypatch):
+    info = driver_on_fake_time(name, clock, monkeypatch)
+    row = next(row for row in CATALOGUE if row.name == name)
+    board.attach(name, info.options())
+    sensor = info.open(info.options(), board)
+    assert sensor.read()
+    put_everywhere(row, board, ConstantChip(byte))
+    with pytest.raises(SensorError):
+        sensor.read()
+
+
+class Dying:
+    """The one chip on `board`: after `left` more transactions it is dead, every byte alike."""
+
+    def __init__(self, board: SimulatedBoard, left: float, byte: int) -> None:
+        self._board = board
+        self._left = left
+        self._byte = byte
+        self.count = 0
+        for port in (*board.i2c_ports.values(), *board.spi_ports.values()):
+            port.before_answer = self._transaction
+
+    def _transaction(self, *_: object) -> None:
+        self.count += 1
+        if self.count <= self._left:
+            return
+        for i2c in self._board.i2c_ports.values():
+            i2c.chips = dict.fromkeys(i2c.chips, ConstantChip(self._byte))
+        for spi in self._board.spi_ports.values():
+            spi.chip = ConstantChip(self._byte)
+
+
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_bus_that_dies_in_the_middle_of_a_reading_gives_it_right_or_not_at_all(
+    name, byte, clock, monkeypatch
+):
+    """At whichever transaction: humidity of 0 % beside a good temperature is no reading."""
+    info = driver_on_fake_time(name, clock, monkeypatch)
+
+    def reading(left: float) -> tuple[Measurement | None, int]:
+        """What comes of a reading, and the number of its transactions."""
+        board = SimulatedBoard(clock)
+        board.room.at = lambda spot: Air(23.4, 45.6, 987.6)
+        board.attach(name, info.options())
+        sensor = info.open(info.options(), board)
+        sensor.read()
+        line = Dying(board, left, byte)
+        try:
+            return sensor.read(), line.count
+        except SensorError:
+            return None, line.count
+
+    truth, transactions = reading(math.inf)
+    assert truth
+    outcomes = [reading(left)[0] for left in range(transactions)]
+    assert outcomes[0] is None
+    for left, outcome in enumerate(outcomes):
+        assert outcome is None or outcome == pytest.approx(truth), f"dead after {left}"
+
+
+@pytest.mark.parametrize(
+    ("name", "byte", "believed"),
+    [
+        ("pct2075", 0x00, 0.0),
+        ("pct2075", 0xFF, -0.125),
+        ("tc74", 0x00, 0.0),
+        ("tc74", 0xFF, -1.0),
+        ("ds3231", 0x00, 0.0),
+        ("amg88xx", 0x00, 0.0),
+        ("max31855", 0x00, 0.0),
+        ("max31856", 0x00, 0.0),
+        ("ms8607", 0x00, 20.0),
+    ],
+)
+def test_the_library_alone_believes_a_dead_bus(name, byte, believed, board, clock, monkeypatch):
+    """Negative control: these are values inside the plausible range, and no error."""
+    driver_on_fake_time(name, clock, monkeypatch)
+    row = next(row for row in CATALOGUE if row.name == name)
+    put_everywhere(row, board, ConstantChip(byte))
+    if row.construct == "spi":
+        bus = board.spi(0, 0)
+        library = library_class(row)(bus, bus.chip_select)
+    else:
+        library = library_class(row)(board.i2c(1))
+    value = getattr(library, row.reads[0].attribute)
+    assert value == pytest.approx(believed)
+    low, high = row.channels[0].plausible
+    assert low <= value <= high
+
+
+# -- Simulation ----------------------------------------------------------------------------------
+
+
+def step_of(info: DriverInfo) -> float:
+    """How far off the temperature of a simulated chip may be: a step, or the noise of the room."""
+    return next(1.0 if c.decimals == 0 else 0.3 for c in info.channels if c.name == "temperature")
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_simulated_chip_reads_the_air_of_its_spot(name, board, clock, monkeypatch):
+    info = driver_on_fake_time(name, clock, monkeypatch)
+    options = info.options()
+    board.attach(name, options)
+    measurement = info.open(options, board).read()
+    air = board.room.at(f"{name} {options.where()}")
+    assert measurement.keys() == {channel.name for channel in info.channels}
+    if name == "ads1115":
+        assert (measurement["voltage"] - 0.5) * 100 == pytest.approx(air.temperature, abs=0.3)
+        return
+    assert measurement["temperature"] == pytest.approx(air.temperature, abs=step_of(info))
+    if "humidity" in measurement:
+        assert measurement["humidity"] == pytest.approx(air.humidity, abs=1)
+    if "pressure" in measurement:
+        assert measurement["pressure"] == pytest.approx(air.pressure, abs=1)
+
+
+WRONG_BELOW_ZERO = {"seesaw", "sen63c", "sen66", "tmp007"}
+"""Chips whose library takes two's complement for a large number."""
+
+
+@pytest.mark.parametrize("name", [name for name in SIMULATED if name != "ads1115"])
+def test_below_zero_a_chip_reads_right_or_not_at_all(name, board, clock, monkeypatch):
+    info = driver_on_fake_time(name, clock, monkeypatch)
+    board.room.at = lambda spot: Air(-8.4, 45.6, 987.6)
+    board.attach(name, info.options())
+    sensor = info.open(info.options(), board)
+    if name in WRONG_BELOW_ZERO:
+        with pytest.raises(ImplausibleValue, match=r"temperature .* is outside"):
+            sensor.read()
+        return
+    assert sensor.read()["temperature"] == pytest.approx(-8.4, abs=step_of(info))
+
+
+@pytest.mark.parametrize("name", [row.name for row in CATALOGUE if row.name not in SIMULATED])
+def test_simulating_a_chip_without_simulation_says_so(name, board, clock, monkeypatch):
+    info = driver_on_fake_time(name, clock, monkeypatch)
+    board.attach(name, info.options())
+    with pytest.raises(MissingSupport, match=f"no simulated {name}; leave out --simulate"):
+        info.open(info.options(), board).read()
+    readme = (ROOT / "drivers" / "README.md").read_text()
+    assert f"`{name}`" in readme.split("`--simulate` knows")[1].split("##")[0]
+
+
+# -- Options -------------------------------------------------------------------------------------
+
+
+def shared_or_not(one: Options, other: Options) -> set[str]:
+    """What both claim, and at least one not to be shared."""
+    held = {claim.resource: claim for claim in one.claims()}
+    return {
+        claim.resource
+        for claim in other.claims()
+        if claim.resource in held
+        and not (claim.shared_as and claim.shared_as == held[claim.resource].shared_as)
+    }
+
+
+def options_of(name: str, **given: object) -> Options:
+    return find_driver(name).options(**given)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflict"),
+    [
+        (("max31855", {}), ("max31856", {"select": 1}), set()),
+        (("max31855", {}), ("max31856", {}), {"SPI bus 0 CE0", "GPIO 8"}),
+        (("max31855", {}), ("mcp3008", {}), {"GPIO 8"}),
+        (("max31855", {"select": 1}), ("mcp3008", {}), set()),
+        (("max31855", {}), ("max31865", {"bus_number": 1}), set()),
+        (("sht31d", {}), ("sht31d", {"address": 0x45}), set()),
+        (("sht31d", {}), ("sht31d", {"bus_number": 3}), set()),
+        (("sht31d", {}), ("sht4x", {}), {"I2C bus 1 address 0x44"}),
+        (("ms8607", {}), ("bme280", {"address": 0x76}), {"I2C bus 1 address 0x76"}),
+        (("ms8607", {}), ("htu21d", {}), {"I2C bus 1 address 0x40"}),
+        (("sht31d", {}), ("max31855", {}), set()),
+    ],
+)
+def test_chips_share_wires_and_nothing_else(one, other, conflict):
+    first, second = options_of(one[0], **one[1]), options_of(other[0], **other[1])
+    assert shared_or_not(first, second) == conflict
+    assert shared_or_not(second, first) == conflict
+
+
+def test_chips_on_the_same_wires_are_read_one_after_another():
+    assert options_of("max31855").bus() == options_of("mcp3008").bus()
+    assert options_of("sht31d").bus() == options_of("bme280").bus()
+    assert options_of("sht31d").bus() != options_of("sht31d", bus_number=3).bus()
+    assert options_of("max31855").bus() != options_of("max31855", bus_number=1).bus()
+
+
+@every_row
+def test_the_example_of_every_row_is_a_configuration(row):
+    info = find_driver(row.name)
+    table = tomllib.loads(info.example)
+    assert table.pop("driver") == row.name
+    assert table.keys() <= {field.encode_name for field in msgspec.structs.fields(info.options)}
+    assert msgspec.convert(table, info.options) == info.options()

@@ -1,0 +1,560 @@
+"""The ways to a DHT's frame: edges and our decoder, the kernel's driver, a child process, auto."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import adafruit_dht
+import gpiod
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import FakeClock, wait_until
+
+from drivers import dht_edges, dht_process
+from drivers.dht import DHT11, DHT22, DhtOptions, backends_for
+from drivers.dht_edges import GpioEdges
+from drivers.dht_frame import decode_edges, decode_frame
+from drivers.dht_process import DhtProcess
+from drivers.errors import (
+    BadFrame,
+    ImplausibleValue,
+    MissingSupport,
+    SensorError,
+    SensorNotFound,
+    SensorTimeout,
+)
+from drivers.sim.board import SimulatedBoard
+from drivers.sim.dht_line import DhtLine, encode_frame, pulses_us
+from drivers.sim.kernel_tree import EIO
+
+HELPER = Path(__file__).with_name("pulsein_helper.py")
+
+
+def edges_ns(frame: bytes) -> list[int]:
+    """The falling edges of a frame without noise."""
+    line = DhtLine("DHT22", lambda: None)
+    line.frame = lambda: frame
+    return line.falling_edges(20_000)
+
+
+FRAMES = st.binary(min_size=4, max_size=4).map(lambda body: body + bytes([sum(body) & 0xFF]))
+
+
+def test_the_edges_of_the_datasheets_frame_are_decoded():
+    """AM2302 datasheet, "Single-bus": 0292 010D A2, 65.8 %, 26.9 °C; and 8065, -10.1 °C."""
+    frame = bytes.fromhex("0292010da2")
+    assert len(edges_ns(frame)) == 42
+    assert decode_edges(edges_ns(frame)) == frame
+    assert decode_frame("DHT22", frame) == (26.9, 65.8)
+    assert decode_frame("DHT22", bytes.fromhex("0000806500"))[0] == -10.1
+
+
+@given(st.integers(-400, 800), st.integers(0, 1000))
+def test_every_value_of_a_dht22_makes_the_round_trip(tenths, permille):
+    frame = encode_frame("DHT22", tenths / 10, permille / 10)
+    assert decode_frame("DHT22", decode_edges(edges_ns(frame))) == (tenths / 10, permille / 10)
+
+
+@given(st.integers(-200, 600), st.integers(0, 100))
+def test_every_value_of_a_dht11_makes_the_round_trip(tenths, percent):
+    frame = encode_frame("DHT11", tenths / 10, percent)
+    assert decode_frame("DHT11", decode_edges(edges_ns(frame))) == (tenths / 10, percent)
+
+
+@given(FRAMES, st.lists(st.integers(-7000, 7000), min_size=42, max_size=42), st.booleans())
+def test_seven_microseconds_of_jitter_at_each_edge_change_nothing(frame, jitter_ns, late):
+    """Property; nor does a capture that begins after the response."""
+    shaken = [edge + jitter for edge, jitter in zip(edges_ns(frame), jitter_ns, strict=True)]
+    assert decode_edges(shaken[1:] if late else shaken) == frame
+
+
+@given(FRAMES, st.sets(st.integers(0, 41), min_size=1, max_size=6))
+def test_missed_edges_are_an_error_or_change_nothing(frame, missed):
+    edges = [edge for number, edge in enumerate(edges_ns(frame)) if number not in missed]
+    if missed == {0}:
+        assert decode_edges(edges) == frame
+        return
+    with pytest.raises(BadFrame):
+        decode_edges(edges)
+
+
+@given(FRAMES, st.lists(st.integers(0, 5_000_000), min_size=1, max_size=3), st.integers(0, 2))
+def test_edges_too_many_are_an_error_or_change_nothing(frame, extra_ns, missed):
+    """Glitches anywhere in the frame, also where as many true edges are missed."""
+    true = edges_ns(frame)
+    del true[5 : 5 + missed]
+    glitches = [true[0] + offset for offset in extra_ns]
+    try:
+        decoded = decode_edges(sorted({*true, *glitches}))
+    except SensorError:
+        return
+    assert decoded == frame
+
+
+@pytest.mark.parametrize(
+    ("edge", "later_us", "says"),
+    [(9, 100, "a bit of"), (9, -30, "a bit of"), (41, 100, "a bit of"), (1, 50, "a response of")],
+)
+def test_a_time_that_no_bit_takes_is_refused(edge, later_us, says):
+    """The count of edges is right; the rest of the frame is moved by so much."""
+    edges = edges_ns(bytes.fromhex("0292010da2"))
+    moved = edges[:edge] + [ns + later_us * 1000 for ns in edges[edge:]]
+    with pytest.raises(BadFrame, match=says):
+        decode_edges(moved)
+
+
+@given(st.lists(st.integers(0, 10_000_000), max_size=90).map(sorted))
+def test_no_edges_make_the_decoder_raise_anything_else(edges):
+    try:
+        frame = decode_edges(edges)
+    except (BadFrame, SensorNotFound):
+        return
+    assert sum(frame[:4]) & 0xFF == frame[4]
+
+
+def dht22(board: SimulatedBoard, backend: str):
+    options = DhtOptions(pin=4, backend=backend)
+    board.attach("dht22", options)
+    return DHT22.open(options, board)
+
+
+@pytest.fixture(autouse=True)
+def library_on_fake_time(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LibraryTime:
+        monotonic = staticmethod(clock.monotonic)
+        sleep = staticmethod(clock.sleep)
+
+    monkeypatch.setattr(adafruit_dht, "time", LibraryTime)
+
+
+@pytest.mark.parametrize("backend", ["auto", "kernel", "pulseio", "edges", "bitbang"])
+def test_every_backend_is_simulated(board, backend):
+    for _ in range(3):
+        assert 15 < dht22(board, backend).read()["temperature"] < 27
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ("silence", SensorNotFound, "pull-up"),
+        ("checksum", BadFrame, "checksum"),
+        ("missing edges", BadFrame, "41 edges|39 edges"),
+        ("zeros", ImplausibleValue, "held low"),
+        ("too humid", ImplausibleValue, "dht11"),
+        ("too hot", ImplausibleValue, "outside -40 to 80"),
+        ("nothing", None, ""),
+    ],
+)
+def test_each_fault_of_the_edges_is_an_error_that_names_the_remedy(board, fault, error, says):
+    """The same as through the library; "nothing" is the negative control."""
+    sensor = dht22(board, "edges")
+    good = encode_frame("DHT22", 20, 50)
+    frames = {
+        "silence": None,
+        "checksum": good[:4] + bytes([good[4] ^ 1]),
+        "zeros": bytes(5),
+        "too humid": encode_frame("DHT22", 20, 120),
+        "too hot": encode_frame("DHT22", 150, 50),
+    }
+    line = board.dht_lines[4]
+    line.frame = lambda: frames.get(fault, good)
+    if fault == "missing edges":
+        line.distort = lambda widths: widths[:20] + widths[26:]
+    if error is None:
+        assert sensor.read() == {"temperature": 20, "humidity": 50}
+        return
+    with pytest.raises(error, match=says) as caught:
+        sensor.read()
+    assert "DHT22 through edges" in str(caught.value)
+
+
+def test_edges_trigger_a_dht11_for_as_long_as_it_needs(board):
+    """18 ms; with the 1 ms of a DHT22 it stays silent."""
+    options = DhtOptions(pin=4, backend="edges")
+    board.attach("dht11", options)
+    assert DHT11.open(options, board).read()
+    assert board.dht_lines[4].falling_edges(1_100) == []
+
+
+def test_the_kernels_driver_is_retried_after_two_seconds(board, clock, monkeypatch):
+    """EIO twice, then a value."""
+    sensor = dht22(board, "kernel")
+    files = board.kernel.devices[0].files
+    good = files["in_temp_input"]
+    asked_s: list[float] = []
+
+    def answer():
+        asked_s.append(clock.now_s)
+        return good() if len(asked_s) >= 4 else EIO
+
+    files["in_temp_input"] = answer
+    assert sensor.read()
+    asked_s = asked_s[1:]  # the first is the file's making
+    assert len(asked_s) == 3
+    assert min(b - a for a, b in itertools.pairwise(asked_s)) >= 2.1
+
+
+def test_without_the_overlay_the_kernel_backend_names_it(board):
+    with pytest.raises(MissingSupport, match="dtoverlay=dht11,gpiopin=17"):
+        DHT22.open(DhtOptions(pin=17, backend="kernel"), board).read()
+
+
+@pytest.mark.parametrize("backend", ["kernel", "auto"])
+def test_the_kernels_dht_of_another_pin_is_not_taken(board, caplog, backend):
+    """Its value would be that of another room."""
+    caplog.set_level("INFO")
+    other = DhtOptions(pin=17, backend="kernel")
+    board.attach("dht22", other)
+    if backend == "kernel":
+        with pytest.raises(MissingSupport, match=r"on GPIO 4; there is dht11@11 .* on GPIO 17;"):
+            DHT22.open(DhtOptions(pin=4, backend="kernel"), board).read()
+    else:
+        assert dht22(board, "auto").read()
+        assert settled_on(caplog) == ["pulseio"]
+    assert DHT22.open(other, board).read()
+
+
+def test_two_dhts_of_the_kernels_are_told_apart_by_their_pins(board):
+    sensors = []
+    for pin in (4, 17):
+        options = DhtOptions(pin=pin, backend="kernel")
+        board.attach("dht22", options)
+        sensors.append(DHT22.open(options, board))
+    for device, millidegrees in zip(board.kernel.devices, ("10000", "20000"), strict=True):
+        device.files["in_temp_input"] = lambda text=millidegrees: f"{text}\n"
+    assert [sensor.read()["temperature"] for sensor in sensors] == [10, 20]
+
+
+@pytest.mark.parametrize("backend", ["kernel", "auto"])
+def test_a_dht_of_the_kernels_that_comes_back_under_another_number_is_found(board, backend):
+    """The overlay was loaded again: the next reading but one has it."""
+    board.attach("dht22", DhtOptions(pin=4, backend="kernel"))
+    sensor = DHT22.open(DhtOptions(pin=4, backend=backend), board)
+    sensor.read()
+    board.kernel.number = 3
+    with pytest.raises(SensorNotFound, match="has gone"):
+        sensor.read()
+    assert sensor.read()
+
+
+class PartialBoard(SimulatedBoard):
+    """A board on which some backends are absent, and some are deaf."""
+
+    absent: tuple[str, ...] = ()
+    deaf: tuple[str, ...] = ()
+
+    def dht(self, model: str, pin: int, backend: str):
+        if backend in self.absent:
+            raise MissingSupport(f"no {backend}", "hint")
+        if backend in self.deaf:
+            self.dht_lines[99] = DhtLine(model, lambda: None)
+            self.dht_lines[99].frame = lambda: None
+            return super().dht(model, 99, backend)
+        return super().dht(model, pin, backend)
+
+
+def settled_on(caplog) -> list[str]:
+    return [
+        record.message.split()[-1] for record in caplog.records if "read through" in record.message
+    ]
+
+
+@pytest.mark.parametrize(
+    ("absent", "deaf", "chosen", "reads"),
+    [
+        ((), (), "pulseio", 1),
+        (("pulseio",), (), "edges", 1),
+        (("pulseio", "edges"), (), "bitbang", 1),
+        ((), ("pulseio",), "edges", 2),
+        (("edges",), ("pulseio",), "bitbang", 2),
+    ],
+)
+def test_auto_takes_what_works_and_says_which(clock, caplog, absent, deaf, chosen, reads):
+    """What is absent is passed over at once, what stays silent at the next reading."""
+    caplog.set_level("INFO")
+    board = PartialBoard(clock)
+    board.absent, board.deaf = absent, deaf
+    sensor = dht22(board, "auto")
+    for _ in range(reads - 1):
+        with pytest.raises(SensorNotFound):
+            sensor.read()
+    assert sensor.read()
+    assert sensor.read()
+    assert settled_on(caplog) == [chosen]
+
+
+def test_auto_takes_the_kernels_driver_where_it_is_there(board, caplog):
+    """It holds the pin; the others would find it busy."""
+    caplog.set_level("INFO")
+    sensor = dht22(board, "auto")
+    dht22(board, "kernel")
+    assert sensor.read()
+    assert settled_on(caplog) == ["kernel"]
+    assert board.dht_lines[4].triggers == 0
+
+
+def test_auto_stays_with_what_has_worked(board, caplog):
+    """A sensor that is unplugged afterwards is no reason to look for another way."""
+    caplog.set_level("INFO")
+    sensor = dht22(board, "auto")
+    sensor.read()
+    good = board.dht_lines[4].frame
+    board.dht_lines[4].frame = lambda: None
+    for _ in range(3):
+        with pytest.raises(SensorNotFound, match="through pulseio"):
+            sensor.read()
+    board.dht_lines[4].frame = good
+    assert sensor.read()
+    assert settled_on(caplog) == ["pulseio"]
+
+
+def test_auto_never_asks_more_often_than_every_two_seconds(clock):
+    """Nor when it goes from one backend to the next."""
+    board = PartialBoard(clock)
+    asked_s: list[float] = []
+    sensor = dht22(board, "auto")
+    board.dht_lines[4].frame = lambda: asked_s.append(clock.now_s)
+    for _ in range(4):
+        with pytest.raises(SensorNotFound):
+            sensor.read()
+    assert len(asked_s) == 12
+    assert min(b - a for a, b in itertools.pairwise(asked_s)) >= 1.84, "2.1 s less the capture"
+
+
+def test_auto_where_nothing_is_there_says_all_of_it_and_looks_again(clock):
+    board = PartialBoard(clock)
+    board.absent = ("pulseio", "edges", "bitbang")
+    sensor = dht22(board, "auto")
+    with pytest.raises(MissingSupport, match=r"dht11.*no pulseio.*no edges.*no bitbang"):
+        sensor.read()
+    assert clock.slept == [], "there is nothing to wait for"
+    board.absent = ()
+    assert sensor.read()
+
+
+@pytest.mark.parametrize(
+    ("computer", "last"),
+    [
+        ("Raspberry Pi Zero W Rev 1.1", "edges"),
+        ("Raspberry Pi Zero 2 W Rev 1.0", "edges"),
+        ("Raspberry Pi 5 Model B Rev 1.0", "edges"),
+        ("Raspberry Pi 4 Model B Rev 1.4", "bitbang"),
+        ("Raspberry Pi 3 Model B Plus Rev 1.3", "bitbang"),
+        ("", "bitbang"),
+    ],
+)
+def test_auto_does_not_bitbang_where_it_hardly_ever_works(computer, last):
+    assert backends_for(computer)[0] == "kernel"
+    assert backends_for(computer)[-1] == last
+
+
+class FakeLine:
+    """A requested line that tells what was done to it, and gives edges in two portions."""
+
+    def __init__(self, edges: list[int]) -> None:
+        self.done: list[object] = []
+        self._portions = [edges[:20], edges[20:]]
+
+    def __enter__(self) -> FakeLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.append("released")
+
+    def set_value(self, pin: int, value: object) -> None:
+        self.done.append((pin, value, time.monotonic()))
+
+    def reconfigure_lines(self, config: dict[int, gpiod.LineSettings]) -> None:
+        self.done.append((config, time.monotonic()))
+
+    def wait_edge_events(self, timeout: float) -> bool:
+        return bool(self._portions and self._portions[0])
+
+    def read_edge_events(self):
+        event = gpiod.EdgeEvent
+        return [event(event.Type.FALLING_EDGE, ns, 4, 0, 0) for ns in self._portions.pop(0)]
+
+
+@pytest.mark.parametrize("count", [42, 30, 0])
+def test_the_line_is_held_low_and_then_listened_to(monkeypatch, count):
+    """gpiod's own settings and events; the character device alone is not there."""
+    edges = edges_ns(bytes.fromhex("0292010da2"))[:count]
+    line = FakeLine(edges)
+    requested: list[dict[int, gpiod.LineSettings]] = []
+
+    def request(path: str, *, config, consumer: str, event_buffer_size: int) -> FakeLine:
+        requested.append(config)
+        assert path == "/dev/gpiochip0"
+        assert event_buffer_size >= 42
+        return line
+
+    monkeypatch.setattr(gpiod, "request_lines", request)
+    monkeypatch.setattr(dht_edges, "_header_chip", lambda: "/dev/gpiochip0")
+    assert GpioEdges(4).falling_edges(18_500) == edges
+    assert requested[0][4].direction is gpiod.line.Direction.OUTPUT
+    low, listening, released = line.done
+    assert low[:2] == (4, gpiod.line.Value.INACTIVE)
+    assert 0.018 <= listening[1] - low[2] < 0.03, "ASAIR DHT11: 18 to 30 ms"
+    assert listening[0][4].edge_detection is gpiod.line.Edge.FALLING
+    assert released == "released"
+
+
+def test_a_computer_without_header_gpio_says_so():
+    with pytest.raises(MissingSupport, match="--simulate"):
+        GpioEdges(4)
+
+
+PI = """
+import subprocess, sys
+import adafruit_platformdetect.board as detected
+from adafruit_blinka.microcontroller.generic_linux import raspberry_pi_pin
+detected.Board._pi_rev_code = lambda self: "c03111"
+raspberry_pi_pin._find_chip = lambda offset: 0
+real = subprocess.Popen
+class Popen(real):
+    def __init__(self, command, *rest, **options):
+        if "libgpiod_pulsein" in command[0]:
+            command = [sys.executable, "-I", {helper!r}, *command[1:]]
+        super().__init__(command, *rest, **options)
+subprocess.Popen = Popen
+"""
+
+
+@pytest.fixture
+def pulsein(tmp_path, monkeypatch):
+    """A child that takes this computer for a Pi 4, with a stand-in for Blinka's helper program.
+
+    Blinka, its PulseIn, the message queue and adafruit_dht are the real ones.
+    """
+    (tmp_path / "sitecustomize.py").write_text(PI.format(helper=str(HELPER)))
+    pulses = pulses_us(encode_frame("DHT22", -7.3, 55.5))
+    monkeypatch.setenv("PULSEIN_PULSES", ",".join(map(str, pulses)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("BLINKA_FORCECHIP", "BCM2XXX")
+    monkeypatch.setenv("BLINKA_FORCEBOARD", "RASPBERRY_PI_4B")
+    monkeypatch.delenv("BLINKA_OS_AGNOSTIC", raising=False)
+    process = DhtProcess("DHT22", 4, "pulseio")
+    yield process
+    process.exit()
+
+
+def message_queues() -> set[str]:
+    lines = Path("/proc/sysvipc/msg").read_text().splitlines()[1:]
+    return {line.split()[1] for line in lines}
+
+
+def test_a_frame_comes_from_the_child_and_the_child_stays(pulsein):
+    for _ in range(2):
+        pulsein.measure()
+        assert decode_frame("DHT22", bytes(pulsein.frame)) == (-7.3, 55.5)
+    child = pulsein._child
+    assert child.poll() is None
+    pulsein.exit()
+    assert child.poll() is not None
+
+
+def test_a_helper_that_dies_costs_two_seconds_and_not_the_sensor(pulsein, monkeypatch):
+    """PulseIn waits in msgrcv for ever (Blinka issue 210); nothing of it is left behind."""
+    before = message_queues()
+    monkeypatch.setenv("PULSEIN_MODE", "die")
+    start_s = time.monotonic()
+    with pytest.raises(SensorTimeout, match="hung for 2 s, and was ended"):
+        pulsein.measure()
+    assert 2.0 <= time.monotonic() - start_s < 6.0
+    assert pulsein.frame == bytearray()
+    assert message_queues() <= before
+    monkeypatch.delenv("PULSEIN_MODE")
+    pulsein.measure()
+    assert pulsein.frame
+
+
+def test_the_library_alone_would_wait_for_ever(pulsein, monkeypatch):
+    """Negative control of the test above: the child does not come back by itself."""
+    monkeypatch.setattr(dht_process, "MEASURE_S", 5.0)
+    monkeypatch.setenv("PULSEIN_MODE", "die")
+    start_s = time.monotonic()
+    with pytest.raises(SensorTimeout, match="hung for 5 s"):
+        pulsein.measure()
+    assert time.monotonic() - start_s >= 5.0
+
+
+def test_a_child_that_is_killed_is_replaced(pulsein):
+    """Between two measurements, when it holds no message queue."""
+    before = message_queues()
+    pulsein.measure()
+    wait_until(lambda: message_queues() <= before)
+    pulsein._child.kill()
+    pulsein._child.wait()
+    with pytest.raises(SensorTimeout, match="has died"):
+        pulsein.measure()
+    pulsein.measure()
+    assert pulsein.frame
+
+
+def has_ended(process: Path) -> bool:
+    """Gone from /proc, or a zombie that nobody has waited for."""
+    return not process.exists() or (process / "stat").read_text().split()[2] == "Z"
+
+
+def test_the_child_ends_with_its_parent_even_from_a_hang(pulsein, tmp_path):
+    """kill -9 of the node: the pipe ends, and with it the child, its helper and its queue."""
+    script = (
+        "import sys; from drivers.dht_process import DhtProcess\n"
+        "process = DhtProcess('DHT22', 4, 'pulseio')\n"
+        "process._child = process._start()\n"
+        "print(process._child.pid, flush=True)\n"
+        "process._ask(process._child)\n"
+        "process.measure()\n"
+    )
+    before = message_queues()
+    env = {**os.environ, "PULSEIN_MODE": "die"}
+    parent = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE)
+    child = Path("/proc") / parent.stdout.readline().decode().strip()
+    wait_until(lambda: message_queues() > before, what="it is waiting for its helper")
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: has_ended(child), what="the child is gone")
+    assert message_queues() <= before
+
+
+def test_what_the_library_says_reaches_the_parent(pulsein, monkeypatch):
+    monkeypatch.setenv("PULSEIN_PULSES", "")
+    with pytest.raises(SensorNotFound, match="no answer"):
+        pulsein.measure()
+    pulsein.exit()
+    monkeypatch.setenv("PULSEIN_PULSES", "80,80,50,26,50,70,50,26,50,70,50,26,50,70")
+    with pytest.raises(BadFrame, match="edges are missing"):
+        pulsein.measure()
+
+
+@pytest.mark.parametrize("backend", ["pulseio", "bitbang"])
+def test_on_a_laptop_the_child_says_what_is_missing(backend):
+    process = DhtProcess("DHT22", 4, backend)
+    with pytest.raises(MissingSupport, match="--simulate"):
+        process.measure()
+    assert process._child is None
+
+
+def test_adafruit_is_not_imported_by_the_node(tmp_path):
+    """Blinka stays in the child: its memory, its prints and its SIGTERM handler."""
+    script = (
+        "import signal, sys; before = signal.getsignal(signal.SIGTERM)\n"
+        "from drivers.dht import DHT22, DhtOptions; from drivers.hardware import HardwareBoard\n"
+        "sensor = DHT22.open(DhtOptions(pin=4), HardwareBoard())\n"
+        "try: sensor.read()\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "assert signal.getsignal(signal.SIGTERM) is before\n"
+        "assert not [m for m in sys.modules if m.startswith(('adafruit', 'board', 'sysv'))]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "MissingSupport\n", done.stderr
+    assert done.returncode == 0, done.stderr
