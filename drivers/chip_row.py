@@ -85,6 +85,8 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     ready: str = ""
     """A property that tells whether there is a measurement that was not read before."""
     min_interval_s: float = 0.0
+    noisy: bool = False
+    """Its last bit is noise, so that the same measurement again and again means a frozen chip."""
     budget_s: float = 3.0
     """How long one reading may take, setting the chip up included."""
     witness: Witness | None = None

@@ -33,6 +33,7 @@ from drivers.owned_bus import I2CBus
 __all__ = ["Chip", "chip_driver"]
 
 _READY_POLL_S = 0.05
+_FROZEN_AFTER = 50
 
 
 class Chip:
@@ -240,6 +241,7 @@ def chip_driver(row: ChipRow) -> DriverInfo:
         open=lambda options, board: Chip(row, options, board),
         example=example_of(row),
         min_interval_s=row.min_interval_s,
+        frozen_after=_FROZEN_AFTER if row.noisy else 0,
         read_budget_s=2 * row.budget_s + 1.0,  # it may have to be set up first
         extra=row.name,
     )

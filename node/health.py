@@ -29,6 +29,8 @@ class SensorHealth(msgspec.Struct, frozen=True):
     """Reads that gave none."""
     rejected: int
     """Values that did not pass a filter."""
+    rejected_for: dict[str, int]
+    """The same by reason."""
     last_error: str | None
 
 
@@ -97,7 +99,7 @@ def take_health(
         outbox_readings=outbox.unsent,
         outbox_oldest_s=max(0.0, round(age_s, 1)),
         read=sum(sensor.ok for sensor in sensors),
-        rejected=sum(sensor.rejected for sensor in sensors),
+        rejected=sum(sensor.rejected_for.total() for sensor in sensors),
         committed=outbox.committed,
         sent=history.sent,
         dropped_readings=outbox.dropped,
@@ -105,7 +107,12 @@ def take_health(
         problems=problems,
         sensors={
             sensor.table.id: SensorHealth(
-                sensor.online, sensor.ok, sensor.failed, sensor.rejected, sensor.last_error
+                online=sensor.online,
+                ok=sensor.ok,
+                failed=sensor.failed,
+                rejected=sensor.rejected_for.total(),
+                rejected_for=sensor.rejected_for,
+                last_error=sensor.last_error,
             )
             for sensor in sensors
         },

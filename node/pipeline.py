@@ -6,10 +6,11 @@
 4. range         outside: rejected
 5. max_rate      a faster change is rejected until it repeats
 6. median        of the last n accepted values (of an even number, the upper middle)
-7. decimals      rounding
-8. delta         whether the value is worth publishing, with `heartbeat`
+7. average       mean of the last n values of step 6
+8. decimals      rounding
+9. delta         whether the value is worth publishing, with `heartbeat`
 
-Steps 1 to 7 are pure functions of what went through; nothing here knows the time but by what it
+Steps 1 to 8 are pure functions of what went through; nothing here knows the time but by what it
 is given. A rejected value never reaches a later step.
 """
 
@@ -56,6 +57,7 @@ class ChannelPipeline:
         self.decimals = channel.decimals if table.decimals is None else table.decimals
         self._table = table
         self._recent: deque[float] = deque(maxlen=table.median)
+        self._medians: deque[float] = deque(maxlen=table.average)
         self._accepted: tuple[float, float] | None = None
         """The last value that passed the rate check, and its time."""
         self._suspect: tuple[float, float] | None = None
@@ -80,10 +82,11 @@ class ChannelPipeline:
         self._check_range(value)
         self._check_rate(value, at_s)
         self._recent.append(value)
-        middle = sorted(self._recent)[len(self._recent) // 2]
+        self._medians.append(sorted(self._recent)[len(self._recent) // 2])
+        smooth = math.fsum(self._medians) / len(self._medians)
         if self.decimals == 0:
-            return round(middle)  # 21, not 21.0
-        return round(middle, self.decimals) + 0.0  # no -0.0
+            return round(smooth)  # 21, not 21.0
+        return round(smooth, self.decimals) + 0.0  # no -0.0
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Whether `value` has changed by `delta`, or the heartbeat is due."""
@@ -99,8 +102,12 @@ class ChannelPipeline:
 
     def forget(self) -> None:
         """Begin afresh after an outage: what was measured before it says nothing of now."""
-        self._recent.clear()
+        self._begin_afresh()
         self._suspect = None
+
+    def _begin_afresh(self) -> None:
+        self._recent.clear()
+        self._medians.clear()
 
     def published(self, value: float, at_s: float) -> None:
         """Remember what subscribers have now."""
@@ -134,7 +141,7 @@ class ChannelPipeline:
         if self._suspect is not None and self._reachable(self._suspect, value, at_s):
             # The jump has repeated, so it is real: begin afresh from it.
             self._accepted, self._suspect = (value, at_s), None
-            self._recent.clear()
+            self._begin_afresh()
             return
         before = self._accepted[0]
         self._suspect = (value, at_s)

@@ -162,6 +162,7 @@ class ChannelTable(_Table, frozen=True, kw_only=True):
     range: tuple[float, float] | None = None
     max_rate: Rate | None = None
     median: Annotated[int, msgspec.Meta(ge=1, le=99)] = 1
+    average: Annotated[int, msgspec.Meta(ge=1, le=999)] = 1
     delta: Annotated[float, msgspec.Meta(ge=0)] | None = None
     heartbeat: Seconds | None = None
     unit: str | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 
-from drivers.base import Channel
+from drivers.base import Channel, Measurement
 from node.pipeline import ChannelPipeline, Rejected
 from node.reading import Layout, ReadOutcome
 from node.schema import ChannelTable, SensorTable
@@ -39,8 +40,8 @@ class SensorState:
         """Reads that gave a value."""
         self.failed = 0
         """Reads that gave none."""
-        self.rejected = 0
-        """Values that did not pass a filter."""
+        self.rejected_for: Counter[str] = Counter()
+        """Reason -> how many values did not pass a filter."""
         self.last_error: str | None = None
         self.complaints = 0
         """How often something new was said to be wrong."""
@@ -51,6 +52,8 @@ class SensorState:
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
         self._rejections: dict[str, str] = {}
+        self._last_measurement: Measurement = {}
+        self._repeats = 0
         self._last_problem = ("", "no reading yet")
         self._kinds_said: set[str] = set()
 
@@ -129,14 +132,30 @@ class SensorState:
         values: dict[str, float] = {}
         self._rejections.clear()
         assert outcome.measurement is not None
+        if self._is_frozen(outcome.measurement):
+            self._last_problem = (
+                "frozen",
+                f"the same values to the last bit {self._repeats} times: the sensor has stopped "
+                "measuring; switch its power off and on",
+            )
+            self.rejected_for["frozen"] += len(outcome.measurement)
+            return {}
         for name, raw in outcome.measurement.items():
             try:
                 values[name] = self._pipeline(channels[name]).accept(raw, outcome.ended_s)
             except Rejected as rejection:
-                self.rejected += 1
+                self.rejected_for[rejection.reason] += 1
                 self.last_error = self._rejections[name] = str(rejection)
                 self._last_problem = (rejection.reason, str(rejection))
         return values
+
+    def _is_frozen(self, measurement: Measurement) -> bool:
+        """Whether the sensor repeats itself more often than one that measures ever would."""
+        if not self.table.info.frozen_after:
+            return False
+        self._repeats = self._repeats + 1 if measurement == self._last_measurement else 1
+        self._last_measurement = measurement
+        return self._repeats >= self.table.info.frozen_after
 
     def _pipeline(self, channel: Channel) -> ChannelPipeline:
         if channel.name not in self._pipelines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -131,6 +132,90 @@ def test_a_median_is_one_of_the_last_values(values, count):
         result = channel.accept(value, 0)
         window = [round(v, 6) for v in values[max(0, index - count + 1) : index + 1]]
         assert any(math.isclose(result, v, abs_tol=1e-9) for v in window)
+
+
+@given(st.lists(finite, min_size=1, max_size=30), st.integers(1, 12))
+def test_an_average_is_the_mean_of_the_last_values(values, count):
+    channel = pipeline(average=count, decimals=6)
+    for index, value in enumerate(values):
+        result = channel.accept(value, 0)
+        window = values[max(0, index - count + 1) : index + 1]
+        assert result == pytest.approx(sum(window) / len(window), abs=1e-6)
+
+
+def test_the_average_comes_after_the_median():
+    """A spike that the median drops is not in the mean either."""
+    channel = pipeline(median=3, average=2)
+    assert [channel.accept(v, 0) for v in (20.0, 20.0, 90.0, 20.0)][-1] == 20.0
+
+
+def test_after_an_outage_or_a_true_jump_the_average_begins_afresh():
+    channel = pipeline(average=5, max_rate=Rate.parse("1/s"))
+    channel.accept(20.0, 0)
+    with pytest.raises(Rejected):
+        channel.accept(40.0, 1)
+    assert channel.accept(40.0, 2) == 40.0
+    channel.forget()
+    assert channel.accept(41.0, 3) == 41.0
+
+
+@given(
+    st.lists(st.floats(-200, 200), max_size=40),
+    st.floats(-50, 0),
+    st.floats(0, 50),
+    st.floats(-5, 5),
+)
+def test_what_passes_lies_in_the_range_whatever_the_other_filters_make_of_it(
+    values, low, high, offset
+):
+    channel = pipeline(offset=offset, range=(low, high), median=3, average=3, decimals=6)
+    for value in values:
+        with contextlib.suppress(Rejected):
+            assert low - 1e-6 <= channel.accept(value, 0) <= high + 1e-6
+
+
+@given(st.lists(st.floats(-50, 150), min_size=2, max_size=40))
+def test_no_lone_value_passes_that_is_faster_than_max_rate(values):
+    """Of two neighbours that both pass, the second is reachable, or repeats one rejected."""
+    channel = pipeline(max_rate=Rate.parse("1/s"), decimals=6)
+    last: float | None = None
+    rejected: float | None = None
+    for second, value in enumerate(values):
+        try:
+            channel.accept(value, second)
+        except Rejected:
+            rejected = value
+            continue
+        if last is not None and abs(value - last[0]) > second - last[1] + 1e-6:
+            assert rejected is not None
+            assert abs(value - rejected) <= 1 + 1e-6
+        last, rejected = (value, second), None
+
+
+@given(st.lists(st.tuples(finite, st.floats(0, 30)), max_size=40), st.floats(0.1, 5))
+def test_subscribers_are_never_further_off_than_delta_nor_longer_than_the_heartbeat(steps, delta):
+    channel = pipeline(delta=delta, heartbeat=Seconds(60))
+    now_s, told = 0.0, None
+    for value, step_s in steps:
+        now_s += step_s
+        if channel.worth_publishing(value, now_s):
+            channel.published(value, now_s)
+            told = (value, now_s)
+        assert told is not None
+        assert abs(value - told[0]) < delta + 1e-6
+        assert now_s - told[1] < 60
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 100)), max_size=30))
+def test_only_plausible_numbers_with_their_decimals_come_out(steps):
+    channel = pipeline(max_rate=Rate.parse("10/min"), median=5, average=4, decimals=2)
+    for value, at_s in steps:
+        try:
+            result = channel.accept(value, at_s)
+        except Rejected:
+            continue
+        assert -55 <= result <= 150
+        assert result == round(result, 2)
 
 
 def test_a_rejected_value_does_not_reach_the_median():

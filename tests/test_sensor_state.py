@@ -151,6 +151,41 @@ def test_a_channel_that_never_had_a_value_is_told_too(state, caplog):
     assert state.take_newly_missing(40) == ["humidity"]
 
 
+def noisy(state: SensorState) -> SensorState:
+    """The same sensor, had it a driver that never says the same twice."""
+    info = msgspec.structs.replace(state.table.info, frozen_after=5)
+    return SensorState(msgspec.structs.replace(state.table, info=info))
+
+
+def test_a_sensor_that_repeats_itself_to_the_last_bit_is_frozen_and_goes_offline(state, caplog):
+    state = noisy(state)
+    for n in range(4):
+        assert state.accept(outcome(10 * n, temperature=21.53125))
+    for n in range(4, 8):
+        assert state.accept(outcome(10 * n, temperature=21.53125)) == {}
+        state.check(10 * n, None)
+    state.check(62, None)
+    assert not state.online
+    assert state.rejected_for == {"frozen": 4}
+    assert "the same values to the last bit 8 times" in caplog.text
+    assert "switch its power off and on" in state.last_error
+    assert state.accept(outcome(80, temperature=21.5)), "it moves again"
+    assert state.online
+
+
+def test_a_driver_whose_sensor_may_repeat_itself_is_left_alone(state):
+    """Negative control, and a DS18B20 in a cellar."""
+    for n in range(200):
+        assert state.accept(outcome(10 * n, temperature=21.53125))
+
+
+def test_rejected_values_are_counted_by_reason(state):
+    state.accept(outcome(0, temperature=21.0))
+    state.accept(outcome(10, temperature=70.0))
+    state.accept(outcome(20, temperature=999.0, humidity=40.0))
+    assert state.rejected_for == {"range": 1, "implausible": 1}
+
+
 def test_a_median_forgets_what_was_before_an_outage(state):
     """Else the first readings after it would be values of long ago."""
     table = msgspec.structs.replace(state.table, channel={"temperature": ChannelTable(median=3)})
