@@ -120,6 +120,13 @@ class Link:
         self.connected = False
         self.start()
 
+    def give_up(self, why: str) -> None:
+        """Leave this connection for another one."""
+        self._complain(f"{self._mqtt.address} {why}; connecting anew")
+        self.connected = False
+        self._client.disconnect()  # its thread sees that, and ends
+        self.start()
+
     @property
     def described(self) -> str:
         """`connected, MQTT 5`, or why there is no broker."""

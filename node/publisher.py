@@ -53,6 +53,8 @@ class Publisher:
         """Message id -> whom to tell the outcome; the history in flight."""
         self._refused_topics: set[str] = set()
         self._in_order = False
+        self._acknowledged_at_s: float | None = None
+        """When the last acknowledgement was seen; None while nothing is in flight."""
 
     def set(self, topic: str, payload: bytes, *, expiry_s: float = 0) -> None:
         """Make `payload` the retained message of `topic`, as soon as the link allows.
@@ -62,6 +64,14 @@ class Publisher:
         """
         if self._link.connected:
             self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
+
+    def stalled_for_s(self, now_s: float) -> float:
+        """How long the broker has acknowledged nothing of what is in flight."""
+        if not self._so_many_in_flight:
+            self._acknowledged_at_s = None
+        elif self._acknowledged_at_s is None:
+            self._acknowledged_at_s = now_s
+        return 0.0 if self._acknowledged_at_s is None else now_s - self._acknowledged_at_s
 
     def flush(self) -> None:
         """Publish what is waiting, oldest first, as far as the window allows.
@@ -135,7 +145,7 @@ class Publisher:
         """Take note of an event of the link."""
         change = self._link.handle(event)
         if change is not Change.NONE:
-            self._forget()
+            self.forget()
             self._in_order = change is Change.UP
         elif isinstance(event, Sent):
             self._sent(event.message, event.message_id)
@@ -143,7 +153,8 @@ class Publisher:
             self._acknowledged(event)
         return change
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """What was in flight or waiting is void."""
         self._waiting.clear()
         self._in_flight.clear()
         self._message_of.clear()
@@ -170,7 +181,7 @@ class Publisher:
     def say_goodbye(self) -> None:
         """Publish `offline`, and nothing else any more."""
         if self._link.connected:
-            self._forget()
+            self.forget()
             goodbye = Outgoing(self._status_topic, OFFLINE)
             self._in_flight = {self._status_topic}
             self._sent(goodbye, self._link.publish(goodbye))
@@ -191,6 +202,7 @@ class Publisher:
         return True
 
     def _acknowledged(self, event: Acknowledged) -> None:
+        self._acknowledged_at_s = None
         message = self._message_of.pop(event.message_id, None)
         if message is None:
             return

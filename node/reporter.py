@@ -30,6 +30,7 @@ from node.reading import Reading, ReadOutcome
 from node.retained import RetainedTopics
 from node.schema import Config
 from node.sensor import Sensor
+from node.units import duration_text
 
 __all__ = ["Reporter"]
 
@@ -74,6 +75,7 @@ class Reporter:
             topic=self._topics.history,
             clock_found_set=self._clock_found_set,
         )
+        self._patience_s = 2.0 * config.mqtt.keepalive
         self._uncommitted = False
         """Readings were taken in since the last commit."""
         self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
@@ -110,8 +112,16 @@ class Reporter:
         return True
 
     def link_lost(self) -> None:
-        """The network thread has died, and with it what was in flight."""
+        """The connection is gone without an event, and with it what was in flight."""
+        self._publisher.forget()
         self._history.link_down()
+
+    def _mind_acknowledgements(self, now_s: float) -> None:
+        """Leave a broker that answers pings and acknowledges nothing: nobody hears us there."""
+        stalled_s = self._publisher.stalled_for_s(now_s)
+        if stalled_s > self._patience_s and self._link.connected:
+            self._link.give_up(f"has acknowledged nothing for {duration_text(stalled_s)}")
+            self.link_lost()
 
     def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:
         """Take in the values of a read, to be committed and published with `save`."""
@@ -163,6 +173,7 @@ class Reporter:
 
     def work(self, now_s: float) -> None:
         """Publish what may be published now."""
+        self._mind_acknowledgements(now_s)
         self._mind_health(now_s)
         self._publisher.flush()
         self._history.work(now_s)

@@ -415,7 +415,7 @@ class ScriptedBroker:
         self._server.close()
 
 
-CONNECT, PUBLISH = 1, 3
+CONNECT, PUBLISH, PINGREQ = 1, 3, 12
 
 
 def published_topic(body: bytes) -> str:

@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 from support import (
+    CONNECT,
+    PINGREQ,
+    PUBLISH,
     FakeClock,
     Mosquitto,
     NodeProcess,
     Proxy,
+    ScriptedBroker,
     Subscriber,
     dead_letters,
     free_port,
+    puback,
     retained,
     running,
     sysfs_config,
@@ -530,6 +535,32 @@ def test_dead_letters_are_counted_and_the_rest_goes_on(
         assert last_seq - cursor <= 2, "the rest goes on"
     finally:
         mosquitto.stop()
+
+
+def test_a_broker_that_acknowledges_nothing_is_left_for_another_connection(
+    start_node, temperature_file
+):
+    """It answers pings, so the keepalive sees nothing; said once, and nothing is lost."""
+    acknowledges = {"now": False}
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x03\x00\x00\x00"
+        if kind == PINGREQ:
+            return b"\xd0\x00"
+        return puback(body) if kind == PUBLISH and acknowledges["now"] else None
+
+    broker = ScriptedBroker(answer)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s")
+    node = start_node(with_outbox(config, history_interval="0.5s"))
+    node.wait_for_log("has acknowledged nothing for 10s; connecting anew", seconds=25)
+    acknowledges["now"] = True
+    wait_until(lambda: len(node.log_lines("connected to")) == 2)
+    time.sleep(1.5)
+    node.terminate()
+    last_seq, cursor = stored_seqs(node)
+    assert last_seq - cursor <= 2
+    assert len(node.log_lines("has acknowledged nothing")) == 1
 
 
 def test_history_is_split_to_fit_the_brokers_maximum(tmp_path, subscribe, start_node):
