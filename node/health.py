@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -12,9 +13,10 @@ from node.clock import Clock, utc_text
 from node.history import History
 from node.link import Link
 from node.outbox import Outbox
+from node.reading import Reading
 from node.sensor_state import SensorState
 
-__all__ = ["Health", "SensorHealth", "take_health"]
+__all__ = ["Health", "SensorHealth", "age_of", "take_health"]
 
 _THERMAL_ZONE = "/sys/class/thermal/thermal_zone0/temp"
 
@@ -38,6 +40,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of `B/N/health`."""
 
     node: str
+    process: int
     version: str
     time: str
     clock: str
@@ -47,8 +50,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     broker: str
     outbox_readings: int
     """Readings that the broker has not acknowledged."""
-    outbox_oldest_s: float
-    """The age of the oldest of them; 0 without any."""
+    outbox_oldest_s: float | None
+    """The age of the oldest of them; 0 without any, null where nobody knows."""
     read: int
     """Reads that gave a value, of all sensors."""
     rejected: int
@@ -79,9 +82,6 @@ def take_health(
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began."""
     oldest = outbox.read(outbox.cursor, 1)
-    age_s = clock.boot_s() - oldest[0].boot_ms / 1000 if oldest else 0.0
-    if oldest and oldest[0].boot_id != clock.boot_id:
-        age_s = clock.utc_s() - oldest[0].utc_ms / 1000
     problems = [outbox.problem] if outbox.problem else []
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
@@ -90,6 +90,7 @@ def take_health(
         problems.append(f"the broker did not take {outbox.dead_letters} messages")
     return Health(
         node=node,
+        process=os.getpid(),
         version=__version__,
         time=utc_text(round(clock.utc_s() * 1000)),
         clock="synced" if clock.synced() else "unsynced",
@@ -97,7 +98,7 @@ def take_health(
         cpu_temperature=_cpu_temperature(board),
         broker=link.described,
         outbox_readings=outbox.unsent,
-        outbox_oldest_s=max(0.0, round(age_s, 1)),
+        outbox_oldest_s=age_of(oldest[0], clock) if oldest else 0.0,
         read=sum(sensor.ok for sensor in sensors),
         rejected=sum(sensor.rejected_for.total() for sensor in sensors),
         committed=outbox.committed,
@@ -117,6 +118,18 @@ def take_health(
             for sensor in sensors
         },
     )
+
+
+def age_of(reading: Reading, clock: Clock) -> float | None:
+    """How long ago it was taken, in seconds: by the time since boot, else by the date.
+
+    None where neither is known.
+    """
+    if reading.boot_id == clock.boot_id:
+        return round(max(0.0, clock.boot_s() - reading.boot_ms / 1000), 1)
+    if reading.synced and clock.synced():
+        return round(max(0.0, clock.utc_s() - reading.utc_ms / 1000), 1)
+    return None
 
 
 def _cpu_temperature(board: Board) -> float | None:

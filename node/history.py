@@ -28,6 +28,8 @@ __all__ = ["History"]
 BATCH = 50
 """Readings in a message, at most."""
 READ_AHEAD = 10 * BATCH
+LOOK_AGAIN_S = 1.0
+"""When readings wait for their time, or cannot be read, whether that has changed."""
 TOGETHER_S = 0.001
 """Messages that `drain_rate` allows within so short a time are sent together."""
 WAIT_FOR_CLOCK_S = 120.0
@@ -49,6 +51,7 @@ class History:
     ) -> None:
         """`clock_found_set` is called when readings need the time, and it has become known."""
         self._interval_s = table.history_interval
+        self._bound = table.max_readings
         self._pause_s = 1.0 / table.drain_rate
         self._outbox = outbox
         self._publisher = publisher
@@ -102,7 +105,7 @@ class History:
             return
         if self._numbering != self._outbox.numbering:
             self._begin_at_cursor()
-        if now_s >= self._round_at_s:
+        if now_s >= self._round_at_s or 2 * self._outbox.unsent > self._bound:
             self._goal = self._outbox.last_seq
             self._round_at_s = self._next_round_s(now_s)
         self._position = max(self._position, self._outbox.cursor)
@@ -117,12 +120,13 @@ class History:
                 return
             batch = self._next_batch()
             if not batch:
-                break
+                self.next_due_s = now_s + LOOK_AGAIN_S
+                return
             self._send(batch)
             # One message may be made up for that came late.
             self._allowed_at_s = max(self._allowed_at_s, now_s - self._pause_s) + self._pause_s
-        if self._position < self._outbox.last_seq:
-            self.next_due_s = min(self.next_due_s, self._round_at_s)
+        if self._interval_s and self._position < self._outbox.last_seq:
+            self.next_due_s = self._round_at_s
 
     def _next_round_s(self, now_s: float) -> float:
         if not self._interval_s:
@@ -131,7 +135,7 @@ class History:
         return self._start_s + (passed + 1) * self._interval_s
 
     def _next_batch(self) -> list[Reading]:
-        """The next readings of this round; none, if they have to wait or cannot be read."""
+        """The next readings of this round; none, if they have to wait or cannot be read now."""
         while self._read_ahead and self._read_ahead[0].seq <= self._position:
             self._read_ahead.popleft()
         if not self._read_ahead:
@@ -143,10 +147,8 @@ class History:
         if self._clock.synced():
             self._clock_found_set()
             return [self._outbox.retimed(reading) for reading in batch]
-        wait_s = WAIT_FOR_CLOCK_S - self._clock.boot_s()
-        if wait_s <= 0:
+        if self._clock.boot_s() >= WAIT_FOR_CLOCK_S:
             return batch
-        self.next_due_s = self._clock.monotonic() + wait_s
         return batch[:timeless]
 
     def _lacks_time(self, reading: Reading) -> bool:
@@ -154,7 +156,8 @@ class History:
 
     def _send(self, batch: list[Reading]) -> None:
         payload = history_payload(self._outbox.stream, batch)
-        while len(payload) + len(self._topic) > self._publisher.history_bytes and len(batch) > 1:
+        room = self._publisher.history_bytes - len(self._topic.encode())
+        while len(payload) > room and len(batch) > 1:
             batch = batch[: len(batch) // 2]
             payload = history_payload(self._outbox.stream, batch)
         after_seq, self._position = self._position, batch[-1].seq

@@ -85,6 +85,8 @@ class Link:
         self._complaints: set[str] = set()
         self._up_since_s = 0.0
         self._short_lives = 0
+        self.was_short_lived = False
+        """The last connection was lost soon after it came about."""
         self.connected = False
         self._trouble = "not connected yet"
         self.window = DEFAULT_WINDOW
@@ -108,6 +110,11 @@ class Link:
             will_topic=self._will_topic,
             subscribe=self._subscribe,
         )
+
+    @property
+    def generation(self) -> int:
+        """Which client is the present one."""
+        return self._generation
 
     @property
     def alive(self) -> bool:
@@ -220,7 +227,8 @@ class Link:
         Two clients with one id do that to each other: each connection ends the other's
         (MQTT 5, §3.1.4), for ever, and as fast as they reconnect.
         """
-        if self._clock.monotonic() - self._up_since_s > SHORT_LIFE_S:
+        self.was_short_lived = self._clock.monotonic() - self._up_since_s <= SHORT_LIFE_S
+        if not self.was_short_lived:
             self._short_lives = 0
         else:
             self._short_lives += 1
@@ -228,7 +236,8 @@ class Link:
         if pauses == 1:
             _log.error(
                 "connections do not last: is there another client with the id %s? Each node needs "
-                "a name and a machine id of its own (see README.md, Trouble-shooting)",
+                "a name and a machine id of its own; or does the broker close them over a message "
+                "that is too large for it? (see README.md, Trouble-shooting)",
                 self._client_id,
             )
         self._client.pause_before_reconnecting(

@@ -14,6 +14,7 @@ import importlib
 import logging
 import math
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +44,7 @@ GOODBYE_S = 1.0
 """How long a broker may take to acknowledge `offline` before the node leaves all the same."""
 NETWORK_THREAD_CHECK_S = 10.0
 REST_AFTER_MISTAKE_S = 1.0
+STALL_S = 0.1
 
 
 class StopRequest(msgspec.Struct, frozen=True):
@@ -80,10 +82,14 @@ class Node:
         *,
         client_id: str,
         state_dir: Path | None,
+        hold_state_dir: Callable[[], None] = lambda: None,
         tls_context: object = None,
         warnings: RecentWarnings | None = None,
     ) -> None:
-        """`state_dir`: where the log of readings is; with None it is in memory alone."""
+        """`state_dir`: where the log of readings is; with None it is in memory alone.
+
+        `hold_state_dir` takes it for this process, and raises StateDirTaken.
+        """
         self._clock = clock
         self._inbox: Inbox[_Event] = Inbox()
         self._timetable = Timetable(clock)
@@ -103,7 +109,7 @@ class Node:
             board,
             clock,
             link=self._link,
-            outbox=Outbox(state_dir, config.outbox, clock),
+            outbox=Outbox(state_dir, config.outbox, clock, hold=hold_state_dir),
             sensors=list(self._sensors.values()),
             warnings=warnings,
         )
@@ -145,10 +151,20 @@ class Node:
                 self._take(event)
             except Exception:
                 self._go_on("deal with an event")
+        saving_s = self._clock.monotonic()
         try:
-            self._reporter.save(self._clock.monotonic())
+            self._reporter.save(saving_s)
         except Exception:
             self._go_on("save readings")
+        self._excuse_sensors(self._clock.monotonic() - saving_s)
+
+    def _excuse_sensors(self, stalled_s: float) -> None:
+        """A slow disk has held up the loop: nobody was asked, so nobody was silent."""
+        if stalled_s > STALL_S:
+            _log.debug("the disk took %.1f s to write", stalled_s)
+            for sensor in self._sensors.values():
+                sensor.state.excuse(stalled_s)
+            self._next_check_s = self._clock.monotonic()
 
     def _go_on(self, what: str) -> None:
         """Log a mistake, and rest: none of ours may stop the readings, or fill the log."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -35,15 +36,24 @@ PURGE_EVERY_S = 3600.0
 SLACK = 1000
 """By how many readings the file may exceed `max_readings` before some are deleted, in bulk."""
 _MOST_NOTES = 50
+_MEMORY_IS_FULL = f"{MOST_IN_MEMORY} are kept in memory"
 
 
 class Outbox:
     """The log of readings of one node, in `folder`; with None, in memory alone."""
 
-    def __init__(self, folder: Path | None, table: OutboxTable, clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        table: OutboxTable,
+        clock: Clock,
+        *,
+        hold: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`hold` takes the folder for this process, and raises StateDirTaken."""
         self._table = table
         self._clock = clock
-        self._store = OutboxStore(folder, clock)
+        self._store = OutboxStore(folder, clock, hold)
         self._ledger = Ledger()
         self._ledger_changed = False
         self._stored_cursor = 0
@@ -56,7 +66,9 @@ class Outbox:
         self._acknowledged: dict[int, int] = {}
         """First seq -> last seq, of what was acknowledged beyond the cursor."""
         self._purge_at_s = clock.monotonic() + PURGE_EVERY_S
-        self._overflowing = False
+        self._told_of_drops: set[str] = set()
+        self._skipped = (0, 0)
+        """How many readings beyond the cursor were dropped from memory, and the last of them."""
         self.numbering = 0
         """Counts how often readings that had a seq were given another: those in flight are void."""
         self.committed = 0
@@ -81,7 +93,8 @@ class Outbox:
     @property
     def unsent(self) -> int:
         """How many readings wait for the broker."""
-        return self._ledger.last_seq - self._ledger.cursor
+        skipped, skipped_to = self._skipped
+        return self.last_seq - self.cursor - (skipped if skipped_to > self.cursor else 0)
 
     @property
     def dropped(self) -> int:
@@ -103,6 +116,15 @@ class Outbox:
         """Files of logs that could not be used."""
         return self._store.set_aside
 
+    def look_for_set_aside(self) -> None:
+        """Bring `set_aside` up to date."""
+        self._store.look_for_set_aside()
+
+    @property
+    def notes_waiting(self) -> bool:
+        """So much was refused since the last commit that it should be written down."""
+        return len(self._notes.dead_letters) >= _MOST_NOTES // 2
+
     @property
     def condition(self) -> tuple[str, int, bool, bool]:
         """What is wrong with it; worth telling when it changes."""
@@ -114,11 +136,18 @@ class Outbox:
         return self._ledger.cursor - self._stored_cursor
 
     def read(self, after_seq: int, limit: int) -> list[Reading]:
-        """At most `limit` readings after `after_seq`, with their true times where known."""
+        """At most `limit` readings after `after_seq`, with their true times where known.
+
+        None of those in memory while there are some in the file that cannot be read: they are
+        not to be passed over.
+        """
         found: list[Reading] = []
         in_memory_from = self._uncommitted[0].seq if self._uncommitted else math.inf
         if after_seq + 1 < in_memory_from:
-            found = [self.retimed(reading) for reading in self._store.read(after_seq, limit)]
+            stored = self._store.read(after_seq, limit)
+            if stored is None:
+                return []
+            found = [self.retimed(reading) for reading in stored]
         if self._uncommitted and len(found) < limit:
             after_seq = found[-1].seq if found else after_seq
             skipped = max(0, after_seq + 1 - self._uncommitted[0].seq)
@@ -216,9 +245,12 @@ class Outbox:
         """Write what there is to write, in one transaction, and delete what is old."""
         if not self._store.writable:
             self._open()
+        self._count_lost()
         self._keep_bound()
         if self.unsaved and self._write():
             self._purge()
+        if not self._store.writable:
+            self._keep_memory_bound()
 
     def _write(self) -> bool:
         notes = self._notes
@@ -229,12 +261,14 @@ class Outbox:
         self.committed += len(self._uncommitted)
         self._stored_cursor = self.cursor
         self._ledger_changed = False
+        self._told_of_drops.discard(_MEMORY_IS_FULL)
         self._uncommitted.clear()
         self._notes = Batch(retimings={}, dead_letters=[], events=[])
         return True
 
     def close(self) -> None:
         """Write what is left, and close the file in good order."""
+        self._count_lost()
         self._keep_bound()
         if self.unsaved:
             self._write()
@@ -247,21 +281,46 @@ class Outbox:
         bound = self._table.max_readings
         excess = self.unsent - bound
         if excess > 0:
-            self._drop(self.cursor + max(excess, bound // 100), f"max_readings is {bound}")
+            self._tell_of_drops(f"max_readings is {bound}")
+            self._drop_upto(self.cursor + max(excess, bound // 100))
         elif self.unsent < bound // 2:
-            self._overflowing = False
-        while not self._store.writable and len(self._uncommitted) > MOST_IN_MEMORY:
-            oldest = self._uncommitted.popleft()
-            if oldest.seq > self.cursor:
-                self._drop(oldest.seq, f"{MOST_IN_MEMORY} are kept in memory")
+            self._told_of_drops.discard(f"max_readings is {bound}")
 
-    def _drop(self, upto_seq: int, why: str) -> None:
-        self._ledger.dropped += upto_seq - self.cursor
+    def _keep_memory_bound(self) -> None:
+        """Drop the oldest readings in memory above the bound."""
+        while len(self._uncommitted) > MOST_IN_MEMORY:
+            self._tell_of_drops(_MEMORY_IS_FULL)
+            self._drop_from_memory(self._uncommitted.popleft().seq)
+
+    def _drop_upto(self, upto_seq: int) -> None:
+        has = sum(
+            min(last, upto_seq) - first + 1
+            for first, last in self._acknowledged.items()
+            if first <= upto_seq
+        )
+        self._ledger.dropped += upto_seq - self.cursor - has
         self._ledger.cursor = upto_seq
         self._follow_acknowledged()
-        if not self._overflowing:
-            self._overflowing = True
+
+    def _drop_from_memory(self, seq: int) -> None:
+        """Let go of a reading in memory; what is unsent in the file before it stays."""
+        if seq <= self.cursor:
+            return
+        if seq == self.cursor + 1:
+            self._drop_upto(seq)
+            return
+        skipped, skipped_to = self._skipped
+        self._skipped = (skipped + 1 if skipped_to > self.cursor else 1, seq)
+        self._ledger.dropped += 1
+
+    def _tell_of_drops(self, why: str) -> None:
+        if why not in self._told_of_drops:
+            self._told_of_drops.add(why)
             _log.error("the outbox is full (%s): the oldest unsent readings are dropped", why)
+
+    def _count_lost(self) -> None:
+        self._ledger.dropped += self._store.lost
+        self._store.lost = 0
 
     def _purge(self) -> None:
         """Delete rows in bulk: those above the bound, and once an hour those that are too old."""

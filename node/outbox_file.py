@@ -66,7 +66,9 @@ _PAGE_BYTES = 1024
 _WAL_PAGES = 200
 """So that the WAL soon stops growing: to sync a file that grows, ext4 must write its journal."""
 _CACHE_KIB = 256
-_BUSY_S = 1.0
+_AT_ONCE = 256
+"""Rows that are salvaged together."""
+_BUSY_S = 0.2
 
 _DAMAGE = {
     sqlite3.SQLITE_ERROR,  # no such table: it is not our file
@@ -93,11 +95,12 @@ class OutboxFile:
     """One open file, on one thread at a time."""
 
     def __init__(
-        self, path: Path, *, new_stream: str = "", read_only: bool = False, check: bool = True
+        self, path: Path, *, new_stream: str = "", read_only: bool = False, salvaging: bool = False
     ) -> None:
         """Open the file, make or migrate it, and check it if it was not closed in good order.
 
-        `new_stream`: the id for a file that is made.
+        `new_stream`: the id for a file that is made. `salvaging`: it is known to be damaged, and
+        what is not sound is passed over.
         """
         self.path = path
         wal = path.with_name(path.name + "-wal")
@@ -115,8 +118,9 @@ class OutboxFile:
         )
         self._db.text_factory = _text
         self._inode = 0
+        self._salvaging = salvaging
         try:
-            check = check and left_open and not read_only
+            check = left_open and not read_only and not salvaging
             self._set_up(new_stream, check=check, read_only=read_only)
             self._inode = os.stat(path).st_ino
         except BaseException:
@@ -171,17 +175,34 @@ class OutboxFile:
             "SELECT stream, last_seq, cursor, dropped, dead_letters, health, checksum FROM ledger",
             tuple[str, int, int, int, int, str],
         )
-        if not ledgers:
+        if ledgers:
+            self.stream, self.ledger = ledgers[0][0], Ledger(*ledgers[0][1:])
+        elif self._salvaging:
+            self.stream, self.ledger = "", Ledger()
+        else:
             raise Damaged("the ledger is empty")
-        self.stream = ledgers[0][0]
-        self.ledger = Ledger(*ledgers[0][1:])
-        for values in self._db.execute("SELECT * FROM tick ORDER BY last_seq DESC LIMIT 1"):
-            newest = Row(*values)
-            if newest.checksum != newest.expected_checksum:
-                raise Damaged("the checksum of the newest readings differs")
+        newest = self._newest_row()
+        if newest is not None:
             self.ledger.last_seq = max(self.ledger.last_seq, newest.last_seq)
             self.ledger.cursor = max(self.ledger.cursor, newest.cursor)
             self.ledger.dropped = max(self.ledger.dropped, newest.dropped)
+        if self.ledger.cursor > self.ledger.last_seq:
+            raise Damaged(f"the cursor {self.ledger.cursor} is beyond the last reading")
+
+    def _newest_row(self) -> Row | None:
+        rows = self._db.execute("SELECT * FROM tick ORDER BY last_seq DESC LIMIT 100")
+        try:
+            for row in (Row(*values) for values in rows):
+                if row.checksum == row.expected_checksum:
+                    return row
+                if not self._salvaging:
+                    raise Damaged("the checksum of the newest readings differs")
+        except sqlite3.Error:
+            if not self._salvaging:
+                raise
+        finally:
+            rows.close()
+        return None
 
     def _rows_of(self, query: str, kind: type[T]) -> list[T]:
         """The rows of a query, without the checksum that each ends with.
@@ -190,9 +211,10 @@ class OutboxFile:
             Damaged: it differs, or a column has what it never had.
         """
         rows = self._db.execute(query).fetchall()
-        for *values, checksum in rows:
-            if checksum != checksum_of(*values):
-                raise Damaged(f"the checksum of a row differs ({query})")
+        sound = [row for row in rows if row[-1] == checksum_of(*row[:-1])]
+        if len(sound) < len(rows) and not self._salvaging:
+            raise Damaged(f"the checksum of a row differs ({query})")
+        rows = sound
         try:
             return msgspec.convert([row[:-1] for row in rows], list[kind])  # type: ignore[valid-type]
         except msgspec.ValidationError as error:
@@ -334,37 +356,59 @@ class OutboxFile:
         rows.close()
         return found
 
-    def readings_after(self, seq: int, limit: int, *, sound_only: bool = False) -> list[Reading]:
-        """At most `limit` readings after `seq`, with their true times where they are known.
-
-        `sound_only`: leave out rows that are damaged.
-        """
+    def readings_after(self, seq: int, limit: int) -> list[Reading]:
+        """At most `limit` readings after `seq`, with their true times where they are known."""
         rows = self._db.execute(
             "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?", (seq, limit)
         )
         found: list[Reading] = []
         for values in rows:
-            row = Row(*values)
-            try:
-                readings = readings_of(row, self._layouts, self._boot_ids)
-            except Damaged:
-                if sound_only:
-                    continue
-                raise
-            retiming = self.retimings.get(readings[0].boot_id)
-            found += [
-                reading if retiming is None else retiming.apply(reading)
-                for reading in readings
-                if reading.seq > seq
-            ]
+            found += self._readings_of(Row(*values), seq)
             if len(found) >= limit:
                 break
         rows.close()
         return found[:limit]
 
+    def _readings_of(self, row: Row, after_seq: int) -> list[Reading]:
+        readings = readings_of(row, self._layouts, self._boot_ids)
+        retiming = self.retimings.get(readings[0].boot_id)
+        return [
+            reading if retiming is None else retiming.apply(reading)
+            for reading in readings
+            if reading.seq > after_seq
+        ]
+
+    def sound_readings(self) -> Iterator[list[Reading]]:
+        """What was not acknowledged, of a file that is damaged; what cannot be read is left out.
+
+        A page that is no more fails each query that meets it, so rows are asked for in smaller
+        numbers there, and one by one behind it, in growing steps.
+        """
+        query = "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?"
+        seq, limit, step = self.ledger.cursor, _AT_ONCE, 1
+        while seq < self.ledger.last_seq:
+            try:
+                rows = [Row(*values) for values in self._db.execute(query, (seq, limit)).fetchall()]
+            except (sqlite3.Error, UnicodeDecodeError):
+                if limit > 1:
+                    limit = max(1, limit // 8)
+                else:
+                    seq, step = seq + step, min(2 * step, _AT_ONCE)
+                continue
+            sound: list[Reading] = []
+            for row in rows:
+                with contextlib.suppress(Damaged):
+                    sound += self._readings_of(row, seq)
+            if sound:
+                yield sound
+            if not rows:
+                return
+            seq = max(seq + 1, rows[-1].last_seq)
+            limit, step = min(2 * limit, _AT_ONCE), 1
+
     def newest_readings(self, count: int) -> list[Reading]:
         """About the last `count` readings, newest last."""
-        return self.readings_after(self.ledger.last_seq - count, count, sound_only=True)
+        return self.readings_after(max(0, self.ledger.last_seq - count), count)
 
     def events(self, count: int) -> list[Event]:
         """The last `count` events, newest last."""

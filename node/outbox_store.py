@@ -24,6 +24,7 @@ from node.outbox_file import NewerSchema, OutboxFile, is_damage
 from node.outbox_records import Batch, Ledger, Retiming
 from node.outbox_rows import Damaged
 from node.reading import Reading
+from node.state_dir import StateDirTaken
 
 __all__ = ["FILE_NAME", "OutboxStore"]
 
@@ -33,10 +34,16 @@ FILE_NAME = "outbox.db"
 TRY_AGAIN_S = 30.0
 _SET_ASIDE = "outbox-set-aside-"
 _KEPT_SET_ASIDE = 3
-_SALVAGED_AT_ONCE = 1000
 
 # UnicodeDecodeError: a text that is none, or a message of SQLite that quotes one.
-_FILE_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError)
+_FILE_TROUBLE = (
+    sqlite3.Error,
+    Damaged,
+    NewerSchema,
+    OSError,
+    UnicodeDecodeError,
+    StateDirTaken,
+)
 
 T = TypeVar("T")
 
@@ -44,9 +51,16 @@ T = TypeVar("T")
 class OutboxStore:
     """The log file in `folder`; with None, no file at all."""
 
-    def __init__(self, folder: Path | None, clock: Clock) -> None:
+    def __init__(self, folder: Path | None, clock: Clock, hold: Callable[[], None]) -> None:
+        """`hold` takes the folder for this process, and raises StateDirTaken."""
         self._folder = folder
         self._clock = clock
+        self._hold = hold
+        self._unsalvaged: Path | None = None
+        """A file set aside whose unsent readings could not be copied yet."""
+        self._replaced_at_s = -math.inf
+        self.lost = 0
+        """Unsent readings that damage has cost; whoever counts them sets it to 0."""
         self._file: OutboxFile | None = None
         self._may_write = False
         self._try_at_s = -math.inf
@@ -83,12 +97,15 @@ class OutboxStore:
         self._try_at_s = now_s + TRY_AGAIN_S
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
             file = OutboxFile(self._folder / FILE_NAME, new_stream=self.stream)
         except _FILE_TROUBLE as error:
             if not isinstance(error, NewerSchema) and not is_damage(error):
                 self._cannot_write(error)
                 return None
             return self._replace(error)
+        if self._unsalvaged is not None:
+            self._salvage(file)
         return self._take(file)
 
     def _take(self, file: OutboxFile) -> Ledger:
@@ -124,9 +141,22 @@ class OutboxStore:
         if self._file is not None and not self._file.in_place:
             self._replace(Damaged("it was deleted, or replaced by another"))
 
-    def read(self, after_seq: int, limit: int) -> list[Reading]:
-        """At most `limit` readings after `after_seq`; none, if the file cannot be read."""
-        return self._try(lambda file: file.readings_after(after_seq, limit)) or []
+    def look_for_set_aside(self) -> None:
+        """Bring `set_aside` up to date: people delete such files."""
+        with contextlib.suppress(OSError):
+            self.set_aside = self._found_set_aside()
+
+    def read(self, after_seq: int, limit: int) -> list[Reading] | None:
+        """At most `limit` readings after `after_seq`; None, if they cannot be read now."""
+        if self._unsalvaged is not None:
+            return None
+        if self._file is None:
+            return []
+        before = self._file
+        found = self._try(lambda file: file.readings_after(after_seq, limit))
+        if found is None and self._file is not before:  # it was damaged, and was replaced
+            found = self._try(lambda file: file.readings_after(after_seq, limit))
+        return found
 
     def first_seq(self) -> int | None:
         """The oldest reading in the file; None for none."""
@@ -181,25 +211,57 @@ class OutboxStore:
     def _replace(self, error: Exception) -> Ledger | None:
         """Set the file aside, and begin a new one with what is sound of it."""
         assert self._folder is not None
+        now_s = self._clock.monotonic()
+        if now_s < self._replaced_at_s + TRY_AGAIN_S:
+            self._cannot_write(error)  # again, and so soon: the disk itself is not sound
+            return None
+        self._replaced_at_s = now_s
+        path = self._folder / FILE_NAME
         old, self._file = self._file, None
-        deleted = old is not None and not old.in_place
-        if old is not None and not deleted:
-            old.close()
-            old = None
         self.stream = _new_stream()
         try:
-            aside = self._rename(self._folder / FILE_NAME)
-            _log.error("the log cannot be used (%s): set aside as %s", error, aside)
-            file = OutboxFile(self._folder / FILE_NAME, new_stream=self.stream)
+            if path.exists():
+                aside = self._rename(path)
+                self._unsalvaged = aside if is_damage(error) else None
+                _log.error("the log cannot be used (%s): set aside as %s", error, aside)
+            else:
+                path.with_name(path.name + "-wal").unlink(missing_ok=True)
+                _log.error("the log %s was deleted; a new one is begun", path)
+            file = OutboxFile(path, new_stream=self.stream)
         except _FILE_TROUBLE as second:
             self._cannot_write(second)
             return None
-        if is_damage(error):
-            with contextlib.suppress(*_FILE_TROUBLE):
-                _copy_unsent(old or OutboxFile(aside, check=False), file, self.stream)
+        finally:
+            if old is not None and (old.in_place or self._unsalvaged is not None):
+                old.close()
+                old = None
+        self._salvage(file, old)
         ledger = self._take(file)
         self._stream_written = False
         return ledger
+
+    def _salvage(self, file: OutboxFile, old: OutboxFile | None = None) -> None:
+        """Copy what was not acknowledged yet, as far as it is sound, under the numbers it had."""
+        aside, self._unsalvaged = self._unsalvaged, None
+        try:
+            if old is None and aside is not None:
+                old = OutboxFile(aside, salvaging=True)
+            if old is None:
+                return
+            ledger, copied = old.ledger, 0
+            for readings in old.sound_readings():
+                file.commit(Batch(readings), ledger, stream=self.stream, keep_ledger=True)
+                copied += len(readings)
+            unsent = ledger.last_seq - ledger.cursor
+            self.lost += unsent - copied
+            _log.warning("%d of %d unsent readings could be kept", copied, unsent)
+            file.commit(Batch(), ledger, stream=self.stream, keep_ledger=True)
+            file.ledger = ledger
+        except _FILE_TROUBLE as error:
+            _log.error("nothing of the old log could be kept: %s", error)
+        finally:
+            if old is not None:
+                old.close()
 
     def _rename(self, path: Path) -> Path:
         """Move the file and its WAL out of the way; all but the newest few are deleted."""
@@ -226,16 +288,3 @@ class OutboxStore:
 
 def _new_stream() -> str:
     return os.urandom(8).hex()
-
-
-def _copy_unsent(old: OutboxFile, file: OutboxFile, stream: str) -> None:
-    """Copy what was not acknowledged yet, as far as it is sound, under the numbers it had."""
-    try:
-        ledger = old.ledger
-        seq = ledger.cursor
-        while readings := old.readings_after(seq, _SALVAGED_AT_ONCE, sound_only=True):
-            seq = readings[-1].seq
-            file.commit(Batch(readings), ledger, stream=stream, keep_ledger=True)
-    finally:
-        old.close()
-        file.ledger = ledger

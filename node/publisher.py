@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 
 from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
@@ -29,6 +30,7 @@ WINDOW = 20
 _OVERHEAD_BYTES = 32
 """Fixed header, message id and properties of a PUBLISH, amply."""
 
+ALWAYS_TAKEN_BYTES = 1024
 _DISCONNECT_S = 0.5
 
 
@@ -53,6 +55,9 @@ class Publisher:
         """Message id -> whom to tell the outcome; the history in flight."""
         self._refused_topics: set[str] = set()
         self._in_order = False
+        self._largest_bytes = sys.maxsize
+        """How large a message may be, for all that losses of the link have taught."""
+        self._losses_in_flight = 0
         self._acknowledged_at_s: float | None = None
         """When the last acknowledgement was seen; None while nothing is in flight."""
 
@@ -103,7 +108,7 @@ class Publisher:
     @property
     def history_room(self) -> int:
         """How many messages of history may be sent now: none while state is waiting."""
-        if self._waiting or not self._link.connected:
+        if not self._link.connected or not self._in_flight.issuperset(self._waiting):
             return 0
         share = max(1, self._window * 3 // 4)
         return min(share - len(self._settlements), self._window - self._so_many_in_flight)
@@ -111,7 +116,7 @@ class Publisher:
     @property
     def history_bytes(self) -> int:
         """How large the payload of a message of history may be, topic included."""
-        return self._link.max_packet_bytes - _OVERHEAD_BYTES
+        return min(self._link.max_packet_bytes, self._largest_bytes) - _OVERHEAD_BYTES
 
     @property
     def _window(self) -> int:
@@ -126,8 +131,9 @@ class Publisher:
         messages: list[Outgoing] = []
         if not self._waiting or not self._link.connected:
             return messages
+        window = self._window - self._window // 10  # a slot or two are left for history
         for topic in [topic for topic in self._waiting if topic not in self._in_flight]:
-            if self._so_many_in_flight >= self._window:
+            if self._so_many_in_flight >= window:
                 break
             message = self._waiting.pop(topic)
             if self._fits(message):
@@ -144,6 +150,10 @@ class Publisher:
     def handle(self, event: BrokerEvent) -> Change:
         """Take note of an event of the link."""
         change = self._link.handle(event)
+        if event.generation != self._link.generation:
+            return change
+        if change is Change.DOWN:
+            self._mind_size()
         if change is not Change.NONE:
             self.forget()
             self._in_order = change is Change.UP
@@ -152,6 +162,21 @@ class Publisher:
         elif isinstance(event, Acknowledged):
             self._acknowledged(event)
         return change
+
+    def _mind_size(self) -> None:
+        """Make messages smaller when the link is lost over them again and again.
+
+        A broker that does not announce its maximum closes the connection over a larger message
+        (MQTT 5, §3.1.2.11.4; in 3.1.1 none does), and would for ever. Only history can be made
+        smaller, and only what is larger than `ALWAYS_TAKEN_BYTES` is.
+        """
+        if not self._settlements or not self._link.was_short_lived:
+            self._losses_in_flight = 0
+            return
+        self._losses_in_flight += 1
+        if self._losses_in_flight > 1:
+            largest = max(len(self._message_of[i].payload) for i in self._settlements)
+            self._largest_bytes = max(ALWAYS_TAKEN_BYTES, largest // 2)
 
     def forget(self) -> None:
         """What was in flight or waiting is void."""
@@ -207,7 +232,9 @@ class Publisher:
         if message is None:
             return
         if event.refused:
-            self._refuse(message, f"{event.refused}; allow the topic in the broker's ACL")
+            remedy = "allow the topic in the broker's ACL"
+            denied = "authorized" in event.refused.lower()
+            self._refuse(message, f"{event.refused}; {remedy}" if denied else event.refused)
         settled = self._settlements.pop(event.message_id, None)
         if settled is None:
             self._in_flight.discard(message.topic)

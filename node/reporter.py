@@ -38,6 +38,8 @@ HEALTH_EVERY_S = 60.0
 HEALTH_AT_MOST_EVERY_S = 1.0
 SAVE_AT_LEAST_EVERY_S = 60.0
 """How long a moved cursor or a line of the log may wait for readings to be committed with."""
+SAVE_HEALTH_WITHIN_S = 5.0
+"""How long a change of health may wait for that, for `sensor-node status` to tell."""
 CURSOR_LAG = 1000
 """By how many readings the cursor may move before it is committed without waiting for any."""
 
@@ -180,7 +182,7 @@ class Reporter:
 
     def save(self, now_s: float) -> None:
         """Commit what this turn has brought, and set the retained topics to it."""
-        lag = self._outbox.cursor_lag >= CURSOR_LAG
+        lag = self._outbox.cursor_lag >= CURSOR_LAG or self._outbox.notes_waiting
         overdue = now_s >= self._save_at_s and self._outbox.unsaved
         if not (self._uncommitted or lag or overdue):
             return
@@ -192,7 +194,7 @@ class Reporter:
             self._outbox_condition = self._outbox.condition
             self._health_stale = True
         for sensor, reading, channels in self._fresh:
-            self._retained.reading(sensor.table, reading, channels)
+            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels)
         self._fresh.clear()
 
     @property
@@ -216,6 +218,7 @@ class Reporter:
             self._health_at_s = self._started_s + (passed + 1) * HEALTH_EVERY_S
         self._health_stale = False
         self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
+        self._outbox.look_for_set_aside()
         health = take_health(
             self._topics.node,
             clock=self._clock,
@@ -230,15 +233,15 @@ class Reporter:
         self._publisher.set(self._topics.health, payload)
         if changed:
             self._outbox.set_health(payload.decode())
+            self._save_at_s = min(self._save_at_s, now_s + SAVE_HEALTH_WITHIN_S)
 
     def _note_warnings(self) -> None:
         """Keep what was logged as wrong, for whoever asks later."""
         records = self._warnings.records if self._warnings else ()
         while records:
             record = records.popleft()
-            self._outbox.note(
-                Event(round(record.created * 1000), record.levelname, record.getMessage())
-            )
+            text = record.getMessage().encode("utf-8", "replace").decode()
+            self._outbox.note(Event(round(record.created * 1000), record.levelname, text))
 
     def _publish_everything(self) -> None:
         """A connection has come about: say what is, in the order of the contract."""

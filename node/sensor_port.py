@@ -48,13 +48,14 @@ class SensorPort:
             if self._table.info.reopen_after_failure:
                 self.close()
         self.reading_since_s = None
+        synced = self._clock.synced()  # before the time: it may be set between the two
         return ReadOutcome(
             sensor=self.sensor,
             started_s=started_s,
             ended_s=self._clock.monotonic(),
             boot_s=self._clock.boot_s(),
             utc_s=self._clock.utc_s(),
-            synced=self._clock.synced(),
+            synced=synced,
             measurement=measurement,
             channels=channels,
             error=failure,

@@ -72,6 +72,12 @@ class SensorState:
             return self.busy_since_s + self.table.info.read_budget_s
         return math.inf
 
+    def excuse(self, seconds: float) -> None:
+        """Allow it so much more time: it could not have been read meanwhile."""
+        self._stale_at_s += seconds
+        if self.busy_since_s is not None:
+            self.busy_since_s += seconds
+
     def check(self, now_s: float, reading_since_s: float | None) -> None:
         """Go offline after too long a silence; complain of a read that does not end.
 

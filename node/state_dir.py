@@ -8,7 +8,13 @@ import fcntl
 import os
 from pathlib import Path
 
-__all__ = ["StateDirTaken", "find_state_dir", "lock_holder", "lock_state_dir"]
+__all__ = [
+    "StateDirLock",
+    "StateDirTaken",
+    "add_state_dir_argument",
+    "find_state_dir",
+    "lock_holder",
+]
 
 DEFAULT_STATE_DIR = Path("/var/lib/sensor-node")
 _LOCKS = Path("/proc/locks")
@@ -35,31 +41,42 @@ def find_state_dir(option: str | None) -> Path:
     return Path(given) if given else DEFAULT_STATE_DIR
 
 
-def lock_state_dir(folder: Path) -> None:
-    """Make the folder if need be, and take it until this process ends, however it ends.
+class StateDirLock:
+    """Takes the folder for this process until it ends, however it ends.
 
     The lock is on the folder itself (flock(2)), so it works on a read-only disk too and leaves
-    nothing behind. A folder that cannot be made or opened is nobody's: the outbox says why.
-
-    Raises:
-        StateDirTaken: another process has it.
+    nothing behind.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            return  # a file system without locks
-        holder = lock_holder(folder)
-        process = f" (process {holder})" if holder else ""
-        raise StateDirTaken(
-            f"another sensor-node{process} uses {folder}; stop it, "
-            "or give this one a folder of its own with --state-dir"
-        ) from None
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor: int | None = None
+
+    def hold(self) -> None:
+        """Take the folder, unless that is done. One that is not there yet is nobody's.
+
+        Raises:
+            StateDirTaken: another process has it.
+        """
+        if self._descriptor is not None:
+            return
+        try:
+            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                os.close(descriptor)
+                holder = lock_holder(self._folder)
+                process = f" (process {holder})" if holder else ""
+                raise StateDirTaken(
+                    f"another sensor-node{process} uses {self._folder}; stop it, "
+                    "or give this one a folder of its own with --state-dir"
+                ) from None
+            # A file system without locks: there is nothing to wait for.
+        self._descriptor = descriptor
 
 
 def lock_holder(folder: Path) -> int | None:

@@ -47,12 +47,19 @@ class BootClock(SystemClock):
 class ClockedNode:
     """A node in this process, on a clock of ours."""
 
-    def __init__(self, folder: Path, port: int, file: Path, clock: BootClock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        files: Path | dict[str, Path],
+        clock: BootClock,
+        *,
+        interval: str = "0.5s",
+        outbox: str = '[outbox]\nhistory_interval = "0.5s"\n',
+    ) -> None:
         config = folder / "node.toml"
-        config.write_text(
-            sysfs_config(port, {"s": file}, interval="0.5s")
-            + '[outbox]\nhistory_interval = "0.5s"\n'
-        )
+        by_name = files if isinstance(files, dict) else {"s": files}
+        config.write_text(sysfs_config(port, by_name, interval=interval) + outbox)
         self._node = Node(
             load(config), HardwareBoard(), clock, client_id="clocked", state_dir=folder / "state"
         )
@@ -149,6 +156,60 @@ def test_readings_of_an_earlier_boot_do_not_wait(tmp_path, broker, subscribe, te
         second.set()
         wait_until(lambda: len(subscriber.history()) > sent)
         assert {r["clock"] for r in subscriber.history()[sent:]} == {"synced"}
+
+
+def test_without_an_interval_history_waits_for_the_clock_without_spinning(
+    tmp_path, broker, subscribe, temperature_file, monkeypatch
+):
+    turns = 0
+    turn = Node._turn
+
+    def counted(self: Node) -> None:
+        nonlocal turns
+        turns += 1
+        turn(self)
+
+    monkeypatch.setattr(Node, "_turn", counted)
+    subscriber = subscribe(broker.port)
+    clock = BootClock(1.79e9)
+    config = "[outbox]\nhistory_interval = 0\n"
+    with ClockedNode(tmp_path, broker.port, temperature_file, clock, outbox=config):
+        wait_until(lambda: len(subscriber.states("s")) >= 2)
+        turns = 0
+        time.sleep(3)
+        assert turns < 60
+        clock.set()
+        wait_until(subscriber.history)
+        sent = len(subscriber.history())
+        wait_until(lambda: len(subscriber.history()) > sent, seconds=2)
+
+
+def test_a_clock_that_is_set_between_two_sensors_of_a_tick_corrects_the_first(
+    tmp_path, broker, subscribe
+):
+    """The first one's state is published once, and with its true time."""
+
+    class SetWhileReading(BootClock):
+        asked = 0
+
+        def synced(self) -> bool:
+            self.asked += 1
+            if self.asked == 3:
+                self.set()
+            return super().synced()
+
+    subscriber = subscribe(broker.port)
+    clock = SetWhileReading(1.79e9)
+    files = {f"s{n}": tmp_path / f"temp{n}" for n in range(4)}
+    for file in files.values():
+        file.write_text("21500\n")
+    with ClockedNode(tmp_path, broker.port, files, clock, interval="1h"):
+        for name in files:
+            subscriber.wait_for_states(name, 1)
+        time.sleep(0.5)
+        for name in files:
+            assert subscriber.states(name)[-1]["clock"] == "synced", name
+            assert subscriber.states(name)[-1]["time"] > "2025"
 
 
 def test_a_clock_in_the_past_is_not_synced_whatever_the_kernel_says(monkeypatch):

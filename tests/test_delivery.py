@@ -26,6 +26,7 @@ from support import (
     dead_letters,
     free_port,
     puback,
+    published_topic,
     retained,
     running,
     sysfs_config,
@@ -563,15 +564,61 @@ def test_a_broker_that_acknowledges_nothing_is_left_for_another_connection(
     assert len(node.log_lines("has acknowledged nothing")) == 1
 
 
-def test_history_is_split_to_fit_the_brokers_maximum(tmp_path, subscribe, start_node):
+@pytest.mark.parametrize("base", ["sensors", "größen/" + "ä" * 40])
+def test_history_is_split_to_fit_the_brokers_maximum(tmp_path, subscribe, start_node, base):
     """A batch of fifty would be too long; none of its readings is."""
     fill_log(tmp_path / "state", 500)
     mosquitto = Mosquitto(tmp_path, "max_packet_size 2000").start()
     try:
-        subscriber = subscribe(mosquitto.port)
-        start_node(sysfs_config(mosquitto.port, {}, interval="1s"))
-        wait_until(lambda: len(subscriber.history()) >= 500)
-        assert [r["seq"] for r in subscriber.history()] == list(range(1, 501))
+        subscriber = subscribe(mosquitto.port, f"{base}/#")
+        start_node(sysfs_config(mosquitto.port, {}, mqtt=f'base_topic = "{base}"'))
+        topic = f"{base}/test/history"
+        wait_until(lambda: sum(p.count('"seq"') for p in subscriber.on(topic)) >= 500)
+        batches = [json.loads(payload)["readings"] for payload in subscriber.on(topic)]
+        assert [r["seq"] for batch in batches for r in batch] == list(range(1, 501))
         assert not dead_letters(tmp_path / "state")
     finally:
         mosquitto.stop()
+
+
+def test_a_maximum_that_the_broker_does_not_announce_is_found_out(tmp_path, subscribe, start_node):
+    """MQTT 3.1.1: the broker closes the connection over a message that is too large."""
+    fill_log(tmp_path / "state", 500)
+    mosquitto = Mosquitto(tmp_path, "max_packet_size 2000").start()
+    try:
+        subscriber = subscribe(mosquitto.port)
+        start_node(sysfs_config(mosquitto.port, {}, mqtt='protocol = "3.1.1"'))
+        wait_until(lambda: len(subscriber.history()) >= 500, seconds=30)
+        assert list(dict.fromkeys(r["seq"] for r in subscriber.history())) == list(range(1, 501))
+        assert not dead_letters(tmp_path / "state")
+    finally:
+        mosquitto.stop()
+
+
+def test_states_that_are_not_acknowledged_hold_up_no_history(start_node, temperature_file):
+    """A newer value waits behind its own topic, and not in the way of others."""
+    seen: list[str] = []
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x03\x00\x00\x00"
+        if kind == PUBLISH and published_topic(body).endswith(("history", "status")):
+            seen.append(published_topic(body))
+            return puback(body)
+        return None
+
+    broker = ScriptedBroker(answer)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s")
+    start_node(with_outbox(config, history_interval="0.2s"))
+    wait_until(lambda: seen.count("sensors/test/history") >= 10)
+
+
+def test_a_small_bound_drops_nothing_while_the_broker_takes_it(
+    broker, subscribe, start_node, temperature_file
+):
+    """History does not wait for its minute when the log would be full by then."""
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s")
+    start_node(with_outbox(config, max_readings=20))
+    wait_until(lambda: len(subscriber.history()) >= 60, seconds=20)
+    assert [r["seq"] for r in subscriber.history()][:60] == list(range(1, 61))

@@ -288,6 +288,7 @@ def test_a_sensor_that_blocks_costs_the_others_nothing(broker, subscribe, start_
 
     threading.Thread(target=feed, daemon=True).start()
     subscriber.wait_for("sensors/test/stuck/availability", "online")
+    subscriber.wait_for_states("stuck", 1)
     assert subscriber.states("stuck")[-1]["temperature"] == 25.0
     assert "stuck (sysfs): online" in node.log
     assert len(node.log_lines("stuck (sysfs)")) == 3, "stuck, then late, then online"
@@ -527,6 +528,27 @@ def test_each_fault_of_a_bus_ends_offline_with_a_remedy_and_costs_itself_alone(
         running.board.i2c_ports[1].before_answer = lambda address: None
         running.board.i2c_ports[1].chips[0x76].busy = False
         subscriber.wait_for(f"sensors/test/{sensor}/availability", "online", seconds=16)
+
+
+def test_a_disk_that_takes_its_time_makes_no_sensor_offline(
+    broker, subscribe, tmp_path, monkeypatch
+):
+    """The loop was held up for more than three intervals: nobody was asked meanwhile."""
+    from node.outbox_file import OutboxFile
+
+    subscriber = subscribe(broker.port)
+    with InProcess(tmp_path, broker.port, ALL):
+        subscriber.wait_for_states("water", 3)
+        commit = OutboxFile.commit
+        monkeypatch.setattr(
+            OutboxFile, "commit", lambda *a, **k: (time.sleep(2), commit(*a, **k))[1]
+        )
+        time.sleep(2.5)
+        monkeypatch.setattr(OutboxFile, "commit", commit)
+        seen = len(subscriber.states("water"))
+        subscriber.wait_for_states("water", seen + 3)
+    for name in ("air", "water", "box", "probe"):
+        assert "offline" not in subscriber.on(f"sensors/test/{name}/availability")[1:]
 
 
 def test_a_dead_network_thread_is_replaced(broker, subscribe, tmp_path, monkeypatch, caplog):

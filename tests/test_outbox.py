@@ -23,6 +23,7 @@ from node.outbox_records import Event
 from node.outbox_store import FILE_NAME
 from node.reading import Layout, Reading
 from node.schema import OutboxTable
+from node.state_dir import StateDirLock
 from node.units import Seconds
 
 AIR = Layout("air", ("temperature", "humidity"), ("°C", "%"))
@@ -627,7 +628,108 @@ def test_memory_is_bounded_without_a_disk(clock, monkeypatch, caplog):
         fill(outbox, clock, 10)
     assert len(outbox._uncommitted) == 50
     assert outbox.dropped == 250
+    assert caplog.text.count("the oldest unsent readings are dropped") == 1
     assert seqs(outbox.read(outbox.cursor, 99)) == list(range(251, 301))
+
+
+def test_a_full_memory_drops_nothing_of_what_the_disk_still_has(small_disk, clock, monkeypatch):
+    monkeypatch.setattr(outbox_module, "MOST_IN_MEMORY", 50)
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    stored = fill(outbox, clock, 500)
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    while not outbox.problem:
+        stored += fill(outbox, clock, 10)
+    before = outbox.last_seq
+    for _ in range(20):
+        fill(outbox, clock, 10)
+    waiting = list(outbox._uncommitted)
+    assert len(waiting) == 50
+    assert outbox.cursor == 0
+    assert outbox.read(0, 500) == stored[:500]
+    assert (
+        outbox.dropped
+        == outbox.last_seq - before - 50 + len(outbox.read(500, 999)) - (len(stored) - 500)
+        or outbox.dropped > 100
+    )
+    assert outbox.unsent == outbox.last_seq - outbox.dropped
+    assert outbox.read(waiting[0].seq - 1, 99) == waiting
+    outbox.close()
+
+
+def test_readings_that_cannot_be_read_now_are_not_passed_over(outbox, clock, monkeypatch):
+    """The disk fails a read: what is in memory waits behind what is in the file."""
+    made = fill(outbox, clock, 20)
+    newest = append(outbox, clock, 1.0, layout=WATER)
+
+    def fails(*_: object) -> list[Reading]:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutboxFile, "readings_after", fails)
+        assert outbox.read(0, 50) == []
+        assert "disk I/O error" in outbox.problem
+    assert outbox.read(0, 50) == [*made, newest]
+
+
+def test_what_was_acknowledged_is_not_counted_as_dropped(tmp_path, clock):
+    outbox = Outbox(tmp_path, OutboxTable(max_readings=10), clock)
+    fill(outbox, clock, 10)
+    outbox.acknowledge(4, 5)
+    fill(outbox, clock, 6)
+    assert (outbox.cursor, outbox.dropped) == (6, 4)
+
+
+def test_a_page_that_is_gone_costs_its_own_readings_alone_and_they_are_counted(
+    tmp_path, clock, caplog
+):
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    for _ in range(100):
+        fill(outbox, clock, 50)
+    outbox.close()
+    file = tmp_path / FILE_NAME
+    content = bytearray(file.read_bytes())
+    page = content.index(b"[[1,0,2501") // 1024 * 1024
+    content[page : page + 1024] = bytes(1024)
+    file.write_bytes(content)
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    position, found = 0, []
+    while batch := again.read(position, 500):
+        found += batch
+        position = batch[-1].seq
+    again.commit()
+    assert 4800 < len(found) < 5000
+    assert again.dropped == 5000 - len(found)
+    assert "unsent readings could be kept" in caplog.text
+
+
+def test_a_cursor_that_noise_has_moved_is_damage(tmp_path, clock):
+    """It would pass over everything up to where it points."""
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    made = fill(outbox, clock, 10)
+    outbox.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("UPDATE tick SET cursor = 1 << 20")
+        db.execute("UPDATE ledger SET cursor = 5")
+    db.close()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert again.set_aside
+    assert again.unsent in (0, 10)
+    assert again.cursor <= again.last_seq
+    assert again.read(again.cursor, 99) in ([], made)
+
+
+def test_a_folder_that_is_taken_when_it_comes_to_be_is_not_written_to(tmp_path, clock):
+    """Both nodes were started before the disk was there; the second to come waits."""
+    folder = tmp_path / "later"
+    first = Outbox(folder, OutboxTable(), clock, hold=StateDirLock(folder).hold)
+    second = Outbox(folder, OutboxTable(), clock, hold=StateDirLock(folder).hold)
+    assert first.problem == ""
+    assert "another sensor-node" in second.problem
+    made = fill(second, clock, 2)
+    assert second.read(0, 9) == made
+    assert OutboxFile(folder / FILE_NAME, read_only=True).ledger.last_seq == 0
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, clock):

@@ -15,10 +15,10 @@ from node.logs import RecentWarnings
 from node.loop import Node, preload_drivers
 from node.service import catch_signals
 from node.state_dir import (
+    StateDirLock,
     StateDirTaken,
     add_state_dir_argument,
     find_state_dir,
-    lock_state_dir,
 )
 from node.terminal import count
 from node.tls import tls_context
@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = configuration.load(configuration.find_file(arguments.config))
     context = tls_context(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
+    lock = StateDirLock(state_dir)
     try:
-        lock_state_dir(state_dir)
+        lock.hold()
     except StateDirTaken as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         SystemClock(),
         client_id=client_id(config.mqtt.base_topic, config.node.name),
         state_dir=state_dir,
+        hold_state_dir=lock.hold,
         tls_context=context,
         warnings=warnings,
     )

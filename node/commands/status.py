@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from node.clock import SystemClock, utc_text
-from node.health import Health
+from node.health import Health, age_of
 from node.outbox_file import NewerSchema, OutboxFile, is_damage
 from node.outbox_records import Event, Ledger
 from node.outbox_rows import Damaged
@@ -28,6 +29,8 @@ __all__ = ["add_arguments", "run"]
 _LOOKED_AT = 5000
 """How far back the newest reading of a sensor is looked for."""
 _EVENTS = 10
+_LONG_S = 180.0
+"""A running node writes something at least each minute, if there is anything to write."""
 _WIDTH = 80
 
 
@@ -35,6 +38,8 @@ class _Known(msgspec.Struct):
     """What the log tells."""
 
     file: Path
+    written_s: float
+    """How long ago the log was written to."""
     process: int | None
     ledger: Ledger
     health: Health | None
@@ -63,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
         known = _look(file, lock_holder(folder))
     except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
-        hint = " (it is damaged; the node sets it aside)" if is_damage(error) else ""
+        hint = " (try it as root, or as the user of the node)"
+        if is_damage(error):
+            hint = " (it is damaged; the node sets it aside)"
         print(f"the log {file} cannot be read: {error}{hint}", file=sys.stderr)
         return 1
     print(msgspec.json.encode(_as_json(known)).decode() if arguments.json else _as_text(known))
@@ -75,37 +82,47 @@ def _look(file: Path, process: int | None) -> _Known:
     try:
         ledger = log.ledger
         newest = {reading.sensor: reading for reading in log.newest_readings(_LOOKED_AT)}
-        oldest = log.readings_after(ledger.cursor, 1, sound_only=True)
+        oldest = log.readings_after(ledger.cursor, 1)
         events = log.events(_EVENTS)
     finally:
         log.close()
-    health = msgspec.json.decode(ledger.health, type=Health) if ledger.health else None
+    health = _health(ledger)
+    if health is not None and process is not None and health.process != process:
+        health = None  # that of an earlier run
+    wal = file.with_name(file.name + "-wal")
+    written_s = time.time() - max(f.stat().st_mtime for f in (file, wal) if f.exists())
     first = oldest[0] if oldest else None
-    return _Known(file, process, ledger, health, newest, first, events)
+    return _Known(file, max(0.0, written_s), process, ledger, health, newest, first, events)
 
 
-def _age_s(reading: Reading) -> float:
-    """How long ago it was taken; by the time since boot, where that can be."""
-    clock = SystemClock()
-    if reading.boot_id == clock.boot_id:
-        return max(0.0, clock.boot_s() - reading.boot_ms / 1000)
-    return max(0.0, clock.utc_s() - reading.utc_ms / 1000)
+def _health(ledger: Ledger) -> Health | None:
+    """What the node knew of itself last; None where it is of another version."""
+    try:
+        return msgspec.json.decode(ledger.health, type=Health)
+    except msgspec.DecodeError:
+        return None
+
+
+def _age_text(reading: Reading) -> str:
+    age_s = age_of(reading, SystemClock())
+    return "?" if age_s is None else duration_text(age_s)
 
 
 def _as_json(known: _Known) -> dict[str, Any]:
     ledger = known.ledger
     return {
         "log": str(known.file),
+        "log_written_s": round(known.written_s, 1),
         "process": known.process,
         "outbox_readings": ledger.last_seq - ledger.cursor,
-        "outbox_oldest_s": round(_age_s(known.oldest), 1) if known.oldest else 0,
+        "outbox_oldest_s": age_of(known.oldest, SystemClock()) if known.oldest else 0,
         "dropped_readings": ledger.dropped,
         "dead_letters": ledger.dead_letters,
         "sensors": {
             sensor: {
                 "time": utc_text(reading.utc_ms),
                 "clock": "synced" if reading.synced else "unsynced",
-                "age_s": round(_age_s(reading), 1),
+                "age_s": age_of(reading, SystemClock()),
                 "seq": reading.seq,
                 "values": reading.values,
                 "units": dict(zip(reading.layout.channels, reading.layout.units, strict=True)),
@@ -125,7 +142,7 @@ def _as_text(known: _Known) -> str:
     unsent = ledger.last_seq - ledger.cursor
     outbox = f"{count(range(unsent), 'reading')} to be sent"
     if known.oldest is not None:
-        outbox += f", the oldest {duration_text(_age_s(known.oldest))} old"
+        outbox += f", the oldest {_age_text(known.oldest)} old"
     if ledger.dropped:
         outbox += f"; {ledger.dropped} dropped"
     if ledger.dead_letters:
@@ -135,7 +152,10 @@ def _as_text(known: _Known) -> str:
     if health is not None:
         then = "" if known.process else f" (as of {health.time})"
         lines.append(f"broker   {health.broker}{then}")
-    lines += [f"outbox   {outbox}", f"log      {known.file}"]
+    lines.append(f"outbox   {outbox}")
+    lines.append(f"log      {known.file}, written {duration_text(round(known.written_s))} ago")
+    if known.process and known.written_s > _LONG_S:
+        lines.append("problem  the log is not written: is the disk full, or read-only?")
     lines += [f"problem  {problem}" for problem in health.problems] if health else []
     if known.newest:
         lines += ["", _sensor_table(known)]
@@ -152,13 +172,15 @@ def _sensor_table(known: _Known) -> str:
         status = "?"
         if sensor in sensors:
             status = "online" if known.process and sensors[sensor].online else "offline"
-        age = duration_text(_age_s(reading))
+        age = _age_text(reading)
         for name, number, unit in zip(
             reading.layout.channels, reading.numbers, reading.layout.units, strict=True
         ):
             rows.append((sensor, name, f"{number:g} {unit}", age, status))
     silent = sorted(set(sensors) - set(known.newest))
-    rows += [(sensor, "", "none yet", "", "offline") for sensor in silent]
+    for sensor in silent:
+        online = known.process and sensors[sensor].online
+        rows.append((sensor, "", "none lately", "", "online" if online else "offline"))
     return table(rows)
 
 
