@@ -30,7 +30,13 @@ from drivers.base import (
 )
 from drivers.bus import Board, DhtSensor
 from drivers.dht_frame import WIRING, check_frame, decode_frame
-from drivers.errors import MissingSupport, SensorError, SensorNotFound, as_sensor_error
+from drivers.errors import (
+    BadFrame,
+    MissingSupport,
+    SensorError,
+    SensorNotFound,
+    as_sensor_error,
+)
 from drivers.kernel_named import KernelDht, find_dht
 
 __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "backends_for"]
@@ -45,6 +51,12 @@ SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
 # One attempt is 0.25 s of capture; the first one starts a child that imports Blinka.
 _ATTEMPT_S, _START_S = 0.5, 10.0
+
+# AM2302 and ASAIR DHT11 datasheets, "Technical specification".
+_ACCURACY = {
+    "DHT22": {"temperature": 0.5, "humidity": 2.0},
+    "DHT11": {"temperature": 2.0, "humidity": 5.0},
+}
 
 _COMPUTER = "/proc/device-tree/model"
 
@@ -100,6 +112,8 @@ class Dht:
         self._order = self._backends()
         """The backend in use, or to try next, and those after it."""
         self._is_settled = options.backend != "auto"
+        self._believed: Measurement | None = None
+        """What was read last, and confirmed where it had to be."""
 
     def _backends(self) -> list[str]:
         if self._options.backend != "auto":
@@ -113,11 +127,15 @@ class Dht:
     def read(self) -> Measurement:
         """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart.
 
+        A reading that differs from the last one by more than the sensor's accuracy is believed
+        when the next attempt agrees with it: two wrong bits can have a right checksum.
+
         With `auto`, a backend that gives nothing makes room for the next one at the next reading,
         until one has given something.
         """
         clock = self._board.clock
         failure: SensorError | None = None
+        unconfirmed: Measurement | None = None
         for _ in range(ATTEMPTS):
             if (early_s := self._next_attempt_s - clock.monotonic()) > 0:
                 clock.sleep(early_s)
@@ -130,9 +148,14 @@ class Dht:
             except SensorError as error:
                 failure = error
             else:
-                self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
-                self._settle()
-                return measurement
+                if self._agree(measurement, self._believed or measurement) or (
+                    unconfirmed is not None and self._agree(measurement, unconfirmed)
+                ):
+                    self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
+                    self._believed = measurement
+                    self._settle()
+                    return measurement
+                unconfirmed, failure = measurement, self._unconfirmed(measurement)
         if not self._is_settled:
             self.close()
             self._order.append(self._order.pop(0))
@@ -140,6 +163,21 @@ class Dht:
             self.close()  # its device may be there again under another number
         assert failure is not None
         raise failure
+
+    def _agree(self, one: Measurement, other: Measurement) -> bool:
+        """Whether two readings differ by no more than the sensor's accuracy."""
+        return all(
+            abs(one[name] - other[name]) <= accuracy
+            for name, accuracy in _ACCURACY[self._model].items()
+        )
+
+    def _unconfirmed(self, measurement: Measurement) -> SensorError:
+        temperature, humidity = measurement["temperature"], measurement["humidity"]
+        return BadFrame(
+            f"{self._model} on GPIO {self._options.pin}: {temperature:g} °C and {humidity:g} % "
+            "after other values, and no second reading like it",
+            "noise on the line; shorten the wire or lower the pull-up",
+        )
 
     def _attempt(self) -> Measurement:
         """Measure once, through the first backend that is there.

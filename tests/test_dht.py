@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import random
 
 import adafruit_dht
 import pytest
@@ -265,3 +266,81 @@ def test_no_two_missed_edges_give_another_value(board, line, celsius):
             if value != truth:
                 wrong.append((first, second, value))
     assert wrong == []
+
+
+class FrameSensor:
+    """A `DhtSensor` that sends given frames, and checks their sums as every library does."""
+
+    def __init__(self) -> None:
+        self.frame = bytearray()
+        self.sent: list[bytes] = []
+
+    def measure(self) -> None:
+        frame = self.sent.pop(0) if len(self.sent) > 1 else self.sent[0]
+        if sum(frame[:4]) & 0xFF != frame[4]:
+            raise BadFrame("the checksum differs")
+        self.frame = bytearray(frame)
+
+    def exit(self) -> None:
+        """Nothing is held open."""
+
+
+def flip(frame: bytes, *bits: int) -> bytes:
+    value = int.from_bytes(frame, "big")
+    for bit in bits:
+        value ^= 1 << bit
+    return value.to_bytes(5, "big")
+
+
+@pytest.mark.parametrize("driver", [DHT22, DHT11], ids=["DHT22", "DHT11"])
+def test_of_100_000_frames_with_one_or_two_wrong_bits_none_gives_a_wrong_value(
+    clock, monkeypatch, driver
+):
+    """Hundreds have a right checksum. What comes through is no further off than the sensor is."""
+    chance = random.Random(4)
+    model = driver.name.upper()
+    board, sensor = SimulatedBoard(clock), FrameSensor()
+    monkeypatch.setattr(board, "dht", lambda *_: sensor)
+    dht = driver.open(DhtOptions(pin=4, backend="edges"), board)
+    passed_checksum = wrong = 0
+    off_by = {"DHT22": (0.5, 2.0), "DHT11": (2.0, 5.0)}[model]
+    for number in range(50_000):
+        if number % 500 == 0:
+            celsius, humidity = chance.randint(-190, 590) / 10, float(chance.randint(20, 90))
+            true = encode_frame(model, celsius, humidity)
+            sensor.sent = [true]
+            dht._believed = None
+            dht.read()
+        damaged = flip(true, *chance.sample(range(40), chance.choice((1, 2))))
+        passed_checksum += sum(damaged[:4]) & 0xFF == damaged[4]
+        sensor.sent = [damaged, true]
+        measurement = dht.read()
+        wrong += (
+            abs(measurement["temperature"] - celsius) > off_by[0] + 1e-6
+            or abs(measurement["humidity"] - humidity) > off_by[1] + 1e-6
+        )
+    assert passed_checksum > 300, "the control: a checksum alone lets these through"
+    assert wrong == 0
+
+
+def test_a_true_jump_is_believed_when_it_is_read_again(board, line, clock):
+    """The sensor is taken from the cellar to the attic: 2.1 s later it is believed."""
+    line.frame = lambda: encode_frame("DHT22", 12.0, 80.0)
+    dht = dht22(board)
+    dht.read()
+    clock.sleep(30)
+    line.frame = lambda: encode_frame("DHT22", 31.0, 40.0)
+    before_s = clock.monotonic()
+    assert dht.read() == {"temperature": 31.0, "humidity": 40.0}
+    assert clock.monotonic() - before_s == pytest.approx(2.1, abs=0.3)
+
+
+def test_values_that_jump_at_each_attempt_are_an_error(board, line, clock):
+    dht = dht22(board)
+    line.frame = lambda: encode_frame("DHT22", 20.0, 50.0)
+    dht.read()
+    clock.sleep(30)
+    jumps = iter((30.0, 45.0, -10.0))
+    line.frame = lambda: encode_frame("DHT22", next(jumps), 50.0)
+    with pytest.raises(BadFrame, match=r"-10 °C and 50 % after other values.*noise on the line"):
+        dht.read()
