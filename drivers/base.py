@@ -146,5 +146,7 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to close and open it again after a failed read, so that a chip is set up afresh."""
     extra: str = ""
     """Name of the pip extra that brings the package this driver needs."""
+    scan: Callable[[Board], list[dict[str, str | int]]] | None = None
+    """Finds what is attached without disturbing it: the options of each sensor."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""

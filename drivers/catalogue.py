@@ -55,6 +55,11 @@ def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness
     return Witness(register, length, values, mask)
 
 
+def _state(register: int, value: int) -> Witness:
+    """What a living chip has there, and another one may have too."""
+    return Witness(register, 1, (value,), identifies=False)
+
+
 # These chips answer a little below 0 % and above 100 %; the datasheets tell to cut that off. A
 # frame of zeros is -6 %.
 _DAMP = Channel("humidity", "%", (-3.0, 119.0), 1)
@@ -245,6 +250,7 @@ _AIR = (
         accuracy="±0.5 °C, ±3 %",
         source="Aosong AM2320 product manual, table 1 and table 2",
         min_interval_s=2.0,
+        sleeps=True,
         quirks="sleeps, and does not acknowledge the first call: i2cdetect may not see it",
     ),
     ChipRow(
@@ -473,7 +479,7 @@ _THERMOMETERS = (
         source="Microchip DS21462, DC characteristics",
         settle_s=0.25,
         # Configuration: not in standby, and data ready; the bits below are zero (table 4-4).
-        witness=_id(0x01, 0x40),
+        witness=_state(0x01, 0x40),
         quirks="steps of 1 °C",
     ),
     ChipRow(
@@ -648,7 +654,7 @@ _INFRARED = (
         source="Panasonic Grid-EYE, Characteristics",
         settle_s=0.3,
         prepare=amg88xx_mark,
-        witness=_id(0x08, AMG88XX_MARK),
+        witness=_state(0x08, AMG88XX_MARK),
     ),
     ChipRow(
         name="tmp006",

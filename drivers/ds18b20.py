@@ -179,6 +179,10 @@ class _Opener:
         return Ds18b20(options, board, bus)
 
 
+def _scan(board: Board) -> list[dict[str, str | int]]:
+    return [{"address": address} for address in OneWireBus(board).addresses()]
+
+
 DS18B20 = DriverInfo(
     name="ds18b20",
     summary="DS18B20, DS18S20, DS1822, DS1825, DS28EA00, MAX31850 on 1-Wire",
@@ -187,4 +191,5 @@ DS18B20 = DriverInfo(
     open=_Opener(),
     example='driver = "ds18b20"\naddress = "28-0316a2795bff"',
     read_budget_s=5.0,
+    scan=_scan,
 )

@@ -119,6 +119,12 @@ def _open(options: SysfsOptions, board: Board) -> Driver:
     return Sysfs(options.path, quantities, board)
 
 
+def _scan(board: Board) -> list[dict[str, str | int]]:
+    from drivers.kernel_named import named_devices
+
+    return named_devices(board)
+
+
 SYSFS = DriverInfo(
     name="sysfs",
     summary="Whatever Linux drives: a file, or an IIO or hwmon device by its name",
@@ -127,4 +133,5 @@ SYSFS = DriverInfo(
     open=_open,
     example='driver = "sysfs"\nname = "bmp280"',
     more_channels=True,
+    scan=_scan,
 )

@@ -144,4 +144,15 @@ class SimulatedBoard:
             file.write_text(self.files[absolute](), encoding="utf-8")
         elif self.kernel.owns(absolute):
             self.kernel.refresh(absolute)
+        elif absolute == "/dev":
+            self._list_devices()
         return self._inside(absolute)
+
+    def _list_devices(self) -> None:
+        """Have a device file for each bus; the Pi's own two are there in any case."""
+        folder = self._inside("/dev")
+        folder.mkdir(exist_ok=True)
+        for bus in {1, *self.i2c_ports}:
+            (folder / f"i2c-{bus}").touch()
+        for bus, select in {(0, 0), (0, 1), *self.spi_ports}:
+            (folder / f"spidev{bus}.{select}").touch()
