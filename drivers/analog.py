@@ -86,17 +86,22 @@ class _Part(msgspec.Struct, frozen=True):
 
     channel: Channel
     celsius: Callable[[float], float]
+    accuracy: str
 
 
 def _temperature(low: float, high: float) -> Channel:
     return Channel("temperature", "°C", (low, high), 1)
 
 
+# TMP35/TMP36/TMP37 datasheet, table 1 (grade F); LM35 datasheet (SNIS159), "Features".
+_TMP3X = "±1 °C typical at 25 °C, ±2 °C over its range"
+_LM35 = "±0.5 °C at 25 °C"
+
 _PARTS = {
-    "tmp35": _Part(_temperature(10.0, 125.0), tmp35_celsius),
-    "tmp36": _Part(_temperature(-40.0, 125.0), tmp36_celsius),
-    "tmp37": _Part(_temperature(5.0, 100.0), tmp37_celsius),
-    "lm35": _Part(_temperature(2.0, 150.0), lm35_celsius),
+    "tmp35": _Part(_temperature(10.0, 125.0), tmp35_celsius, _TMP3X),
+    "tmp36": _Part(_temperature(-40.0, 125.0), tmp36_celsius, _TMP3X),
+    "tmp37": _Part(_temperature(5.0, 100.0), tmp37_celsius, _TMP3X),
+    "lm35": _Part(_temperature(2.0, 150.0), lm35_celsius, _LM35),
 }
 _THERMISTOR = _temperature(-55.0, 150.0)
 
@@ -113,6 +118,10 @@ class AnalogOptions(Options, frozen=True, kw_only=True):
     nominal_ohms: _Positive = 10_000.0
     series_ohms: _Positive = 10_000.0
     steinhart_hart: _Coefficients | None = None
+
+    def accuracy(self) -> str:
+        part = _PARTS.get(self.sensor)
+        return "that of the thermistor and its resistor" if part is None else part.accuracy
 
     def __post_init__(self) -> None:
         if self.steinhart_hart is not None and self.sensor != "thermistor":

@@ -96,6 +96,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """The wire, in words, for messages: "GPIO 4", "I2C bus 1 address 0x76"."""
         raise NotImplementedError
 
+    def accuracy(self) -> str:
+        """Of the very sensor, where the driver serves several; else empty."""
+        return ""
+
     def claims(self) -> tuple[Claim, ...]:
         """Hardware that no other sensor may use at the same time."""
         return ()
@@ -136,6 +140,12 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`open(options, board)` -> Driver. Raises SensorError."""
     example: str
     """Lines of a `[[sensor]]` table, beside `id`."""
+    accuracy: str = ""
+    """By the datasheet, "±1.0 °C (0 to 65 °C), ±3 %"; `Options.accuracy` may be nearer."""
+    source: str = ""
+    """The datasheet, with the section, that accuracy and ranges are from."""
+    quirks: str = ""
+    """What a person should know of the sensor, or of what reads it."""
     more_channels: bool = False
     """The hardware may have channels beyond `channels` (an IIO folder)."""
     min_interval_s: float = 0.0

@@ -76,5 +76,7 @@ CPU = DriverInfo(
     channels=(_CHANNEL,),
     open=Cpu,
     example='driver = "cpu"',
+    accuracy="not specified",
+    quirks="it is that of the chip, well above the air's",
     scan=_scan,
 )

@@ -132,6 +132,8 @@ SYSFS = DriverInfo(
     channels=(KERNEL_TEMPERATURE,),
     open=_open,
     example='driver = "sysfs"\nname = "bmp280"',
+    accuracy="that of the chip",
+    source="its datasheet",
     more_channels=True,
     scan=_scan,
 )
