@@ -134,15 +134,18 @@ def channel_of(options: AnalogOptions) -> Channel:
     return _THERMISTOR if part is None else part.channel
 
 
-def celsius_of(options: AnalogOptions, volts: float) -> float:
+def celsius_of(options: AnalogOptions, volts: float, *, supply_tolerance: float = 0.0) -> float:
     """The temperature that the voltage at an input means.
+
+    `supply_tolerance` is how far the reference may be below what the options say, as a part of
+    it; zero for a converter that measures in parts of the reference itself.
 
     Raises:
         ImplausibleValue: the input is at 0 V or at the reference (a short, an open wire, or no
             power), or the temperature is outside the range of the part.
     """
     fraction = volts / options.reference_volts
-    if not _RAIL < fraction < 1 - _RAIL:
+    if not _RAIL < fraction < 1 - _RAIL - supply_tolerance:
         rail = "0 V" if fraction < 0.5 else f"{options.reference_volts:g} V"
         raise ImplausibleValue(
             f"{options.where()} is at {rail}",

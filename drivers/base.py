@@ -100,6 +100,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """Of the very sensor, where the driver serves several; else empty."""
         return ""
 
+    def channels(self) -> tuple[Channel, ...]:
+        """What is measured with these options, where it depends on them; else empty."""
+        return ()
+
     def claims(self) -> tuple[Claim, ...]:
         """Hardware that no other sensor may use at the same time."""
         return ()
@@ -160,3 +164,7 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Finds what is attached without disturbing it: the options of each sensor."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""
+
+    def channels_with(self, options: Options) -> tuple[Channel, ...]:
+        """What a sensor with `options` measures."""
+        return options.channels() or self.channels

@@ -802,7 +802,7 @@ _PROBES = (
     ),
     ChipRow(
         name="ads1115",
-        summary="ADS1115: the voltage at one of four inputs",
+        summary="ADS1115: the voltage at an input, or TMP36, LM35, thermistor there",
         package=_PACKAGE + "ads1x15",
         module="adafruit_ads1x15.ads1115",
         class_name="ADS1115",
@@ -823,7 +823,8 @@ _PROBES = (
         witness=Witness(0x01, 2, None),  # its configuration
         prepare=ads1115_input,
         check=ads1115_in_range,
-        quirks="the library waits for a conversion for ever",
+        quirks="the library waits for a conversion for ever; an open input floats: 100 kΩ from a "
+        "TMP36's or LM35's input to ground make it 0 V, which is refused",
     ),
 )
 
