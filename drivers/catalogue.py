@@ -537,6 +537,7 @@ _GAS = (
         module="adafruit_scd30",
         class_name="SCD30",
         addresses=(0x61,),
+        repeated_start=False,  # Sensirion SCD30, Interface Description, §1.1
         reads=(_celsius(-40, 70, 2), _humidity(), Reads(CO2, "CO2")),
         accuracy="±0.4 °C + 0.023 (t - 25 °C), ±3 %, ±30 ppm ±3 %",
         source="Sensirion SCD30 v1.0, table 1 to table 3",

@@ -75,6 +75,8 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     """Further addresses that the chip answers at."""
     sleeps: bool = False
     """Whether it acknowledges its address only when it is called a second time."""
+    repeated_start: bool = True
+    """Whether it may be written to and read from without a stop in between."""
     options: tuple[ChipOption, ...] = ()
     reads: tuple[Reads, ...]
     """Read in this order."""

@@ -10,8 +10,8 @@ a driver of the kernel's has.
 A chip is told by the register that its row names as its witness: the register's number is
 written, and the answer read after a repeated start, so that no chip takes the number for the
 beginning of something longer. Only what a chip of the catalogue with that address could answer is
-asked for, and nothing where a PCF8574 may stand, to which a first byte is its outputs (TI SCPS068,
-"Write mode").
+asked for; and nothing where a PCF8574 may stand, to which a first byte is its outputs (TI SCPS068,
+"Write mode"), or a chip that takes no repeated start (SCD30).
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ __all__ = ["Answer", "BusScan", "scan_bus"]
 _ADDRESSES = range(0x08, 0x78)
 _CALLED_BY_READING = frozenset((*range(0x30, 0x38), *range(0x50, 0x60)))
 _FIRST_BYTE_IS_OUTPUT = frozenset((*range(0x20, 0x28), *range(0x38, 0x40)))
+_NOT_ASKED = _FIRST_BYTE_IS_OUTPUT.union(
+    a for row in CATALOGUE if not row.repeated_start for a in row.addresses
+)
 _SLEEPERS = frozenset(a for row in CATALOGUE if row.sleeps for a in row.addresses)
 _WAKES_WITHIN_S = 0.01
 
@@ -188,7 +191,7 @@ def _can_be_asked(address: int, witness: Witness | None) -> bool:
         and witness.expected is not None
         and witness.identifies
         and witness.register <= 0xFF
-        and address not in _FIRST_BYTE_IS_OUTPUT
+        and address not in _NOT_ASKED
     )
 
 

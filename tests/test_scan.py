@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from Adafruit_PureIO import smbus
 from support import SENSOR_NODE, ConstantChip, FakeClock
 
 from drivers import hardware, scan_i2c, scanning
@@ -132,6 +133,14 @@ def test_a_register_that_shows_only_life_is_no_identification(bus, port):
     assert {"tc74", "pct2075", "ads1115"} <= set(answer.possible)
 
 
+def test_what_must_not_be_asked_is_possible_by_its_address(bus, port):
+    port.chips[0x61] = registers(x20=b"\x40\x10")
+    port.chips[0x22] = registers(x0e=b"\x49\x54")
+    low, high = scan_bus(bus, "I2C bus 1").answers
+    assert (low.identified, low.possible) == ("", ("tmag5273",))
+    assert (high.identified, high.possible) == ("", ("scd30", "mcp9600"))
+
+
 @pytest.mark.parametrize("byte", [0x00, 0xFF])
 def test_silence_identifies_nothing(bus, port, byte):
     for row in CATALOGUE:
@@ -197,7 +206,10 @@ def test_a_register_is_asked_for_only_where_a_chip_with_that_one_may_be(bus, por
     assert set(port.combined) <= allowed
     assert all(sent == b"" for _, sent in port.sent)
     outputs = {*range(0x20, 0x28), *range(0x38, 0x40)}
-    assert not outputs & {address for address, _ in port.combined}, "a PCF8574 would switch"
+    asked = {address for address, _ in port.combined}
+    assert not outputs & asked, "a PCF8574 would switch"
+    assert 0x61 not in asked, "an SCD30 takes no repeated start"
+    assert {0x60, 0x76} <= asked
 
 
 def test_a_chip_that_the_kernel_has_is_left_alone(bus, port):
@@ -242,6 +254,51 @@ def test_an_adapter_without_empty_writes_is_read_from(bus, port):
 
     port.writeto = no_empty_write
     assert [answer.address for answer in scan_bus(bus, "I2C bus 1").answers] == [0x44]
+
+
+class KernelFile:
+    """`/dev/i2c-N` under Blinka: 0x76 is a BME280, 0x40 belongs to a driver of the kernel's."""
+
+    def __init__(self) -> None:
+        self.address = -1
+        self.messages: list[list[tuple[int, int, int]]] = []
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def write(self, sent: bytes) -> int:
+        if self.address != 0x76:
+            raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
+        return len(sent)
+
+    def read(self, length: int) -> bytes:
+        raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
+
+    def ioctl(self, descriptor: int, request: int, argument: Any) -> None:
+        if request == smbus.I2C_SLAVE:
+            if argument == 0x40:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            self.address = argument
+            return
+        messages = [argument.msgs[i] for i in range(argument.nmsgs)]
+        self.messages.append([(m.addr, m.flags, m.len) for m in messages])
+        messages[1].buf[0] = 0x60 if messages[0].buf[0] == 0xD0 else 0x00
+
+
+def test_blinka_passes_the_rules_on_to_the_kernel(monkeypatch):
+    """EBUSY comes from I2C_SLAVE, so every call must go that way; a register is one I2C_RDWR."""
+    file = KernelFile()
+    monkeypatch.setattr(smbus, "ioctl", file.ioctl)
+    monkeypatch.setattr(smbus.SMBus, "open", lambda bus, number: setattr(bus, "_device", file))
+    low, high = scan_bus(HardwareBoard().i2c(1), "I2C bus 1").answers
+    assert (low.address, low.note) == (0x40, "a driver of the kernel's has it")
+    assert (high.address, high.identified) == (0x76, "bme280")
+    written, read = (0x76, 0, 1), (0x76, smbus.I2C_M_RD, 1)
+    assert file.messages == [[written, read]] * len(file.messages)
+    assert file.messages
 
 
 # -- Broken buses --------------------------------------------------------------------------------
