@@ -75,7 +75,7 @@ class BusDeadline(Exception):
 def permission_hint(group: str) -> str:
     """What helps a user who may not open the devices of `group`."""
     return (
-        f"they are for the group {group}, which the service is in: "
+        f"it is for the group {group}, which the service is in: "
         f"sudo usermod -aG {group} $USER, and log in again"
     )
 

@@ -23,7 +23,7 @@ _NOT_FOR_SENSORS = re.compile(
     r"7e805000|fef0[49]500|107d5082[08]0|hdmi|ddc|gmbus|\baux\b|i915|nvidia|amdgpu|radeon|smbus",
     re.IGNORECASE,
 )
-_GROUPS = (("/dev", "spidev*", "spi"), ("/dev", "gpiochip0", "gpio"))
+_GROUPS = (("spidev*", "spi"), ("gpiochip0", "gpio"))
 
 
 class I2CAdapter(msgspec.Struct, frozen=True):
@@ -92,12 +92,15 @@ def _switch_on(board: Board, line: str) -> str:
 
 
 def forbidden(board: Board) -> list[MissingSupport]:
-    """Devices that are there, and not for this user; I2C is tried by scanning it."""
+    """Devices that are there, and not for this user; I2C is tried by scanning it.
+
+    A PC has GPIOs too, which nobody wires sensors to.
+    """
     found = []
-    for folder, pattern, group in _GROUPS:
-        devices = sorted(board.path(folder).glob(pattern))
+    for pattern, group in _GROUPS:
+        devices = sorted(board.path("/dev").glob(pattern)) if model_of(board) else []
         if devices and not os.access(devices[0], os.R_OK | os.W_OK):
-            what = f"{folder}/{devices[0].name}: permission denied"
+            what = f"/dev/{devices[0].name}: permission denied"
             found.append(MissingSupport(what, permission_hint(group)))
     return found
 

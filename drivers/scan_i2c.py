@@ -22,7 +22,7 @@ import msgspec
 
 from drivers.catalogue import CATALOGUE
 from drivers.chip_row import ChipRow, Witness
-from drivers.errors import BusDeadline, SensorError, SensorTimeout, as_sensor_error
+from drivers.errors import BusDeadline, MissingSupport, SensorError, SensorTimeout, as_sensor_error
 from drivers.owned_bus import I2CBus
 
 __all__ = ["Answer", "BusScan", "scan_bus"]
@@ -99,6 +99,8 @@ class _Scan:
         try:
             self._acknowledge(address)
             self.notes[address] = ""
+        except MissingSupport as error:  # on a simulated bus, a chip that has no simulation
+            self.notes[address] = str(error)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 self.notes[address] = "a driver of the kernel's has it"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import tomllib
@@ -397,6 +398,71 @@ def test_a_call_that_never_returns_costs_its_bus_alone(monkeypatch):
     assert finding.sensor.options == {"bus": 3, "address": 0x76}
 
 
+def test_a_drivers_own_scan_that_fails_or_hangs_costs_itself_alone(monkeypatch):
+    """Also one of another package's."""
+    cpu = find_driver("cpu")
+    never = threading.Event()
+
+    def fail(board: object) -> list[dict[str, str | int]]:
+        raise ValueError("what it found made no sense")
+
+    def hang(board: object) -> list[dict[str, str | int]]:
+        never.wait(20)
+        return []
+
+    drivers = [
+        msgspec.structs.replace(cpu, name="broken", scan=fail),
+        msgspec.structs.replace(cpu, name="hanging", scan=hang),
+        cpu,
+    ]
+    monkeypatch.setattr(scanning, "_scanning_drivers", lambda: drivers)
+    monkeypatch.setattr(scanning, "_FILES_S", 0.2)
+    board = SimulatedBoard()
+    board.attach("cpu", cpu.options())
+    result = scan(board)
+    never.set()
+    assert [finding.sensor.driver for finding in result.findings] == ["cpu"]
+    broken, hanging = map(str, result.failures)
+    assert "broken: ValueError: what it found made no sense" in broken
+    assert "hanging: no answer within 0.2 s" in hanging
+
+
+def test_a_chip_without_simulation_says_so_and_the_rest_is_found():
+    board = SimulatedBoard()
+    for name in ("mlx90632", "bme280"):
+        board.attach(name, find_driver(name).options())
+    result = scan(board)
+    assert result.failures == ()
+    unknown, known = result.findings
+    assert "there is no simulated mlx90632" in unknown.note
+    assert known.sensor.driver == "bme280"
+
+
+HANGING = """
+import sys, threading
+from drivers.sim import board, i2c
+def simulated(*_, **__):
+    found = real(*_, **__)
+    found.i2c_ports[1] = i2c.SimulatedI2C()
+    found.i2c_ports[1].before_answer = lambda address: threading.Event().wait()
+    return found
+real, board.SimulatedBoard = board.SimulatedBoard, simulated
+from drivers import scanning
+scanning._BEYOND_DEADLINE_S = -7.5  # of the 8 s that a bus has
+from node import cli
+sys.exit(cli.main(["scan", "--simulate"]))
+"""
+
+
+def test_the_command_ends_though_a_call_never_returns():
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 1
+    assert "I2C bus 1: no answer within 0.5 s" in done.stderr
+    assert 'driver = "ds18b20"' in done.stdout
+
+
 # -- The real board, with folders of the test's own ----------------------------------------------
 
 
@@ -490,6 +556,8 @@ def test_a_bus_that_is_forbidden_names_the_group_and_the_command(tmp_path, monke
 def test_devices_of_other_groups_are_told_too(tmp_path, monkeypatch, device, group):
     write(tmp_path, f"dev/{device}")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert scan(RootedBoard(tmp_path)).failures == (), "a PC's"
+    write(tmp_path, "proc/device-tree/model", PI)
     (failure,) = scan(RootedBoard(tmp_path)).failures
     assert f"/dev/{device}: permission denied" in str(failure)
     assert f"usermod -aG {group}" in str(failure)
