@@ -86,17 +86,22 @@ class _Part(msgspec.Struct, frozen=True):
 
     channel: Channel
     celsius: Callable[[float], float]
+    accuracy: str
 
 
 def _temperature(low: float, high: float) -> Channel:
     return Channel("temperature", "°C", (low, high), 1)
 
 
+# TMP35/TMP36/TMP37 datasheet, table 1 (grade F); LM35 datasheet (SNIS159), "Features".
+_TMP3X = "±1 °C typical at 25 °C, ±2 °C over its range"
+_LM35 = "±0.5 °C at 25 °C"
+
 _PARTS = {
-    "tmp35": _Part(_temperature(10.0, 125.0), tmp35_celsius),
-    "tmp36": _Part(_temperature(-40.0, 125.0), tmp36_celsius),
-    "tmp37": _Part(_temperature(5.0, 100.0), tmp37_celsius),
-    "lm35": _Part(_temperature(2.0, 150.0), lm35_celsius),
+    "tmp35": _Part(_temperature(10.0, 125.0), tmp35_celsius, _TMP3X),
+    "tmp36": _Part(_temperature(-40.0, 125.0), tmp36_celsius, _TMP3X),
+    "tmp37": _Part(_temperature(5.0, 100.0), tmp37_celsius, _TMP3X),
+    "lm35": _Part(_temperature(2.0, 150.0), lm35_celsius, _LM35),
 }
 _THERMISTOR = _temperature(-55.0, 150.0)
 
@@ -114,6 +119,10 @@ class AnalogOptions(Options, frozen=True, kw_only=True):
     series_ohms: _Positive = 10_000.0
     steinhart_hart: _Coefficients | None = None
 
+    def accuracy(self) -> str:
+        part = _PARTS.get(self.sensor)
+        return "that of the thermistor and its resistor" if part is None else part.accuracy
+
     def __post_init__(self) -> None:
         if self.steinhart_hart is not None and self.sensor != "thermistor":
             raise ValueError(f"steinhart_hart is for a thermistor, and this is a {self.sensor}")
@@ -125,15 +134,18 @@ def channel_of(options: AnalogOptions) -> Channel:
     return _THERMISTOR if part is None else part.channel
 
 
-def celsius_of(options: AnalogOptions, volts: float) -> float:
+def celsius_of(options: AnalogOptions, volts: float, *, supply_tolerance: float = 0.0) -> float:
     """The temperature that the voltage at an input means.
+
+    `supply_tolerance` is how far the reference may be below what the options say, as a part of
+    it; zero for a converter that measures in parts of the reference itself.
 
     Raises:
         ImplausibleValue: the input is at 0 V or at the reference (a short, an open wire, or no
             power), or the temperature is outside the range of the part.
     """
     fraction = volts / options.reference_volts
-    if not _RAIL < fraction < 1 - _RAIL:
+    if not _RAIL < fraction < 1 - _RAIL - supply_tolerance:
         rail = "0 V" if fraction < 0.5 else f"{options.reference_volts:g} V"
         raise ImplausibleValue(
             f"{options.where()} is at {rail}",

@@ -96,6 +96,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """The wire, in words, for messages: "GPIO 4", "I2C bus 1 address 0x76"."""
         raise NotImplementedError
 
+    def accuracy(self) -> str:
+        """Of the very sensor, where the driver serves several; else empty."""
+        return ""
+
+    def channels(self) -> tuple[Channel, ...]:
+        """What is measured with these options, where it depends on them; else empty."""
+        return ()
+
     def claims(self) -> tuple[Claim, ...]:
         """Hardware that no other sensor may use at the same time."""
         return ()
@@ -136,6 +144,12 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`open(options, board)` -> Driver. Raises SensorError."""
     example: str
     """Lines of a `[[sensor]]` table, beside `id`."""
+    accuracy: str = ""
+    """By the datasheet, "±1.0 °C (0 to 65 °C), ±3 %"; `Options.accuracy` may be nearer."""
+    source: str = ""
+    """The datasheet, with the section, that accuracy and ranges are from."""
+    quirks: str = ""
+    """What a person should know of the sensor, or of what reads it."""
     more_channels: bool = False
     """The hardware may have channels beyond `channels` (an IIO folder)."""
     min_interval_s: float = 0.0
@@ -149,5 +163,11 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to close and open it again after a failed read, so that a chip is set up afresh."""
     extra: str = ""
     """Name of the pip extra that brings the package this driver needs."""
+    scan: Callable[[Board], list[dict[str, str | int]]] | None = None
+    """Finds what is attached without disturbing it: the options of each sensor."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""
+
+    def channels_with(self, options: Options) -> tuple[Channel, ...]:
+        """What a sensor with `options` measures."""
+        return options.channels() or self.channels

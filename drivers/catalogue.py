@@ -55,6 +55,11 @@ def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness
     return Witness(register, length, values, mask)
 
 
+def _state(register: int, value: int) -> Witness:
+    """What a living chip has there, and another one may have too."""
+    return Witness(register, 1, (value,), identifies=False)
+
+
 # These chips answer a little below 0 % and above 100 %; the datasheets tell to cut that off. A
 # frame of zeros is -6 %.
 _DAMP = Channel("humidity", "%", (-3.0, 119.0), 1)
@@ -248,6 +253,7 @@ _AIR = (
         accuracy="±0.5 °C, ±3 %",
         source="Aosong AM2320 product manual, table 1 and table 2",
         min_interval_s=2.0,
+        sleeps=True,
         quirks="sleeps, and does not acknowledge the first call: i2cdetect may not see it",
     ),
     ChipRow(
@@ -485,7 +491,7 @@ _THERMOMETERS = (
         source="Microchip DS21462, DC characteristics",
         settle_s=0.25,
         # Configuration: not in standby, and data ready; the bits below are zero (table 4-4).
-        witness=_id(0x01, 0x40),
+        witness=_state(0x01, 0x40),
         quirks="steps of 1 °C",
     ),
     ChipRow(
@@ -543,6 +549,7 @@ _GAS = (
         module="adafruit_scd30",
         class_name="SCD30",
         addresses=(0x61,),
+        repeated_start=False,  # Sensirion SCD30, Interface Description, §1.1
         reads=(_celsius(-40, 70, 2), _humidity(), Reads(CO2, "CO2")),
         accuracy="±0.4 °C + 0.023 (t - 25 °C), ±3 %, ±30 ppm ±3 %",
         source="Sensirion SCD30 v1.0, table 1 to table 3",
@@ -625,7 +632,7 @@ _INFRARED = (
             _celsius(-70, 380, 2, "object_temperature"),
             _celsius(-40, 125, 2, _AMBIENT, name="ambient"),
         ),
-        accuracy="±0.5 °C (0 to 50 °C, object and ambient)",
+        accuracy="object ±0.5 °C (0 to 50 °C), ambient ±0.5 °C (0 to 50 °C)",
         source="Melexis MLX90614 (3901090614), accuracy tables",
         settle_s=0.3,
         quirks="speaks SMBus, 100 kHz at most; the library does not check its PEC",
@@ -641,7 +648,7 @@ _INFRARED = (
             _celsius(-20, 200, 2, "object_temperature"),
             _celsius(-20, 85, 2, _AMBIENT, name="ambient"),
         ),
-        accuracy="±1 °C (object and ambient)",
+        accuracy="object ±1 °C, ambient ±1 °C",
         source="Melexis MLX90632 (3901090632), accuracy tables",
         settle_s=1.5,
         budget_s=5.0,
@@ -660,7 +667,7 @@ _INFRARED = (
         source="Panasonic Grid-EYE, Characteristics",
         settle_s=0.3,
         prepare=amg88xx_mark,
-        witness=_id(0x08, AMG88XX_MARK),
+        witness=_state(0x08, AMG88XX_MARK),
     ),
     ChipRow(
         name="tmp006",
@@ -808,7 +815,7 @@ _PROBES = (
     ),
     ChipRow(
         name="ads1115",
-        summary="ADS1115: the voltage at one of four inputs",
+        summary="ADS1115: the voltage at an input, or TMP36, LM35, thermistor there",
         package=_PACKAGE + "ads1x15",
         module="adafruit_ads1x15.ads1115",
         class_name="ADS1115",
@@ -829,7 +836,8 @@ _PROBES = (
         witness=Witness(0x01, 2, None),  # its configuration
         prepare=ads1115_input,
         check=ads1115_in_range,
-        quirks="the library waits for a conversion for ever",
+        quirks="the library waits for a conversion for ever; an open input floats: 100 kΩ from a "
+        "TMP36's or LM35's input to ground make it 0 V, which is refused",
     ),
 )
 
@@ -868,7 +876,7 @@ _ASIDE = (
         class_name="MPU6050",
         addresses=(0x68, 0x69),
         reads=(_celsius(-40, 85, 1),),
-        accuracy="not trimmed, ±1 °C linearity",
+        accuracy="not trimmed: calibrate it",
         source="InvenSense PS-MPU-6000A-00, §6.3",
         settle_s=0.2,
         witness=_id(0x75, 0x68),

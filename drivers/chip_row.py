@@ -39,6 +39,8 @@ class Witness(msgspec.Struct, frozen=True):
     length: int
     expected: tuple[int, ...] | None
     mask: int = -1
+    identifies: bool = True
+    """Whether `expected` tells this chip from others, and not only a living one from a dead one."""
 
 
 class ChipOption(msgspec.Struct, frozen=True):
@@ -71,6 +73,10 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     """I2C addresses the chip can have, the library's default first; none on SPI."""
     also_uses: tuple[int, ...] = ()
     """Further addresses that the chip answers at."""
+    sleeps: bool = False
+    """Whether it acknowledges its address only when it is called a second time."""
+    repeated_start: bool = True
+    """Whether it may be written to and read from without a stop in between."""
     options: tuple[ChipOption, ...] = ()
     reads: tuple[Reads, ...]
     """Read in this order."""

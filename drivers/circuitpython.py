@@ -240,6 +240,9 @@ def chip_driver(row: ChipRow) -> DriverInfo:
         channels=row.channels,
         open=lambda options, board: Chip(row, options, board),
         example=example_of(row),
+        accuracy=row.accuracy,
+        source=row.source,
+        quirks=row.quirks,
         min_interval_s=row.min_interval_s,
         frozen_after=_FROZEN_AFTER if row.noisy else 0,
         read_budget_s=2 * row.budget_s + 1.0,  # it may have to be set up first

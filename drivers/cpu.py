@@ -65,6 +65,10 @@ class Cpu:
         self._device.close()
 
 
+def _scan(board: Board) -> list[dict[str, str | int]]:
+    return [{}] if board.path(_THERMAL_ZONE).exists() else []
+
+
 CPU = DriverInfo(
     name="cpu",
     summary="Temperature of the Pi's processor",
@@ -72,4 +76,7 @@ CPU = DriverInfo(
     channels=(_CHANNEL,),
     open=Cpu,
     example='driver = "cpu"',
+    accuracy="not specified",
+    quirks="it is that of the chip, well above the air's",
+    scan=_scan,
 )

@@ -255,7 +255,7 @@ class Dht:
             source.close()
 
 
-def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
+def _info(model: str, temperature: Channel, accuracy: str, maker: str) -> DriverInfo:
     channels = (temperature, HUMIDITY)
     return DriverInfo(
         name=model.lower(),
@@ -264,12 +264,16 @@ def _info(model: str, temperature: Channel, accuracy: str) -> DriverInfo:
         channels=channels,
         open=lambda options, board: Dht(model, options, board, channels),
         example=f'driver = "{model.lower()}"\npin = 4',
+        accuracy=accuracy,
+        source=f"{maker} datasheet, Technical specification",
+        quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate",
         min_interval_s=2.0,
         read_budget_s=ATTEMPTS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S,
         reopen_after_failure=False,  # it keeps the time of the last attempt
     )
 
 
-# AM2302 and ASAIR DHT11 datasheets, "Technical specification".
-DHT22 = _info("DHT22", Channel("temperature", "°C", (-40.0, 80.0), 1), "±0.5 °C, ±2 %")
-DHT11 = _info("DHT11", Channel("temperature", "°C", (-20.0, 60.0), 1), "±2 °C, ±5 %")
+DHT22 = _info(
+    "DHT22", Channel("temperature", "°C", (-40.0, 80.0), 1), "±0.5 °C, ±2 %", "Aosong AM2302"
+)
+DHT11 = _info("DHT11", Channel("temperature", "°C", (-20.0, 60.0), 1), "±2 °C, ±5 %", "ASAIR DHT11")

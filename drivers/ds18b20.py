@@ -63,6 +63,13 @@ class Ds18b20Options(Options, frozen=True, kw_only=True):
     def where(self) -> str:
         return f"1-Wire {self.address or 'bus'}"
 
+    def accuracy(self) -> str:
+        if self.address is None:
+            return ""
+        if self.address.startswith("3b"):
+            return "that of a DS1825 (0.5 °C), or of a MAX31850 and its thermocouple (2 °C)"
+        return family_of(self.address).accuracy
+
     def claims(self) -> tuple[Claim, ...]:
         if self.address is None:
             return (Claim(_BUS),)  # it is the only one
@@ -179,6 +186,10 @@ class _Opener:
         return Ds18b20(options, board, bus)
 
 
+def _scan(board: Board) -> list[dict[str, str | int]]:
+    return [{"address": address} for address in OneWireBus(board).addresses()]
+
+
 DS18B20 = DriverInfo(
     name="ds18b20",
     summary="DS18B20, DS18S20, DS1822, DS1825, DS28EA00, MAX31850 on 1-Wire",
@@ -186,5 +197,9 @@ DS18B20 = DriverInfo(
     channels=(WIDEST_CHANNEL,),
     open=_Opener(),
     example='driver = "ds18b20"\naddress = "28-0316a2795bff"',
+    accuracy="±0.5 °C (-10 to 85 °C); DS1822 ±2 °C; MAX31850 ±2 °C and the thermocouple's own",
+    source="Maxim DS18B20 (19-7487), DC electrical characteristics, and those of its relatives",
+    quirks="85 °C is what it has at power-on: refused, unless it was truly measured",
     read_budget_s=5.0,
+    scan=_scan,
 )

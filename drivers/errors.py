@@ -25,6 +25,7 @@ __all__ = [
     "SensorNotFound",
     "SensorTimeout",
     "as_sensor_error",
+    "permission_hint",
 ]
 
 
@@ -69,6 +70,14 @@ class BusDeadline(Exception):
 
     Neither an OSError nor a RuntimeError: adafruit_htu21d swallows OSError in an endless loop.
     """
+
+
+def permission_hint(group: str) -> str:
+    """What helps a user who may not open the devices of `group`."""
+    return (
+        f"it is for the group {group}, which the service is in: "
+        f"sudo usermod -aG {group} $USER, and log in again"
+    )
 
 
 _NACK = {errno.EREMOTEIO, errno.ENXIO}

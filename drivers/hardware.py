@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drivers.bus import Clock, DhtSensor, I2CPort, SystemTime
-from drivers.errors import MissingSupport, SensorNotFound
+from drivers.errors import MissingSupport, SensorNotFound, permission_hint
 
 if TYPE_CHECKING:
     from drivers.owned_bus import I2CBus, SPIBus
@@ -97,7 +97,7 @@ def _open_i2c(bus: int) -> I2CPort:
     except PermissionError as error:
         raise MissingSupport(
             f"/dev/i2c-{bus}: permission denied",
-            "run the node as a user of the group i2c, as the service does",
+            permission_hint("i2c"),
         ) from error
     return port
 
@@ -119,7 +119,7 @@ class _SpiDevice:
         except PermissionError as error:
             raise MissingSupport(
                 f"{name}: permission denied",
-                "run the node as a user of the group spi, as the service does",
+                permission_hint("spi"),
             ) from error
         except OSError as error:  # PureIO gives no number where there is no file
             raise SensorNotFound(

@@ -16,9 +16,11 @@ from drivers.kernel_devices import KernelDevice, find_device, kernel_devices
 from drivers.kernel_values import quantities_of, read_number
 from drivers.sysfs import Sysfs
 
-__all__ = ["KernelDht", "Named", "find_dht", "open_named"]
+__all__ = ["KernelDht", "Named", "find_dht", "named_devices", "open_named"]
 
 _DHT = "dht11"
+# The kernel shows these a second time: the `cpu` driver and `ds18b20` read them.
+_READ_BY_OTHERS = ("cpu_thermal", "w1_slave_temp")
 _WIRING = "check 3V3, the data wire, the pull-up, and gpiopin of the overlay"
 
 
@@ -30,6 +32,18 @@ def open_named(name: str, device: str | None, board: Board) -> Driver:
     """
     found = find_device(board, name, device)
     return KernelDht(found, board) if found.kind == _DHT else Named(found, board)
+
+
+def named_devices(board: Board) -> list[dict[str, str | int]]:
+    """The options `name`, and `device` where several have that name, of each device there is."""
+    there = [d for d in kernel_devices(board) if d.name not in _READ_BY_OTHERS]
+    options: list[dict[str, str | int]] = []
+    for device in there:
+        alone = sum(device.name in (other.name, other.kind) for other in there) == 1
+        options.append({"name": device.name})
+        if not alone:
+            options[-1]["device"] = device.device
+    return options
 
 
 def find_dht(board: Board, pin: int) -> KernelDevice:

@@ -132,6 +132,10 @@ def _info(options: type[Mcp3008Options], inputs: int, bits: int) -> DriverInfo:
         options=options,
         channels=(Channel("temperature", "°C", (-55.0, 150.0), 1),),
         open=Mcp,
+        accuracy="TMP35/36/37 ±1 °C, LM35 ±0.5 °C, at 25 °C; and that of reference_volts",
+        source="Analog Devices TMP35/36/37, table 1; TI LM35 (SNIS159), Features",
+        quirks=f"one step at {bits} bits and 3.3 V is {330 / 2**bits:.2g} °C of a TMP36; "
+        "an error of reference_volts goes into the value",
         example=f'driver = "{name}"\nchannel_number = 0\nsensor = "tmp36"',
     )
 

@@ -47,6 +47,8 @@ class Family(msgspec.Struct, frozen=True):
     power_on: bytes
     """Bytes 0 and 1 before the first conversion: 85 °C."""
     decode: Callable[[bytes], float]
+    accuracy: str = "±0.5 °C (-10 to 85 °C)"
+    """As of each of these but two: "Thermometer Error" in the table of DC characteristics."""
     resolution_can_be_set: bool = True
     converts_together: bool = True
     """Whether the kernel's bulk read takes it along (w1_therm.c, `bulk_read`)."""
@@ -99,7 +101,11 @@ def _quarters(scratchpad: bytes) -> float:
 _DEGREES_85 = bytes.fromhex("5005")
 _FULL_RANGE = Channel("temperature", "°C", (-55.0, 125.0), 2)
 _THERMOCOUPLE = Family(
-    "MAX31850", Channel("temperature", "°C", (-270.0, 1800.0), 2), b"", _quarters
+    "MAX31850",
+    Channel("temperature", "°C", (-270.0, 1800.0), 2),
+    b"",
+    _quarters,
+    "±2 °C (type K, -200 to 700 °C), and that of the thermocouple",
 )
 
 # With the operating ranges of the datasheets.
@@ -111,7 +117,7 @@ FAMILIES = {
         _halves_and_counters,
         resolution_can_be_set=False,
     ),
-    "22": Family("DS1822", _FULL_RANGE, _DEGREES_85, _sixteenths),
+    "22": Family("DS1822", _FULL_RANGE, _DEGREES_85, _sixteenths, accuracy="±2 °C (-10 to 85 °C)"),
     "28": Family("DS18B20", _FULL_RANGE, _DEGREES_85, _sixteenths),
     "3b": Family("DS1825", _FULL_RANGE, _DEGREES_85, _sixteenths),
     "42": Family(

@@ -19,6 +19,7 @@ __all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver"]
 ENTRY_POINT_GROUP = "sensor_node.drivers"
 
 _BUILT_IN = {
+    "ads1115": "drivers.ads1115:ADS1115",
     "cpu": "drivers.cpu:CPU",
     "dht11": "drivers.dht:DHT11",
     "dht22": "drivers.dht:DHT22",

@@ -119,6 +119,12 @@ def _open(options: SysfsOptions, board: Board) -> Driver:
     return Sysfs(options.path, quantities, board)
 
 
+def _scan(board: Board) -> list[dict[str, str | int]]:
+    from drivers.kernel_named import named_devices
+
+    return named_devices(board)
+
+
 SYSFS = DriverInfo(
     name="sysfs",
     summary="Whatever Linux drives: a file, or an IIO or hwmon device by its name",
@@ -126,5 +132,8 @@ SYSFS = DriverInfo(
     channels=(KERNEL_TEMPERATURE,),
     open=_open,
     example='driver = "sysfs"\nname = "bmp280"',
+    accuracy="that of the chip",
+    source="its datasheet",
     more_channels=True,
+    scan=_scan,
 )

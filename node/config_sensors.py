@@ -79,7 +79,10 @@ def _read_sensor(
     options = _read_options(reader, info, written, path)
     if options is not None:
         claimed += [(claim, owner, path) for claim in options.claims()]
-    channels = _read_channels(reader, info, written.get("channel", {}), (*path, "channel"))
+    measured = info.channels if options is None else info.channels_with(options)
+    channels = _read_channels(
+        reader, info, measured, written.get("channel", {}), (*path, "channel")
+    )
     shortest_s = max(MIN_INTERVAL_S, info.min_interval_s)
     if common.get("interval", 30.0) < shortest_s:
         message = f"{info.name} cannot be read more often than every {shortest_s:g} s"
@@ -122,12 +125,16 @@ def _read_options(
 
 
 def _read_channels(
-    reader: TableReader, info: DriverInfo, written: object, path: KeyPath
+    reader: TableReader,
+    info: DriverInfo,
+    measured: tuple[Channel, ...],
+    written: object,
+    path: KeyPath,
 ) -> dict[str, ChannelTable]:
     if not isinstance(written, dict):
         reader.problem(path, "expected tables: [sensor.channel.temperature]")
         return {}
-    known = {channel.name: channel for channel in info.channels}
+    known = {channel.name: channel for channel in measured}
     tables: dict[str, ChannelTable] = {}
     for name, table in written.items():
         if name not in known and not info.more_channels:

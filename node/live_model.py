@@ -163,7 +163,7 @@ def units_of(config: Config) -> Units:
     """The unit of every channel of the configured node."""
     units: Units = {}
     for sensor in config.sensors:
-        for channel in sensor.info.channels:
+        for channel in sensor.info.channels_with(sensor.options):
             units[config.node.name, sensor.id, channel.name] = channel.unit
         for name, table in sensor.channel.items():
             if table.unit is not None:

@@ -35,7 +35,7 @@ class SensorPort:
         """Take one reading. Never raises."""
         measurement: Measurement | None = None
         failure: SensorError | None = None
-        channels = self._table.info.channels
+        channels = self._table.info.channels_with(self._table.options)
         started_s = self.reading_since_s = self._clock.monotonic()
         try:
             if self._driver is None:

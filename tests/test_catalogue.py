@@ -16,8 +16,10 @@ import msgspec
 import pytest
 from support import ConstantChip, FakeClock, TickingClock, put_libraries_on
 
-from drivers.base import DriverInfo, Measurement, Options
+from drivers.accuracy import accuracy_of
+from drivers.base import Channel, DriverInfo, Measurement, Options
 from drivers.catalogue import CATALOGUE
+from drivers.catalogue_table import catalogue_table
 from drivers.chip_row import ChipRow
 from drivers.circuitpython import chip_driver
 from drivers.errors import ImplausibleValue, MissingSupport, SensorError
@@ -130,12 +132,19 @@ def test_every_row_says_what_it_is_worth(row):
     assert any(channel.unit in ("°C", "V") for channel in row.channels)
 
 
-@every_row
-def test_the_readme_has_the_row(row):
+def test_the_readme_has_the_table_that_the_rows_make():
+    """`sensor-node drivers --markdown` prints it anew."""
     readme = (ROOT / "drivers" / "README.md").read_text()
-    channels = ", ".join(channel.name for channel in row.channels)
-    line = f"| `{row.name}` | {row.summary.split(':')[0]} | {channels} | {row.accuracy} |"
-    assert f"{line} {row.quirks}".rstrip() + " |" in readme
+    heading = catalogue_table([])
+    table = heading + readme.partition(heading)[2].partition("\n\n")[0] + "\n"
+    assert table == catalogue_table(CATALOGUE)
+
+
+def test_a_row_that_changed_changes_the_table():
+    """The comparison above would notice: each field that is shown is in the line."""
+    row = CATALOGUE[0]
+    for change in ({"accuracy": "±9 °C"}, {"quirks": "new"}, {"summary": "New: x"}, {"name": "z"}):
+        assert catalogue_table([msgspec.structs.replace(row, **change)]) != catalogue_table([row])
 
 
 @every_row
@@ -340,6 +349,43 @@ def test_simulating_a_chip_without_simulation_says_so(name, board, clock, monkey
         info.open(info.options(), board).read()
     readme = (ROOT / "drivers" / "README.md").read_text()
     assert f"`{name}`" in readme.split("`--simulate` knows")[1].split("##")[0]
+
+
+# -- Accuracy ------------------------------------------------------------------------------------
+
+
+def channels(*names_and_units: str) -> tuple[Channel, ...]:
+    return tuple(
+        Channel(name, unit, (0.0, 1.0), 1)
+        for name, unit in (text.split() for text in names_and_units)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "there", "figures"),
+    [
+        ("±1.0 °C (0 to 65 °C), ±3 %", ("temperature °C", "humidity %"), ["±1.0 °C", "±3 %"]),
+        (
+            "±1.5 °C; cold junction ±0.25 °C typical",
+            ("temperature °C", "cold_junction °C"),
+            ["±1.5 °C", "±0.25 °C"],
+        ),
+        (
+            "±0.15 % of full scale; cold junction ±0.7 °C",
+            ("temperature °C", "cold_junction °C"),
+            ["", "±0.7 °C"],
+        ),
+        ("±1 °C typical", ("temperature °C", "die °C"), ["±1 °C", ""]),
+        ("object ±1 °C, ambient ±2 °C", ("temperature °C", "ambient °C"), ["±1 °C", "±2 °C"]),
+        ("±100 ppm ±10 %; as the other", ("co2 ppm", "humidity %"), ["±100 ppm", ""]),
+        ("not specified", ("temperature °C",), [""]),
+        ("", ("temperature °C",), [""]),
+    ],
+)
+def test_each_channel_gets_the_figure_that_is_for_it(text, there, figures):
+    """A figure for another channel, or in another unit, is none for this one."""
+    of = channels(*there)
+    assert [accuracy_of(text, channel, of) for channel in of] == figures
 
 
 # -- Options -------------------------------------------------------------------------------------

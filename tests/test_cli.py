@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import msgspec
 import pytest
 from support import SENSOR_NODE, sysfs_config
 
+from drivers.catalogue import CATALOGUE
+from drivers.catalogue_table import catalogue_table
 from drivers.registry import driver_names, find_driver
 from node import __version__, schema
 from node.cli import COMMANDS
@@ -127,9 +130,40 @@ def test_check_as_json(config, tmp_path):
 def test_read_prints_a_table(config):
     done = sensor_node("read", "air", "box", "--config", config, "--simulate")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split() == ["SENSOR", "DRIVER", "CHANNEL", "VALUE", "TOOK"]
-    assert any("air" in line and "°F" in line for line in done.stdout.splitlines())
+    heading, air, *_ = done.stdout.splitlines()
+    assert heading.split() == ["SENSOR", "DRIVER", "CHANNEL", "RAW", "VALUE", "ACCURACY", "TOOK"]
+    assert re.fullmatch(r"air +dht22 +temperature +[\d.]+ °C +[\d.]+ °F +±0.5 °C +[\d.]+ s", air), (
+        air
+    )
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_read_shows_what_a_filter_rejects(config):
+    file = Path(config)
+    file.write_text(CONFIG.replace('unit = "°F"', "range = [80, 90]"))
+    done = sensor_node("read", "air", "--config", config, "--simulate")
+    assert done.returncode == 1
+    _, temperature, humidity, reason = done.stdout.splitlines()
+    assert re.search(r" [\d.]+ °C +rejected +±0.5 °C", temperature)
+    assert re.search(r" [\d.]+ % +[\d.]+ % +±2 %", humidity)
+    assert "outside the configured range 80 to 90" in reason
+
+
+def test_read_gives_the_accuracy_of_the_very_sensor(tmp_path):
+    """A DS1822 is no DS18B20, and a LM35 no TMP36."""
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[mqtt]\nhost = "h"\n[[sensor]]\nid = "a"\ndriver = "ds18b20"\n'
+        'address = "22-0316a2795bff"\n[[sensor]]\nid = "b"\ndriver = "mcp3008"\n'
+        'sensor = "lm35"\n[[sensor]]\nid = "c"\ndriver = "sysfs"\nname = "bmp280"\n'
+    )
+    results = json.loads(sensor_node("read", "--config", str(file), "--simulate", "--json").stdout)
+    assert [r["accuracy"] for r in results] == [
+        {"temperature": "±2 °C"},
+        {"temperature": "±0.5 °C"},
+        {},
+    ]
+    assert results[0]["raw_units"] == {"temperature": "°C"}
 
 
 def test_read_as_json(config):
@@ -185,7 +219,21 @@ def test_a_driver_is_described_in_full(name):
         assert option.name in done.stdout
     assert info.example.splitlines()[0] in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert json.loads(sensor_node("drivers", name, "--json").stdout)["name"] == name
+    words = " ".join(done.stdout.split())
+    for text in (info.accuracy, info.source, info.quirks):
+        assert " ".join(text.split()) in words
+    assert info.accuracy
+    described = json.loads(sensor_node("drivers", name, "--json").stdout)
+    assert (described["name"], described["accuracy"]) == (name, info.accuracy)
+
+
+def test_the_catalogue_as_markdown():
+    done = sensor_node("drivers", "--markdown")
+    assert done.stdout == catalogue_table(CATALOGUE)
+    one = sensor_node("drivers", "bme280", "--markdown").stdout.splitlines()
+    assert [line[:10] for line in one] == ["| driver |", "|---|---|-", "| `bme280`"]
+    assert sensor_node("drivers", "cpu", "--markdown").returncode == 2
+    assert sensor_node("drivers", "--markdown", "--json").returncode == 2
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(config):

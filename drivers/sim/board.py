@@ -21,6 +21,7 @@ from drivers.sim.kernel_tree import KernelTree, simulated_device
 from drivers.sim.one_wire import OneWireTree
 from drivers.sim.room import Air, Room
 from drivers.sim.spi import SimulatedSPI
+from drivers.sim.thermometers import SimulatedAds1115
 
 __all__ = ["SimulatedBoard"]
 
@@ -73,8 +74,7 @@ class SimulatedBoard:
         elif driver == "ds18b20":
             self.one_wire.attach(given["address"] or "28-0316a2795bff", air)
         elif isinstance(options, I2CChipOptions):
-            chip = simulated_i2c_chip(driver, air, self.clock)
-            self._port(options.bus_number).chips[options.address] = chip
+            self._attach_i2c(driver, options, given, air)
         elif isinstance(options, SPIChipOptions):
             port = self._spi_port(options.bus_number, options.select)
             port.chip = simulated_spi_chip(driver, air, given)
@@ -89,6 +89,18 @@ class SimulatedBoard:
             self.files[given["path"]] = lambda: f"{air().temperature / scale:.0f}\n"
         elif driver == "cpu":
             self.files[options.where()] = lambda: f"{(air().temperature + 25) * 1000:.0f}\n"
+
+    def _attach_i2c(
+        self, driver: str, options: I2CChipOptions, given: dict[str, Any], air: Callable[[], Air]
+    ) -> None:
+        chips = self._port(options.bus_number).chips
+        chip = chips.get(options.address)
+        if not isinstance(chip, SimulatedAds1115):  # its inputs are sensors of their own
+            chip = chips[options.address] = simulated_i2c_chip(driver, air, self.clock)
+        if isinstance(chip, SimulatedAds1115) and given["sensor"] != "voltage":
+            from drivers.sim.adc import analog_volts
+
+            chip.volts[given["input"]] = lambda: analog_volts(given, air().temperature)
 
     def _attach_analog(self, driver: str, given: dict[str, Any], air: Callable[[], Air]) -> None:
         from drivers.sim.adc import SimulatedMcp, analog_volts
@@ -144,4 +156,15 @@ class SimulatedBoard:
             file.write_text(self.files[absolute](), encoding="utf-8")
         elif self.kernel.owns(absolute):
             self.kernel.refresh(absolute)
+        elif absolute == "/dev":
+            self._list_devices()
         return self._inside(absolute)
+
+    def _list_devices(self) -> None:
+        """Have a device file for each bus; the Pi's own two are there in any case."""
+        folder = self._inside("/dev")
+        folder.mkdir(exist_ok=True)
+        for bus in {1, *self.i2c_ports}:
+            (folder / f"i2c-{bus}").touch()
+        for bus, select in {(0, 0), (0, 1), *self.spi_ports}:
+            (folder / f"spidev{bus}.{select}").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from typing import Any
 
 import msgspec
@@ -18,14 +19,22 @@ __all__ = ["add_arguments", "run"]
 
 # ruff: noqa: T201
 
+_WIDTH = 78
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="one driver, in full")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument(
+        "--markdown", action="store_true", help="print the catalogue's table in drivers/README.md"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 2 for a driver that does not exist, 1 for one that cannot be loaded."""
+    if arguments.markdown:
+        return _print_markdown(arguments.name)
     names = [arguments.name] if arguments.name else driver_names()
     infos: list[DriverInfo] = []
     failed = 0
@@ -50,6 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
     return failed
 
 
+def _print_markdown(name: str | None) -> int:
+    from drivers.catalogue import CATALOGUE
+    from drivers.catalogue_table import catalogue_table
+
+    rows = [row for row in CATALOGUE if name in (None, row.name)]
+    if not rows:
+        print(f'the catalogue has no "{name}"', file=sys.stderr)
+        return 2
+    print(catalogue_table(rows), end="")
+    return 0
+
+
 def _as_json(info: DriverInfo) -> dict[str, Any]:
     return {
         "name": info.name,
@@ -59,6 +80,9 @@ def _as_json(info: DriverInfo) -> dict[str, Any]:
             for c in info.channels
         ],
         "options": describe_options(info.options),
+        "accuracy": info.accuracy,
+        "source": info.source,
+        "quirks": info.quirks,
         "min_interval_s": info.min_interval_s,
         "extra": info.extra,
         "example": info.example,
@@ -78,9 +102,16 @@ def _in_full(info: DriverInfo) -> str:
     parts += [table([("CHANNEL", "UNIT", "RANGE"), *channels]), ""]
     if options:
         parts += [table([("OPTION", "DEFAULT", "VALUE"), *options]), ""]
+    remarks = (("Accuracy", info.accuracy), ("Source", info.source), ("Mind", info.quirks))
+    parts += [_remark(title, text) for title, text in remarks if text]
+    parts += [""] * any(text for _, text in remarks)
     example = info.example.replace("\n", "\n    ")
     parts += ["Example:", f'    [[sensor]]\n    id = "{info.name}-1"\n    {example}', ""]
     return "\n".join(parts)
+
+
+def _remark(title: str, text: str) -> str:
+    return textwrap.fill(f"{title}: {text}", _WIDTH, subsequent_indent="    ")
 
 
 def _option_row(option: OptionText) -> tuple[str, str, str]:

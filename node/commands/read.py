@@ -10,6 +10,7 @@ import time
 
 import msgspec
 
+from drivers.accuracy import accuracy_of
 from node import config as configuration
 from node.board import open_board
 from node.clock import SystemClock
@@ -37,6 +38,10 @@ class _Result(msgspec.Struct):
     values: dict[str, float] = {}
     units: dict[str, str] = {}
     raw: dict[str, float] = {}
+    """As the sensor gave it, in the driver's unit."""
+    raw_units: dict[str, str] = {}
+    accuracy: dict[str, str] = {}
+    """The datasheet's figure for each channel that it has one for."""
     took_s: float = 0.0
     error: str = ""
 
@@ -106,12 +111,16 @@ def _result(table: SensorTable, answer: tuple[ReadOutcome, float] | None) -> _Re
     if outcome.measurement is None:
         result.error = str(outcome.error)
         return result
+    accuracy = table.options.accuracy() or table.info.accuracy
     for channel in outcome.channels:
         if channel.name not in outcome.measurement:
             continue
         raw = outcome.measurement[channel.name]
         pipeline = ChannelPipeline(channel, table.channel.get(channel.name, ChannelTable()))
         result.raw[channel.name] = raw
+        result.raw_units[channel.name] = channel.unit
+        if figure := accuracy_of(accuracy, channel, outcome.channels):
+            result.accuracy[channel.name] = figure
         result.units[channel.name] = pipeline.unit
         try:
             result.values[channel.name] = pipeline.accept(raw, outcome.ended_s)
@@ -121,12 +130,20 @@ def _result(table: SensorTable, answer: tuple[ReadOutcome, float] | None) -> _Re
 
 
 def _as_table(results: list[_Result]) -> str:
-    rows = [("SENSOR", "DRIVER", "CHANNEL", "VALUE", "TOOK")]
+    rows = [("SENSOR", "DRIVER", "CHANNEL", "RAW", "VALUE", "ACCURACY", "TOOK")]
     for result in results:
-        took = f"{result.took_s:.2f} s"
-        for name, value in result.values.items():
+        for name, raw in result.raw.items():
+            value = result.values.get(name)
             rows.append(
-                (result.sensor, result.driver, name, f"{value:g} {result.units[name]}", took)
+                (
+                    result.sensor,
+                    result.driver,
+                    name,
+                    f"{raw:.6g} {result.raw_units[name]}",
+                    "rejected" if value is None else f"{value:g} {result.units[name]}",
+                    result.accuracy.get(name, ""),
+                    f"{result.took_s:.2f} s",
+                )
             )
     lines = [table(rows)] if len(rows) > 1 else []
     lines += [f"{r.sensor} ({r.driver}): {r.error}" for r in results if r.error]

@@ -1,0 +1,181 @@
+"""Finds what is attached: I2C chips, and whatever the drivers with a `scan` of their own find.
+
+Nothing is written to a sensor, nothing is configured; `drivers.scan_i2c` has the rules for I2C.
+Each part runs on a thread of its own that is given up when it does not come back, so a hanging
+bus costs its part alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from drivers.base import DriverInfo
+from drivers.bus import Board
+from drivers.catalogue import CATALOGUE
+from drivers.errors import (
+    MissingSupport,
+    SensorError,
+    SensorNotFound,
+    SensorTimeout,
+    as_sensor_error,
+)
+from drivers.registry import driver_names, find_driver
+from drivers.scan_buses import I2CAdapter, forbidden, i2c_adapters, switched_off
+from drivers.scan_i2c import ALLOWED_S, Answer, BusScan, scan_bus
+
+__all__ = ["Finding", "Found", "Scan", "scan"]
+
+_Result = TypeVar("_Result")
+_BEYOND_DEADLINE_S = 2.0
+_FILES_S = 5.0
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A sensor that is there, or may be: its driver, and the options that open it."""
+
+    driver: str
+    summary: str = ""
+    """What the chip is, where the driver is for one kind of chip."""
+    options: dict[str, str | int] = {}
+    missing_extra: str = ""
+    """The extra of this package that has to be installed first."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One place where something is."""
+
+    where: str
+    sensor: Found | None = None
+    """None where only the place is known."""
+    possible: tuple[Found, ...] = ()
+    note: str = ""
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """All that was found, what is switched off or was left alone, and what could not be scanned."""
+
+    findings: tuple[Finding, ...]
+    switched_off: tuple[str, ...]
+    notes: tuple[str, ...]
+    failures: tuple[SensorError, ...]
+
+
+def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWED_S) -> Scan:
+    """Look at everything; of the I2C buses, at `only_bus` where it is given."""
+    findings: list[Finding] = []
+    failures: list[SensorError] = []
+    adapters = i2c_adapters(board)
+    chosen = [a for a in adapters if a.for_sensors]
+    if only_bus is not None:
+        chosen = [a for a in adapters if a.number == only_bus]
+        if not chosen:
+            there = ", ".join(f"/dev/i2c-{a.number}" for a in adapters) or "none"
+            failures.append(
+                SensorNotFound(f"/dev/i2c-{only_bus} does not exist", f"there is {there}")
+            )
+    for adapter in chosen:
+        bus_scan = _scan_adapter(board, adapter, allowed_s)
+        findings += [_finding(adapter.number, answer) for answer in bus_scan.answers]
+        if bus_scan.failure is not None:
+            failures.append(bus_scan.failure)
+    for info in _scanning_drivers():
+        try:
+            findings += _bounded(_FILES_S, info.name, partial(_scan_by, info, board))
+        except Exception as error:
+            failures.append(as_sensor_error(error, info.name))
+    alone = [a for a in adapters if only_bus is None and not a.for_sensors]
+    return Scan(
+        tuple(findings),
+        tuple(switched_off(board)),
+        tuple(
+            f'I2C bus {a.number} ("{a.name}") was left alone: it is a display\'s or the '
+            f"mainboard's. --bus {a.number} scans it."
+            for a in alone
+        ),
+        (*failures, *forbidden(board)),
+    )
+
+
+def _bounded(seconds: float, where: str, work: Callable[[], _Result]) -> _Result:
+    """What `work` returns or raises.
+
+    Raises:
+        SensorTimeout: it does neither within `seconds`; its thread is left to itself.
+    """
+    outcome: queue.SimpleQueue[tuple[_Result | None, Exception | None]] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            outcome.put((work(), None))
+        except Exception as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=attempt, name=f"scan {where}", daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise SensorTimeout(
+            f"{where}: no answer within {seconds:g} s",
+            "the kernel's driver hangs; look into dmesg, and switch the power off and on",
+        ) from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def _scan_adapter(board: Board, adapter: I2CAdapter, allowed_s: float) -> BusScan:
+    where = f"I2C bus {adapter.number}"
+    try:
+        return _bounded(
+            allowed_s + _BEYOND_DEADLINE_S,
+            where,
+            lambda: scan_bus(board.i2c(adapter.number), where, allowed_s=allowed_s),
+        )
+    except Exception as error:
+        return BusScan((), as_sensor_error(error, where))
+
+
+def _finding(bus: int, answer: Answer) -> Finding:
+    options: dict[str, str | int] = {"address": answer.address}
+    if bus != 1:
+        options = {"bus": bus, **options}
+    return Finding(
+        f"I2C bus {bus} address 0x{answer.address:02x}",
+        _found(answer.identified, options) if answer.identified else None,
+        tuple(_found(name, options) for name in answer.possible),
+        answer.note,
+    )
+
+
+def _found(name: str, options: dict[str, str | int]) -> Found:
+    row = next(row for row in CATALOGUE if row.name == name)
+    installed = importlib.util.find_spec(row.module.partition(".")[0]) is not None
+    return Found(name, row.summary, options, "" if installed else row.name)
+
+
+def _scanning_drivers() -> list[DriverInfo]:
+    """The drivers with a scan of their own; one that cannot be loaded has none."""
+    in_catalogue = {row.name for row in CATALOGUE}
+    infos = []
+    for name in driver_names():
+        if name not in in_catalogue:
+            try:
+                infos.append(find_driver(name))
+            except MissingSupport:
+                continue
+    return [info for info in infos if info.scan is not None]
+
+
+def _scan_by(info: DriverInfo, board: Board) -> list[Finding]:
+    assert info.scan is not None
+    return [
+        Finding(msgspec.convert(options, info.options).where(), Found(info.name, options=options))
+        for options in info.scan(board)
+    ]

@@ -1,0 +1,220 @@
+"""`sensor-node scan`: what is attached, as `[[sensor]]` tables to paste into a configuration.
+
+What is printed is TOML as a whole: all that is no table is a comment. Finding is the business of
+`drivers.scanning`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+from typing import Any
+
+import msgspec
+
+from drivers.base import Options
+from drivers.bus import Board
+from drivers.registry import find_driver
+from drivers.scanning import Finding, Found, Scan, scan
+from node import config as configuration
+from node.board import open_board
+from node.schema import Config
+
+__all__ = ["add_arguments", "run"]
+
+# ruff: noqa: T201
+
+_WIDTH = 78
+_LONGEST_ID = 64
+# On the simulated board, where no configuration says what is there: of each kind of bus
+# something, told by its identification or not.
+_TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
+    ("bme280", {"address": 0x76}),
+    ("mcp9808", {"address": 0x18}),
+    ("sht31d", {"address": 0x44}),
+    ("ds18b20", {"address": "28-0316a2795bff"}),
+    ("ds18b20", {"address": "10-000802b4ccf1"}),
+    ("sysfs", {"name": "scd4x", "device": "1-0062"}),
+    ("cpu", {}),
+)
+_NOT_FOUND_BY_ASKING = (
+    "Sensors on a GPIO (dht22, dht11) and on SPI (max31855, mcp3008, ...) cannot be found by "
+    "asking: sensor-node drivers NAME shows their tables."
+)
+
+
+def _bus_number(written: str) -> int:
+    number = int(written)
+    if number < 0:
+        raise ValueError(written)
+    return number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bus", type=_bus_number, metavar="N", help="of the I2C buses, scan /dev/i2c-N alone"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="scan simulated hardware: that of --config, else some typical sensors",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when something could not be scanned, 0 also when nothing was found."""
+    config: Config | None = None
+    if arguments.config:
+        config = configuration.load(configuration.find_file(arguments.config))
+    result = scan(_board(config, simulate=arguments.simulate), only_bus=arguments.bus)
+    ids = _ids_of(result, config)
+    configured = {s.options.where(): s.id for s in config.sensors} if config else {}
+    if arguments.json:
+        print(msgspec.json.encode(_as_json(result, ids, configured)).decode())
+    else:
+        print(_as_toml(result, ids, configured))
+    for failure in result.failures:
+        print(failure, file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+def _board(config: Config | None, *, simulate: bool) -> Board:
+    if not simulate:
+        from drivers.hardware import HardwareBoard
+
+        return HardwareBoard()
+    if config is not None:
+        return open_board(config, simulate=True)
+    from drivers.sim.board import SimulatedBoard
+
+    board = SimulatedBoard()
+    for driver, options in _TYPICAL:
+        schema: type[Options] = find_driver(driver).options
+        board.attach(driver, msgspec.convert(options, schema))
+    return board
+
+
+# -- Ids -----------------------------------------------------------------------------------------
+
+
+def _suggest_id(found: Found) -> str:
+    """A text of letters, digits, - and _: the driver, and what tells this sensor from others."""
+    named = [str(found.options[key]) for key in ("name", "device") if key in found.options]
+    parts = named or [found.driver]
+    for name, value in found.options.items():
+        if name == "bus":
+            parts.append(f"bus{value}")
+        elif name == "address":
+            parts = [value] if isinstance(value, str) else [*parts, f"{value:02x}"]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")[: _LONGEST_ID - 4]
+
+
+def _ids_of(result: Scan, config: Config | None) -> list[list[str]]:
+    """For each finding an id for its sensor, or for each that it may be; all different."""
+    taken = {sensor.id for sensor in config.sensors} if config else set()
+    ids = []
+    for finding in result.findings:
+        ids.append([_free(_suggest_id(found), taken) for found in _all_of(finding)])
+        taken.update(ids[-1])
+    return ids
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    number, free = 1, wanted or "sensor"
+    while free in taken:
+        number += 1
+        free = f"{wanted}-{number}"
+    return free
+
+
+def _all_of(finding: Finding) -> tuple[Found, ...]:
+    return finding.possible if finding.sensor is None else (finding.sensor,)
+
+
+# -- Output --------------------------------------------------------------------------------------
+
+
+def _as_toml(result: Scan, ids: list[list[str]], configured: dict[str, str]) -> str:
+    blocks = [
+        _block(finding, names, configured)
+        for finding, names in zip(result.findings, ids, strict=True)
+    ]
+    if not blocks:
+        blocks.append(_comment("Nothing was found."))
+    blocks += [_comment(f"Switched off: {text}") for text in result.switched_off]
+    blocks += [_comment(note) for note in result.notes]
+    blocks.append(_comment(_NOT_FOUND_BY_ASKING))
+    return "\n\n".join(blocks)
+
+
+def _comment(text: str) -> str:
+    return "\n".join(
+        textwrap.wrap(
+            text,
+            _WIDTH,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def _block(finding: Finding, ids: list[str], configured: dict[str, str]) -> str:
+    lines = []
+    if finding.where in configured:
+        lines.append(_comment(f'"{configured[finding.where]}" of the configuration reads this.'))
+    if finding.sensor is not None:
+        summary = finding.sensor.summary
+        lines.append(_comment(f"{finding.where}: {summary}" if summary else finding.where))
+        lines += [*_needs(finding.sensor), *_table(finding.sensor, ids[0])]
+        return "\n".join(lines)
+    if not finding.possible:
+        what = finding.note or "no sensor that is known here has this address"
+        return "\n".join([*lines, _comment(f"{finding.where}: {what}.")])
+    one = "this, by its address alone" if len(finding.possible) == 1 else "one of these"
+    lines.append(_comment(f"{finding.where}: may be {one}. Uncomment what it is:"))
+    for found, name in zip(finding.possible, ids, strict=True):
+        lines += ["#", _comment(found.summary), *_needs(found)]
+        lines += [f"# {line}" for line in _table(found, name)]
+    return "\n".join(lines)
+
+
+def _needs(found: Found) -> list[str]:
+    extra = found.missing_extra
+    return [f"# It needs: pip install 'pi-sensor-node[{extra}]'"] if extra else []
+
+
+def _table(found: Found, name: str) -> list[str]:
+    lines = ["[[sensor]]", f'id = "{name}"', f'driver = "{found.driver}"']
+    return lines + [f"{key} = {_toml_value(key, value)}" for key, value in found.options.items()]
+
+
+def _toml_value(key: str, value: str | int) -> str:
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()  # a TOML string escapes as JSON does
+    return f"0x{value:02x}" if key == "address" else str(value)
+
+
+def _as_json(result: Scan, ids: list[list[str]], configured: dict[str, str]) -> dict[str, Any]:
+    return {
+        "found": [
+            {
+                "where": finding.where,
+                "identified": finding.sensor is not None,
+                "sensors": [
+                    {"id": name, **msgspec.structs.asdict(found)}
+                    for found, name in zip(_all_of(finding), names, strict=True)
+                ],
+                "configured_as": configured.get(finding.where, ""),
+                "note": finding.note,
+            }
+            for finding, names in zip(result.findings, ids, strict=True)
+        ],
+        "switched_off": result.switched_off,
+        "notes": result.notes,
+        "problems": [str(failure) for failure in result.failures],
+    }
