@@ -121,7 +121,7 @@ class Chip:
             answer = answers[reads.attribute]
             value = answer if reads.index is None else answer[reads.index]
             if value is None:
-                raise BadFrame(f"{self._row.name}: no {reads.channel.name}")
+                raise BadFrame(f"{self._options.where()}: no {reads.channel.name}", self._noise())
             measurement[reads.channel.name] = float(value)
         return measurement
 
@@ -166,7 +166,11 @@ class Chip:
                     raise SensorFault(f"{where}: {what}", remedy) from error
             if isinstance(error, SensorFault) and not error.what.startswith(where):
                 raise SensorFault(f"{where}: {error.what}", error.hint) from error
-            raise as_sensor_error(error, where) from error
+            hint = "" if isinstance(error, BusDeadline) else self._noise()
+            raise as_sensor_error(error, where, hint) from error
+
+    def _noise(self) -> str:
+        return f"noise, or a loose wire; check {self._options.wiring()}"
 
     def _silence(self, in_vain: bool) -> SensorError:
         """What every byte alike means; `in_vain`: the library waited for something else."""
