@@ -6,12 +6,21 @@ claim. That it reads well without the fault is the negative control.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
+import subprocess
 
 import adafruit_dht  # noqa: F401, so that it is put on the fake clock
 import pytest
-from support import FakeClock, TickingClock, put_libraries_on
+from support import (
+    SENSOR_NODE,
+    FakeClock,
+    Subscriber,
+    TickingClock,
+    put_libraries_on,
+    wait_until,
+)
 from test_catalogue import driver_on_fake_time
 
 from drivers.base import Driver, DriverInfo, Measurement, Options
@@ -388,3 +397,113 @@ def test_noise_is_what_it_says():
 
 def test_a_room_that_nobody_describes_is_the_default():
     assert over_a_day(None) == over_a_day(Climate())
+
+
+# -- The node ------------------------------------------------------------------------------------
+
+NODE = """
+[node]
+name = "test"
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+[[sensor]]
+id = "air"
+driver = "dht22"
+pin = 4
+interval = "2s"
+[[sensor]]
+id = "water"
+driver = "ds18b20"
+interval = "0.5s"
+[[sensor]]
+id = "box"
+driver = "bme280"
+interval = "0.5s"
+[[sensor]]
+id = "file"
+driver = "sysfs"
+path = "/sys/class/hwmon/hwmon9/temp1_input"
+interval = "0.5s"
+[simulation]
+base = 30
+[[simulation.fault]]
+sensor = "{sensor}"
+kind = "{kind}"
+after = "{after}"
+for = "{lasts}"
+"""
+
+
+def availability(subscriber: Subscriber, sensor: str) -> list[str]:
+    """What was said since the first `online`, without repeats."""
+    said = subscriber.on(f"sensors/test/{sensor}/availability")
+    return [new for new, _ in itertools.groupby(said[said.index("online") :])]
+
+
+@pytest.mark.parametrize(
+    ("sensor", "kind", "lasts", "says"),
+    [
+        ("air", "crc", "9s", "checksum differs"),
+        ("water", "power-on", "4s", "85.0 °C is the power-on value"),
+        ("box", "unplug", "4s", "check power, SDA and SCL"),
+        ("file", "hang", "5s", "no answer for"),
+    ],
+)
+def test_a_fault_takes_its_sensor_offline_and_no_other_and_it_comes_back(
+    broker, subscribe, start_node, sensor, kind, lasts, says
+):
+    subscriber = subscribe(broker.port)
+    config = NODE.format(port=broker.port, sensor=sensor, kind=kind, after="4s", lasts=lasts)
+    node = start_node(config, "--simulate")
+    topic = f"sensors/test/{sensor}/availability"
+    subscriber.wait_for(topic, "online")
+    subscriber.wait_for(topic, "offline", seconds=16)
+    broken = len(subscriber.states(sensor))
+    subscriber.wait_for(topic, "online", seconds=16)
+    node.wait_for_log(says)
+    assert f"simulated fault: {sensor} {kind} after 4s for {lasts}" in node.log
+    assert broken >= 1
+    for other in {"air", "water", "box", "file"} - {sensor}:
+        assert availability(subscriber, other) == ["online"]
+    for name in ("air", "water", "box", "file"):
+        for state in subscriber.states(name):
+            assert 26 < state["temperature"] < 34, "not of this room"
+    assert "[simulation]" not in node.log
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_a_spike_is_published_unless_a_filter_rejects_it(
+    broker, subscribe, start_node, is_filtered
+):
+    subscriber = subscribe(broker.port)
+    config = NODE.format(port=broker.port, sensor="box", kind="spike", after="2s", lasts="1h")
+    if is_filtered:
+        filtered = 'id = "box"\nchannel.temperature.range = [0, 40]'
+        config = config.replace('id = "box"', filtered)
+    node = start_node(config, "--simulate")
+    if is_filtered:
+        node.wait_for_log("outside")
+    else:
+        wait_until(lambda: any(s["temperature"] > 45 for s in subscriber.states("box")))
+        assert availability(subscriber, "box") == ["online"]
+    published = [s["temperature"] for s in subscriber.states("box") if "temperature" in s]
+    assert any(celsius > 40 for celsius in published) is not is_filtered
+    assert all(s["temperature"] < 40 for s in subscriber.states("water"))
+
+
+def test_a_node_on_hardware_says_that_the_simulation_has_no_effect(start_node, broker):
+    config = NODE.format(port=broker.port, sensor="box", kind="hang", after="0s", lasts="1h")
+    node = start_node(config)
+    node.wait_for_log("[simulation] has no effect without --simulate")
+    assert "simulated fault" not in node.log
+
+
+def test_a_sensor_that_is_broken_from_the_start_is_read_as_broken(tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text(NODE.format(port=1, sensor="box", kind="unplug", after="0s", lasts="1h"))
+    command = [SENSOR_NODE, "read", "--simulate", "--config", str(config), "box", "file"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "check power, SDA and SCL" in done.stdout
+    assert "file" in done.stdout.splitlines()[1]
