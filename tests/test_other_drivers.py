@@ -19,7 +19,7 @@ from drivers.errors import (
     as_sensor_error,
 )
 from drivers.hardware import HardwareBoard
-from drivers.registry import UnknownDriver, driver_names, find_driver
+from drivers.registry import UnknownDriver, find_driver
 from drivers.sim.board import SimulatedBoard
 
 THERMAL = "/sys/class/thermal/thermal_zone0/temp"
@@ -49,14 +49,6 @@ def test_cpu_refuses_what_it_cannot_mean(board, content):
 def test_a_computer_without_thermal_zone_says_so(board):
     with pytest.raises(SensorNotFound, match="no thermal zone"):
         CPU.open(CpuOptions(), board)
-
-
-def test_every_driver_is_found_by_its_name():
-    for name in driver_names():
-        info = find_driver(name)
-        assert info.name == name
-        assert info.channels
-        assert f'driver = "{name}"' in info.example
 
 
 def test_an_unknown_driver_is_unknown():
