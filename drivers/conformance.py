@@ -29,8 +29,7 @@ from drivers.sim.dead import DEATHS, DeadBoard, Death
 
 __all__ = ["Conformance", "NotConformant", "example_options"]
 
-_NAME = r"[a-z0-9_]+"
-_CHANNEL_NAME = r"[A-Za-z0-9_-]+"
+_NAME = r"[A-Za-z0-9_-]+"
 # Keys of a state and parts of a topic beside the channels.
 _TAKEN = {"time", "clock", "seq", "sensor", "state", "availability"}
 
@@ -100,7 +99,7 @@ class Conformance:
         names = [channel.name for channel in channels]
         _expect(len(set(names)) == len(names), f"two channels have one name: {names}")
         for channel in channels:
-            is_name = re.fullmatch(_CHANNEL_NAME, channel.name) and channel.name not in _TAKEN
+            is_name = re.fullmatch(_NAME, channel.name) and channel.name not in _TAKEN
             _expect(is_name, f"{channel.name!r} cannot be the name of a channel")
             _expect(channel.unit, f"{channel.name} has no unit")
             low, high = channel.plausible

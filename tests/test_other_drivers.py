@@ -92,17 +92,6 @@ def third_party(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(site)}
 
 
-def test_a_driver_of_another_package_is_used_like_ours(third_party, tmp_path):
-    config = tmp_path / "node.toml"
-    config.write_text(
-        '[mqtt]\nhost = "127.0.0.1"\n[[sensor]]\nid = "koi"\ndriver = "pond"\ndepth = 2.5\n'
-    )
-    command = [sys.executable, "-m", "node", "read", "--config", str(config)]
-    done = subprocess.run(command, env=third_party, capture_output=True, text=True, check=False)
-    assert "9.5 °C" in done.stdout, done.stderr
-    assert done.returncode == 0
-
-
 @pytest.mark.parametrize(("name", "says"), [("broken", "not a DriverInfo"), ("absent", "no_such")])
 def test_a_broken_driver_of_another_package_is_named(third_party, name, says):
     command = [sys.executable, "-m", "node", "drivers", name]
