@@ -153,7 +153,9 @@ class Chip:
         where = self._options.where()
         try:
             yield
-        except (OSError, MissingSupport, SensorNotFound) as error:
+        except (MissingSupport, SensorNotFound):
+            raise
+        except OSError as error:
             raise as_sensor_error(error, where) from error
         except Exception as error:
             cause = error.__cause__
@@ -166,6 +168,8 @@ class Chip:
                     raise SensorFault(f"{where}: {what}", remedy) from error
             if isinstance(error, SensorFault) and not error.what.startswith(where):
                 raise SensorFault(f"{where}: {error.what}", error.hint) from error
+            if isinstance(error, SensorError):
+                raise
             hint = "" if isinstance(error, BusDeadline) else self._noise()
             raise as_sensor_error(error, where, hint) from error
 

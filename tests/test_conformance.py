@@ -73,6 +73,7 @@ def test_a_driver_reads_what_it_declares(conformance, subject):
 def test_a_driver_reads_nothing_from_a_dead_board(conformance, subject, death):
     error = conformance(subject).check_dead(death)
     assert error is not None, "it asked the board for nothing"
+    assert error.__cause__ is not error, "whoever follows the causes would never come to an end"
     if subject in ROWS and death in ("zeros", "ones"):
         assert error.what.startswith(example_options(find_driver(subject)).where())
         assert f"every byte read was 0x{'00' if death == 'zeros' else 'ff'}" in error.what
