@@ -122,7 +122,7 @@ class Chip:
             answer = answers[reads.attribute]
             value = answer if reads.index is None else answer[reads.index]
             if value is None:
-                raise BadFrame(f"{self._row.name}: no {reads.channel.name}")
+                raise BadFrame(f"{self._options.where()}: no {reads.channel.name}", self._noise())
             measurement[reads.channel.name] = float(value)
         return measurement
 
@@ -154,7 +154,9 @@ class Chip:
         where = self._options.where()
         try:
             yield
-        except (OSError, MissingSupport, SensorNotFound) as error:
+        except (MissingSupport, SensorNotFound):
+            raise
+        except OSError as error:
             raise as_sensor_error(error, where) from error
         except Exception as error:
             cause = error.__cause__
@@ -167,7 +169,13 @@ class Chip:
                     raise SensorFault(f"{where}: {what}", remedy) from error
             if isinstance(error, SensorFault) and not error.what.startswith(where):
                 raise SensorFault(f"{where}: {error.what}", error.hint) from error
-            raise as_sensor_error(error, where) from error
+            if isinstance(error, SensorError):
+                raise
+            hint = "" if isinstance(error, BusDeadline) else self._noise()
+            raise as_sensor_error(error, where, hint) from error
+
+    def _noise(self) -> str:
+        return f"noise, or a loose wire; check {self._options.wiring()}"
 
     def _silence(self, in_vain: bool) -> SensorError:
         """What every byte alike means; `in_vain`: the library waited for something else."""

@@ -11,6 +11,7 @@ from drivers.errors import ImplausibleValue, SensorNotFound, as_sensor_error
 __all__ = ["CPU", "Cpu", "CpuOptions"]
 
 _THERMAL_ZONE = "/sys/class/thermal/thermal_zone0/temp"
+_CHECK = "what does `vcgencmd measure_temp` say? Else look at dmesg"
 _CHANNEL = Channel("temperature", "°C", (-40.0, 125.0), 1)
 
 
@@ -46,7 +47,7 @@ class Cpu:
                 "this computer has no thermal zone: try the driver sysfs",
             ) from error
         except (OSError, ValueError) as error:
-            raise as_sensor_error(error, _THERMAL_ZONE) from error
+            raise as_sensor_error(error, _THERMAL_ZONE, _CHECK) from error
         self._board = board
 
     def read(self) -> Measurement:
@@ -55,10 +56,10 @@ class Cpu:
         try:
             celsius = float(self._device.temperature)
         except (OSError, ValueError) as error:
-            raise as_sensor_error(error, _THERMAL_ZONE) from error
+            raise as_sensor_error(error, _THERMAL_ZONE, _CHECK) from error
         low, high = _CHANNEL.plausible
         if celsius == 0.0 or not low <= celsius <= high:
-            raise ImplausibleValue(f"{_THERMAL_ZONE} reads {celsius:g} °C")
+            raise ImplausibleValue(f"{_THERMAL_ZONE} reads {celsius:g} °C", _CHECK)
         return {"temperature": celsius}
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 `load` turns a TOML file into a `schema.Config`, or raises `ConfigError` with a list of problems:
 
-    config ──► config_mqtt, config_sensors ──► config_reader (tables) ──► config_values (values)
+    config ──► config_mqtt, config_sensors, ... ──► config_reader (tables) ──► config_values
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "status_led": StatusLedTable,
     "button": ButtonTable,
 }
+_OTHER_TABLES = ("sensor", "simulation")
 _LATER_TABLES = {"homeassistant", "status_led", "button"}
 
 
@@ -83,8 +84,8 @@ def _syntax_problem(error: Exception) -> Problem:
 
 def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     for key in document:
-        if key not in _TABLES and key != "sensor":
-            hint = did_you_mean(key, [*_TABLES, "sensor"])
+        if key not in _TABLES and key not in _OTHER_TABLES:
+            hint = did_you_mean(key, [*_TABLES, *_OTHER_TABLES])
             reader.problem((key,), f"unknown table; {hint}")
     claimed: list[Claimed] = []
     tables = {
@@ -98,6 +99,10 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     sensors = read_sensors(reader, document.get("sensor", []), claimed)
     check_claims(reader, claimed)
     check_expiry(reader, sensors, retain_for_s)
+    if "simulation" in document:
+        from node.config_simulation import read_simulation
+
+        tables["simulation"] = read_simulation(reader, document["simulation"], sensors)
     if reader.problems or node is None or mqtt is None:
         raise ConfigError(reader.source, reader.problems)
     return Config(

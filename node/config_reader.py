@@ -69,7 +69,7 @@ class TableReader:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.sensor_ids: dict[int, str] = {}
-        """The ids of those `[[sensor]]` tables that have one, for messages."""
+        """The ids of those `[[sensor]]` tables that have one, right or wrong, for messages."""
 
     def problem(self, path: KeyPath, message: str, where: str = "") -> None:
         """Note what is wrong at `path`."""
@@ -149,7 +149,9 @@ class TableReader:
 
 def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
     """A key path in the words of TOML: `[mqtt] port`, `[[sensor]] air pin`."""
-    if path[0] == "sensor" and len(path) > 1 and isinstance(path[1], int):
+    if path[:2] == ("simulation", "fault") and len(path) > 2 and isinstance(path[2], int):
+        table, rest = f"[[simulation.fault]] #{path[2] + 1}", path[3:]
+    elif path[0] == "sensor" and len(path) > 1 and isinstance(path[1], int):
         name = sensor_ids.get(path[1], f"#{path[1] + 1}")
         table, rest = f"[[sensor]] {name}", path[2:]
     elif len(path) == 1:

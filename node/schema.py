@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 import msgspec
 
 from drivers.base import BcmPin, DriverInfo, Options
-from node.units import Rate, Seconds
+from node.units import Rate, Seconds, duration_text
 
 __all__ = [
     "DEFAULT_RETAIN_FOR",
     "ButtonTable",
     "ChannelTable",
     "Config",
+    "FaultTable",
     "HomeAssistantTable",
     "HostName",
     "MqttTable",
@@ -27,6 +28,7 @@ __all__ = [
     "OutboxTable",
     "Secret",
     "SensorTable",
+    "SimulationTable",
     "StatusLedTable",
     "TlsTable",
     "TopicPart",
@@ -183,6 +185,33 @@ class SensorTable(_Table, frozen=True, kw_only=True):
     """The driver's own keys; no key of the file."""
 
 
+class FaultTable(_Table, frozen=True, kw_only=True):
+    """`[[simulation.fault]]`; `drivers.sim.faults.KINDS` says what each kind is."""
+
+    sensor: str
+    kind: str
+    after: Seconds = Seconds(0)
+    """Since the start."""
+    for_: Seconds | None = msgspec.field(default=None, name="for")
+    every: Seconds | None = None
+    amount: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
+
+    def __str__(self) -> str:
+        when = f"{self.sensor} {self.kind} after {duration_text(self.after)}"
+        when += "" if self.for_ is None else f" for {duration_text(self.for_)}"
+        return when + ("" if self.every is None else f" every {duration_text(self.every)}")
+
+
+class SimulationTable(_Table, frozen=True, kw_only=True):
+    """`[simulation]`: the room around simulated sensors, and what goes wrong there."""
+
+    base: Annotated[float, msgspec.Meta(ge=-40, le=85)] = 21.0
+    daily_swing: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    noise: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.03
+    humidity: Annotated[float, msgspec.Meta(ge=1, le=99)] = 46.0
+    fault: tuple[FaultTable, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration that has been checked as a whole."""
 
@@ -193,6 +222,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     homeassistant: HomeAssistantTable = HomeAssistantTable()
     status_led: StatusLedTable | None = None
     button: ButtonTable | None = None
+    simulation: SimulationTable | None = None
     sensors: tuple[SensorTable, ...]
     notes: tuple[str, ...] = ()
     """What is not wrong and still worth knowing, one sentence each."""
+
+    def notes_for(self, *, simulate: bool) -> tuple[str, ...]:
+        """The notes, and what has no effect on real hardware."""
+        if self.simulation is None or simulate:
+            return self.notes
+        return (*self.notes, "[simulation] has no effect without --simulate")

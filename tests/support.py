@@ -84,22 +84,6 @@ def put_libraries_on(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "sleep", clock.sleep)
 
 
-class ConstantChip:
-    """A dead bus, I2C or SPI: every byte that is read is the same."""
-
-    def __init__(self, byte: int) -> None:
-        self._byte = byte
-
-    def write(self, sent: bytes) -> None:
-        """Nobody listens."""
-
-    def read(self, length: int) -> bytes:
-        return bytes([self._byte]) * length
-
-    def exchange(self, sent: bytes) -> bytes:
-        return bytes([self._byte]) * len(sent)
-
-
 def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
     """The first true value of `condition`; fails after `seconds`."""
     deadline_s = time.monotonic() + seconds

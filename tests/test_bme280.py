@@ -8,12 +8,13 @@ import adafruit_bme280.basic
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import ConstantChip, FakeClock
+from support import FakeClock
 
 from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound, SensorTimeout
 from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import SimulatedBme280
+from drivers.sim.dead import ConstantChip
 from drivers.sim.room import Air
 
 BME280 = find_driver("bme280")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from adafruit_bus_device.i2c_device import I2CDevice
 from adafruit_bus_device.spi_device import SPIDevice
-from support import ConstantChip, FakeClock, TickingClock
+from support import FakeClock, TickingClock
 
 from drivers.errors import (
     BadFrame,
@@ -21,6 +21,7 @@ from drivers.errors import (
 )
 from drivers.hardware import HardwareBoard
 from drivers.owned_bus import I2CBus, SPIBus
+from drivers.sim.dead import ConstantChip
 from drivers.sim.i2c import RegisterChip, SimulatedI2C
 from drivers.sim.spi import RegisterSpiChip, SimulatedSPI
 

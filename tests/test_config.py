@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -570,3 +572,137 @@ def test_options_that_do_not_go_together_are_a_problem_like_any_other(tmp_path):
     assert "line 3" in found[0]
     assert "give the path of a file or folder, or the name of a device" in found[0]
     load_text(tmp_path, MQTT + sensor('name = "bmp280"', driver="sysfs"))
+
+
+# -- [simulation] --------------------------------------------------------------------------------
+
+
+SIMULATED = MQTT + sensor("pin = 4") + sensor("", name="box", driver="bme280")
+
+
+def fault(keys: str) -> str:
+    return f"[[simulation.fault]]\n{keys}\n"
+
+
+def test_the_room_and_the_faults_of_a_simulation_are_read(tmp_path):
+    text = SIMULATED + "[simulation]\nbase = 5\ndaily_swing = 12.5\nnoise = 0\nhumidity = 80\n"
+    text += fault('sensor = "air"\nkind = "spike"\namount = -3\nafter = "1m"\nfor = 2\nevery = 9')
+    text += fault('sensor = "box"\nkind = "hang"')
+    simulation = load_text(tmp_path, text).simulation
+    assert (simulation.base, simulation.daily_swing, simulation.noise) == (5, 12.5, 0)
+    assert simulation.humidity == 80
+    spike, hang = simulation.fault
+    assert (spike.after, spike.for_, spike.every, spike.amount) == (60, 2, 9, -3)
+    assert (hang.sensor, hang.kind, hang.after, hang.for_) == ("box", "hang", 0, None)
+    assert str(spike) == "air spike after 1m for 2s every 9s"
+    assert str(hang) == "box hang after 0s"
+
+
+def test_a_room_that_is_not_described_is_the_simulations_own(tmp_path):
+    from drivers.sim.room import Climate
+
+    table = load_text(tmp_path, SIMULATED + "[simulation]\n").simulation
+    assert {name: getattr(table, name) for name in Climate.__struct_fields__} == {
+        name: getattr(Climate(), name) for name in Climate.__struct_fields__
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("simulation = 3\n", "[simulation]: expected a table"),
+        ("[simulation]\nbas = 3\n", "unknown key; did you mean base?"),
+        ("[simulation]\nbase = -300\n", "[simulation] base: expected a number >= -40"),
+        ("[simulation]\nnoise = inf\n", "[simulation] noise: "),
+        ("[simulation]\nhumidity = 0\n", "[simulation] humidity: expected a number >= 1"),
+        ("[simulation.fault]\nkind = 3\n", "in double brackets"),
+        ("[simulation]\nfault = [3]\n", "[[simulation.fault]] #1: expected a table"),
+        (fault('sensor = "air"'), "kind: is missing"),
+        (fault('kind = "hang"'), "sensor: is missing"),
+        (fault('sensor = "air"\nkind = "unplg"'), 'no fault "unplg"; did you mean unplug?'),
+        (fault('sensor = "air"\nkind = "magic"'), "known here: crc, drift, hang"),
+        (fault('sensor = "ari"\nkind = "hang"'), 'no sensor "ari"; did you mean air?'),
+        (fault('sensor = "air"\nkind = "hang"\nfro = 3'), "unknown key; did you mean for?"),
+        (fault('sensor = "air"\nkind = "hang"\nfor = 0'), "for: must be above 0"),
+        (fault('sensor = "air"\nkind = "hang"\nfor = "soon"'), "for: expected a duration"),
+        (fault('sensor = "air"\nkind = "hang"\nevery = 9'), "every: has a meaning only beside for"),
+        (
+            fault('sensor = "air"\nkind = "hang"\nfor = 9\nevery = 9'),
+            "every: must be longer than for",
+        ),
+        (
+            fault('sensor = "air"\nkind = "hang"\namount = 9'),
+            "amount: has a meaning only for spike, drift, slow",
+        ),
+        (fault('sensor = "air"\nkind = "spike"\namount = 0'), "amount: must not be 0"),
+        (fault('sensor = "air"\nkind = "spike"\namount = 1e9'), "expected a number <= 100"),
+        (fault('sensor = "air"\nkind = "slow"\namount = -1'), "amount: must be above 0"),
+        (
+            fault('sensor = "air"\nkind = "power-on"'),
+            '"air" (dht22) cannot have power-on; it can have unplug, hang, crc, spike, drift, '
+            "stuck, slow",
+        ),
+        (fault('sensor = "box"\nkind = "crc"'), '"box" (bme280) cannot have crc; it can have '),
+    ],
+)
+def test_a_simulation_that_cannot_be_is_an_error_with_its_line(tmp_path, table, says):
+    if table.startswith("simulation"):
+        (found,) = problems(tmp_path, table + SIMULATED)
+    else:
+        (found,) = problems(tmp_path, SIMULATED + table)
+    assert says in found
+    number = int(found.removeprefix("line ").split(":")[0])
+    assert number >= 1
+    if table.startswith("[[sim"):
+        lines = (SIMULATED + table).splitlines()
+        assert number > lines.index("[[simulation.fault]]"), "the line of another table"
+
+
+def test_every_problem_of_a_simulation_is_reported_at_once(tmp_path):
+    text = SIMULATED + "[simulation]\nbase = 99\n"
+    text += fault('sensor = "x"\nkind = "y"\nfor = 0') + fault('sensor = "air"\nkind = "z"')
+    found = problems(tmp_path, text)
+    assert len(found) == 5
+    assert "[[simulation.fault]] #2 kind" in found[-1]
+
+
+def test_a_fault_of_a_sensor_that_is_wrong_elsewhere_is_no_further_problem(tmp_path):
+    text = MQTT + sensor("pin = 99") + fault('sensor = "air"\nkind = "hang"')
+    (found,) = problems(tmp_path, text)
+    assert "pin" in found
+
+
+def test_a_sensor_that_nothing_simulates_can_have_no_fault(tmp_path):
+    text = MQTT + sensor("", driver="ms8607") + fault('sensor = "air"\nkind = "hang"')
+    (found,) = problems(tmp_path, text)
+    assert 'nothing simulates "air" (ms8607)' in found
+
+
+def test_a_fault_without_any_sensor_says_so(tmp_path):
+    (found,) = problems(tmp_path, MQTT + fault('sensor = "air"\nkind = "hang"'))
+    assert "no [[sensor]] is configured" in found
+
+
+def test_a_simulation_is_noted_where_it_has_no_effect(tmp_path):
+    config = load_text(tmp_path, SIMULATED + "[simulation]\n")
+    assert config.notes_for(simulate=False)[-1] == "[simulation] has no effect without --simulate"
+    assert config.notes_for(simulate=True) == config.notes == ()
+    assert load_text(tmp_path, SIMULATED).notes_for(simulate=False) == ()
+
+
+@pytest.mark.parametrize(("table", "loaded"), [("", False), ("[simulation]\n", True)])
+def test_the_simulation_costs_nothing_where_it_is_not_configured(tmp_path, table, loaded):
+    """`node run` with the table absent: neither its schema's reader nor a simulated part."""
+    (tmp_path / "node.toml").write_text(SIMULATED + table)
+    script = (
+        "import sys, node.commands.run\n"
+        "from pathlib import Path\n"
+        "from node.config import load\n"
+        "from node.board import open_board\n"
+        f"open_board(load(Path({str(tmp_path / 'node.toml')!r})), simulate=False)\n"
+        "print(any(m.startswith('drivers.sim') or 'simulation' in m for m in sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(loaded)

@@ -19,7 +19,7 @@ from drivers.errors import (
     as_sensor_error,
 )
 from drivers.hardware import HardwareBoard
-from drivers.registry import UnknownDriver, driver_names, find_driver
+from drivers.registry import UnknownDriver, find_driver
 from drivers.sim.board import SimulatedBoard
 
 THERMAL = "/sys/class/thermal/thermal_zone0/temp"
@@ -49,14 +49,6 @@ def test_cpu_refuses_what_it_cannot_mean(board, content):
 def test_a_computer_without_thermal_zone_says_so(board):
     with pytest.raises(SensorNotFound, match="no thermal zone"):
         CPU.open(CpuOptions(), board)
-
-
-def test_every_driver_is_found_by_its_name():
-    for name in driver_names():
-        info = find_driver(name)
-        assert info.name == name
-        assert info.channels
-        assert f'driver = "{name}"' in info.example
 
 
 def test_an_unknown_driver_is_unknown():
@@ -98,17 +90,6 @@ def third_party(tmp_path: Path) -> dict[str, str]:
         "absent = no_such_module:X\n"
     )
     return {**os.environ, "PYTHONPATH": str(site)}
-
-
-def test_a_driver_of_another_package_is_used_like_ours(third_party, tmp_path):
-    config = tmp_path / "node.toml"
-    config.write_text(
-        '[mqtt]\nhost = "127.0.0.1"\n[[sensor]]\nid = "koi"\ndriver = "pond"\ndepth = 2.5\n'
-    )
-    command = [sys.executable, "-m", "node", "read", "--config", str(config)]
-    done = subprocess.run(command, env=third_party, capture_output=True, text=True, check=False)
-    assert "9.5 °C" in done.stdout, done.stderr
-    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(("name", "says"), [("broken", "not a DriverInfo"), ("absent", "no_such")])

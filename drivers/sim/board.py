@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from drivers.base import Options
 from drivers.bus import Clock, DhtSensor, SystemTime
@@ -16,12 +18,15 @@ from drivers.dht_edges import EdgesDht
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.chips import simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, LibraryDht
-from drivers.sim.i2c import SimulatedI2C
-from drivers.sim.kernel_tree import KernelTree, simulated_device
+from drivers.sim.i2c import SimulatedChip, SimulatedI2C
+from drivers.sim.kernel_tree import Content, KernelTree, SimulatedDevice, serve, simulated_device
 from drivers.sim.one_wire import OneWireTree
-from drivers.sim.room import Air, Room
+from drivers.sim.room import Air, Climate, Room
 from drivers.sim.spi import SimulatedSPI
 from drivers.sim.thermometers import SimulatedAds1115
+
+if TYPE_CHECKING:
+    from drivers.sim.faults import Fault, FaultPlan
 
 __all__ = ["SimulatedBoard"]
 
@@ -32,19 +37,39 @@ _ADCS = {"mcp3004": (4, 10), "mcp3008": (8, 10), "mcp3204": (4, 12), "mcp3208": 
 """Driver -> inputs and bits of its converter."""
 
 
+class _Part(msgspec.Struct, frozen=True):
+    """A sensor to be wired up; `air` is how it feels, `plan` has its faults, if it has any."""
+
+    driver: str
+    options: Options
+    given: dict[str, Any]
+    air: Callable[[], Air]
+    plan: FaultPlan | None
+
+
+def _wire_input(chip: SimulatedChip, part: _Part) -> None:
+    """Put the analog sensor of `part` on its input, if the chip is a converter and has one."""
+    if isinstance(chip, SimulatedAds1115) and part.given["sensor"] != "voltage":
+        from drivers.sim.adc import analog_volts
+
+        chip.volts[part.given["input"]] = lambda: analog_volts(part.given, part.air().temperature)
+
+
 class SimulatedBoard:
     """`drivers.bus.Board` without hardware; the attributes are the parts, for faults in tests."""
 
-    def __init__(self, clock: Clock | None = None, *, seed: int = 1) -> None:
+    def __init__(
+        self, clock: Clock | None = None, *, climate: Climate | None = None, seed: int = 1
+    ) -> None:
         # Blinka must be imported for its constants; tell it not to look for a board.
         os.environ.setdefault("BLINKA_OS_AGNOSTIC", "1")
         self.clock: Clock = SystemTime() if clock is None else clock
-        self.room = Room(self.clock, seed=seed)
+        self.room = Room(self.clock, climate, seed=seed)
         self.dht_lines: dict[int, DhtLine] = {}
         self.i2c_ports: dict[int, SimulatedI2C] = {}
         self.analog_chips: dict[int, Any] = {}
         """GPIO of the select line -> the converter behind it."""
-        self.files: dict[str, Callable[[], str]] = {}
+        self.files: dict[str, Content] = {}
         """Kernel path -> what a read of that file gives."""
         self.spi_ports: dict[tuple[int, int], SimulatedSPI] = {}
         self._buses: dict[int, I2CBus] = {}
@@ -58,60 +83,131 @@ class SimulatedBoard:
     def _inside(self, absolute: str) -> Path:
         return self._root / absolute.lstrip("/")
 
-    def attach(self, driver: str, options: Options) -> None:
-        """Wire up what the driver `driver` expects to find; nothing, for one unknown here."""
+    def attach(self, driver: str, options: Options, faults: Sequence[Fault] = ()) -> None:
+        """Wire up what the driver `driver` expects to find; nothing, for one unknown here.
+
+        `faults` are those that `drivers.sim.faults.fault_kinds` has for it.
+        """
+        spot = f"{driver} {options.where()}"
 
         def air() -> Air:
-            return self.room.at(f"{driver} {options.where()}")
+            return self.room.at(spot)
 
         given = {name: getattr(options, name) for name in options.__struct_fields__}
-        if driver in ("dht22", "dht11") and given["backend"] == "kernel":
-            node = f"dht11@{given['pin']:x}"
-            self.kernel.devices.append(simulated_device(node, node, air))
-            self.kernel.devices[-1].gpio = given["pin"]
-        elif driver in ("dht22", "dht11"):
-            self.dht_lines[given["pin"]] = DhtLine(driver.upper(), air)
+        part = _Part(driver, options, given, air, None)
+        if faults:
+            from drivers.sim.faults import FaultPlan
+
+            plan = FaultPlan(faults, self.room, self.clock, spot)
+            part = msgspec.structs.replace(part, air=plan.air, plan=plan)
+        if driver in ("dht22", "dht11"):
+            self._attach_dht(part)
         elif driver == "ds18b20":
-            self.one_wire.attach(given["address"] or "28-0316a2795bff", air)
+            self._attach_one_wire(part)
         elif isinstance(options, I2CChipOptions):
-            self._attach_i2c(driver, options, given, air)
+            self._attach_i2c(part, options)
         elif isinstance(options, SPIChipOptions):
-            port = self._spi_port(options.bus_number, options.select)
-            port.chip = simulated_spi_chip(driver, air, given)
+            self._attach_spi(part, options)
         elif driver in _ADCS:
-            self._attach_analog(driver, given, air)
+            self._attach_analog(part)
         elif driver == "sysfs" and given["path"] is None:
             self.kernel.number = 10  # clear of those that are configured by path
             parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
-            self.kernel.devices.append(simulated_device(given["name"], parent, air))
+            self._attach_device(part, simulated_device(given["name"], parent, part.air))
         elif driver == "sysfs":
             scale = given["scale"]
-            self.files[given["path"]] = lambda: f"{air().temperature / scale:.0f}\n"
+            self._attach_file(
+                part, given["path"], lambda: f"{part.air().temperature / scale:.0f}\n"
+            )
         elif driver == "cpu":
-            self.files[options.where()] = lambda: f"{(air().temperature + 25) * 1000:.0f}\n"
+            self._attach_file(
+                part, options.where(), lambda: f"{(part.air().temperature + 25) * 1000:.0f}\n"
+            )
 
-    def _attach_i2c(
-        self, driver: str, options: I2CChipOptions, given: dict[str, Any], air: Callable[[], Air]
-    ) -> None:
+    def _attach_dht(self, part: _Part) -> None:
+        pin = part.given["pin"]
+        if part.given["backend"] == "kernel":
+            node = f"dht11@{pin:x}"
+            device = simulated_device(node, node, part.air)
+            device.gpio = pin
+            self._attach_device(part, device)
+            return
+        line = self.dht_lines[pin] = DhtLine(part.driver.upper(), part.air)
+        if part.plan is not None:
+            from drivers.sim.broken import break_dht
+
+            break_dht(line, part.plan)
+
+    def _attach_one_wire(self, part: _Part) -> None:
+        address = part.given["address"] or "28-0316a2795bff"
+        self.one_wire.attach(address, part.air)
+        if part.plan is not None:
+            from drivers.sim.broken import break_one_wire
+
+            break_one_wire(self.one_wire, address, part.plan)
+
+    def _attach_i2c(self, part: _Part, options: I2CChipOptions) -> None:
+        def make() -> SimulatedChip:
+            chip = simulated_i2c_chip(part.driver, part.air, self.clock)
+            _wire_input(chip, part)
+            return chip
+
         chips = self._port(options.bus_number).chips
-        chip = chips.get(options.address)
-        if not isinstance(chip, SimulatedAds1115):  # its inputs are sensors of their own
-            chip = chips[options.address] = simulated_i2c_chip(driver, air, self.clock)
-        if isinstance(chip, SimulatedAds1115) and given["sensor"] != "voltage":
-            from drivers.sim.adc import analog_volts
+        shared = chips.get(options.address)
+        if isinstance(shared, SimulatedAds1115) and part.plan is None:
+            _wire_input(shared, part)  # its inputs are sensors of their own
+            return
+        chip = make()
+        if part.plan is not None:
+            from drivers.sim.broken import FaultyChip
 
-            chip.volts[given["input"]] = lambda: analog_volts(given, air().temperature)
+            chip = FaultyChip(make, part.plan)
+        chips[options.address] = chip
 
-    def _attach_analog(self, driver: str, given: dict[str, Any], air: Callable[[], Air]) -> None:
+    def _attach_spi(self, part: _Part, options: SPIChipOptions) -> None:
+        chip = simulated_spi_chip(part.driver, part.air, part.given)
+        if part.plan is not None:
+            from drivers.sim.broken import FaultySpiChip
+
+            chip = FaultySpiChip(chip, part.plan)
+        self._spi_port(options.bus_number, options.select).chip = chip
+
+    def _attach_device(self, part: _Part, device: SimulatedDevice) -> None:
+        if part.plan is not None:
+            from drivers.sim.broken import break_device
+
+            break_device(device, part.plan)
+        self.kernel.devices.append(device)
+
+    def _attach_file(self, part: _Part, path: str, content: Content) -> None:
+        if part.plan is not None:
+            from drivers.sim.broken import faulty_file
+
+            content = faulty_file(content, part.plan)
+        self.files[path] = content
+
+    def _attach_analog(self, part: _Part) -> None:
         from drivers.sim.adc import SimulatedMcp, analog_volts
 
+        given = part.given
         pins = {name: given[name] for name in ("clock_pin", "mosi_pin", "miso_pin", "select_pin")}
         chip = self.analog_chips.get(given["select_pin"])
         if chip is None:
-            inputs, bits = _ADCS[driver]
+            inputs, bits = _ADCS[part.driver]
             chip = SimulatedMcp(inputs=inputs, bits=bits, **pins, pin_factory=self.pin_factory())
             self.analog_chips[given["select_pin"]] = chip
-        chip.volts[given["channel_number"]] = lambda: analog_volts(given, air().temperature)
+
+        def volts() -> float:
+            return analog_volts(given, part.air().temperature)
+
+        if part.plan is not None:
+            from drivers.sim.broken import faulty_volts
+
+            # A thermistor's resistor pulls the input up; with no other sensor it is at 0 V.
+            open_volts = given["reference_volts"] if given["sensor"] == "thermistor" else 0.0
+            chip.volts[given["channel_number"]] = faulty_volts(volts, part.plan, open_volts)
+        else:
+            chip.volts[given["channel_number"]] = volts
 
     def _port(self, bus: int) -> SimulatedI2C:
         return self.i2c_ports.setdefault(bus, SimulatedI2C())
@@ -153,7 +249,7 @@ class SimulatedBoard:
         elif absolute in self.files:
             file = self._inside(absolute)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(self.files[absolute](), encoding="utf-8")
+            serve(file, self.files[absolute]())
         elif self.kernel.owns(absolute):
             self.kernel.refresh(absolute)
         elif absolute == "/dev":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drivers.sim.room import Air
 
-__all__ = ["EIO", "KernelTree", "SimulatedDevice", "simulated_device"]
+__all__ = ["EIO", "Content", "KernelTree", "SimulatedDevice", "serve", "simulated_device"]
 
 CLASSES = {"iio": "sys/bus/iio/devices", "hwmon": "sys/class/hwmon"}
 _PREFIX = {"iio": "iio:device", "hwmon": "hwmon"}
@@ -22,15 +22,32 @@ _PREFIX = {"iio": "iio:device", "hwmon": "hwmon"}
 EIO = Path("/proc/self/mem")
 """What a file links to whose reading fails with EIO: nothing is mapped at address 0."""
 
+Content = Callable[[], str | Path | None]
+"""What a read of a file gives: a text, `EIO`, or None where there is no file."""
+
+
+def serve(file: Path, content: str | Path | None) -> None:
+    """Let `file` give `content`."""
+    if file.is_symlink() or not isinstance(content, str):
+        file.unlink(missing_ok=True)
+    if isinstance(content, Path):
+        file.symlink_to(content)
+    elif content is not None:
+        file.write_text(content, encoding="utf-8")
+
 
 class SimulatedDevice:
-    """One device: `kind` "iio" or "hwmon", its name, what it sits on, and what its files give."""
+    """One device: `kind` "iio" or "hwmon", its name, what it sits on, and what its files give.
 
-    def __init__(
-        self, kind: str, name: str, parent: str, files: dict[str, Callable[[], str | Path]]
-    ) -> None:
+    `before_answer` is called before its files are read, and may sleep; `unplugged` tells whether
+    it has gone, its number kept for it.
+    """
+
+    def __init__(self, kind: str, name: str, parent: str, files: dict[str, Content]) -> None:
         self.gpio: int | None = None
         """The pin in its device tree node, if it has one."""
+        self.before_answer: Callable[[], object] = lambda: None
+        self.unplugged: Callable[[], bool] = lambda: False
         self.kind = kind
         self.name = name
         self.parent = parent
@@ -56,16 +73,17 @@ class KernelTree:
 
     def refresh(self, absolute: str) -> None:
         """Bring the lists up to date, and the files of the device that is listed as `absolute`."""
-        numbers = dict.fromkeys(CLASSES, self.number)
         links: dict[Path, Path] = {}
+        asked = self._root / absolute.lstrip("/")
+        listed = self._listed()
+        if asked in listed:
+            listed[asked].before_answer()  # without the lock: it may take long
         with self._lock:
-            for device in self.devices:
-                numbered = f"{_PREFIX[device.kind]}{numbers[device.kind]}"
-                numbers[device.kind] += 1
-                link = self._root / CLASSES[device.kind] / numbered
-                links[link] = self._folder(device, numbered)
-                anew = link == self._root / absolute.lstrip("/")
-                self._write(device, links[link], anew=anew)
+            for link, device in listed.items():
+                if device.unplugged():
+                    continue
+                links[link] = self._folder(device, link.name)
+                self._write(device, links[link], anew=link == asked)
             for listed_in in CLASSES.values():
                 (self._root / listed_in).mkdir(parents=True, exist_ok=True)
                 for link in (self._root / listed_in).iterdir():
@@ -74,6 +92,16 @@ class KernelTree:
             for link, folder in links.items():
                 if not link.is_symlink():
                     link.symlink_to(os.path.relpath(folder, link.parent))
+
+    def _listed(self) -> dict[Path, SimulatedDevice]:
+        """Every device by the link it is listed as."""
+        numbers = dict.fromkeys(CLASSES, self.number)
+        listed = {}
+        for device in self.devices:
+            numbered = f"{_PREFIX[device.kind]}{numbers[device.kind]}"
+            numbers[device.kind] += 1
+            listed[self._root / CLASSES[device.kind] / numbered] = device
+        return listed
 
     def _folder(self, device: SimulatedDevice, numbered: str) -> Path:
         parent = (self._root / "sys/devices/simulated" / device.parent).resolve()
@@ -89,30 +117,27 @@ class KernelTree:
         return folder
 
     def _write(self, device: SimulatedDevice, folder: Path, *, anew: bool) -> None:
-        for name, content in {"name": lambda: f"{device.name}\n", **device.files}.items():
+        files: dict[str, Content] = {"name": lambda: f"{device.name}\n", **device.files}
+        for name, content in files.items():
             file = folder / name
             if file.exists() and not anew:
                 continue
-            value = content()
-            if file.is_symlink() or isinstance(value, Path):
-                file.unlink(missing_ok=True)
-            if isinstance(value, Path):
-                file.symlink_to(value)
-            else:
-                file.write_text(value, encoding="utf-8")
+            serve(file, content())
 
 
 def simulated_device(name: str, parent: str, air: Callable[[], Air]) -> SimulatedDevice:
     """A device such as the kernel's driver `name` shows: its own files for some, else hwmon's."""
 
-    def milli(value: Callable[[Air], float]) -> Callable[[], str]:
+    def milli(value: Callable[[Air], float]) -> Content:
         return lambda: f"{value(air()) * 1000:.0f}\n"
 
-    temperature = {"in_temp_input": milli(lambda a: a.temperature)}
+    temperature: dict[str, Content] = {"in_temp_input": milli(lambda a: a.temperature)}
     humidity = {"in_humidityrelative_input": milli(lambda a: a.humidity)}
-    pressure = {"in_pressure_input": lambda: f"{air().pressure / 10:.9f}\n"}  # kPa
+    pressure: dict[str, Content] = {  # kPa
+        "in_pressure_input": lambda: f"{air().pressure / 10:.9f}\n"
+    }
     # drivers/iio/chemical/scd4x.c: two 16-bit words, and CO2 in ppm with a scale to %.
-    scd4x: dict[str, Callable[[], str | Path]] = {
+    scd4x: dict[str, Content] = {
         "in_temp_raw": lambda: f"{(air().temperature + 45) * 65536 / 175:.0f}\n",
         "in_temp_scale": lambda: "2.670288085\n",
         "in_temp_offset": lambda: "-16852\n",
@@ -122,7 +147,7 @@ def simulated_device(name: str, parent: str, air: Callable[[], Air]) -> Simulate
         "in_concentration_co2_raw": lambda: f"{420 + 8 * max(0.0, air().humidity - 30):.0f}\n",
         "in_concentration_co2_scale": lambda: "0.000100000\n",
     }
-    profiles: dict[str, dict[str, Callable[[], str | Path]]] = {
+    profiles: dict[str, dict[str, Content]] = {
         "bmp280": {**temperature, **pressure},
         "bme280": {**temperature, **pressure, **humidity},
         "dht11": {**temperature, **humidity},

@@ -83,6 +83,8 @@ class OneWireTree:
         self._clock = clock
         self.text: dict[str, Callable[[], str]] = {}
         self.before_answer: Callable[[], object] = lambda: None
+        self.unplugged: dict[str, Callable[[], bool]] = {}
+        """Address -> whether it is off the bus just now."""
         self.resolutions: dict[str, int] = {}
         self.fixed: set[str] = set()
         """Addresses whose resolution does not change, as that of some copies."""
@@ -115,11 +117,12 @@ class OneWireTree:
     def _list(self) -> None:
         self._listed_in.mkdir(parents=True, exist_ok=True)
         self._master.mkdir(parents=True, exist_ok=True)
+        present = self._present()
         for folder in self._master.glob("??-*"):
-            if folder.name not in self.text:
+            if folder.name not in present:
                 shutil.rmtree(folder)
                 (self._listed_in / folder.name).unlink()
-        for address in self.text:
+        for address in present:
             folder = self._master / address
             if not folder.exists():
                 folder.mkdir()
@@ -136,8 +139,11 @@ class OneWireTree:
         elif not bulk_read.exists():
             bulk_read.write_text("0\n", encoding="ascii")
 
+    def _present(self) -> list[str]:
+        return [a for a in self.text if a not in self.unplugged or not self.unplugged[a]()]
+
     def _together(self) -> list[str]:
-        return [address for address in self.text if FAMILIES[address[:2]].converts_together]
+        return [a for a in self._present() if FAMILIES[a[:2]].converts_together]
 
     def _read(self, address: str) -> str:
         self.before_answer()

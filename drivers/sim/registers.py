@@ -82,9 +82,16 @@ class AirWords(WordChip):
         return super().word_read(register) | self._always.get(register, 0)
 
 
+def _packed(form: str, value: float) -> bytes:
+    """`value` in the format `form` (of struct), at the end of the scale where it is beyond it."""
+    bits = 8 * struct.calcsize(form)
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if form.islower() else (0, (1 << bits) - 1)
+    return struct.pack(form, min(high, max(low, round(value))))
+
+
 def _celsius(form: str, per_degree: float, zero: float = 0.0) -> _Encode:
     """The temperature as `form` (of struct), `per_degree` counts from `zero` °C on."""
-    return lambda air: struct.pack(form, round((air.temperature - zero) * per_degree))
+    return lambda air: _packed(form, (air.temperature - zero) * per_degree)
 
 
 def _hectopascal(per_hpa: float) -> _Encode:
@@ -92,7 +99,7 @@ def _hectopascal(per_hpa: float) -> _Encode:
 
 
 def _percent(form: str, per_percent: float, zero: float) -> _Encode:
-    return lambda air: struct.pack(form, round((air.humidity - zero) * per_percent))
+    return lambda air: _packed(form, (air.humidity - zero) * per_percent)
 
 
 def _mpl115a2(air: Air) -> bytes:
@@ -101,7 +108,7 @@ def _mpl115a2(air: Air) -> bytes:
     compensated = (air.pressure / 10 - 50) * 1023 / 65
     a0, b1, b2, c12 = 0x3ECE / 8, -0x4C07 / 8192, -0x3AE9 / 16384, (0x33C8 >> 2) / 4194304
     raw_p = round((compensated - a0 - b2 * raw_t) / (b1 + c12 * raw_t))
-    return struct.pack(">HH", raw_p << 6, raw_t << 6)
+    return b"".join(_packed(">H", min(1023, raw) << 6) for raw in (raw_p, raw_t))
 
 
 def _signed_magnitude(air: Air) -> bytes:

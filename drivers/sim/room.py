@@ -10,7 +10,7 @@ import msgspec
 
 from drivers.bus import Clock
 
-__all__ = ["Air", "Room"]
+__all__ = ["Air", "Climate", "Room"]
 
 
 class Air(msgspec.Struct, frozen=True):
@@ -21,6 +21,17 @@ class Air(msgspec.Struct, frozen=True):
     pressure: float
 
 
+class Climate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a room is like: °C and %RH in the middle, and what the temperature does about it."""
+
+    base: float = 21.0
+    daily_swing: float = 0.0
+    """°C from the coldest to the warmest of a day, which begins halfway, and rising."""
+    noise: float = 0.03
+    """°C, standard deviation of each look."""
+    humidity: float = 46.0
+
+
 class Room:
     """A function from time and place to air; two spots of one room drift apart a little.
 
@@ -28,24 +39,32 @@ class Room:
     nothing is remembered: the same seed, spot and time give the same air.
     """
 
-    def __init__(self, clock: Clock, *, seed: int = 1) -> None:
+    def __init__(self, clock: Clock, climate: Climate | None = None, *, seed: int = 1) -> None:
         self._clock = clock
+        self._climate = climate or Climate()
         self._seed = seed
         self._start_s = clock.monotonic()
 
-    def at(self, spot: str) -> Air:
-        """The air at `spot` (any name) now."""
-        elapsed_s = self._clock.monotonic() - self._start_s
+    def elapsed_s(self) -> float:
+        """How long there has been a room."""
+        return self._clock.monotonic() - self._start_s
+
+    def at(self, spot: str, elapsed_s: float | None = None) -> Air:
+        """The air at `spot` (any name), now or at another time of the room's."""
+        if elapsed_s is None:
+            elapsed_s = self.elapsed_s()
         phases = random.Random(zlib.crc32(f"{self._seed} {spot}".encode()))
         noise = random.Random(f"{self._seed} {spot} {elapsed_s:.3f}")
         drift = sum(
             amplitude * math.sin(2 * math.pi * elapsed_s / period_s + phases.uniform(0, 6.28))
             for period_s, amplitude in ((47.0, 0.15), (173.0, 0.5), (1931.0, 1.5))
         )
-        temperature = 21.0 + phases.uniform(-1.0, 1.0) + drift + noise.gauss(0, 0.03)
+        climate = self._climate
+        temperature = climate.base + phases.uniform(-1.0, 1.0) + noise.gauss(0, climate.noise)
+        drift += climate.daily_swing / 2 * math.sin(2 * math.pi * elapsed_s / 86400)
         return Air(
-            temperature=temperature,
+            temperature=temperature + drift,
             # Warmer air holds the same water at a lower relative humidity.
-            humidity=min(95.0, max(5.0, 46.0 - 2.2 * drift + noise.gauss(0, 0.1))),
+            humidity=min(99.0, max(1.0, climate.humidity - 2.2 * drift + noise.gauss(0, 0.1))),
             pressure=1013.0 + 1.5 * math.sin(2 * math.pi * elapsed_s / 3607) + noise.gauss(0, 0.02),
         )

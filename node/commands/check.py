@@ -41,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
             "node": config.node.name,
             "broker": config.mqtt.address,
             "topics": [{"topic": topic, "content": content} for topic, content in topics],
-            "notes": config.notes,
+            "notes": config.notes_for(simulate=False),
         }
         print(_as_json(report))
     else:
         print(f"{source}: valid\n")
         print(f"{_summary(config)}\n")
         print(_as_text([("TOPIC (all but history retained)", "CONTENT"), *topics]))
-        for note in config.notes:
+        for note in config.notes_for(simulate=False):
             print(f"note: {note}")
     return 0
 

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     warnings = RecentWarnings()
     logging.getLogger().addHandler(warnings)
-    for note in config.notes:
+    for note in config.notes_for(simulate=arguments.simulate):
         _log.warning("%s: %s", config.source, note)
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
@@ -69,5 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     _log.info("sensor-node %s, node %s, %s", __version__, config.node.name, sensors)
     if arguments.simulate:
         _log.warning("the hardware is simulated: no reading is real")
+        for fault in config.simulation.fault if config.simulation is not None else ():
+            _log.info("simulated fault: %s", fault)
     node.run()
     return 0

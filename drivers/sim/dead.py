@@ -1,0 +1,110 @@
+"""A board on which nothing lives: whatever a driver reads there, it must not take for a reading."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from drivers.base import Options
+from drivers.bus import Clock, DhtSensor
+from drivers.owned_bus import I2CBus, SPIBus
+from drivers.sim.board import SimulatedBoard
+from drivers.sim.dht_line import DhtLine, LibraryDht
+from drivers.sim.faults import Fault
+from drivers.sim.i2c import SimulatedI2C
+from drivers.sim.kernel_tree import EIO, serve
+from drivers.sim.one_wire import w1_slave_text
+from drivers.sim.spi import SimulatedSPI
+
+__all__ = ["DEATHS", "ConstantChip", "DeadBoard", "Death"]
+
+Death = Literal["absent", "zeros", "ones", "held"]
+DEATHS: tuple[Death, ...] = get_args(Death)
+"""Nobody answers; every byte is 0x00, or 0xFF; each transaction fails, as on a bus that is held."""
+
+
+class ConstantChip:
+    """A dead bus, I2C or SPI: every byte that is read is the same."""
+
+    def __init__(self, byte: int) -> None:
+        self._byte = byte
+
+    def write(self, sent: bytes) -> None:
+        """Nobody listens."""
+
+    def read(self, length: int) -> bytes:
+        return bytes([self._byte]) * length
+
+    def exchange(self, sent: bytes) -> bytes:
+        return bytes([self._byte]) * len(sent)
+
+
+class DeadBoard(SimulatedBoard):
+    """Every bus and file of it is dead in the way of `death`, whichever a driver takes.
+
+    gpiozero's pins are low. `attach` lets the files of a sensor exist, and no more. `used` tells
+    whether anything but the clock was asked for.
+    """
+
+    def __init__(self, death: Death, clock: Clock | None = None) -> None:
+        super().__init__(clock)
+        self.used = False
+        self._death = death
+        self._level = 0xFF if death == "ones" else 0x00
+
+    def attach(self, driver: str, options: Options, faults: Sequence[Fault] = ()) -> None:
+        super().attach(driver, options, faults)
+        # The CRC of zeros is zero, so the kernel takes a line that is held low for a good answer.
+        text = w1_slave_text(bytes([self._level]) * 8, crc_right=not self._level)
+        text = "" if self._death == "held" else text
+        for address in self.one_wire.text:
+            self.one_wire.text[address] = lambda: text
+            self.one_wire.unplugged[address] = lambda: self._death == "absent"
+        for chip in self.analog_chips.values():  # 99 V: the highest code
+            chip.volts = dict.fromkeys(range(8), lambda: 99.0 if self._level else 0.0)
+
+    def _transaction(self, *_: object) -> None:
+        if self._death == "held":
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    def i2c(self, bus: int) -> I2CBus:
+        self.used = True
+        port = SimulatedI2C()
+        port.before_answer = self._transaction
+        if self._death in ("zeros", "ones"):
+            port.chips = dict.fromkeys(range(0x80), ConstantChip(self._level))
+        return I2CBus(port, self.clock)
+
+    def spi(self, bus: int, select: int) -> SPIBus:
+        self.used = True
+        port = SimulatedSPI()
+        port.before_answer = self._transaction
+        port.chip = None if self._death == "absent" else ConstantChip(self._level)
+        return SPIBus(port, self.clock)
+
+    def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
+        self.used = True
+        line = DhtLine(model, lambda: self.room.at("nowhere"))
+        silent = self._death == "absent"
+        line.frame = lambda: None if silent else bytes([self._level]) * 5
+        line.before_answer = self._transaction
+        return LibraryDht(line)
+
+    def pin_factory(self) -> Any:
+        self.used = True
+        return super().pin_factory()
+
+    def path(self, absolute: str) -> Path:
+        self.used = True
+        there = super().path(absolute)
+        if self.one_wire.text and absolute.startswith("/sys/bus/w1/"):
+            return there
+        for file in (there,) if there.is_file() else (f for f in there.rglob("*") if f.is_file()):
+            if self._death == "absent":
+                serve(file, None)
+            else:
+                serve(file, EIO if self._death == "held" else chr(self._level) * 8)
+        return there
