@@ -180,6 +180,7 @@ class Publisher:
 
     def forget(self) -> None:
         """What was in flight or waiting is void."""
+        self._acknowledged_at_s = None
         self._waiting.clear()
         self._in_flight.clear()
         self._message_of.clear()

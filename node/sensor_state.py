@@ -172,7 +172,8 @@ class SensorState:
     def _good(self, values: dict[str, float], outcome: ReadOutcome) -> None:
         self.values = values
         self.failures_in_a_row = 0
-        self._stale_at_s = outcome.ended_s + self.patience_s
+        stale_at_s = outcome.ended_s + self.patience_s
+        self._stale_at_s = max(self._stale_at_s, stale_at_s) if self.online else stale_at_s
         if not self.online:
             self.online = True
             self._kinds_said.clear()
