@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from Adafruit_PureIO import smbus
-from support import SENSOR_NODE, ConstantChip, FakeClock
+from support import SENSOR_NODE, FakeClock
 
 from drivers import hardware, scan_i2c, scanning
 from drivers.catalogue import CATALOGUE
@@ -30,6 +30,7 @@ from drivers.scan_i2c import Answer, scan_bus
 from drivers.scanning import scan
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS
+from drivers.sim.dead import ConstantChip
 from drivers.sim.i2c import RegisterChip, SimulatedI2C
 from node.commands.scan import _free, _suggest_id
 
