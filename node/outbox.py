@@ -56,6 +56,8 @@ class Outbox:
         self._store = OutboxStore(folder, clock, hold)
         self._ledger = Ledger()
         self._ledger_changed = False
+        self._follows_a_file = False
+        """The numbers of readings go on from those of a file."""
         self._stored_cursor = 0
         self._stored_from = 1
         """The oldest reading in the file."""
@@ -343,12 +345,12 @@ class Outbox:
 
     def _open(self) -> None:
         """Open the file, or try again; what is in memory by then comes after what it holds."""
-        followed = self._store.opened
         found = self._store.open()
         if found is None:
             return
-        if not followed and found.last_seq > 0:
+        if not self._follows_a_file and found.last_seq > 0:
             self._renumber(found)
+        self._follows_a_file = True
         self._retimings = {**self._store.retimings, **self._retimings}
         self._stored_cursor = found.cursor
         self._stored_from = self._store.first_seq() or found.last_seq + 1

@@ -157,6 +157,10 @@ class OutboxFile:
                 self._write_ledger(new_stream, Ledger())
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
+    def refresh(self) -> None:
+        """Look again at what the file has by now, the `ledger` above all."""
+        self._load()
+
     def _load(self) -> None:
         self._layouts = {
             number: _decoded(definition)

@@ -77,11 +77,6 @@ class OutboxStore:
         """Names of the files that could not be used, oldest first."""
 
     @property
-    def opened(self) -> bool:
-        """Whether there is a file to read from."""
-        return self._file is not None
-
-    @property
     def writable(self) -> bool:
         """Whether there is a file that may be written to, for all that is known."""
         return self._file is not None and self._may_write
@@ -218,6 +213,9 @@ class OutboxStore:
         self._replaced_at_s = now_s
         path = self._folder / FILE_NAME
         old, self._file = self._file, None
+        if old is not None and old.in_place:
+            old.close()
+            old = None
         self.stream = _new_stream()
         try:
             if path.exists():
@@ -231,10 +229,6 @@ class OutboxStore:
         except _FILE_TROUBLE as second:
             self._cannot_write(second)
             return None
-        finally:
-            if old is not None and (old.in_place or self._unsalvaged is not None):
-                old.close()
-                old = None
         self._salvage(file, old)
         ledger = self._take(file)
         self._stream_written = False
@@ -248,6 +242,7 @@ class OutboxStore:
                 old = OutboxFile(aside, salvaging=True)
             if old is None:
                 return
+            old.refresh()
             ledger, copied = old.ledger, 0
             for readings in old.sound_readings():
                 file.commit(Batch(readings), ledger, stream=self.stream, keep_ledger=True)

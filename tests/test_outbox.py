@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import FakeClock
 
 from node import outbox as outbox_module
-from node import outbox_file
+from node import outbox_file, outbox_store
 from node.outbox import Outbox
 from node.outbox_file import OutboxFile
 from node.outbox_records import Event
@@ -704,6 +704,35 @@ def test_a_page_that_is_gone_costs_its_own_readings_alone_and_they_are_counted(
     assert "unsent readings could be kept" in caplog.text
 
 
+def test_a_damaged_log_on_a_full_disk_is_copied_when_there_is_room(tmp_path, clock, monkeypatch):
+    """Until then nothing is sent that comes after it, for it would be passed over."""
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    made = [reading for _ in range(20) for reading in fill(outbox, clock, 1)]
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("UPDATE tick SET checksum = 0 WHERE last_seq = 7")
+    db.close()
+    opened = outbox_store.OutboxFile
+
+    def full(path: Path, **options: object) -> OutboxFile:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_store, "OutboxFile", full)
+        assert outbox.read(0, 99) == []
+        new = [append(outbox, clock, 1.0, layout=WATER)]
+        outbox.commit()
+        assert "full" in outbox.problem
+        assert outbox.read(0, 99) == []
+    assert outbox_store.OutboxFile is opened
+    clock.sleep(40)
+    new += fill(outbox, clock, 1)
+    assert outbox.problem == ""
+    assert outbox.read(0, 99) == [*made[:6], *made[7:], *new]
+    assert outbox.dropped == 1
+
+
 def test_a_cursor_that_noise_has_moved_is_damage(tmp_path, clock):
     """It would pass over everything up to where it points."""
     outbox = Outbox(tmp_path, OutboxTable(), clock)
@@ -751,7 +780,7 @@ def test_a_log_that_is_deleted_under_the_node(outbox, clock, tmp_path):
     outbox.close()
     again = Outbox(tmp_path, OutboxTable(), clock)
     assert again.last_seq == 12
-    assert again.read(10, 99) == made[10:]
+    assert again.read(0, 99) == made
 
 
 def test_a_reader_does_not_disturb_the_writer(outbox, clock, tmp_path):
