@@ -88,8 +88,10 @@ def stored_seqs(node: NodeProcess) -> tuple[int, int]:
         outbox.close()
 
 
-def mistreat(folder: Path, *, program: tuple[str, ...] | None = None) -> tuple[Subscriber, int]:
-    """25 times kill -9 of the node and 5 times of the broker, while 20 readings a second are made.
+def mistreat(
+    folder: Path, *, kills: int, program: tuple[str, ...] | None = None
+) -> tuple[Subscriber, int]:
+    """Kill -9 of the node, each fifth time of the broker, while 20 readings a second are made.
 
     Returns what a subscriber with a persistent session has seen, and the last committed seq.
     """
@@ -103,7 +105,7 @@ def mistreat(folder: Path, *, program: tuple[str, ...] | None = None) -> tuple[S
     options: dict[str, Any] = {"program": program} if program else {}
     node = NodeProcess(folder, config, **options)
     try:
-        for round_number in range(25):
+        for round_number in range(kills):
             time.sleep(chance.uniform(0.3, 1.2))
             if round_number % 5 == 4:
                 mosquitto.freeze()  # so that something is in flight
@@ -140,7 +142,7 @@ def gaps(readings: list[dict[str, Any]]) -> list[int]:
 
 
 def test_no_reading_is_lost_by_killing_the_node_or_the_broker(tmp_path):
-    subscriber, last_seq = mistreat(tmp_path)
+    subscriber, last_seq = mistreat(tmp_path, kills=25)
     readings = subscriber.history()
     assert gaps(readings) == []
     assert len({reading["stream"] for reading in readings}) == 1
@@ -163,7 +165,8 @@ def test_no_reading_is_lost_by_killing_the_node_or_the_broker(tmp_path):
 
 def test_control_moving_the_cursor_at_publish_loses_readings(tmp_path):
     """Negative control of the test above: the same treatment finds the gaps."""
-    subscriber, _ = mistreat(tmp_path, program=(sys.executable, "-c", MOVES_THE_CURSOR_AT_PUBLISH))
+    program = (sys.executable, "-c", MOVES_THE_CURSOR_AT_PUBLISH)
+    subscriber, _ = mistreat(tmp_path, kills=10, program=program)
     assert gaps(subscriber.history())
 
 
