@@ -74,9 +74,9 @@ def with_outbox(config: str, **keys: Any) -> str:
     return f"{config}\n[outbox]\n{table}"
 
 
-def persistent_broker(folder: Path) -> Mosquitto:
+def persistent_broker(folder: Path, *, port: int | None = None) -> Mosquitto:
     folder.mkdir(exist_ok=True)
-    return Mosquitto(folder, *SAVED_AT_ONCE, f"persistence_location {folder}/")
+    return Mosquitto(folder, *SAVED_AT_ONCE, f"persistence_location {folder}/", port=port)
 
 
 def stored_seqs(node: NodeProcess) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def mistreat(
                 time.sleep(chance.uniform(0.6, 0.9))
                 mosquitto.stop(signal.SIGKILL)
                 time.sleep(0.2)
-                mosquitto = persistent_broker_again(folder / "broker", mosquitto.port).start()
+                mosquitto = persistent_broker(folder / "broker", port=mosquitto.port).start()
                 time.sleep(1.5)
             node.kill()
             node = NodeProcess(folder, config, **options)
@@ -130,10 +130,6 @@ def mistreat(
         subscriber.close()
         mosquitto.stop()
     return subscriber, last_seq
-
-
-def persistent_broker_again(folder: Path, port: int) -> Mosquitto:
-    return Mosquitto(folder, *SAVED_AT_ONCE, f"persistence_location {folder}/", port=port)
 
 
 def gaps(readings: list[dict[str, Any]]) -> list[int]:
@@ -207,7 +203,7 @@ class Outage:
 
     def end(self) -> None:
         if self.kind in ("down", "killed"):
-            self.broker = persistent_broker_again(self.folder, self.broker.port).start()
+            self.broker = persistent_broker(self.folder, port=self.broker.port).start()
         elif self.kind == "frozen":
             self.broker.thaw()
         else:

@@ -37,6 +37,7 @@ _WIDTH = 80
 class _Known(msgspec.Struct):
     """What the log tells."""
 
+    clock: SystemClock
     file: Path
     written_s: float
     """How long ago the log was written to."""
@@ -91,8 +92,17 @@ def _look(file: Path, process: int | None) -> _Known:
         health = None  # that of an earlier run
     wal = file.with_name(file.name + "-wal")
     written_s = time.time() - max(f.stat().st_mtime for f in (file, wal) if f.exists())
-    first = oldest[0] if oldest else None
-    return _Known(file, max(0.0, written_s), process, ledger, health, newest, first, events)
+    return _Known(
+        clock=SystemClock(),
+        file=file,
+        written_s=max(0.0, written_s),
+        process=process,
+        ledger=ledger,
+        health=health,
+        newest=newest,
+        oldest=oldest[0] if oldest else None,
+        events=events,
+    )
 
 
 def _health(ledger: Ledger) -> Health | None:
@@ -103,8 +113,8 @@ def _health(ledger: Ledger) -> Health | None:
         return None
 
 
-def _age_text(reading: Reading) -> str:
-    age_s = age_of(reading, SystemClock())
+def _age_text(reading: Reading, clock: SystemClock) -> str:
+    age_s = age_of(reading, clock)
     return "?" if age_s is None else duration_text(age_s)
 
 
@@ -115,14 +125,14 @@ def _as_json(known: _Known) -> dict[str, Any]:
         "log_written_s": round(known.written_s, 1),
         "process": known.process,
         "outbox_readings": ledger.last_seq - ledger.cursor,
-        "outbox_oldest_s": age_of(known.oldest, SystemClock()) if known.oldest else 0,
+        "outbox_oldest_s": age_of(known.oldest, known.clock) if known.oldest else 0,
         "dropped_readings": ledger.dropped,
         "dead_letters": ledger.dead_letters,
         "sensors": {
             sensor: {
                 "time": utc_text(reading.utc_ms),
                 "clock": "synced" if reading.synced else "unsynced",
-                "age_s": age_of(reading, SystemClock()),
+                "age_s": age_of(reading, known.clock),
                 "seq": reading.seq,
                 "values": reading.values,
                 "units": dict(zip(reading.layout.channels, reading.layout.units, strict=True)),
@@ -142,7 +152,7 @@ def _as_text(known: _Known) -> str:
     unsent = ledger.last_seq - ledger.cursor
     outbox = f"{count(range(unsent), 'reading')} to be sent"
     if known.oldest is not None:
-        outbox += f", the oldest {_age_text(known.oldest)} old"
+        outbox += f", the oldest {_age_text(known.oldest, known.clock)} old"
     if ledger.dropped:
         outbox += f"; {ledger.dropped} dropped"
     if ledger.dead_letters:
@@ -172,7 +182,7 @@ def _sensor_table(known: _Known) -> str:
         status = "?"
         if sensor in sensors:
             status = "online" if known.process and sensors[sensor].online else "offline"
-        age = _age_text(reading)
+        age = _age_text(reading, known.clock)
         for name, number, unit in zip(
             reading.layout.channels, reading.numbers, reading.layout.units, strict=True
         ):
