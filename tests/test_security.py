@@ -170,7 +170,7 @@ def test_a_broker_with_a_right_certificate_is_spoken_to(tmp_path, start_node, ce
         ("right", "127.0.0.1", "certificate is not for 127.0.0.1"),
         ("expired", "localhost", "certificate has expired"),
         ("not yet valid", "localhost", "certificate is not valid yet"),
-        ("TLS 1.1 at most", "localhost", "no TLS handshake"),
+        ("TLS 1.1 at most", "localhost", "no TLS handshake ("),
     ],
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
@@ -183,7 +183,7 @@ def test_a_broker_that_cannot_be_trusted_is_told_nothing(
     node.wait_for_log(says)
     wait_until(lambda: server.refusals, what="the end of the handshake")
     assert server.received == []
-    assert len(node.log_lines("no broker")) == 1
+    assert "connected to" not in node.log
     server.close()
 
 
