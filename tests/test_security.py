@@ -843,9 +843,13 @@ def test_the_operator_watches_as_the_how_to_says(site, start_node, temperature_f
 
 
 def test_with_client_certificates_the_name_in_it_is_the_user(site, start_node, temperature_file):
-    """Whatever user name is sent beside it; no passwords are left."""
+    """Whatever user name is sent beside it; and it makes nobody a broker."""
     for user in ("greenhouse", "operator"):
         site.give_certificate(user)
+    verify = "openssl verify -CAfile ca.crt -purpose"
+    site.run(f"{verify} sslclient greenhouse.crt")
+    with pytest.raises(subprocess.CalledProcessError):
+        site.run(f"{verify} sslserver greenhouse.crt")
     with site.broker(certificates=True) as broker:
         observer = broker.join("operator", certificate=True)
         config = node_config(site, broker.port, temperature_file)
