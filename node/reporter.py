@@ -98,8 +98,8 @@ class Reporter:
 
     # -- what happens
 
-    def handle(self, event: BrokerEvent) -> bool:
-        """Take note of an event of the link; whether it may have changed what is connected."""
+    def handle(self, event: BrokerEvent) -> None:
+        """Take note of an event of the link."""
         change = self._publisher.handle(event)
         if change is Change.UP:
             self._health_not_before_s = -math.inf
@@ -108,10 +108,9 @@ class Reporter:
         elif change is Change.DOWN:
             self._history.link_down()
         if isinstance(event, Acknowledged | Sent) or self._link.described == self._link_said:
-            return False
+            return
         self._link_said = self._link.described
         self._health_stale = True
-        return True
 
     def link_lost(self) -> None:
         """The connection is gone without an event, and with it what was in flight."""
