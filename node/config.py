@@ -22,6 +22,7 @@ from node.config_sensors import Claimed, check_claims, check_expiry, read_sensor
 from node.config_values import did_you_mean
 from node.schema import (
     ButtonTable,
+    CommandsTable,
     Config,
     HomeAssistantTable,
     MqttTable,
@@ -38,12 +39,12 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "node": NodeTable,
     "mqtt": MqttTable,
     "outbox": OutboxTable,
+    "commands": CommandsTable,
     "homeassistant": HomeAssistantTable,
     "status_led": StatusLedTable,
     "button": ButtonTable,
 }
 _OTHER_TABLES = ("sensor", "simulation")
-_LATER_TABLES = {"homeassistant", "status_led", "button"}
 
 
 def find_file(option: str | None) -> Path:
@@ -90,12 +91,10 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     claimed: list[Claimed] = []
     tables = {
         name: _optional_table(reader, name, document, claimed)
-        for name in ("outbox", "homeassistant", "status_led", "button")
+        for name in ("outbox", "commands", "homeassistant", "status_led", "button")
     }
     node = read_node(reader, document.get("node", {}))
     mqtt, retain_for_s = read_mqtt(reader, document.get("mqtt"))
-    for name in sorted(_LATER_TABLES & document.keys()):
-        reader.notes.append(f"[{name}] is checked, and has no effect in this version")
     sensors = read_sensors(reader, document.get("sensor", []), claimed)
     check_claims(reader, claimed)
     check_expiry(reader, sensors, retain_for_s)

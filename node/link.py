@@ -21,8 +21,11 @@ from node.broker_events import (
     ConnectFailed,
     Disconnected,
     Outgoing,
+    SubscribeRefused,
+    Subscription,
 )
 from node.clock import Clock
+from node.intake import Intake
 from node.paho_client import DEFAULT_WINDOW, NetworkClient
 from node.schema import MqttTable
 
@@ -61,9 +64,13 @@ class Link:
         tls_context: Any,
         report: Callable[[BrokerEvent], None],
         will_topic: str | None = None,
-        subscribe: tuple[str, ...] = (),
+        subscribe: tuple[Subscription, ...] = (),
+        intake: Intake | None = None,
     ) -> None:
-        """`report` is called on paho's thread. The will is a retained `offline`."""
+        """`report` is called on paho's thread. The will is a retained `offline`.
+
+        `intake` bounds what is let in; without one, everything is.
+        """
         self._mqtt = mqtt
         self._clock = clock
         self._client_id = client_id
@@ -71,6 +78,7 @@ class Link:
         self._report = report
         self._will_topic = will_topic
         self._subscribe = subscribe
+        self._intake = intake
         self._version = (
             MQTTProtocolVersion.MQTTv311 if mqtt.protocol == "3.1.1" else MQTTProtocolVersion.MQTTv5
         )
@@ -109,6 +117,7 @@ class Link:
             report=self._report,
             will_topic=self._will_topic,
             subscribe=self._subscribe,
+            intake=self._intake,
         )
 
     @property
@@ -147,6 +156,14 @@ class Link:
         """See `NetworkClient.publish_together`."""
         return self._client.publish_together(messages)
 
+    def listen(self, subscription: Subscription) -> None:
+        """Subscribe again, after `ignore`; on connecting that is done in any case."""
+        self._client.listen(subscription)
+
+    def ignore(self, topic: str) -> None:
+        """Unsubscribe until `listen`, or the next connection."""
+        self._client.unsubscribe(topic)
+
     def hurry(self, hurried: bool) -> None:
         """Say whether messages wait for others to be acknowledged."""
         self._client.hurried = hurried
@@ -165,6 +182,13 @@ class Link:
             self._complain(connect_failure(event.error, self._mqtt))
         elif isinstance(event, Disconnected):
             return self._disconnected(event)
+        elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
+            self._complaints.add(event.topic)
+            _log.warning(
+                "the broker does not let us subscribe to %s: %s; allow it in the broker's ACL",
+                event.topic,
+                event.reason,
+            )
         return Change.NONE
 
     def _answered(self, event: Connected) -> Change:

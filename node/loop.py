@@ -19,21 +19,37 @@ from pathlib import Path
 import msgspec
 
 from drivers.bus import Board
-from node.broker_events import Acknowledged, BrokerEvent, Sent
+from node.announcer import Announcer
+from node.broker_events import (
+    Acknowledged,
+    Arrived,
+    BrokerEvent,
+    Disconnected,
+    Flooded,
+    Sent,
+    Subscription,
+)
 from node.clock import Clock
+from node.homeassistant import discovery_subscriptions, discovery_topic
+from node.identities import sensor_keys
+from node.identity import device_id
 from node.inbox import Inbox
+from node.intake import Intake
 from node.link import Link
 from node.logs import RecentWarnings
 from node.messages import Topics
 from node.outbox import Outbox
+from node.panel import ButtonHeld, ButtonPressed, Panel
+from node.publisher import Publisher
+from node.remote_commands import RemoteCommands, command_subscriptions
 from node.reporter import Reporter
 from node.schema import Config
-from node.sensing import Sensing
+from node.sensing import ReadRequest, Sensing
 from node.sensor import Sensor
 from node.service import Service
 from node.workers import ReadDone, Workers
 
-__all__ = ["Node", "StopRequest", "preload_drivers"]
+__all__ = ["Node", "StopRequest", "preload_drivers", "subscriptions"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +66,7 @@ class StopRequest(msgspec.Struct, frozen=True):
     reason: str
 
 
-_Event = ReadDone | BrokerEvent | StopRequest
+_Event = ReadDone | BrokerEvent | ButtonPressed | ButtonHeld | StopRequest
 
 
 def preload_drivers(config: Config) -> None:
@@ -66,6 +82,11 @@ def preload_drivers(config: Config) -> None:
         except Exception as error:
             # The driver runs into it again, and says what it means for its sensor.
             _log.debug("%s cannot be imported: %s", module, error)
+
+
+def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
+    """What the node listens to."""
+    return (*command_subscriptions(config), *discovery_subscriptions(config, device))
 
 
 class Node:
@@ -89,22 +110,41 @@ class Node:
         """
         self._clock = clock
         self._inbox: Inbox[_Event] = Inbox()
+        device = device_id(state_dir)
+        topics = Topics(config.mqtt.base_topic, config.node.name)
         self._link = Link(
             config.mqtt,
             clock,
             client_id=client_id,
             tls_context=tls_context,
             report=self._report_broker_event,
-            will_topic=Topics(config.mqtt.base_topic, config.node.name).status,
+            will_topic=topics.status,
+            subscribe=subscriptions(config, device),
+            intake=Intake(clock, unlimited=discovery_topic(config.homeassistant.prefix, device)),
         )
+        self._name = config.node.name
         self._service = Service(clock)
+        self._panel = Panel(config.status_led, config.button, board, clock, report=self._inbox.put)
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
+        outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
+        publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
+        self._announcer = Announcer(
+            config,
+            board,
+            clock,
+            device=device,
+            keys=sensor_keys(config.sensors, state_dir),
+            sensors=list(sensors.values()),
+            publisher=publisher,
+        )
         self._reporter = Reporter(
             config,
             board,
             clock,
             link=self._link,
-            outbox=Outbox(state_dir, config.outbox, clock, hold=hold_state_dir),
+            outbox=outbox,
+            publisher=publisher,
+            announcer=self._announcer,
             sensors=list(sensors.values()),
             warnings=warnings,
         )
@@ -113,6 +153,15 @@ class Node:
             clock,
             workers=Workers(self._inbox.put, self._inbox.put_quietly),
             reporter=self._reporter,
+        )
+        self._commands = RemoteCommands(
+            config,
+            clock,
+            link=self._link,
+            publisher=publisher,
+            sensing=self._sensing,
+            identify=self._identify,
+            restart=lambda: self.stop("told to restart by a command"),
         )
         self._so_many_sensors = len(sensors)
         self._condition: tuple[bool, int] | None = None
@@ -143,6 +192,7 @@ class Node:
         now_s = self._clock.monotonic()
         self._watch_network_thread(now_s)
         try:
+            self._commands.work(now_s)
             self._reporter.work(now_s)
         except Exception:
             self._go_on("publish")
@@ -174,6 +224,8 @@ class Node:
             self._check_network_at_s,
             self._service.next_feed_s,
             self._reporter.next_due_s,
+            self._commands.next_due_s,
+            self._panel.next_due_s,
         )
         self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
         return self._inbox.take(max(wake_at_s, self._rest_until_s) - now_s)
@@ -184,8 +236,24 @@ class Node:
         elif isinstance(event, StopRequest):
             self._stopping = True
             _log.info("stopping: %s", event.reason)
+        elif isinstance(event, ButtonPressed):
+            self._sensing.read_now(ReadRequest(self._sensing.ids))
+        elif isinstance(event, ButtonHeld):
+            self._identify()
+        elif event.generation != self._link.generation:
+            pass  # what a client that has been replaced still says
+        elif isinstance(event, Arrived):
+            if not self._announcer.hear(event):
+                self._commands.hear(event)
+        elif isinstance(event, Flooded):
+            self._commands.flooded(event)
         else:
             self._reporter.handle(event)
+
+    def _identify(self) -> float:
+        """Blink the LED, for as many seconds as are returned."""
+        _log.info("this is %s", self._name)
+        return self._panel.identify()
 
     def _report_broker_event(self, event: BrokerEvent) -> None:
         """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
@@ -207,7 +275,9 @@ class Node:
             self._reporter.link_lost()
 
     def _show_condition(self) -> None:
-        """Bring the line in `systemctl status` up to date."""
+        """Bring the LED, and the line in `systemctl status`, up to date."""
+        all_online = self._sensing.online == self._so_many_sensors
+        self._panel.show(connected=self._link.connected, all_online=all_online)
         condition = (self._link.connected, self._sensing.online)
         if condition != self._condition:
             self._condition = condition
@@ -225,7 +295,8 @@ class Node:
         self._inbox.ring_at = 1
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             for event in self._inbox.take(left_s):
-                if not isinstance(event, ReadDone | StopRequest):
+                if isinstance(event, Acknowledged | Sent | Disconnected):
                     self._reporter.handle(event)
+        self._panel.close()
         self._reporter.close()
         self._sensing.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from node.clock import utc_text
@@ -41,6 +43,17 @@ class Topics(msgspec.Struct, frozen=True):
     def health(self) -> str:
         return f"{self.base}/{self.node}/health"
 
+    @property
+    def commands(self) -> str:
+        """The filter that matches every command, and no result."""
+        return f"{self.base}/{self.node}/cmd/+"
+
+    def command(self, name: str) -> str:
+        return f"{self.base}/{self.node}/cmd/{name}"
+
+    def command_result(self, name: str) -> str:
+        return f"{self.base}/{self.node}/cmd/{name}/result"
+
     def state(self, sensor: str) -> str:
         return f"{self.base}/{self.node}/{sensor}/state"
 
@@ -55,9 +68,14 @@ def availability(online: bool) -> bytes:
     return ONLINE if online else OFFLINE
 
 
-def state_payload(reading: Reading) -> bytes:
-    """The newest reading as JSON: a key per channel, then time, clock and seq."""
-    return _encode({**reading.values, **_time_of(reading), "seq": reading.seq})
+def state_payload(reading: Reading, missing: Iterable[str] = ()) -> bytes:
+    """The newest reading as JSON: a key per channel, then time, clock and seq.
+
+    `missing` channels are null: they have had no value for too long.
+    """
+    values = reading.values
+    nothing = {name: None for name in missing if name not in values}
+    return _encode({**values, **nothing, **_time_of(reading), "seq": reading.seq})
 
 
 def history_payload(stream: str, readings: list[Reading]) -> bytes:

@@ -16,7 +16,8 @@ import math
 import msgspec
 
 from drivers.bus import Board
-from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
+from node.announcer import Announcer
+from node.broker_events import Acknowledged, BrokerEvent, Sent
 from node.clock import Clock
 from node.health import take_health
 from node.history import History
@@ -55,6 +56,8 @@ class Reporter:
         *,
         link: Link,
         outbox: Outbox,
+        publisher: Publisher,
+        announcer: Announcer,
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
     ) -> None:
@@ -65,9 +68,8 @@ class Reporter:
         self._sensors = sensors
         self._warnings = warnings
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
-        self._publisher = Publisher(
-            link, status_topic=self._topics.status, refused=self._message_refused
-        )
+        self._publisher = publisher
+        self._announcer = announcer
         self._retained = RetainedTopics(config.mqtt, self._topics, self._publisher)
         self._history = History(
             config.outbox,
@@ -106,7 +108,7 @@ class Reporter:
             self._publish_everything()
             self._history.link_up()
         elif change is Change.DOWN:
-            self._history.link_down()
+            self._link_is_down()
         if isinstance(event, Acknowledged | Sent) or self._link.described == self._link_said:
             return
         self._link_said = self._link.described
@@ -115,7 +117,11 @@ class Reporter:
     def link_lost(self) -> None:
         """The connection is gone without an event, and with it what was in flight."""
         self._publisher.forget()
+        self._link_is_down()
+
+    def _link_is_down(self) -> None:
         self._history.link_down()
+        self._announcer.link_down()
 
     def _mind_acknowledgements(self, now_s: float) -> None:
         """Leave a broker that answers pings and acknowledges nothing: nobody hears us there."""
@@ -138,12 +144,14 @@ class Reporter:
             synced=outcome.synced,
         )
         worth = sensor.state.worth_publishing(values, outcome.ended_s)
-        if worth:
+        missing = sensor.state.take_newly_missing(outcome.ended_s)
+        if worth or missing:
             self._fresh.append((sensor, sensor.newest, worth))
             told = list(values) if self._retained.whole else worth
             sensor.state.published(told, outcome.ended_s)
-        for name in sensor.state.take_newly_missing(outcome.ended_s):
+        for name in missing:
             self._retained.take_back(sensor.table, name)
+        self._announcer.mind_channels()
 
     def availability_changed(self, sensor: Sensor) -> None:
         self._retained.availability(sensor.table, online=sensor.state.online)
@@ -152,9 +160,6 @@ class Reporter:
     def complaint(self) -> None:
         """Something new is wrong with a sensor."""
         self._health_stale = True
-
-    def _message_refused(self, message: Outgoing, reason: str) -> None:
-        self._outbox.refused(message.topic, message.payload, reason)
 
     def _clock_found_set(self) -> None:
         self._clock_was_set(self._clock.boot_s(), self._clock.utc_s())
@@ -176,6 +181,9 @@ class Reporter:
         """Publish what may be published now."""
         self._mind_acknowledgements(now_s)
         self._mind_health(now_s)
+        if self._announcer.take_birth(now_s):
+            self._publish_everything()
+        self._announcer.work()
         self._publisher.flush()
         self._history.work(now_s)
 
@@ -193,7 +201,8 @@ class Reporter:
             self._outbox_condition = self._outbox.condition
             self._health_stale = True
         for sensor, reading, channels in self._fresh:
-            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels)
+            missing = sensor.state.missing_channels
+            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels, missing)
         self._fresh.clear()
 
     @property
@@ -201,7 +210,7 @@ class Reporter:
         """When there is something to do, if nothing happens until then."""
         health_s = self._health_not_before_s if self._health_stale else self._health_at_s
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
-        return min(self._history.next_due_s, health_s, save_s)
+        return min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
 
     def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""
@@ -243,8 +252,9 @@ class Reporter:
             self._outbox.note(Event(round(record.created * 1000), record.levelname, text))
 
     def _publish_everything(self) -> None:
-        """A connection has come about: say what is, in the order of the contract."""
+        """Say what is, in the order of the contract: to a broker, or to Home Assistant."""
         self._publisher.set(self._topics.status, ONLINE)
+        self._announcer.announce()
         for sensor in self._sensors:
             self._retained.availability(sensor.table, online=sensor.state.online)
         for sensor in self._sensors:
@@ -254,7 +264,8 @@ class Reporter:
                     self._retained.take_back(sensor.table, name)
 
     def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
-        self._retained.reading(sensor.table, reading, list(reading.layout.channels))
+        channels = list(reading.layout.channels)
+        self._retained.reading(sensor.table, reading, channels, sensor.state.missing_channels)
 
     # -- the end
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from node.broker_events import Arrived, BrokerEvent
+from node.broker_events import Arrived, BrokerEvent, Subscription
 from node.clock import SystemClock, utc_text
 from node.link import Change, Link
 from node.live_model import LiveModel, Message, Row, Units, values_in
@@ -66,7 +66,7 @@ def watch(
         client_id=f"sensor-node-watch-{uuid.uuid4().hex[:5]}",
         tls_context=tls_context,
         report=events.put,
-        subscribe=(topic,),
+        subscribe=(Subscription(topic),),
     )
     model = LiveModel(mqtt.base_topic, units)
     end_s = time.monotonic() + seconds if seconds is not None else float("inf")

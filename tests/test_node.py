@@ -236,7 +236,7 @@ def topics_until(broker: ScriptedBroker, count: int) -> list[str]:
 
 
 def test_the_order_on_connecting(start_node, tmp_path):
-    """Status, availability of every sensor, states, health, history; over more than a window."""
+    """Status, discovery, availability, states, health, history; over more than a window."""
     files = {}
     for number in range(15):
         files[f"s{number:02}"] = tmp_path / f"t{number}"
@@ -251,8 +251,9 @@ def test_the_order_on_connecting(start_node, tmp_path):
 
     broker = ScriptedBroker(answer)
     start_node(sysfs_config(broker.port, files, interval="1h"))
-    topics = topics_until(broker, 33)
-    assert topics == [
+    topics = topics_until(broker, 34)
+    assert topics[1].startswith("homeassistant/device/")
+    assert topics[:1] + topics[2:] == [
         "sensors/test/status",
         *(f"sensors/test/{name}/availability" for name in files),
         *(f"sensors/test/{name}/state" for name in files),
@@ -354,10 +355,11 @@ def test_a_message_above_the_brokers_maximum_is_dropped_and_said(start_node, tmp
     node.wait_for_log("above the broker's maximum packet size")
     assert set(topics_until(broker, 2)) == {"sensors/test/status", "sensors/test/s/availability"}
     time.sleep(1)
-    assert len(node.log_lines("maximum packet size")) == 3, "state, health and history, once each"
+    lines = node.log_lines("maximum packet size")
+    assert len(lines) == 4, "state, health, discovery and history, once each"
     node.terminate()
     letters = dead_letters(node.state_dir)
-    assert {topic for topic, _, _ in letters} == {
+    assert {topic for topic, _, _ in letters if not topic.startswith("homeassistant/")} == {
         "sensors/test/s/state",
         "sensors/test/history",
         "sensors/test/health",
@@ -376,7 +378,9 @@ def test_topics_the_broker_denies_are_said_once(tmp_path, start_node, temperatur
         node = start_node(config + '[outbox]\nhistory_interval = "0.2s"\n')
         node.wait_for_log("the broker does not take sensors/test/s/state: Not authorized")
         time.sleep(1)
-        assert len(node.log_lines("does not take")) == 3, "state, health and history, once each"
+        lines = node.log_lines("does not take")
+        assert len(lines) == 4, "state, health, discovery and history, once each"
+        assert any("or set [homeassistant] enabled = false" in line for line in lines)
         node.terminate()
         letters = dead_letters(node.state_dir)
         assert len([topic for topic, _, _ in letters if topic == "sensors/test/s/state"]) >= 4
