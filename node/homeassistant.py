@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from node import __version__
-from node.broker_events import Subscription
 from node.messages import Topics
 from node.pipeline import DEFAULT_HEARTBEAT_S
 from node.schema import ChannelTable, Config, SensorTable
@@ -28,7 +27,6 @@ __all__ = [
     "birth_topics",
     "components_of",
     "device_message",
-    "discovery_subscriptions",
     "discovery_topic",
 ]
 
@@ -88,13 +86,6 @@ def birth_topics(prefix: str) -> tuple[str, ...]:
     prefix of its own has been given the other one.
     """
     return tuple(dict.fromkeys(("homeassistant/status", f"{prefix}/status")))
-
-
-def discovery_subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
-    """What the node listens to: what it has announced before, and the birth of Home Assistant."""
-    table = config.homeassistant
-    births = birth_topics(table.prefix) if table.enabled else ()
-    return tuple(map(Subscription, (discovery_topic(table.prefix, device), *births)))
 
 
 def device_message(

@@ -17,7 +17,7 @@ def client_id(base_topic: str, node: str) -> str:
     The machine's id goes in hashed, as machine-id(5) asks; with the node's name, two nodes on
     one computer get along.
     """
-    return _id_of(f"{_machine()} {base_topic} {node}")
+    return "sn" + _digits(f"{_machine()} {base_topic} {node}")[:20]
 
 
 def device_id(state_dir: Path | None) -> str:
@@ -26,11 +26,12 @@ def device_id(state_dir: Path | None) -> str:
     The node is its log: another name, broker or configuration leaves it what it was, and two
     nodes on one computer have a folder each.
     """
-    return _id_of(f"{_machine()} device {state_dir.resolve() if state_dir else ''}")
+    folder = state_dir.resolve() if state_dir else ""
+    return "sn" + _digits(f"{_machine()} device {folder}")[:12]
 
 
-def _id_of(text: str) -> str:
-    return "sn" + uuid.uuid5(_APPLICATION, text).hex[:20]
+def _digits(text: str) -> str:
+    return uuid.uuid5(_APPLICATION, text).hex
 
 
 def _machine() -> str:

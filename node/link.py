@@ -156,9 +156,11 @@ class Link:
         """See `NetworkClient.publish_together`."""
         return self._client.publish_together(messages)
 
-    def listen(self, subscription: Subscription) -> None:
+    def listen(self, topic: str) -> None:
         """Subscribe again, after `ignore`; on connecting that is done in any case."""
-        self._client.listen(subscription)
+        for subscription in self._subscribe:
+            if subscription.topic == topic:
+                self._client.listen(subscription)
 
     def ignore(self, topic: str) -> None:
         """Unsubscribe until `listen`, or the next connection."""

@@ -27,10 +27,9 @@ from node.broker_events import (
     Disconnected,
     Flooded,
     Sent,
-    Subscription,
 )
 from node.clock import Clock
-from node.homeassistant import discovery_subscriptions, discovery_topic
+from node.homeassistant import discovery_topic
 from node.identities import sensor_keys
 from node.identity import device_id
 from node.inbox import Inbox
@@ -41,15 +40,16 @@ from node.messages import Topics
 from node.outbox import Outbox
 from node.panel import ButtonHeld, ButtonPressed, Panel
 from node.publisher import Publisher
-from node.remote_commands import RemoteCommands, command_subscriptions
+from node.remote_commands import RemoteCommands
 from node.reporter import Reporter
 from node.schema import Config
 from node.sensing import ReadRequest, Sensing
 from node.sensor import Sensor
 from node.service import Service
+from node.topic_list import subscriptions
 from node.workers import ReadDone, Workers
 
-__all__ = ["Node", "StopRequest", "preload_drivers", "subscriptions"]
+__all__ = ["Node", "StopRequest", "preload_drivers"]
 
 _log = logging.getLogger(__name__)
 
@@ -82,11 +82,6 @@ def preload_drivers(config: Config) -> None:
         except Exception as error:
             # The driver runs into it again, and says what it means for its sensor.
             _log.debug("%s cannot be imported: %s", module, error)
-
-
-def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
-    """What the node listens to."""
-    return (*command_subscriptions(config), *discovery_subscriptions(config, device))
 
 
 class Node:

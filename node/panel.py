@@ -118,6 +118,10 @@ class Panel:
         else:
             self.display(Pattern.SENSOR_DOWN if connected else Pattern.NO_BROKER)
 
+    @property
+    def has_led(self) -> bool:
+        return self._led is not None
+
     def identify(self) -> float:
         """Blink so that this node can be told from others; for how many seconds, 0 without LED."""
         if self._led is None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from node.broker_events import Arrived, Flooded, Outgoing, Subscription
+from node.broker_events import Arrived, Flooded, Outgoing
 from node.clock import Clock
 from node.link import Link
 from node.messages import Topics
@@ -28,7 +28,7 @@ from node.publisher import Publisher
 from node.schema import Config
 from node.sensing import ReadRequest, Sensing
 
-__all__ = ["RemoteCommands", "command_subscriptions"]
+__all__ = ["RemoteCommands"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +43,6 @@ _COMMANDS = ("read", "identify", "restart")
 
 class _Refused(Exception):
     """A command that is not done; the message says why."""
-
-
-def command_subscriptions(config: Config) -> tuple[Subscription, ...]:
-    """What the node listens to for commands."""
-    topics = Topics(config.mqtt.base_topic, config.node.name)
-    return (Subscription(topics.commands, show_retained=True),) if config.commands.enabled else ()
 
 
 class RemoteCommands:
@@ -67,7 +61,6 @@ class RemoteCommands:
     ) -> None:
         """`identify` returns for how many seconds the LED blinks; 0: there is none."""
         self._table = config.commands
-        self._subscriptions = command_subscriptions(config)
         self._clock = clock
         self._link = link
         self._publisher = publisher
@@ -111,8 +104,7 @@ class RemoteCommands:
         """Listen again when it is time."""
         if now_s >= self.next_due_s:
             self.next_due_s = math.inf
-            for subscription in self._subscriptions:
-                self._link.listen(subscription)
+            self._link.listen(self._topics.commands)
 
     def _say(self, message: str) -> None:
         """Log why a command is not done: each reason once, for they may come by the thousand."""

@@ -8,7 +8,8 @@ import sys
 
 from node import __version__
 from node import config as configuration
-from node.board import open_board
+from node.board import bare_board, open_board
+from node.cli import EXIT_CONFIG
 from node.clock import SystemClock
 from node.identity import client_id
 from node.logs import RecentWarnings
@@ -39,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT; exit code 1 if another node uses the state directory."""
-    config = configuration.load(configuration.find_file(arguments.config))
+    source = configuration.find_file(arguments.config)
+    try:
+        config = configuration.load(source)
+    except configuration.ConfigError as error:
+        return _tell_of_bad_configuration(error, simulate=arguments.simulate)
     context = tls_context(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
     lock = StateDirLock(state_dir)
@@ -73,3 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
             _log.info("simulated fault: %s", fault)
     node.run()
     return 0
+
+
+def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
+    """On standard error, and on the LED where nobody may be reading that."""
+    from node.bad_config import led_of, show_bad_configuration
+
+    print(error.report(), file=sys.stderr, flush=True)  # noqa: T201
+    led = led_of(error.source)
+    if led is not None and not sys.stderr.isatty():
+        show_bad_configuration(led, bare_board(simulate=simulate))
+    return EXIT_CONFIG
