@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -107,12 +106,14 @@ def test_check_says_what_would_be_published_where(config):
     done = sensor_node("check", "--config", config)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    content = dict(itertools.pairwise(lines))  # too wide for a table of 80 columns
     assert max(map(len, lines)) <= 80
-    assert content["sensors/lab/air/state"].strip() == "temperature °F, humidity %, every 30s"
-    assert content["sensors/lab/air/temperature"].strip() == "°F, every 30s"
-    assert content["sensors/lab/air/availability"].strip() == "online, offline"
-    assert "sensors/lab/status" in lines
+    content = dict(line.split(maxsplit=1) for line in lines if "/" in line)
+    assert content["sensors/lab/air/state"] == "temperature °F, humidity %, every 30s"
+    assert content["sensors/lab/air/temperature"] == "°F, every 30s"
+    assert content["sensors/lab/air/availability"] == "online, offline"
+    assert content["sensors/lab/status"] == "online, offline"
+    assert content["sensors/lab/cmd/+"] == "commands: read, identify, restart"
+    assert any(topic.startswith("homeassistant/device/sn") for topic in content)
 
 
 def test_check_as_json(config, tmp_path):
