@@ -28,6 +28,7 @@ __all__ = [
     "components_of",
     "device_message",
     "discovery_topic",
+    "removal_of",
 ]
 
 _MARGIN_S = 60
@@ -119,14 +120,18 @@ def device_message(
     }
 
 
-def components_of(payload: bytes) -> dict[str, str]:
-    """Key -> platform of each component in a discovery message; empty for anything else."""
+def components_of(payload: bytes) -> dict[str, Component]:
+    """The components in a discovery message, without removals; empty for anything else."""
     try:
-        message = msgspec.json.decode(payload)
-        components = message.get("cmps") or message.get("components") or {}
-        return {key: str(c.get("p") or c.get("platform")) for key, c in components.items()}
-    except (msgspec.DecodeError, AttributeError, RecursionError):
+        components = dict(msgspec.json.decode(payload)["cmps"])
+    except (msgspec.DecodeError, TypeError, KeyError, ValueError, RecursionError):
         return {}
+    return {k: c for k, c in components.items() if isinstance(c, dict) and "uniq_id" in c}
+
+
+def removal_of(component: Component) -> Component:
+    """What stands in the place of a component to have it removed: its platform alone."""
+    return {"p": component.get("p", "sensor")}
 
 
 def _named(text: str) -> str:
@@ -206,15 +211,19 @@ def _diagnostics(topics: Topics, vitals: Vitals) -> dict[str, Component]:
         return {"p": "sensor", "name": name, "val_tpl": _template(key), **more}
 
     def problem(name: str, key: str) -> Component:
-        template = f"{{{{ 'ON' if value_json.{key} else 'OFF' }}}}"
-        return {"p": "binary_sensor", "name": name, "val_tpl": template, "dev_cla": "problem"}
+        return {
+            "p": "binary_sensor",
+            "name": name,
+            "val_tpl": _template(key),
+            "pl_on": "True",  # as a template renders the true of JSON
+            "pl_off": "False",
+            "dev_cla": "problem",
+        }
 
     measured = {"stat_cla": "measurement"}
     counted = {"stat_cla": "total_increasing"}
     components = {
-        "uptime": number(
-            "Uptime", "uptime_s", dev_cla="duration", unit_of_meas="s", sug_dsp_prc=0, **measured
-        ),
+        "uptime": number("Uptime", "uptime_s", dev_cla="duration", unit_of_meas="s", sug_dsp_prc=0),
         "outbox": number("Readings to be sent", "outbox_readings", **measured),
         "rejected": number("Rejected values", "rejected", **counted),
     }

@@ -182,8 +182,9 @@ class Reporter:
         self._mind_acknowledgements(now_s)
         self._mind_health(now_s)
         if self._announcer.take_birth(now_s):
-            self._publish_everything()
-        self._announcer.work()
+            self._announcer.answer_birth()
+            self._publish_sensors()
+        self._announcer.work(now_s)
         self._publisher.flush()
         self._history.work(now_s)
 
@@ -252,9 +253,12 @@ class Reporter:
             self._outbox.note(Event(round(record.created * 1000), record.levelname, text))
 
     def _publish_everything(self) -> None:
-        """Say what is, in the order of the contract: to a broker, or to Home Assistant."""
+        """A connection has come about: say what is, in the order of the contract."""
         self._publisher.set(self._topics.status, ONLINE)
         self._announcer.announce()
+        self._publish_sensors()
+
+    def _publish_sensors(self) -> None:
         for sensor in self._sensors:
             self._retained.availability(sensor.table, online=sensor.state.online)
         for sensor in self._sensors:

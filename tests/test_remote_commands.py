@@ -1,4 +1,4 @@
-"""Commands over MQTT: done, answered or refused by the real node, and never in the readings' way."""
+"""Commands over MQTT, to the real node: done, answered or refused, and in no reading's way."""
 
 from __future__ import annotations
 
