@@ -21,10 +21,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from support import wait_until
 from websockets.sync.client import ClientConnection, connect
 
 from node.embedded_broker import free_port
-from support import wait_until
 
 __all__ = ["HomeAssistant"]
 
