@@ -119,7 +119,7 @@ class Node:
         )
         self._name = config.node.name
         self._service = Service(clock)
-        self._panel = Panel(config.status_led, config.button, board, clock, report=self._inbox.put)
+        self.panel = Panel(config.status_led, config.button, board, clock, report=self._inbox.put)
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
         outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
         publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
@@ -220,7 +220,7 @@ class Node:
             self._service.next_feed_s,
             self._reporter.next_due_s,
             self._commands.next_due_s,
-            self._panel.next_due_s,
+            self.panel.next_due_s,
         )
         self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
         return self._inbox.take(max(wake_at_s, self._rest_until_s) - now_s)
@@ -248,7 +248,7 @@ class Node:
     def _identify(self) -> float:
         """Blink the LED, for as many seconds as are returned."""
         _log.info("this is %s", self._name)
-        return self._panel.identify()
+        return self.panel.identify()
 
     def _report_broker_event(self, event: BrokerEvent) -> None:
         """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
@@ -272,7 +272,7 @@ class Node:
     def _show_condition(self) -> None:
         """Bring the LED, and the line in `systemctl status`, up to date."""
         all_online = self._sensing.online == self._so_many_sensors
-        self._panel.show(connected=self._link.connected, all_online=all_online)
+        self.panel.show(connected=self._link.connected, all_online=all_online)
         condition = (self._link.connected, self._sensing.online)
         if condition != self._condition:
             self._condition = condition
@@ -292,6 +292,6 @@ class Node:
             for event in self._inbox.take(left_s):
                 if isinstance(event, Acknowledged | Sent | Disconnected):
                     self._reporter.handle(event)
-        self._panel.close()
+        self.panel.close()
         self._reporter.close()
         self._sensing.close()

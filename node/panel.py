@@ -68,7 +68,8 @@ class Panel:
         self._button: Any = None
         self._report = report
         self._held = False
-        self._pattern: Pattern | None = None
+        self.pattern: Pattern | None = None
+        """What the LED shows."""
         self._started_s = clock.monotonic()
         self._identify_until_s = -math.inf
         if led is not None:
@@ -131,9 +132,9 @@ class Panel:
 
     def display(self, pattern: Pattern) -> None:
         """Let the LED do `pattern` until another one is given."""
-        if self._led is None or pattern is self._pattern:
+        if self._led is None or pattern is self.pattern:
             return
-        self._pattern = pattern
+        self.pattern = pattern
         on_s, off_s = pattern.value
         try:
             if on_s == math.inf:

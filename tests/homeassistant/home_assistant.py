@@ -63,7 +63,7 @@ def _filled_in(form: list[dict[str, Any]], known: dict[str, Any]) -> dict[str, A
 
 
 class HomeAssistant:
-    """One installation; `start` it, `set_up_mqtt` once, then look at what it made of the messages."""
+    """One installation: `start` it, `set_up_mqtt` once, then look at what it made of messages."""
 
     def __init__(self, settings: str = _SETTINGS) -> None:
         root = os.environ.get("HOME_ASSISTANT_ROOT", "")
@@ -177,7 +177,8 @@ class HomeAssistant:
             "set_ca_cert": "off",
         }
         while flow["type"] != "create_entry":
-            assert flow["type"] == "form" and not flow["errors"], flow
+            assert flow["type"] == "form", flow
+            assert not flow["errors"], flow
             answers = _filled_in(flow["data_schema"], known)
             flow = self._post("POST", f"{flows}/{flow['flow_id']}", answers)
 
