@@ -1,7 +1,8 @@
 """The command line: parses, sets up logging, and runs one of `node.commands`.
 
 A command's module is imported when it is chosen, and not before, so that `run` does not pay for
-what `watch` needs. Each module has `add_arguments(parser)` and `run(arguments) -> exit code`.
+what `watch` needs. Each module has `HELP`, `add_arguments(parser)` and
+`run(arguments) -> exit code`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 from node import __version__
+from node.help_text import put_into
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,17 +37,6 @@ COMMANDS = {
     "status": "show what the node on this machine knows",
     "watch": "show what the nodes at the broker publish",
     "drivers": "the drivers, their options and channels",
-}
-
-_EXAMPLES = {
-    "demo": "sensor-node demo --seconds 20",
-    "run": "sensor-node run --config node.toml",
-    "check": "sensor-node check --config node.toml",
-    "scan": "sensor-node scan --bus 1",
-    "read": "sensor-node read air water --json",
-    "status": "sensor-node status",
-    "watch": "sensor-node watch --host 192.168.1.10",
-    "drivers": "sensor-node drivers dht22",
 }
 
 
@@ -130,7 +121,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example: {_EXAMPLES[name]}",
         )
         subparser.add_argument(
             "--config",
@@ -143,5 +133,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             "--log-level", choices=LOG_LEVELS, default=level, help=f"default: {level}"
         )
         if name == chosen:
-            importlib.import_module(f"node.commands.{name}").add_arguments(subparser)
+            module = importlib.import_module(f"node.commands.{name}")
+            module.add_arguments(subparser)
+            put_into(subparser, module.HELP)
     return parser.parse_args(argv)

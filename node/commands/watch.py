@@ -8,13 +8,14 @@ import msgspec
 
 from node import config as configuration
 from node.config_values import parse_host
+from node.help_text import CommandHelp
 from node.live_model import Units, units_of
 from node.option_text import positive
 from node.schema import HostName, MqttTable, TopicPath
 from node.tls import tls_context
 from node.watching import watch
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 
 def _host(written: str) -> HostName:
@@ -29,6 +30,18 @@ def _topic(written: str) -> str:
         return msgspec.convert(written, TopicPath)
     except msgspec.ValidationError:
         raise argparse.ArgumentTypeError("not a topic without wildcards") from None
+
+
+HELP = CommandHelp(
+    details="""\
+Subscribes to what the nodes at a broker publish, and shows it.
+""",
+    examples={
+        "sensor-node watch --host 192.168.1.10": "every node at a broker that wants no login",
+        "sensor-node watch greenhouse": "one node, at the configured broker",
+    },
+    exit_codes={0: "something was heard", 1: "nothing was heard"},
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
