@@ -16,12 +16,12 @@ import io
 import os
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from node import __version__
 from node.help_text import put_into
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "command_parser", "main"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -105,6 +105,12 @@ def _import_libraries(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    chosen = next((word for word in argv if word in COMMANDS), "")
+    return command_parser({chosen}).parse_args(argv)
+
+
+def command_parser(whole: Container[str]) -> argparse.ArgumentParser:
+    """The parser of the command line; with the arguments of those commands that are in `whole`."""
     parser = argparse.ArgumentParser(
         prog="sensor-node",
         description="Reads temperature sensors on a schedule and publishes them over MQTT.",
@@ -115,7 +121,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, prog=parser.prog
     )
-    chosen = next((word for word in argv if word in COMMANDS), "")
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(
             name,
@@ -132,8 +137,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         subparser.add_argument(
             "--log-level", choices=LOG_LEVELS, default=level, help=f"default: {level}"
         )
-        if name == chosen:
+        if name in whole:
             module = importlib.import_module(f"node.commands.{name}")
             module.add_arguments(subparser)
             put_into(subparser, module.HELP)
-    return parser.parse_args(argv)
+    return parser

@@ -42,7 +42,7 @@ configuration says what the room is like and what breaks.
 """,
     examples={
         "sensor-node run --config node.toml --state-dir ./state": "as yourself, with its log there",
-        "sensor-node run --simulate --log-level debug": "without hardware; a line for each failed read",
+        "sensor-node run --simulate --log-level debug": "without hardware; failed reads are logged",
     },
     exit_codes={
         0: "ended by a signal, or by the command restart over MQTT",
