@@ -69,7 +69,8 @@ class RemoteCommands:
         self._restart = restart
         self._sensors = [sensor.id for sensor in config.sensors]
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
-        self._private = (f"{config.mqtt.base_topic}/", f"{config.homeassistant.prefix}/", "$")
+        prefix = config.homeassistant.prefix
+        self._private = (f"{config.mqtt.base_topic}/", f"{prefix}/", "homeassistant/", "$")
         """Where no answer is sent: it would be taken for something else."""
         self._said: set[str] = set()
         self._reads = 0
@@ -108,7 +109,7 @@ class RemoteCommands:
 
     def _say(self, message: str) -> None:
         """Log why a command is not done: each reason once, for they may come by the thousand."""
-        level = logging.DEBUG if message in self._said else logging.WARNING
+        level = logging.DEBUG if message in self._said else logging.INFO
         if len(self._said) < _MOST_SAID:
             self._said.add(message)
             _log.log(level, "%s", message)
