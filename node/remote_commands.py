@@ -92,7 +92,8 @@ class RemoteCommands:
 
     def flooded(self, event: Flooded) -> None:
         """Do not listen for a while; on connecting anew we do."""
-        if self._table.enabled and event.topic.startswith(self._topics.command("")):
+        deaf = self.next_due_s < math.inf
+        if not deaf and event.topic.startswith(self._topics.command("")):
             self._link.ignore(self._topics.commands)
             self.next_due_s = self._clock.monotonic() + DEAF_S
             _log.warning(
