@@ -223,7 +223,7 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
     files = {f"s{number}": temperature_file.with_name(f"temp{number}") for number in range(5)}
     for file in files.values():
         file.write_text("20000\n")
-    node = start_node(sysfs_config(broker.port, files, interval="0.2s"))
+    node = start_node(sysfs_config(broker.port, files, interval="0.5s"))
     node.wait_for_log("s4 (sysfs): online")
     listener = HistoryOf(broker.port, node)
     for _ in range(10_000):
@@ -231,8 +231,8 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
     node.wait_for_log("too many commands arrive: none is listened to for 60 s")
     listener.until(8.0)
     gaps_s = listener.gaps_s()
-    assert len(gaps_s) > 100
-    assert max(gaps_s) < 0.39, "two intervals of 0.2 s would be a slot that was missed"
+    assert len(gaps_s) > 50
+    assert max(gaps_s) < 0.95, "two intervals of 0.5 s would be a slot that was missed"
     assert len(operator.answers) <= BURST + 10
     assert len(node.log_lines("WARNING")) == 1, "said once"
     broker.stop()
