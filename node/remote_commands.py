@@ -121,7 +121,8 @@ class RemoteCommands:
         topic = message.response_topic
         if not topic:
             return self._topics.command_result(name)
-        if re.search(r"[+#\0]", topic) or topic.startswith(self._private):
+        below_result = topic.startswith(f"{self._topics.command_result(name)}/")
+        if re.search(r"[+#\0]", topic) or (topic.startswith(self._private) and not below_result):
             raise _Refused(f"its response topic {topic[:80]!r} is not for answers")
         return topic
 

@@ -29,7 +29,7 @@ class Operator:
         self.client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        self.client.subscribe([("sensors/test/cmd/+/result", 1), ("answers/#", 1)])
+        self.client.subscribe([("sensors/test/cmd/+/result/#", 1), ("answers/#", 1)])
         wait_until(lambda: self.subscribed)
 
     def _arrived(self, _client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
@@ -103,10 +103,12 @@ def test_read_reads_those_that_are_named(node, operator, payload):
     assert list(answer["sensors"]) == ["t"]
 
 
-def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operator):
-    operator.send("read", b"s", response="answers/mine", correlation=b"\x00\x2a")
+@pytest.mark.parametrize("response", ["answers/mine", "sensors/test/cmd/read/result/mine"])
+def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operator, response):
+    """Where an ACL is as narrow as it should be, below the result topic."""
+    operator.send("read", b"s", response=response, correlation=b"\x00\x2a")
     topic, answer, correlation = wait_until(lambda: operator.answers)[0]
-    assert (topic, correlation) == ("answers/mine", b"\x00\x2a")
+    assert (topic, correlation) == (response, b"\x00\x2a")
     assert answer["sensors"]["s"]["temperature"] == 21.5
 
 
