@@ -8,6 +8,7 @@ from node.clock import utc_text
 from node.reading import Reading
 
 __all__ = [
+    "NO_COMMAND",
     "OFFLINE",
     "ONLINE",
     "Topics",
@@ -19,6 +20,8 @@ __all__ = [
 
 ONLINE = b"online"
 OFFLINE = b"offline"
+NO_COMMAND = "doctor"
+"""The command that does nothing and is not answered: whether commands arrive is tried with it."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,6 +43,16 @@ class Topics(msgspec.Struct, frozen=True):
     @property
     def health(self) -> str:
         return f"{self.base}/{self.node}/health"
+
+    @property
+    def command_filter(self) -> str:
+        return f"{self.base}/{self.node}/cmd/+"
+
+    def command(self, name: str) -> str:
+        return f"{self.base}/{self.node}/cmd/{name}"
+
+    def command_result(self, name: str) -> str:
+        return f"{self.base}/{self.node}/cmd/{name}/result"
 
     def state(self, sensor: str) -> str:
         return f"{self.base}/{self.node}/{sensor}/state"
