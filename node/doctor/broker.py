@@ -102,10 +102,9 @@ class Broker:
         """
         deadline_s = time.monotonic() + CONNECT_S
         failure: OSError = TimeoutError()
-        for family, address in self._addresses:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                break
+        for tried, (family, address) in enumerate(self._addresses):
+            # One that is dead must leave time for the others.
+            left_s = max(0.1, deadline_s - time.monotonic()) / (len(self._addresses) - tried)
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.settimeout(left_s)
             try:

@@ -90,7 +90,7 @@ def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
             yield Step(
                 name,
                 "warning",
-                f"does not run, and has: its log is in {node.state_dir}",
+                f"does not run; it has, for its log is in {node.state_dir}",
                 "systemctl status sensor-node says why; or name its folder with --state-dir",
             )
         else:

@@ -38,13 +38,13 @@ def check_clock(clock: Clock, files: Iterable[Path]) -> Step:
         return Step("clock", "ok", f"is kept by NTP, and shows {shows}")
     written = [(os.path.getmtime(file), file) for file in files if os.path.exists(file)]
     newest_s, newest = max(written, default=(now_s, Path()))
-    how_far = "whether that is right, nothing here tells"
+    how_far = "whether it is right, nothing here tells"
     if newest_s > now_s + _ROUNDING_S:
-        how_far = f"that is {duration_text(round(newest_s - now_s))} slow at the least, by {newest}"
+        how_far = f"{duration_text(round(newest_s - now_s))} slow at the least, by {newest}"
     return Step(
         "clock",
         "warning",
-        f"is not kept by NTP, so readings are marked unsynced; it shows {shows}: {how_far}",
+        f"is not kept by NTP, and readings are marked unsynced; it shows {shows}: {how_far}",
         _SET_UP_NTP,
     )
 
