@@ -521,8 +521,8 @@ def test_the_digest_of_the_configuration_is_that_of_the_file(tmp_path):
     assert config.digest == done.stdout[:12]
 
 
-def test_what_the_readme_shows_is_what_it_prints(tmp_path):
-    """The steps of a run against nothing: each has its line, and its remedy below."""
+def test_a_failed_step_is_followed_by_its_remedy(tmp_path):
+    """And the steps that need it are skipped, with the reason."""
     file = tmp_path / "node.toml"
     port = free_port()
     file.write_text(one_sensor(port, tmp_path / "t"))
