@@ -61,6 +61,7 @@ class Reporter:
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
     ) -> None:
+        self._config_digest = config.digest
         self._board = board
         self._clock = clock
         self._link = link
@@ -230,6 +231,7 @@ class Reporter:
         self._outbox.look_for_set_aside()
         health = take_health(
             self._topics.node,
+            config=self._config_digest,
             clock=self._clock,
             started_s=self._started_s,
             board=self._board,

@@ -395,7 +395,7 @@ def test_the_line_is_held_low_and_then_listened_to(monkeypatch, count):
         return line
 
     monkeypatch.setattr(gpiod, "request_lines", request)
-    monkeypatch.setattr(dht_edges, "_header_chip", lambda: "/dev/gpiochip0")
+    monkeypatch.setattr(dht_edges, "header_chip", lambda: "/dev/gpiochip0")
     assert GpioEdges(4).falling_edges(18_500) == edges
     assert requested[0][4].direction is gpiod.line.Direction.OUTPUT
     low, listening, released = line.done
