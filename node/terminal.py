@@ -13,7 +13,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def is_plain(stream: TextIO) -> bool:
     """No colour and no cursor movement: no terminal or a dumb one, or NO_COLOR is set."""
-    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
     return dumb or bool(os.environ.get("NO_COLOR")) or not stream.isatty()
 
 

@@ -31,6 +31,8 @@ from node.watch_table import Picture, frame
 __all__ = ["LiveTable"]
 
 _DRAW_S = 0.5
+_AGE_S = 1.0
+"""So often ages are drawn anew, though nothing else is new."""
 _HISTORY_LINES = 300
 _LOG_LINES = 200
 
@@ -55,6 +57,7 @@ class LiveTable:
         self._console = Console(file=self._paper, force_terminal=True, highlight=False)
         self._screen = _Screen()
         self._drawn_s = float("-inf")
+        self._news = True
         self._messages = 0
         self._link = (False, "")
         """Whether there is one, and why there is none."""
@@ -71,11 +74,12 @@ class LiveTable:
         if kind is None and self._now is not None:
             width, height = _size()
             lines = frame(self._picture_at(self._now), width, height - 1)
-            self._screen.write("".join(self._painted(line, 0) + "\n" for line in lines))
+            self._screen.write("\n".join(self._painted(lines)) + "\n")
 
     def show(self, message: Message, now: Moment) -> None:
         """The model has it already, but for history."""
         self._messages += 1
+        self._news = True
         match self._model.below_base(message.topic):
             case (node, "history") if self._history is not None:
                 batch = batch_in(message.payload)
@@ -89,10 +93,12 @@ class LiveTable:
         """Draw, if it is time to."""
         if self._since_s is None or self._link[0] != connected:
             self._since_s = now.boot_s
+            self._news = True
         self._link = (connected, link)
         self._now = now
-        if now.boot_s - self._drawn_s >= _DRAW_S:
+        if now.boot_s - self._drawn_s >= (_DRAW_S if self._news else _AGE_S):
             self._drawn_s = now.boot_s
+            self._news = False
             self._draw(self._picture_at(now))
 
     def _picture_at(self, now: Moment) -> Picture:
@@ -123,20 +129,17 @@ class LiveTable:
         width, height = _size()
         lines = frame(picture, width, height)
         lines += [Text()] * (height - len(lines))
-        self._screen.write(
-            "".join(
-                # A line at its place each: a window that has just become lower does not scroll.
-                _PLACE.format(number) + self._painted(line, width)
-                for number, line in enumerate(lines, 1)
-            )
-        )
+        painted = self._painted([_filled(line, width) for line in lines])
+        # A line at its place each: a window that has just become lower does not scroll.
+        placed = [_PLACE.format(number) + line for number, line in enumerate(painted, 1)]
+        self._screen.write("".join(placed))
 
-    def _painted(self, line: Text, width: int) -> str:
-        """The line with colours, as far as this terminal has them; padded to `width`."""
+    def _painted(self, lines: list[Text]) -> list[str]:
+        """The lines with colours, as far as this terminal has them."""
         self._paper.seek(0)
         self._paper.truncate()
-        self._console.print(line, end="", soft_wrap=True)
-        return self._paper.getvalue() + " " * max(0, width - line.cell_len)
+        self._console.print(Text("\n").join(lines), end="", soft_wrap=True)
+        return self._paper.getvalue().split("\n")
 
     def resized(self) -> None:
         """Draw at the next tick."""
@@ -228,6 +231,11 @@ class _HeldBack(io.TextIOBase):
         text = "".join(self._parts)
         self._parts.clear()
         return text
+
+
+def _filled(line: Text, width: int) -> Text:
+    """The line with spaces to the edge, over what was there before."""
+    return line.copy().append(" " * max(0, width - line.cell_len))
 
 
 def _size() -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import signal
@@ -43,6 +44,8 @@ _MESSAGE_BYTES = 1_000
 """What a message takes beside its payload."""
 _GOODBYE_S = 0.5
 _THREAD_CHECK_S = 5.0
+_STUCK_S = 1.0
+"""By then the loop has seen a signal, if it goes round at all."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _OF_THE_TERMINAL = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
@@ -140,7 +143,7 @@ class _Watcher:
         self._live: _LiveView | None = None
         self._thread_check_s = self._clock.boot_s() + _THREAD_CHECK_S
         self._reached = self._lost = False
-        self._asked_to_end = False
+        self._asked_to_end_s = math.inf
         self.heard = False
 
     def connect(self, tls_context: Any) -> None:
@@ -183,14 +186,15 @@ class _Watcher:
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number in _ENDING:
-            if self._asked_to_end:
-                raise KeyboardInterrupt  # asked twice: the loop is stuck, in a write for one
-            self._asked_to_end = True
+            now_s = self._clock.boot_s()
+            if now_s - self._asked_to_end_s > _STUCK_S:
+                raise KeyboardInterrupt  # asked again: a write to the terminal blocks, say
+            self._asked_to_end_s = min(self._asked_to_end_s, now_s)
         self._intake.signalled(number)
 
     def run(self, view: _View, seconds: float | None, go_on: Callable[[], bool]) -> None:
-        end_s = self._clock.boot_s() + (seconds or float("inf"))
-        while not self._asked_to_end and go_on():
+        end_s = self._clock.boot_s() + (seconds or math.inf)
+        while math.isinf(self._asked_to_end_s) and go_on():
             left_s = end_s - self._clock.boot_s()
             if left_s <= 0:
                 break
@@ -207,6 +211,7 @@ class _Watcher:
         if now_s >= self._thread_check_s:
             self._thread_check_s = now_s + _THREAD_CHECK_S
             if not self._link.alive:
+                self._lost = True
                 self._link.restart()
 
     def _now(self) -> Moment:

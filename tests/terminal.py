@@ -76,19 +76,13 @@ class Terminal:
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
-            command,
-            stdin=self._slave,
-            stdout=self._slave,
-            stderr=self._slave,
+            # A terminal controls the session whose leader is the first to open it.
+            ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(self._slave), *command],
             env=environment,
-            preexec_fn=self._become_its_session,
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-
-    def _become_its_session(self) -> None:
-        os.setsid()
-        fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):
