@@ -116,7 +116,8 @@ def measured_at_s(content: object) -> float | None:
 
 def decimals_of(value: float) -> int:
     """How many decimals a number has, of seven digits (a 32-bit float has no more)."""
-    return len(f"{value:.7g}".partition(".")[2]) if abs(value) < 1e6 else 0
+    text = f"{value:.7g}"
+    return 0 if "e" in text else len(text.partition(".")[2])
 
 
 def value_text(value: float | bool, decimals: int = 0) -> str:

@@ -23,72 +23,22 @@ from node.heard import (
     described,
     from_json,
     measured_at_s,
-    value_text,
     values_in,
 )
+from node.live_rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, Moment, Row, Value
 from node.messages import Topics
 from node.schema import Config
 from node.terminal import visible
 
-__all__ = ["NODE_OFFLINE", "NO_LINK", "LiveModel", "Moment", "Row", "Value", "units_of"]
+__all__ = ["LiveModel", "units_of"]
 
 MOST_ROWS = 2000
-HISTORY = 60
 _ARRIVALS = 9
 _LONGEST_TOPIC = 1000
+_PASSED_OVER = 3
+"""So many plain values without a state between them show that there is no state any more."""
 _CLOCKS_DIFFER_S = 2.0
 """By less, a reading from the future is of the same instant: NTP keeps no clock closer."""
-
-ONLINE = "online"
-OFFLINE = "offline"
-NODE_OFFLINE = "node offline"
-NO_LINK = "no link"
-
-Value = float | bool | str
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """Now: seconds since boot, by a clock that is never set, and since 1970, by one that is."""
-
-    boot_s: float
-    utc_s: float
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One line of the view, of text that may be shown."""
-
-    what: str
-    """`node/sensor`, or the topic of something else."""
-    channel: str
-    value: Value
-    unit: str
-    age_s: float | None
-    """None where nobody knows; below zero: measured in the future of this computer's clock."""
-    status: str
-    every_s: float | None
-    """The time from one message to the next, once there were two."""
-    history: tuple[float, ...]
-    decimals: int = 0
-    """As many as its values had until now, so that the point does not move."""
-    silent: bool = False
-    """There is no value of it at all."""
-
-    @property
-    def name(self) -> str:
-        """What the row is of; a text in place of a value is that of a topic, not of a channel."""
-        return f"{self.what}/{self.channel}" if self.channel and self.is_text else self.what
-
-    @property
-    def is_text(self) -> bool:
-        return isinstance(self.value, str)
-
-    @property
-    def text(self) -> str:
-        """The value with its unit."""
-        if isinstance(self.value, str):
-            return self.value
-        return f"{value_text(self.value, self.decimals)} {self.unit}".rstrip()
-
 
 Levels = tuple[str, ...]
 
@@ -105,6 +55,8 @@ class _Series(msgspec.Struct):
     history: deque[float]
     arrivals: deque[float]
     decimals: int = 0
+    passed_over: int = 0
+    """Plain values that came since the last state."""
     measured_utc_s: float | None = None
     arrived_boot_s: float | None = None
     """None: it was there before."""
@@ -155,7 +107,7 @@ class LiveModel:
         if not message.payload:
             self._status.pop(whose, None)
         elif whose in self._status or self._room_beside(self._status):
-            self._status[whose] = described(message.payload, 12)
+            self._status[whose] = visible(described(message.payload), 12)
 
     def _room_beside(self, kept: Sized) -> bool:
         if len(kept) >= MOST_ROWS:
@@ -208,7 +160,9 @@ class LiveModel:
             series = _Series(message.topic, sensor, path, value, history, arrivals)
             self._series[whose, channel] = series
         elif series.topic.endswith("/state") and not message.topic.endswith("/state"):
-            return None  # a state has the time of the value as well
+            series.passed_over += 1
+            if series.passed_over < _PASSED_OVER:
+                return None  # a state has the time of the value as well
         replayed = message.retained and value == series.value and series.history
         if not isinstance(value, str) and not replayed:
             series.history.append(float(value))
@@ -216,6 +170,7 @@ class LiveModel:
         if not message.retained:
             series.arrivals.append(now.boot_s)
         series.topic, series.path, series.value = message.topic, path, value
+        series.passed_over = 0
         series.measured_utc_s = None
         series.arrived_boot_s = None if message.retained else now.boot_s
         return series

@@ -24,7 +24,8 @@ from node.heard import (
     values_in,
 )
 from node.history_log import Batch, HistoryLog, batch_in
-from node.live_model import LiveModel, Moment
+from node.live_model import LiveModel
+from node.live_rows import Moment
 from node.terminal import visible
 from node.units import duration_text
 
@@ -67,7 +68,7 @@ class JsonLines(_LineView):
     def show(self, message: Message, now: Moment) -> None:
         received = utc_text(round(now.utc_s * 1000))
         past = self._history_in(message)
-        if past is None:
+        if past is None or past[1].misshapen or not past[1].readings:
             _print_json(self._as_json(message, received))
             return
         assert self._history is not None

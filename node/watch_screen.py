@@ -24,7 +24,8 @@ from rich.text import Text
 
 from node.heard import Message
 from node.history_log import HistoryLine, HistoryLog, batch_in
-from node.live_model import LiveModel, Moment
+from node.live_model import LiveModel
+from node.live_rows import Moment
 from node.terminal import count, visible
 from node.watch_table import Picture, frame
 

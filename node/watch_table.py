@@ -14,7 +14,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from node.history_log import HistoryLine
-from node.live_model import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, ONLINE, Row
+from node.live_rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, ONLINE, Row
 from node.terminal import sparkline
 from node.units import duration_text
 
@@ -23,7 +23,7 @@ __all__ = ["Picture", "frame"]
 _Column = Literal["what", "channel", "value", "trend", "age", "status", "every"]
 _NARROW = 60
 _TREND_CELLS = 8
-_BANNER_LINES = 3
+_BANNER_LINES = 6
 _PATIENCE_S = 10.0
 """When nothing has come for so long, there may be a reason for it."""
 

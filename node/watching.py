@@ -1,8 +1,7 @@
 """A subscriber that shows what it hears: a live table, lines, or JSON; for `watch` and `demo`.
 
-One loop owns the model and the view. paho's thread and signal handlers only put events on its
-queue; messages wait at the door when there are too many, so that memory is bounded (the broker
-then waits, or drops what it has for us).
+One loop owns the model and the view. paho's thread and signal handlers only put events into its
+intake.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ import contextlib
 import logging
 import math
 import os
-import queue
 import signal
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -25,8 +22,10 @@ from node.clock import SystemClock
 from node.discovered_units import Units, discovery_filter
 from node.heard import Message
 from node.history_log import HistoryLog
+from node.intake import Intake
 from node.link import Change, Link
-from node.live_model import LiveModel, Moment
+from node.live_model import LiveModel
+from node.live_rows import Moment
 from node.schema import MqttTable
 from node.terminal import is_plain
 from node.topic_filters import covers, without_covered
@@ -37,11 +36,6 @@ __all__ = ["watch"]
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_AT_ONCE = 500
-"""Events that are dealt with before the view is looked after."""
-_WAITING_BYTES = 16_000_000
-_MESSAGE_BYTES = 1_000
-"""What a message takes beside its payload."""
 _GOODBYE_S = 0.5
 _THREAD_CHECK_S = 5.0
 _STUCK_S = 1.0
@@ -138,7 +132,7 @@ class _Watcher:
         self._discovery = discovery
         self._model = model
         self._clock = SystemClock()
-        self._intake = _Intake()
+        self._intake = Intake()
         self._link: Link
         self._live: _LiveView | None = None
         self._thread_check_s = self._clock.boot_s() + _THREAD_CHECK_S
@@ -248,44 +242,3 @@ class _Watcher:
             now = self._now()
             self._model.take(message, now)
             view.show(message, now)
-
-
-class _Intake:
-    """What has happened and waits to be dealt with."""
-
-    def __init__(self) -> None:
-        self._events: queue.SimpleQueue[BrokerEvent | int] = queue.SimpleQueue()
-        self._room = threading.Condition()
-        self._waiting_bytes = 0
-        self._closed = False
-
-    def report(self, event: BrokerEvent) -> None:
-        """On paho's thread, which waits here while there is no room: so does the broker then."""
-        if isinstance(event, Arrived):
-            with self._room:
-                self._room.wait_for(lambda: self._waiting_bytes < _WAITING_BYTES or self._closed)
-                self._waiting_bytes += len(event.payload) + _MESSAGE_BYTES
-        self._events.put(event)
-
-    def signalled(self, number: int) -> None:
-        """In a signal handler: a SimpleQueue can be put to from there."""
-        self._events.put(int(number))
-
-    def take(self, timeout_s: float) -> list[BrokerEvent | int]:
-        """What there is, but not all of it if it is much; after `timeout_s` nothing."""
-        events: list[BrokerEvent | int] = []
-        with contextlib.suppress(queue.Empty):
-            events.append(self._events.get(timeout=timeout_s))
-            while len(events) < _AT_ONCE:
-                events.append(self._events.get_nowait())
-        taken = sum(len(e.payload) + _MESSAGE_BYTES for e in events if isinstance(e, Arrived))
-        if taken:
-            with self._room:
-                self._waiting_bytes -= taken
-                self._room.notify()
-        return events
-
-    def close(self) -> None:
-        with self._room:
-            self._closed = True
-            self._room.notify()

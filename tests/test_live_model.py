@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from node.discovered_units import units_in
-from node.heard import Message, described, from_json, value_text, values_in
+from node.heard import Message, decimals_of, described, from_json, value_text, values_in
 from node.history_log import HistoryLog, batch_in
-from node.live_model import LiveModel, Moment, Row
+from node.live_model import LiveModel
+from node.live_rows import Moment, Row
 from node.terminal import sparkline, table, visible
 from node.topic_filters import check_filter, covers, without_covered
 from node.watch_table import Picture, frame
@@ -84,6 +85,9 @@ def test_a_value_on_both_topics_is_counted_once(model):
     assert row.every_s == 1.0
     model.take(message("home/sensors/n/air/temperature", ""), at(4))
     assert len(model.rows(at(4))) == 1, "the state still has it"
+    for second in (5, 6, 7):
+        model.take(message("home/sensors/n/air/temperature", "9"), at(second))
+    assert model.rows(at(7))[0].text == "9", "there are no states any more"
 
 
 def test_the_decimal_point_does_not_move(model):
@@ -360,6 +364,7 @@ def test_numbers_of_any_size_are_shown_short():
     numbers = [(1013.0, "1013"), (21.299999237060547, "21.3"), (123456789.0, "123456789")]
     numbers += [(1e20, "1e+20"), (-0.5, "-0.5"), (5e-324, "4.940656e-324")]
     assert [value_text(value) for value, _ in numbers] == [text for _, text in numbers]
+    assert [decimals_of(value) for value in (21.25, 1013.0, 1.5e-30)] == [2, 0, 0]
     assert values_in(from_json(b'{"a":' + b"9" * 400 + b"}")) == {}
 
 

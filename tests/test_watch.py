@@ -59,10 +59,17 @@ def watch(port: int, *arguments: str) -> list[str]:
     return [SENSOR_NODE, "watch", "--host", "127.0.0.1", "--port", str(port), *arguments]
 
 
-def piped(port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        watch(port, *arguments), capture_output=True, text=True, check=False, timeout=20
-    )
+def piped(port: int, *arguments: str, lines: int) -> subprocess.CompletedProcess[str]:
+    """What it prints into a pipe until it has printed so many lines."""
+    command = watch(port, *arguments, "--seconds", "20")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        printed = "".join(process.stdout.readline() for _ in range(lines))
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=10)
+    return subprocess.CompletedProcess(command, process.returncode, printed + rest, errors)
 
 
 @pytest.fixture
@@ -214,7 +221,7 @@ def ended(shown: Terminal, port: int, before: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "SIGHUP", "SIGQUIT", "--seconds"])
 def test_however_it_ends_the_terminal_is_as_before(house, terminal, how):
-    more = ["--seconds", "1.5"] if how == "--seconds" else []
+    more = ["--seconds", "2"] if how == "--seconds" else []
     shown = terminal(*watch(house.port, *more))
     before = shown.state
     shown.wait_for("greenhouse/tank", "online")
@@ -339,7 +346,7 @@ def test_no_payload_commands_the_terminal(hostile, terminal):
 @pytest.mark.parametrize("how", [[], ["--history"], ["--json"], ["--json", "--history"]])
 def test_no_payload_commands_the_terminal_from_a_line(hostile, how):
     """Lines may be looked at in a terminal too."""
-    done = piped(hostile.port, "--seconds", "1", *how)
+    done = piped(hostile.port, *how, lines=6)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 6
     assert all(line.isprintable() for line in done.stdout.splitlines())
@@ -391,7 +398,7 @@ def test_json_has_the_same_keys_for_every_message(broker):
     }
     for topic, payload in payloads.items():
         publish(broker.port, topic, payload, retain=True)
-    done = piped(broker.port, "+", "--topic", "other/#", "--json", "--seconds", "1")
+    done = piped(broker.port, "+", "--topic", "other/#", "--json", lines=6)
     assert done.returncode == 0
     lines = {line["topic"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert lines.keys() == payloads.keys()
@@ -416,7 +423,7 @@ def test_json_has_the_same_keys_for_every_message(broker):
 
 def test_nodes_are_chosen_by_name_and_by_wildcard(house):
     def nodes(*arguments: str) -> set[str]:
-        done = piped(house.port, *arguments, "--json", "--seconds", "1")
+        done = piped(house.port, *arguments, "--json", lines=16)
         assert done.returncode == 0
         return {json.loads(line)["node"] for line in done.stdout.splitlines()}
 
@@ -426,8 +433,8 @@ def test_nodes_are_chosen_by_name_and_by_wildcard(house):
 
 def test_overlapping_filters_show_a_message_once(broker):
     publish(broker.port, "sensors/n/air/state", "1", retain=True)
-    done = piped(broker.port, "n", "+", "--topic", "sensors/#", "--json", "--seconds", "1")
-    assert len(done.stdout.splitlines()) == 1
+    arguments = watch(broker.port, "n", "+", "--topic", "sensors/#", "--json", "--seconds", "1")
+    assert len(subprocess.check_output(arguments).splitlines()) == 1
 
 
 def test_when_nobody_reads_on_it_ends_quietly_and_at_once(broker):
@@ -528,15 +535,23 @@ def test_gaps_and_duplicates_stay_on_the_screen(broker, terminal):
 
 def test_history_is_lines_in_a_pipe(broker):
     publish(broker.port, "sensors/n/history", past(1, 2, 5), retain=True)
-    lines = piped(broker.port, "--history", "--seconds", "1").stdout.splitlines()
+    lines = piped(broker.port, "--history", lines=4).stdout.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines] == [
         "seq 1  air  2026-11-24 03:13:00  t 1",
         "seq 2  air  2026-11-24 03:13:00  t 2",
         "seq 3 to 4 missing, 2 readings",
         "seq 5  air  2026-11-24 03:13:00  t 5",
     ]
-    (line,) = piped(broker.port, "--seconds", "1").stdout.splitlines()
+    (line,) = piped(broker.port, lines=1).stdout.splitlines()
     assert line.endswith("sensors/n/history seq 1 to 5 (--history shows them)")
+
+
+def test_a_batch_that_is_none_stays_a_message(broker):
+    """Nothing of it is lost to a reader of JSON."""
+    payload = {"stream": "s", "readings": [{"seq": 1, "sensor": "air"}]}
+    publish(broker.port, "sensors/n/history", json.dumps(payload), retain=True)
+    (line,) = piped(broker.port, "--json", "--history", lines=1).stdout.splitlines()
+    assert json.loads(line)["payload"] == payload
 
 
 # -- usage
@@ -547,7 +562,7 @@ def test_a_retained_line_says_so_and_how_old_it_is(broker):
     payload = f'{{"temperature":1.5,"time":"{now}","clock":"synced","seq":1}}'
     publish(broker.port, "sensors/n/air/state", payload, retain=True)
     publish(broker.port, "sensors/n/air/plain", "7", retain=True)
-    lines = piped(broker.port, "--seconds", "1").stdout.splitlines()
+    lines = piped(broker.port, lines=2).stdout.splitlines()
     assert sorted(line.split(maxsplit=1)[1] for line in lines) == [
         "sensors/n/air/plain 7  (retained)",
         "sensors/n/air/state temperature 1.5  (retained, 2h old)",
@@ -556,7 +571,9 @@ def test_a_retained_line_says_so_and_how_old_it_is(broker):
 
 def test_when_nothing_was_heard_the_exit_code_says_so(broker):
     publish(broker.port, "homeassistant/device/n/config", "{}", retain=True)
-    done = piped(broker.port, "nobody", "--seconds", "1")
+    done = subprocess.run(
+        watch(broker.port, "nobody", "--seconds", "1"), capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert "no message on sensors/nobody/#" in done.stderr
 
