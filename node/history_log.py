@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from node.heard import from_json, value_text, values_in
-from node.terminal import visible
+from node.terminal import count, visible
 
 __all__ = ["Batch", "HistoryLine", "HistoryLog", "PastReading", "Remark", "batch_in"]
 
@@ -20,7 +20,7 @@ _MOST_SPANS = 200
 class PastReading(msgspec.Struct, frozen=True):
     """One reading of a batch, as the node sent it."""
 
-    seq: Annotated[int, msgspec.Meta(ge=0)]
+    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     sensor: str
     time: str
     clock: str
@@ -105,6 +105,8 @@ class Remark(msgspec.Struct, frozen=True):
     """It was missing until now."""
     new_stream: bool = False
     """The node has begun to count anew."""
+    unconnected: bool = False
+    """Since the one before it there was no link, over which what is missing may have come."""
 
     @property
     def missing_count(self) -> int:
@@ -116,11 +118,9 @@ class Remark(msgspec.Struct, frozen=True):
             yield f"a new stream, {visible(stream, 32)}: the node began to count anew"
         if self.missing is not None:
             first, last = self.missing
-            yield (
-                f"seq {first} missing"
-                if first == last
-                else (f"seq {first} to {last} missing, {self.missing_count} readings")
-            )
+            which = f"{first}" if first == last else f"{first} to {last}"
+            why = "; this was not connected for a while" if self.unconnected else ""
+            yield f"seq {which} missing, {count(range(self.missing_count), 'reading')}{why}"
 
 
 class HistoryLine(msgspec.Struct, frozen=True):
@@ -139,10 +139,15 @@ class HistoryLog:
         self.readings = 0
         self.again = 0
         self._given_up = 0
+        self._interrupted: set[tuple[str, str]] = set()
 
     @property
     def missing(self) -> int:
         return self._given_up + sum(spans.missing for spans in self._seen.values())
+
+    def interrupted(self) -> None:
+        """There was no link for a while; history is not retained, so some may never come."""
+        self._interrupted = set(self._seen)
 
     def take(self, node: str, stream: str, seq: int) -> Remark:
         """Note a reading. A consumer knows a duplicate by (node, stream, seq)."""
@@ -158,8 +163,14 @@ class HistoryLog:
         if not spans.add(seq):
             self.again += 1
             return Remark(again=True, new_stream=new_stream)
-        missing = (highest + 1, seq - 1) if seq > highest + 1 else None
-        return Remark(missing=missing, late=lowest < seq < highest, new_stream=new_stream)
+        unconnected = (node, stream) in self._interrupted
+        self._interrupted.discard((node, stream))
+        return Remark(
+            missing=(highest + 1, seq - 1) if seq > highest + 1 else None,
+            late=lowest < seq < highest,
+            new_stream=new_stream,
+            unconnected=unconnected,
+        )
 
     def lines(
         self, node: str, batch: Batch, unit: Callable[[str, str], str]

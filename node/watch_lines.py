@@ -176,7 +176,8 @@ class TextLines(_LineView):
             " ".join(filter(None, (visible(path), value_text(value), self._unit(message, path))))
             for path, value in values_in(content).items()
         )
-        said = visible(values, 300) or described(message.payload)
+        of_a_sensor = len(self._model.below_base(message.topic)) == 3
+        said = visible(values, 2000 if of_a_sensor else 120) or described(message.payload)
         if not message.retained:
             return said
         measured_utc_s = measured_at_s(content)

@@ -88,7 +88,8 @@ def watch(
     topics = ", ".join(wanted)
     model = LiveModel(mqtt.base_topic, units, others=others)
     log = HistoryLog() if history else None
-    watcher = _Watcher(mqtt, wanted, None if as_json else discovery_filter(prefix), model)
+    discovery = None if as_json else discovery_filter(prefix)
+    watcher = _Watcher(mqtt, wanted, discovery, model, log)
     live = None if as_json else _live_table(model, log, title or topics, topics)
     view = live or (JsonLines(model, log) if as_json else TextLines(model, log))
     watcher.connect(tls_context)
@@ -125,12 +126,18 @@ class _Watcher:
     """The loop between the broker and a view."""
 
     def __init__(
-        self, mqtt: MqttTable, wanted: tuple[str, ...], discovery: str | None, model: LiveModel
+        self,
+        mqtt: MqttTable,
+        wanted: tuple[str, ...],
+        discovery: str | None,
+        model: LiveModel,
+        history: HistoryLog | None,
     ) -> None:
         self._mqtt = mqtt
         self._wanted = wanted
         self._discovery = discovery
         self._model = model
+        self._history = history
         self._clock = SystemClock()
         self._intake = Intake()
         self._link: Link
@@ -230,6 +237,8 @@ class _Watcher:
             if self._lost:
                 self._lost = False
                 self._model.forget_status()
+                if self._history is not None:
+                    self._history.interrupted()
                 _log.warning("connected to %s again", self._mqtt.address)
         if isinstance(event, Arrived):
             self._arrived(Message(event.topic, event.payload, event.retained), view)

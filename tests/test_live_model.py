@@ -399,7 +399,18 @@ def test_gaps_duplicates_and_late_readings_are_pointed_out():
     assert told(log, batch(8, 9))[0].endswith("  (again)")
     assert told(log, batch(9, 10))[1].endswith("  (late)")
     assert (log.readings, log.missing, log.again) == (7, 0, 2)
+    log.interrupted()
+    assert told(log, batch(12, 14))[1] == "seq 13 missing, 1 reading", "it came after the outage"
+    log.interrupted()
+    assert told(log, batch(16))[0].endswith("this was not connected for a while")
     assert "a new stream, other" in told(log, batch(1, stream="other"))[0]
+
+
+def test_numbers_of_any_size_are_counted():
+    log = HistoryLog()
+    told(log, batch(0))
+    assert "missing, 9223372036854775806 readings" in told(log, batch((1 << 63) - 1))[0]
+    assert told(log, batch(1 << 63, 10**30, -1)) == ["3 in this batch are no readings"]
 
 
 @given(st.lists(st.integers(0, 60), max_size=80))
