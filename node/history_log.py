@@ -119,7 +119,7 @@ class Remark(msgspec.Struct, frozen=True):
         if self.missing is not None:
             first, last = self.missing
             which = f"{first}" if first == last else f"{first} to {last}"
-            why = "; this was not connected for a while" if self.unconnected else ""
+            why = ", after a loss of the link here" if self.unconnected else ""
             yield f"seq {which} missing, {count(range(self.missing_count), 'reading')}{why}"
 
 

@@ -402,7 +402,7 @@ def test_gaps_duplicates_and_late_readings_are_pointed_out():
     log.interrupted()
     assert told(log, batch(12, 14))[1] == "seq 13 missing, 1 reading", "it came after the outage"
     log.interrupted()
-    assert told(log, batch(16))[0].endswith("this was not connected for a while")
+    assert told(log, batch(16))[0].endswith("after a loss of the link here")
     assert "a new stream, other" in told(log, batch(1, stream="other"))[0]
 
 
