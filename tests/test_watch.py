@@ -148,13 +148,17 @@ def test_nodes_appear_stop_and_vanish(broker, tmp_path, terminal):
 
 
 def test_topics_of_others_are_shown_with_their_numbers(broker, terminal):
+    payloads = {
+        "zigbee2mqtt/kitchen": '{"temperature":21.5,"update":{"state":"idle"}}',
+        "zigbee2mqtt/plain": "7",
+        "zigbee2mqtt/bridge/state": "online",
+        "sensors/a/b/state": '{"t":1}',
+    }
+    for topic, payload in payloads.items():
+        publish(broker.port, topic, payload, retain=True)
     shown = terminal(*watch(broker.port, "--topic", "zigbee2mqtt/#"))
-    shown.wait_for("waiting")
-    publish(broker.port, "zigbee2mqtt/kitchen", '{"temperature":21.5,"update":{"state":"idle"}}')
-    publish(broker.port, "zigbee2mqtt/plain", "7")
-    publish(broker.port, "zigbee2mqtt/bridge/state", "online")
-    publish(broker.port, "sensors/a/b/state", '{"t":1}')
-    shown.wait_for("zigbee2mqtt/kitchen", "temperature", "21.5", "s")
+    shown.wait_for("TOPIC", "CHANNEL", "VALUE")
+    shown.wait_for("zigbee2mqtt/kitchen", "temperature", "21.5")
     shown.wait_for("zigbee2mqtt/plain", " 7 ")
     shown.wait_for("zigbee2mqtt/bridge/state", "online")
     assert "sensors/a" not in shown.text
@@ -515,9 +519,8 @@ def past(*numbers: int, stream: str = "one") -> str:
 
 
 def test_gaps_and_duplicates_stay_on_the_screen(broker, terminal):
+    publish(broker.port, "sensors/n/history", past(1, 2, 3), retain=True)  # or it comes too soon
     shown = terminal(*watch(broker.port, "--history"))
-    shown.wait_for("waiting")
-    publish(broker.port, "sensors/n/history", past(1, 2, 3))
     shown.wait_for("HISTORY  3 readings")
     shown.wait_for("n  seq 3  air  2026-11-24 03:13:00  t 3")
     publish(broker.port, "sensors/n/history", past(3, 7))
