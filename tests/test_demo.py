@@ -14,6 +14,8 @@ import pytest
 from support import SENSOR_NODE, wait_until
 from terminal import Terminal
 
+pytestmark = pytest.mark.real_time
+
 SENSORS = {"air", "water", "box", "probe", "cpu"}
 
 
