@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,21 @@ class HomeAssistant:
         """The devices that came by MQTT."""
         devices: list[dict[str, Any]] = self.ask("config/device_registry/list")
         return [d for d in devices if any(kind == "mqtt" for kind, _ in d["identifiers"])]
+
+    def history(self, entity: str, since: datetime) -> list[str]:
+        """Every state that an entity has had, the one at `since` first; up to two seconds ago."""
+        asked = {"start_time": since.isoformat(), "entity_ids": [entity], "no_attributes": True}
+        answer = self.ask("history/history_during_period", **asked)
+        return [state["s"] for state in answer.get(entity, [])]
+
+    def delete_device(self, device: dict[str, Any]) -> None:
+        """As a person does on the device's page."""
+        registry = "config/device_registry"
+        try:
+            self.ask(f"{registry}/remove", device_id=device["id"])
+        except AssertionError:  # before 2026.9
+            of = {"config_entry_id": device["config_entries"][0], "device_id": device["id"]}
+            self.ask(f"{registry}/remove_config_entry", **of)
 
     def call(self, action: str, **target: Any) -> None:
         """Do an action, `button.press` say."""
