@@ -691,6 +691,8 @@ def test_nobody_is_misled_while_the_node_runs(
     subscriber.wait_for_states("s", seen + 1)
     assert node.log.count("connected to") == 1
     assert "lost" not in node.log
+    assert "the command doctor" not in node.log
+    assert not subscriber.on("sensors/test/cmd/doctor/result")
     seqs = [state["seq"] for state in subscriber.states("s")]
     assert seqs == sorted(seqs)
     assert set(subscriber.on("sensors/test/status")) == {"online"}
