@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from support import (
     NodeProcess,
     dead_letters,
     free_port,
+    open_folder,
     sysfs_config,
     wait_until,
 )
@@ -501,9 +501,8 @@ class SampleBroker(Mosquitto):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to mosquitto's user
-        Path(folder).chmod(0o755)
-        yield Site(Path(folder))
+    with open_folder() as folder:  # for mosquitto's user
+        yield Site(folder)
 
 
 class Client:
