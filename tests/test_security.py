@@ -183,7 +183,7 @@ def test_a_broker_that_cannot_be_trusted_is_told_nothing(
     node.wait_for_log(says)
     wait_until(lambda: server.refusals, what="the end of the handshake")
     assert server.received == []
-    assert len(node.log_lines("no broker")) == 1
+    assert "connected to" not in node.log
     server.close()
 
 
