@@ -11,15 +11,13 @@ from node.schema import Config
 if TYPE_CHECKING:
     from drivers.sim.faults import Fault
 
-__all__ = ["open_board"]
+__all__ = ["bare_board", "open_board"]
 
 
 def open_board(config: Config, *, simulate: bool) -> Board:
     """The board for the sensors of `config`; no device is opened yet."""
     if not simulate:
-        from drivers.hardware import HardwareBoard
-
-        return HardwareBoard()
+        return bare_board(simulate=False)
     from drivers.sim.board import SimulatedBoard
     from drivers.sim.room import Climate
 
@@ -36,6 +34,17 @@ def open_board(config: Config, *, simulate: bool) -> Board:
     for sensor in config.sensors:
         board.attach(sensor.driver, sensor.options, faults.get(sensor.id, ()))
     return board
+
+
+def bare_board(*, simulate: bool) -> Board:
+    """The board without sensors."""
+    if simulate:
+        from drivers.sim.board import SimulatedBoard
+
+        return SimulatedBoard()
+    from drivers.hardware import HardwareBoard
+
+    return HardwareBoard()
 
 
 def _faults(config: Config) -> dict[str, list[Fault]]:

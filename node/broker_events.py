@@ -15,8 +15,11 @@ __all__ = [
     "ConnectFailed",
     "Connected",
     "Disconnected",
+    "Flooded",
     "Outgoing",
     "Sent",
+    "SubscribeRefused",
+    "Subscription",
 ]
 
 
@@ -59,6 +62,25 @@ class Arrived(msgspec.Struct, frozen=True):
     topic: str
     payload: bytes
     retained: bool
+    response_topic: str = ""
+    """Where MQTT 5 asks for the answer."""
+    correlation: bytes = b""
+    """What is to stand beside the answer there."""
+
+
+class SubscribeRefused(msgspec.Struct, frozen=True):
+    """The broker does not let us subscribe to `topic`."""
+
+    generation: int
+    topic: str
+    reason: str
+
+
+class Flooded(msgspec.Struct, frozen=True):
+    """So many messages arrive that most of them are dropped."""
+
+    generation: int
+    topic: str
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -76,6 +98,24 @@ class Outgoing(msgspec.Struct, frozen=True):
     payload: bytes
     expiry_s: int = 0
     retain: bool = True
+    correlation: bytes = b""
 
 
-BrokerEvent = Connected | ConnectFailed | Disconnected | Acknowledged | Arrived | Sent
+class Subscription(msgspec.Struct, frozen=True):
+    """A topic filter to subscribe to, at QoS 1."""
+
+    topic: str
+    show_retained: bool = False
+    """Tell of a message that is published retained while we listen, too (MQTT 5, §3.8.3.1)."""
+
+
+BrokerEvent = (
+    Connected
+    | ConnectFailed
+    | Disconnected
+    | Acknowledged
+    | Arrived
+    | SubscribeRefused
+    | Flooded
+    | Sent
+)

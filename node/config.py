@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
@@ -22,6 +23,7 @@ from node.config_sensors import Claimed, check_claims, check_expiry, read_sensor
 from node.config_values import did_you_mean
 from node.schema import (
     ButtonTable,
+    CommandsTable,
     Config,
     HomeAssistantTable,
     MqttTable,
@@ -38,12 +40,12 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "node": NodeTable,
     "mqtt": MqttTable,
     "outbox": OutboxTable,
+    "commands": CommandsTable,
     "homeassistant": HomeAssistantTable,
     "status_led": StatusLedTable,
     "button": ButtonTable,
 }
 _OTHER_TABLES = ("sensor", "simulation")
-_LATER_TABLES = {"homeassistant", "status_led", "button"}
 
 
 def find_file(option: str | None) -> Path:
@@ -58,7 +60,8 @@ def load(source: Path) -> Config:
         ConfigError: it cannot be read, is not TOML, or anything in it is wrong.
     """
     try:
-        text = source.read_text(encoding="utf-8")
+        content = source.read_bytes()
+        text = content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
     except (OSError, ValueError) as error:
@@ -69,7 +72,8 @@ def load(source: Path) -> Config:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
-    return _read(TableReader(source, text), document)
+    config = _read(TableReader(source, text), document)
+    return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 
 
 def _syntax_problem(error: Exception) -> Problem:
@@ -90,12 +94,10 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     claimed: list[Claimed] = []
     tables = {
         name: _optional_table(reader, name, document, claimed)
-        for name in ("outbox", "homeassistant", "status_led", "button")
+        for name in ("outbox", "commands", "homeassistant", "status_led", "button")
     }
     node = read_node(reader, document.get("node", {}))
     mqtt, retain_for_s = read_mqtt(reader, document.get("mqtt"))
-    for name in sorted(_LATER_TABLES & document.keys()):
-        reader.notes.append(f"[{name}] is checked, and has no effect in this version")
     sensors = read_sensors(reader, document.get("sensor", []), claimed)
     check_claims(reader, claimed)
     check_expiry(reader, sensors, retain_for_s)

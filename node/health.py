@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
@@ -15,10 +14,9 @@ from node.link import Link
 from node.outbox import Outbox
 from node.reading import Reading
 from node.sensor_state import SensorState
+from node.vitals import read_vitals
 
 __all__ = ["Health", "SensorHealth", "age_of", "take_health"]
-
-_THERMAL_ZONE = "/sys/class/thermal/thermal_zone0/temp"
 
 
 class SensorHealth(msgspec.Struct, frozen=True):
@@ -42,11 +40,16 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     process: int
     version: str
+    config: str
+    """The digest of the configuration file it was started with, see `schema.Config`."""
     time: str
     clock: str
     uptime_s: int
     cpu_temperature: float | None
     """°C."""
+    wifi_dbm: int | None
+    under_voltage: bool | None
+    throttled: bool | None
     broker: str
     outbox_readings: int
     """Readings that the broker has not acknowledged."""
@@ -72,6 +75,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 def take_health(
     node: str,
     *,
+    config: str,
     clock: Clock,
     started_s: float,
     board: Board,
@@ -80,22 +84,34 @@ def take_health(
     history: History,
     sensors: list[SensorState],
 ) -> Health:
-    """The health of now; `started_s` is the monotonic time at which the node began."""
+    """The health of now; `started_s` is the monotonic time at which the node began.
+
+    `config` is the digest of the configuration file.
+    """
     oldest = outbox.read(outbox.cursor, 1)
+    vitals = read_vitals(board)
     problems = [outbox.problem] if outbox.problem else []
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
     if outbox.dead_letters:
         problems.append(f"the broker did not take {outbox.dead_letters} messages")
+    if vitals.under_voltage:
+        problems.append(
+            "the supply is too weak (under-voltage): use a better one, or a shorter cable"
+        )
     return Health(
         node=node,
         process=os.getpid(),
         version=__version__,
+        config=config,
         time=utc_text(round(clock.utc_s() * 1000)),
         clock="synced" if clock.synced() else "unsynced",
         uptime_s=round(clock.monotonic() - started_s),
-        cpu_temperature=_cpu_temperature(board),
+        cpu_temperature=vitals.cpu_temperature,
+        wifi_dbm=vitals.wifi_dbm,
+        under_voltage=vitals.under_voltage,
+        throttled=vitals.throttled,
         broker=link.described,
         outbox_readings=outbox.unsent,
         outbox_oldest_s=age_of(oldest[0], clock) if oldest else 0.0,
@@ -130,12 +146,3 @@ def age_of(reading: Reading, clock: Clock) -> float | None:
     if reading.synced and clock.synced():
         return round(max(0.0, clock.utc_s() - reading.utc_ms / 1000), 1)
     return None
-
-
-def _cpu_temperature(board: Board) -> float | None:
-    """In °C, where the kernel has a thermal zone (thermal/sysfs-api.rst)."""
-    try:
-        file: Path = board.path(_THERMAL_ZONE)
-        return round(int(file.read_text(encoding="ascii")) / 1000, 1)
-    except (OSError, ValueError):
-        return None

@@ -1,11 +1,11 @@
-"""The node's client id: the same after every start, another on every computer."""
+"""The node's ids: the same after every start, others on every computer."""
 
 from __future__ import annotations
 
 import uuid
 from pathlib import Path
 
-__all__ = ["client_id"]
+__all__ = ["client_id", "device_id"]
 
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = uuid.UUID("7f6f4a1c-8d52-4b0e-9c6b-2f1a53b1c7a4")
@@ -17,8 +17,25 @@ def client_id(base_topic: str, node: str) -> str:
     The machine's id goes in hashed, as machine-id(5) asks; with the node's name, two nodes on
     one computer get along.
     """
+    return "sn" + _digits(f"{_machine()} {base_topic} {node}")[:20]
+
+
+def device_id(state_dir: Path | None) -> str:
+    """What the node is known by to Home Assistant, and the level of its discovery topic.
+
+    The node is its log: another name, broker or configuration leaves it what it was, and two
+    nodes on one computer have a folder each.
+    """
+    folder = state_dir.resolve() if state_dir else ""
+    return "sn" + _digits(f"{_machine()} device {folder}")[:12]
+
+
+def _digits(text: str) -> str:
+    return uuid.uuid5(_APPLICATION, text).hex
+
+
+def _machine() -> str:
     try:
-        machine = _MACHINE_ID.read_text(encoding="ascii").strip()
+        return _MACHINE_ID.read_text(encoding="ascii").strip()
     except OSError:
-        machine = f"{uuid.getnode():012x}"
-    return "sn" + uuid.uuid5(_APPLICATION, f"{machine} {base_topic} {node}").hex[:20]
+        return f"{uuid.getnode():012x}"

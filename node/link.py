@@ -14,19 +14,22 @@ from typing import Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from node.broker_errors import connect_failure, refusal
+from node.broker_errors import closed_early, connect_failure, no_answer, refusal
 from node.broker_events import (
     BrokerEvent,
     Connected,
     ConnectFailed,
     Disconnected,
     Outgoing,
+    SubscribeRefused,
+    Subscription,
 )
 from node.clock import Clock
+from node.intake import Intake
 from node.paho_client import DEFAULT_WINDOW, NetworkClient
 from node.schema import MqttTable
 
-__all__ = ["Change", "Link"]
+__all__ = ["SHORT_LIVES_TEXT", "Change", "Link"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ SILENT_CLOSES_LATER = 4
 _MOST_SILENT_CLOSES = 32
 SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
+SHORT_LIVES_TEXT = "connections do not last"
+"""How the line of the log begins that tells of it; `sensor-node doctor` looks for it."""
 LONGEST_PAUSE_S = 60.0
 
 
@@ -61,9 +66,13 @@ class Link:
         tls_context: Any,
         report: Callable[[BrokerEvent], None],
         will_topic: str | None = None,
-        subscribe: tuple[str, ...] = (),
+        subscribe: tuple[Subscription, ...] = (),
+        intake: Intake | None = None,
     ) -> None:
-        """`report` is called on paho's thread. The will is a retained `offline`."""
+        """`report` is called on paho's thread. The will is a retained `offline`.
+
+        `intake` bounds what is let in; without one, everything is.
+        """
         self._mqtt = mqtt
         self._clock = clock
         self._client_id = client_id
@@ -71,6 +80,7 @@ class Link:
         self._report = report
         self._will_topic = will_topic
         self._subscribe = subscribe
+        self._intake = intake
         self._version = (
             MQTTProtocolVersion.MQTTv311 if mqtt.protocol == "3.1.1" else MQTTProtocolVersion.MQTTv5
         )
@@ -109,6 +119,7 @@ class Link:
             report=self._report,
             will_topic=self._will_topic,
             subscribe=self._subscribe,
+            intake=self._intake,
         )
 
     @property
@@ -147,6 +158,16 @@ class Link:
         """See `NetworkClient.publish_together`."""
         return self._client.publish_together(messages)
 
+    def listen(self, topic: str) -> None:
+        """Subscribe again, after `ignore`; on connecting that is done in any case."""
+        for subscription in self._subscribe:
+            if subscription.topic == topic:
+                self._client.listen(subscription)
+
+    def ignore(self, topic: str) -> None:
+        """Unsubscribe until `listen`, or the next connection."""
+        self._client.unsubscribe(topic)
+
     def hurry(self, hurried: bool) -> None:
         """Say whether messages wait for others to be acknowledged."""
         self._client.hurried = hurried
@@ -165,6 +186,13 @@ class Link:
             self._complain(connect_failure(event.error, self._mqtt))
         elif isinstance(event, Disconnected):
             return self._disconnected(event)
+        elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
+            self._complaints.add(event.topic)
+            _log.warning(
+                "the broker does not let us subscribe to %s: %s; allow it in the broker's ACL",
+                event.topic,
+                event.reason,
+            )
         return Change.NONE
 
     def _answered(self, event: Connected) -> Change:
@@ -204,19 +232,11 @@ class Link:
                 self._patience = SILENT_CLOSES
             return Change.DOWN
         if "keep alive" in event.reason.lower():
-            self._complain(
-                f"{where} accepts the connection and does not answer; is it an MQTT broker, and "
-                'does it run? (amqtt needs protocol = "3.1.1")'
-            )
+            self._complain(no_answer(self._mqtt))
             return Change.NONE
         self._silent_closes += 1
         if self._silent_closes >= SILENT_CLOSES:
-            question = (
-                "does it want a client certificate?"
-                if self._mqtt.tls
-                else "is this the port of an MQTT broker, and without TLS?"
-            )
-            self._complain(f"{where} closes the connection before it answers; {question}")
+            self._complain(closed_early(self._mqtt))
         if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
             self._change_version()
         return Change.NONE
@@ -235,9 +255,10 @@ class Link:
         pauses = self._short_lives - SHORT_LIVES + 1
         if pauses == 1:
             _log.error(
-                "connections do not last: is there another client with the id %s? Each node needs "
-                "a name and a machine id of its own; or does the broker close them over a message "
-                "that is too large for it? (see README.md, Trouble-shooting)",
+                "%s: is there another client with the id %s? Each node needs a name and a machine "
+                "id of its own; or does the broker close them over a message that is too large "
+                "for it? (see README.md, Trouble-shooting)",
+                SHORT_LIVES_TEXT,
                 self._client_id,
             )
         self._client.pause_before_reconnecting(

@@ -1,7 +1,7 @@
 """The node loop: one thread that owns everything that changes.
 
-    timetable ──due──► workers ──ReadDone──► inbox ──► SensorState ──► Reporter ──► broker
-                       paho's thread ──BrokerEvent──►┘
+    bus workers ──ReadDone──► inbox ──► Sensing ──► Reporter ──► broker
+    paho's thread ──BrokerEvent──►┘ └──────────────────►┘
 
 Bus workers and paho's callbacks only put events into the inbox. The loop sleeps until the next
 event or the next due time, whichever is sooner; nothing polls, and there are no locks of ours.
@@ -12,28 +12,41 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import math
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from drivers.bus import Board
-from node.broker_events import Acknowledged, BrokerEvent, Sent
+from node.announcer import Announcer
+from node.broker_events import (
+    Acknowledged,
+    Arrived,
+    BrokerEvent,
+    Disconnected,
+    Flooded,
+    Sent,
+)
 from node.clock import Clock
+from node.homeassistant import discovery_topic
+from node.identities import sensor_keys
+from node.identity import device_id
 from node.inbox import Inbox
+from node.intake import Intake
 from node.link import Link
 from node.logs import RecentWarnings
 from node.messages import Topics
 from node.outbox import Outbox
-from node.reading import ReadOutcome
+from node.panel import ButtonHeld, ButtonPressed, Panel
+from node.publisher import Publisher
+from node.remote_commands import RemoteCommands
 from node.reporter import Reporter
 from node.schema import Config
+from node.sensing import ReadRequest, Sensing
 from node.sensor import Sensor
 from node.service import Service
-from node.timetable import Timetable
+from node.topic_list import subscriptions
 from node.workers import ReadDone, Workers
 
 __all__ = ["Node", "StopRequest", "preload_drivers"]
@@ -53,7 +66,7 @@ class StopRequest(msgspec.Struct, frozen=True):
     reason: str
 
 
-_Event = ReadDone | BrokerEvent | StopRequest
+_Event = ReadDone | BrokerEvent | ButtonPressed | ButtonHeld | StopRequest
 
 
 def preload_drivers(config: Config) -> None:
@@ -92,29 +105,61 @@ class Node:
         """
         self._clock = clock
         self._inbox: Inbox[_Event] = Inbox()
-        self._timetable = Timetable(clock)
-        self._workers = Workers(self._inbox.put, self._inbox.put_quietly)
+        device = device_id(state_dir)
+        topics = Topics(config.mqtt.base_topic, config.node.name)
         self._link = Link(
             config.mqtt,
             clock,
             client_id=client_id,
             tls_context=tls_context,
             report=self._report_broker_event,
-            will_topic=Topics(config.mqtt.base_topic, config.node.name).status,
+            will_topic=topics.status,
+            subscribe=subscriptions(config, device),
+            intake=Intake(clock, unlimited=discovery_topic(config.homeassistant.prefix, device)),
         )
+        self._name = config.node.name
         self._service = Service(clock)
-        self._sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
+        self.panel = Panel(config.status_led, config.button, board, clock, report=self._inbox.put)
+        sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
+        outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
+        publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
+        self._announcer = Announcer(
+            config,
+            board,
+            clock,
+            device=device,
+            keys=sensor_keys(config.sensors, state_dir),
+            sensors=list(sensors.values()),
+            publisher=publisher,
+        )
         self._reporter = Reporter(
             config,
             board,
             clock,
             link=self._link,
-            outbox=Outbox(state_dir, config.outbox, clock, hold=hold_state_dir),
-            sensors=list(self._sensors.values()),
+            outbox=outbox,
+            publisher=publisher,
+            announcer=self._announcer,
+            sensors=list(sensors.values()),
             warnings=warnings,
         )
-        self._online = 0
-        self._next_check_s = math.inf
+        self._sensing = Sensing(
+            sensors,
+            clock,
+            workers=Workers(self._inbox.put, self._inbox.put_quietly),
+            reporter=self._reporter,
+        )
+        self._commands = RemoteCommands(
+            config,
+            clock,
+            link=self._link,
+            publisher=publisher,
+            sensing=self._sensing,
+            identify=self._identify,
+            restart=lambda: self.stop("told to restart by a command"),
+        )
+        self._so_many_sensors = len(sensors)
+        self._condition: tuple[bool, int] | None = None
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
         self._rest_until_s = 0.0
         """Nothing is due before, for what was due has failed."""
@@ -126,7 +171,9 @@ class Node:
 
     def run(self) -> None:
         """Work until `stop`."""
-        self._plan_reads()
+        start_s = self._clock.monotonic()
+        self._reporter.start(start_s)
+        self._sensing.start(start_s)
         self._link.start()
         self._service.ready()
         while not self._stopping:
@@ -136,13 +183,11 @@ class Node:
     # -- one turn of the loop
 
     def _turn(self) -> None:
-        self._timetable.run_due()
+        self._sensing.work()
         now_s = self._clock.monotonic()
-        self._workers.dispatch(now_s)
-        self._workers.help_out(now_s)
-        self._watch_sensors(now_s)
         self._watch_network_thread(now_s)
         try:
+            self._commands.work(now_s)
             self._reporter.work(now_s)
         except Exception:
             self._go_on("publish")
@@ -156,15 +201,11 @@ class Node:
             self._reporter.save(saving_s)
         except Exception:
             self._go_on("save readings")
-        self._excuse_sensors(self._clock.monotonic() - saving_s)
-
-    def _excuse_sensors(self, stalled_s: float) -> None:
-        """A slow disk has held up the loop: nobody was asked, so nobody was silent."""
+        stalled_s = self._clock.monotonic() - saving_s
         if stalled_s > STALL_S:
             _log.debug("the disk took %.1f s to write", stalled_s)
-            for sensor in self._sensors.values():
-                sensor.state.excuse(stalled_s)
-            self._next_check_s = self._clock.monotonic()
+            self._sensing.excuse(stalled_s)
+        self._show_condition()
 
     def _go_on(self, what: str) -> None:
         """Log a mistake, and rest: none of ours may stop the readings, or fill the log."""
@@ -174,26 +215,40 @@ class Node:
     def _wait(self, now_s: float) -> list[_Event]:
         """The events there are, after sleeping until the first, or until something is due."""
         wake_at_s = min(
-            self._timetable.next_due_s,
-            self._next_check_s,
-            self._workers.next_look_s,
+            self._sensing.next_due_s,
             self._check_network_at_s,
             self._service.next_feed_s,
             self._reporter.next_due_s,
+            self._commands.next_due_s,
+            self.panel.next_due_s,
         )
         self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
         return self._inbox.take(max(wake_at_s, self._rest_until_s) - now_s)
 
     def _take(self, event: _Event) -> None:
         if isinstance(event, ReadDone):
-            if event.bus_free:
-                self._workers.bus_free(event.bus)
-            self._read_ended(event.outcome)
+            self._sensing.take(event)
         elif isinstance(event, StopRequest):
             self._stopping = True
             _log.info("stopping: %s", event.reason)
-        elif self._reporter.handle(event):
-            self._tell_service()
+        elif isinstance(event, ButtonPressed):
+            self._sensing.read_now(ReadRequest(self._sensing.ids))
+        elif isinstance(event, ButtonHeld):
+            self._identify()
+        elif event.generation != self._link.generation:
+            pass  # what a client that has been replaced still says
+        elif isinstance(event, Arrived):
+            if not self._announcer.hear(event):
+                self._commands.hear(event)
+        elif isinstance(event, Flooded):
+            self._commands.flooded(event)
+        else:
+            self._reporter.handle(event)
+
+    def _identify(self) -> float:
+        """Blink the LED, for as many seconds as are returned."""
+        _log.info("this is %s", self._name)
+        return self.panel.identify()
 
     def _report_broker_event(self, event: BrokerEvent) -> None:
         """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
@@ -201,24 +256,6 @@ class Node:
             self._inbox.put_quietly(event)
         else:
             self._inbox.put(event)
-
-    def _watch_sensors(self, now_s: float) -> None:
-        """Look for silence, when it may have lasted too long; remember when that is next."""
-        if now_s < self._next_check_s:
-            return
-        for sensor in self._sensors.values():
-            if now_s >= sensor.state.next_check_s:
-                was_online = sensor.state.online
-                sensor.state.check(now_s, sensor.port.reading_since_s)
-                if was_online:
-                    self._online -= 1
-                    self._reporter.availability_changed(sensor)
-                    self._tell_service()
-                else:
-                    self._reporter.complaint()
-        self._next_check_s = min(
-            (sensor.state.next_check_s for sensor in self._sensors.values()), default=math.inf
-        )
 
     def _watch_network_thread(self, now_s: float) -> None:
         """Feed the watchdog while paho's thread lives; replace the thread when it does not."""
@@ -232,49 +269,16 @@ class Node:
             self._link.restart()
             self._reporter.link_lost()
 
-    def _tell_service(self) -> None:
-        """Bring the line in `systemctl status` up to date."""
-        broker = "connected" if self._link.connected else "no broker"
-        self._service.status(f"{broker}, {self._online} of {len(self._sensors)} sensors online")
-
-    # -- reading
-
-    def _plan_reads(self) -> None:
-        """Put every sensor on its grid; all grids start now, so reads come together."""
-        start_s = self._clock.monotonic()
-        self._reporter.start(start_s)
-        for sensor in self._sensors.values():
-            self._timetable.every(
-                sensor.table.interval,
-                partial(self._read_due, sensor),
-                start_s=start_s + sensor.settle_s,
-            )
-
-    def _read_due(self, sensor: Sensor, due_s: float) -> None:
-        if sensor.ready:
-            sensor.state.busy_since_s = due_s
-            self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
-            self._workers.submit(sensor.port)
-
-    def _read_ended(self, outcome: ReadOutcome) -> None:
-        sensor = self._sensors[outcome.sensor]
-        sensor.state.busy_since_s = None
-        if sensor.takes_first_after_power():
-            return
-        was_online, complaints = sensor.state.online, sensor.state.complaints
-        values = sensor.state.accept(outcome)
-        if values:
-            if not was_online:
-                self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
-                self._online += 1
-                self._reporter.availability_changed(sensor)
-                self._tell_service()
-            self._reporter.took(sensor, values, outcome)
-        elif sensor.state.complaints != complaints:
-            self._reporter.complaint()
-        sensor.mind_supply(
-            works=bool(values), timetable=self._timetable, now_s=self._clock.monotonic()
-        )
+    def _show_condition(self) -> None:
+        """Bring the LED, and the line in `systemctl status`, up to date."""
+        all_online = self._sensing.online == self._so_many_sensors
+        self.panel.show(connected=self._link.connected, all_online=all_online)
+        condition = (self._link.connected, self._sensing.online)
+        if condition != self._condition:
+            self._condition = condition
+            broker = "connected" if self._link.connected else "no broker"
+            online = f"{self._sensing.online} of {self._so_many_sensors} sensors online"
+            self._service.status(f"{broker}, {online}")
 
     # -- the end
 
@@ -286,8 +290,8 @@ class Node:
         self._inbox.ring_at = 1
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             for event in self._inbox.take(left_s):
-                if not isinstance(event, ReadDone | StopRequest):
+                if isinstance(event, Acknowledged | Sent | Disconnected):
                     self._reporter.handle(event)
+        self.panel.close()
         self._reporter.close()
-        for sensor in self._sensors.values():
-            sensor.close()
+        self._sensing.close()

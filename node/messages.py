@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from node.clock import utc_text
 from node.reading import Reading
 
 __all__ = [
+    "NO_COMMAND",
     "OFFLINE",
     "ONLINE",
     "Topics",
@@ -19,6 +22,8 @@ __all__ = [
 
 ONLINE = b"online"
 OFFLINE = b"offline"
+NO_COMMAND = "doctor"
+"""The command that does nothing and is not answered: whether commands arrive is tried with it."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,6 +46,17 @@ class Topics(msgspec.Struct, frozen=True):
     def health(self) -> str:
         return f"{self.base}/{self.node}/health"
 
+    @property
+    def command_filter(self) -> str:
+        """The filter that matches every command, and no result."""
+        return f"{self.base}/{self.node}/cmd/+"
+
+    def command(self, name: str) -> str:
+        return f"{self.base}/{self.node}/cmd/{name}"
+
+    def command_result(self, name: str) -> str:
+        return f"{self.base}/{self.node}/cmd/{name}/result"
+
     def state(self, sensor: str) -> str:
         return f"{self.base}/{self.node}/{sensor}/state"
 
@@ -55,9 +71,14 @@ def availability(online: bool) -> bytes:
     return ONLINE if online else OFFLINE
 
 
-def state_payload(reading: Reading) -> bytes:
-    """The newest reading as JSON: a key per channel, then time, clock and seq."""
-    return _encode({**reading.values, **_time_of(reading), "seq": reading.seq})
+def state_payload(reading: Reading, missing: Iterable[str] = ()) -> bytes:
+    """The newest reading as JSON: a key per channel, then time, clock and seq.
+
+    `missing` channels are null: they have had no value for too long.
+    """
+    values = reading.values
+    nothing = {name: None for name in missing if name not in values}
+    return _encode({**values, **nothing, **_time_of(reading), "seq": reading.seq})
 
 
 def history_payload(stream: str, readings: list[Reading]) -> bytes:

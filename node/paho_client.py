@@ -19,6 +19,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from node.broker_events import (
     Acknowledged,
@@ -27,9 +28,13 @@ from node.broker_events import (
     Connected,
     ConnectFailed,
     Disconnected,
+    Flooded,
     Outgoing,
     Sent,
+    SubscribeRefused,
+    Subscription,
 )
+from node.intake import Intake, Verdict
 from node.messages import OFFLINE
 from node.schema import MqttTable
 
@@ -47,6 +52,9 @@ PROBE_AFTER_S = 3
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
+LARGEST_INCOMING_BYTES = 1024 * 1024
+"""What an MQTT 5 broker may send us at most (§3.1.2.11.4): our own discovery message is far below,
+and nobody can fill our memory."""
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
 
 
@@ -77,13 +85,17 @@ class NetworkClient(paho.Client):
         tls_context: Any,
         report: Callable[[BrokerEvent], None],
         will_topic: str | None,
-        subscribe: tuple[str, ...],
+        subscribe: tuple[Subscription, ...],
+        intake: Intake | None,
     ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version)
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
         self._generation = generation
         self._report = report
-        self._topics = [(topic, 1) for topic in subscribe]
+        self._subscriptions = subscribe
+        self._intake = intake
+        self._asked: dict[int, str] = {}
+        """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
         self._attempt = 0
         self._network_thread: threading.Thread | None = None
         self._handed_over: deque[Outgoing] = deque()
@@ -104,11 +116,12 @@ class NetworkClient(paho.Client):
         self.on_disconnect = self._disconnected
         self.on_publish = self._acknowledged
         self.on_message = self._arrived
+        self.on_subscribe = self._subscribe_answered
         self.on_socket_open = self._socket_opened
 
     def begin(self) -> None:
         """Start the network thread."""
-        self.connect_async(*self._address)
+        self.connect_async(*self._address, properties=self._incoming_limit())
         others = set(threading.enumerate())
         self.loop_start()
         self._network_thread = next(
@@ -148,9 +161,28 @@ class NetworkClient(paho.Client):
         if self._network_thread is not None:
             self._network_thread.join(wait_s)
 
+    def _incoming_limit(self) -> Properties | None:
+        if self.protocol != MQTTProtocolVersion.MQTTv5 or self._intake is None:
+            return None
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = LARGEST_INCOMING_BYTES
+        return properties
+
+    def listen(self, subscription: Subscription) -> None:
+        """Subscribe, on this connection; `SubscribeRefused` tells of a refusal."""
+        wanted: Any = (subscription.topic, 1)
+        if self.protocol == MQTTProtocolVersion.MQTTv5:
+            options = SubscribeOptions(
+                qos=1, noLocal=True, retainAsPublished=subscription.show_retained
+            )
+            wanted = (subscription.topic, options)
+        _, message_id = self.subscribe([wanted])
+        if message_id is not None:
+            self._asked[message_id] = subscription.topic
+
     def publish_now(self, message: Outgoing) -> int | None:
         """Publish at QoS 1; the message's id, or None if the link is down after all."""
-        properties = self._expiry(message.expiry_s)
+        properties = self._properties(message)
         info = self.publish(message.topic, message.payload, 1, message.retain, properties)
         return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
 
@@ -165,9 +197,16 @@ class NetworkClient(paho.Client):
         self._handed_over.extend(messages[1:])
         return self.publish_now(messages[0])
 
-    def _expiry(self, expiry_s: int) -> Properties | None:
-        if not expiry_s or self.protocol != MQTTProtocolVersion.MQTTv5:
+    def _properties(self, message: Outgoing) -> Properties | None:
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
             return None
+        if message.correlation:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = message.correlation
+            return properties
+        return self._expiry(message.expiry_s) if message.expiry_s else None
+
+    def _expiry(self, expiry_s: int) -> Properties:
         if expiry_s not in self._expiry_properties:
             properties = _PackedOnce(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
@@ -183,8 +222,10 @@ class NetworkClient(paho.Client):
         # newer values: a retained topic would go backwards.
         self.drop_out_messages()
         self._handed_over.clear()
-        if self._topics and not reason.is_failure:
-            self.subscribe(self._topics)
+        self._asked.clear()
+        if not reason.is_failure:
+            for subscription in self._subscriptions:
+                self.listen(subscription)
         self._report(
             Connected(
                 self._generation,
@@ -227,9 +268,35 @@ class NetworkClient(paho.Client):
         if sock is not None and _QUICKACK is not None:
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
+    def _subscribe_answered(
+        self, client: paho.Client, userdata: Any, message_id: int, reasons: Any, properties: Any
+    ) -> None:
+        topic = self._asked.pop(message_id, "")
+        for reason in reasons:
+            if reason.is_failure:
+                self._report(SubscribeRefused(self._generation, topic, str(reason)))
+
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        payload = bytes(message.payload)
-        self._report(Arrived(self._generation, message.topic, payload, message.retain))
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # a broker that lets that pass is not to end this thread
+            return
+        if self._intake is not None:
+            verdict = self._intake.judge(topic)
+            if verdict is Verdict.FLOODED:
+                self._report(Flooded(self._generation, topic))
+            if verdict is not Verdict.TAKEN:
+                return
+        self._report(
+            Arrived(
+                self._generation,
+                topic,
+                bytes(message.payload),
+                message.retain,
+                response_topic=getattr(message.properties, "ResponseTopic", ""),
+                correlation=getattr(message.properties, "CorrelationData", b""),
+            )
+        )
 
     def _socket_opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         """Send small packets at once, and give a dead peer up soon (tcp(7)).

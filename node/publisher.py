@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections import deque
 from collections.abc import Callable
 
 from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
@@ -31,21 +32,25 @@ _OVERHEAD_BYTES = 32
 """Fixed header, message id and properties of a PUBLISH, amply."""
 
 ALWAYS_TAKEN_BYTES = 1024
+MOST_ANSWERS = 20
+"""Answers to commands that may wait; more of them nobody has asked for in good faith."""
 _DISCONNECT_S = 0.5
 
 
 class Publisher:
     """Keeps the retained topics of one node up to date at the broker, and sends its history.
 
-    `refused(message, reason)` is called for each message that the broker does not take.
+    `refused(topic, payload, reason)` is called for each message that the broker does not take.
     """
 
     def __init__(
-        self, link: Link, *, status_topic: str, refused: Callable[[Outgoing, str], None]
+        self, link: Link, *, status_topic: str, refused: Callable[[str, bytes, str], None]
     ) -> None:
         self._link = link
         self._status_topic = status_topic
         self._refused = refused
+        self.remedies: dict[str, str] = {}
+        """Topic -> what to do when the broker denies it, beside allowing it."""
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
         """Retained topics with a message that is not acknowledged yet."""
@@ -53,6 +58,7 @@ class Publisher:
         """Message id -> message, for those in flight whose id is known."""
         self._settlements: dict[int, Callable[[bool], None]] = {}
         """Message id -> whom to tell the outcome; the history in flight."""
+        self._answers: deque[Outgoing] = deque(maxlen=MOST_ANSWERS)
         self._refused_topics: set[str] = set()
         self._in_order = False
         self._largest_bytes = sys.maxsize
@@ -91,6 +97,8 @@ class Publisher:
             self._in_order = bool(self._waiting)
         elif messages:
             self._sent(messages[0], self._link.publish_together(messages))
+        while self._answers and self.history_room > 0:
+            self.send(self._answers.popleft(), lambda _taken: None)
 
     def send(self, message: Outgoing, settled: Callable[[bool], None]) -> None:
         """Publish a message of history; keep to `history_room`.
@@ -104,6 +112,11 @@ class Publisher:
         if message_id is not None:
             self._message_of[message_id] = message
             self._settlements[message_id] = settled
+
+    def answer(self, message: Outgoing) -> None:
+        """Publish the answer to a command, once; without a link, nobody waits for it."""
+        if self._link.connected:
+            self._answers.append(message)
 
     @property
     def history_room(self) -> int:
@@ -182,6 +195,7 @@ class Publisher:
         """What was in flight or waiting is void."""
         self._acknowledged_at_s = None
         self._waiting.clear()
+        self._answers.clear()
         self._in_flight.clear()
         self._message_of.clear()
         self._settlements.clear()
@@ -192,7 +206,7 @@ class Publisher:
 
         Half a window, so that a long queue is sent in bulk; any one of a few that are in flight.
         """
-        waiting = bool(self._waiting) or more_history
+        waiting = bool(self._waiting or self._answers) or more_history
         self._link.hurry(waiting)
         if not waiting:
             return 0
@@ -234,6 +248,7 @@ class Publisher:
             return
         if event.refused:
             remedy = "allow the topic in the broker's ACL"
+            remedy += self.remedies.get(message.topic, "")
             denied = "authorized" in event.refused.lower()
             self._refuse(message, f"{event.refused}; {remedy}" if denied else event.refused)
         settled = self._settlements.pop(event.message_id, None)
@@ -244,7 +259,7 @@ class Publisher:
 
     def _refuse(self, message: Outgoing, why: str) -> None:
         """Tell of a message that cannot be published; log it once per topic and connection."""
-        self._refused(message, why)
+        self._refused(message.topic, message.payload, why)
         if message.topic not in self._refused_topics:
             self._refused_topics.add(message.topic)
             _log.error("the broker does not take %s: %s", message.topic, why)

@@ -16,7 +16,8 @@ import math
 import msgspec
 
 from drivers.bus import Board
-from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
+from node.announcer import Announcer
+from node.broker_events import Acknowledged, BrokerEvent, Sent
 from node.clock import Clock
 from node.health import take_health
 from node.history import History
@@ -55,9 +56,12 @@ class Reporter:
         *,
         link: Link,
         outbox: Outbox,
+        publisher: Publisher,
+        announcer: Announcer,
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
     ) -> None:
+        self._config_digest = config.digest
         self._board = board
         self._clock = clock
         self._link = link
@@ -65,9 +69,8 @@ class Reporter:
         self._sensors = sensors
         self._warnings = warnings
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
-        self._publisher = Publisher(
-            link, status_topic=self._topics.status, refused=self._message_refused
-        )
+        self._publisher = publisher
+        self._announcer = announcer
         self._retained = RetainedTopics(config.mqtt, self._topics, self._publisher)
         self._history = History(
             config.outbox,
@@ -98,25 +101,28 @@ class Reporter:
 
     # -- what happens
 
-    def handle(self, event: BrokerEvent) -> bool:
-        """Take note of an event of the link; whether it may have changed what is connected."""
+    def handle(self, event: BrokerEvent) -> None:
+        """Take note of an event of the link."""
         change = self._publisher.handle(event)
         if change is Change.UP:
             self._health_not_before_s = -math.inf
             self._publish_everything()
             self._history.link_up()
         elif change is Change.DOWN:
-            self._history.link_down()
+            self._link_is_down()
         if isinstance(event, Acknowledged | Sent) or self._link.described == self._link_said:
-            return False
+            return
         self._link_said = self._link.described
         self._health_stale = True
-        return True
 
     def link_lost(self) -> None:
         """The connection is gone without an event, and with it what was in flight."""
         self._publisher.forget()
+        self._link_is_down()
+
+    def _link_is_down(self) -> None:
         self._history.link_down()
+        self._announcer.link_down()
 
     def _mind_acknowledgements(self, now_s: float) -> None:
         """Leave a broker that answers pings and acknowledges nothing: nobody hears us there."""
@@ -139,12 +145,14 @@ class Reporter:
             synced=outcome.synced,
         )
         worth = sensor.state.worth_publishing(values, outcome.ended_s)
-        if worth:
+        missing = sensor.state.take_newly_missing(outcome.ended_s)
+        if worth or missing:
             self._fresh.append((sensor, sensor.newest, worth))
             told = list(values) if self._retained.whole else worth
             sensor.state.published(told, outcome.ended_s)
-        for name in sensor.state.take_newly_missing(outcome.ended_s):
+        for name in missing:
             self._retained.take_back(sensor.table, name)
+        self._announcer.mind_channels()
 
     def availability_changed(self, sensor: Sensor) -> None:
         self._retained.availability(sensor.table, online=sensor.state.online)
@@ -153,9 +161,6 @@ class Reporter:
     def complaint(self) -> None:
         """Something new is wrong with a sensor."""
         self._health_stale = True
-
-    def _message_refused(self, message: Outgoing, reason: str) -> None:
-        self._outbox.refused(message.topic, message.payload, reason)
 
     def _clock_found_set(self) -> None:
         self._clock_was_set(self._clock.boot_s(), self._clock.utc_s())
@@ -177,6 +182,10 @@ class Reporter:
         """Publish what may be published now."""
         self._mind_acknowledgements(now_s)
         self._mind_health(now_s)
+        if self._announcer.take_birth(now_s):
+            self._announcer.answer_birth()
+            self._publish_sensors()
+        self._announcer.work(now_s)
         self._publisher.flush()
         self._history.work(now_s)
 
@@ -194,7 +203,8 @@ class Reporter:
             self._outbox_condition = self._outbox.condition
             self._health_stale = True
         for sensor, reading, channels in self._fresh:
-            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels)
+            missing = sensor.state.missing_channels
+            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels, missing)
         self._fresh.clear()
 
     @property
@@ -202,7 +212,7 @@ class Reporter:
         """When there is something to do, if nothing happens until then."""
         health_s = self._health_not_before_s if self._health_stale else self._health_at_s
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
-        return min(self._history.next_due_s, health_s, save_s)
+        return min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
 
     def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""
@@ -221,6 +231,7 @@ class Reporter:
         self._outbox.look_for_set_aside()
         health = take_health(
             self._topics.node,
+            config=self._config_digest,
             clock=self._clock,
             started_s=self._started_s,
             board=self._board,
@@ -246,6 +257,10 @@ class Reporter:
     def _publish_everything(self) -> None:
         """A connection has come about: say what is, in the order of the contract."""
         self._publisher.set(self._topics.status, ONLINE)
+        self._announcer.announce()
+        self._publish_sensors()
+
+    def _publish_sensors(self) -> None:
         for sensor in self._sensors:
             self._retained.availability(sensor.table, online=sensor.state.online)
         for sensor in self._sensors:
@@ -255,7 +270,8 @@ class Reporter:
                     self._retained.take_back(sensor.table, name)
 
     def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
-        self._retained.reading(sensor.table, reading, list(reading.layout.channels))
+        channels = list(reading.layout.channels)
+        self._retained.reading(sensor.table, reading, channels, sensor.state.missing_channels)
 
     # -- the end
 

@@ -30,12 +30,14 @@ class RetainedTopics:
     def availability(self, sensor: SensorTable, *, online: bool) -> None:
         self._publisher.set(self._topics.availability(sensor.id), availability(online))
 
-    def reading(self, sensor: SensorTable, reading: Reading, channels: list[str]) -> None:
-        """Set the newest reading, and the plain values of `channels`."""
+    def reading(
+        self, sensor: SensorTable, reading: Reading, channels: list[str], missing: set[str]
+    ) -> None:
+        """Set the newest reading, and the plain values of `channels`; say which are `missing`."""
         expiry_s = max(self._retain_for_s, 3 * sensor.interval) if self._retain_for_s else 0
         if self._payload != "plain":
             topic = self._topics.state(sensor.id)
-            self._publisher.set(topic, state_payload(reading), expiry_s=expiry_s)
+            self._publisher.set(topic, state_payload(reading, sorted(missing)), expiry_s=expiry_s)
         if self._payload != "json":
             values = reading.values
             for name in channels:

@@ -18,6 +18,8 @@ __all__ = [
     "DEFAULT_RETAIN_FOR",
     "ButtonTable",
     "ChannelTable",
+    "CommandName",
+    "CommandsTable",
     "Config",
     "FaultTable",
     "HomeAssistantTable",
@@ -33,6 +35,7 @@ __all__ = [
     "TlsTable",
     "TopicPart",
     "TopicPath",
+    "WebAddress",
 ]
 
 
@@ -78,6 +81,14 @@ TopicPath = Annotated[
         pattern=r"^(?!\$)[^/+#\x00-\x1f\x7f]+(/[^/+#\x00-\x1f\x7f]+)*\Z",
         max_length=128,
         description="a topic without wildcards, empty levels or a $ at the beginning",
+    ),
+]
+WebAddress = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^https?://[^\s/]+(/\S*)?\Z",
+        max_length=200,
+        description='an address that begins with "http://" or "https://"',
     ),
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)
@@ -137,11 +148,22 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     drain_rate: _Positive = 100
 
 
+CommandName = Literal["read", "identify", "restart"]
+
+
+class CommandsTable(_Table, frozen=True, kw_only=True):
+    """`[commands]`: what the node does on a message to `B/N/cmd/<name>`."""
+
+    enabled: bool = True
+    allow: tuple[CommandName, ...] = ("read", "identify", "restart")
+
+
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):
     """`[homeassistant]`: device discovery."""
 
     enabled: bool = True
     prefix: TopicPath = "homeassistant"
+    configuration_url: WebAddress | None = None
 
 
 class StatusLedTable(_Table, frozen=True, kw_only=True):
@@ -216,9 +238,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration that has been checked as a whole."""
 
     source: Path
+    digest: str = ""
+    """The first 12 hex digits of the SHA-256 of the file."""
     node: NodeTable
     mqtt: MqttTable
     outbox: OutboxTable = OutboxTable()
+    commands: CommandsTable = CommandsTable()
     homeassistant: HomeAssistantTable = HomeAssistantTable()
     status_led: StatusLedTable | None = None
     button: ButtonTable | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from drivers.bus import Board
 from node import power
 from node.clock import Clock
@@ -26,6 +28,10 @@ class Sensor:
         if table.power_pin is not None:
             self.supply = SensorPower(table.id, table.power_pin, board)
         self.newest: Reading | None = None
+        self.begun_s = -math.inf
+        """When it was asked last."""
+        self.took_s = table.info.read_budget_s
+        """How long the last read took; before it, how long one may."""
         self.without_power = False
         self._drop_next = False
 

@@ -52,6 +52,9 @@ class SensorState:
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
         self._rejections: dict[str, str] = {}
+        if not table.info.more_channels:
+            for channel in table.info.channels_with(table.options):
+                self._pipeline(channel)
         self._last_measurement: Measurement = {}
         self._repeats = 0
         self._last_problem = ("", "no reading yet")
@@ -62,6 +65,11 @@ class SensorState:
         """Without a good reading for this long the sensor is offline."""
         interval_s = self.table.interval
         return STALE_INTERVALS * interval_s + min(_GRACE * interval_s, _LONGEST_GRACE_S)
+
+    @property
+    def pipelines(self) -> list[ChannelPipeline]:
+        """One for each channel that is known: from the beginning, or since it had a value."""
+        return list(self._pipelines.values())
 
     @property
     def next_check_s(self) -> float:

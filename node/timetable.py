@@ -20,15 +20,18 @@ import schedule
 
 from node.clock import Clock
 
-__all__ = ["Timetable"]
+__all__ = ["GridJob", "Timetable"]
 
 _log = logging.getLogger(__name__)
 
 _ORIGIN = datetime.datetime(2000, 1, 1)
 
 
-class _GridJob(schedule.Job):
-    """A `schedule.Job` whose `next_run` is a monotonic time, counted from `_ORIGIN`."""
+class GridJob(schedule.Job):
+    """A `schedule.Job` whose `next_run` is a monotonic time, counted from `_ORIGIN`.
+
+    `due_s` is when it is due next.
+    """
 
     def __init__(
         self, interval_s: float, start_s: float, scheduler: schedule.Scheduler, clock: Clock
@@ -65,18 +68,21 @@ class Timetable:
         self._scheduler = schedule.Scheduler()
         self._next_due_s = math.inf
 
-    def every(self, interval_s: float, action: Callable[[float], None], *, start_s: float) -> None:
+    def every(
+        self, interval_s: float, action: Callable[[float], None], *, start_s: float
+    ) -> GridJob:
         """Call `action(due_s)` at `start_s`, and every `interval_s` after it.
 
         Actions with the same interval and start share their slots, to the last bit.
         """
-        job = _GridJob(interval_s, start_s, self._scheduler, self._clock)
+        job = GridJob(interval_s, start_s, self._scheduler, self._clock)
         job.do(lambda: self._contained(action, job.due_s))
         self._next_due_s = min(self._next_due_s, job.due_s)
+        return job
 
     def once(self, at_s: float, action: Callable[[float], None]) -> None:
         """Call `action(at_s)` at `at_s`, and forget it."""
-        job = _GridJob(1.0, at_s, self._scheduler, self._clock)
+        job = GridJob(1.0, at_s, self._scheduler, self._clock)
 
         def run() -> type[schedule.CancelJob]:
             self._contained(action, at_s)
@@ -97,8 +103,8 @@ class Timetable:
         """When `run_due` has something to do again; infinity for never."""
         return self._next_due_s
 
-    def _jobs(self) -> list[_GridJob]:
-        return [job for job in self._scheduler.jobs if isinstance(job, _GridJob)]
+    def _jobs(self) -> list[GridJob]:
+        return [job for job in self._scheduler.jobs if isinstance(job, GridJob)]
 
     @staticmethod
     def _contained(action: Callable[[float], None], due_s: float) -> None:

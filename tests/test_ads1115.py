@@ -12,7 +12,7 @@ from drivers.base import Driver
 from drivers.errors import ImplausibleValue
 from drivers.sim.board import SimulatedBoard
 from node import config as configuration
-from node.commands.check import published_topics
+from node.topic_list import published_topics
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_four_inputs_are_four_sensors(board, tmp_path):
         for i, sensor, _ in wired
     ]
     file.write_text('[mqtt]\nhost = "h"\n' + "".join(tables))
-    contents = dict(published_topics(configuration.load(file)))
+    contents = dict(published_topics(configuration.load(file), "sn0"))
     states = [text for topic, text in contents.items() if topic.endswith("/state")]
     assert [text.split(",")[0] for text in states] == ["temperature °C"] * 3 + ["voltage V"]
 

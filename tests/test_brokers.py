@@ -182,8 +182,12 @@ class Observer(Subscriber):
 
     def kept(self) -> dict[str, str]:
         """What came as retained: topic below the node's -> payload."""
-        prefix = len(self.base) + 1
-        return {topic[prefix:]: payload for topic, payload, kept in list(self.messages) if kept}
+        prefix = f"{self.base}/"
+        return {
+            topic.removeprefix(prefix): payload
+            for topic, payload, kept in list(self.messages)
+            if kept and topic.startswith(prefix)
+        }
 
     def fence(self) -> None:
         """Until all that the broker had before is here."""

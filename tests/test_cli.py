@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -76,7 +75,9 @@ def test_version_is_that_of_the_package():
 def test_every_command_has_help_with_an_example(command):
     done = sensor_node(command, "--help")
     assert done.returncode == 0
-    assert f"example: sensor-node {command}" in done.stdout
+    assert f"examples:\n  sensor-node {command}" in done.stdout
+    assert "exit codes:\n  0   " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert "--config" in done.stdout
     assert "--log-level" in done.stdout
 
@@ -106,13 +107,16 @@ def test_the_configuration_is_found_by_the_environment(config):
 def test_check_says_what_would_be_published_where(config):
     done = sensor_node("check", "--config", config)
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
-    content = dict(itertools.pairwise(lines))  # too wide for a table of 80 columns
+    first, *lines = done.stdout.splitlines()
+    assert first == f"{config}: valid"
     assert max(map(len, lines)) <= 80
-    assert content["sensors/lab/air/state"].strip() == "temperature °F, humidity %, every 30s"
-    assert content["sensors/lab/air/temperature"].strip() == "°F, every 30s"
-    assert content["sensors/lab/air/availability"].strip() == "online, offline"
-    assert "sensors/lab/status" in lines
+    content = dict(line.split(maxsplit=1) for line in lines if "/" in line)
+    assert content["sensors/lab/air/state"].startswith("temperature °F, humidity %, every")
+    assert content["sensors/lab/air/temperature"] == "°F, every 30s"
+    assert content["sensors/lab/air/availability"] == "online, offline"
+    assert content["sensors/lab/status"] == "online, offline"
+    assert content["sensors/lab/cmd/+"] == "commands: read, identify, restart"
+    assert any(topic.startswith("homeassistant/device/sn") for topic in content)
 
 
 def test_check_as_json(config, tmp_path):

@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,13 +29,14 @@ from support import (
     NodeProcess,
     dead_letters,
     free_port,
+    open_folder,
     sysfs_config,
     wait_until,
 )
 
 from node.config import ConfigError, load
 from node.embedded_broker import find_mosquitto
-from node.identity import client_id
+from node.identity import device_id
 from node.schema import Config
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -170,7 +170,7 @@ def test_a_broker_with_a_right_certificate_is_spoken_to(tmp_path, start_node, ce
         ("right", "127.0.0.1", "certificate is not for 127.0.0.1"),
         ("expired", "localhost", "certificate has expired"),
         ("not yet valid", "localhost", "certificate is not valid yet"),
-        ("TLS 1.1 at most", "localhost", "no TLS handshake ("),
+        ("TLS 1.1 at most", "localhost", "ends the TLS handshake ("),
     ],
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
@@ -426,15 +426,20 @@ class Site:
             self.run(command.replace("greenhouse", user))
 
     def node_id(self, node: str) -> str:
-        return client_id("sensors", node)
+        """The id that the sample has for a node."""
+        acl = (DEPLOY / "mosquitto.acl").read_text()
+        ids = dict(re.findall(r"^user (\w+)(?:\n.+)*?/(sn\w{12})/", acl, re.MULTILINE))
+        return str(ids[node])
 
-    def broker(self, *, with_acl: bool = True, certificates: bool = False) -> SampleBroker:
-        """The sample, with nothing changed but paths, port and the nodes' ids."""
+    def broker(
+        self, *, with_acl: bool = True, certificates: bool = False, device: str = ""
+    ) -> SampleBroker:
+        """The sample, with nothing changed but paths, port and the id of "greenhouse"."""
         port = free_port()
         settings = (self.folder / "mosquitto.conf").read_text()
         acl = (DEPLOY / "mosquitto.acl").read_text()
-        for user, sample in re.findall(r"^user (\w+)(?:\n.+)*?/(sn\w{20})/", acl, re.MULTILINE):
-            acl = acl.replace(sample, self.node_id(user))
+        if device:
+            acl = acl.replace(self.node_id("greenhouse"), device)
         (self.folder / "mosquitto.acl").write_text(acl)
         state = self.folder / "lib"
         shutil.rmtree(state, ignore_errors=True)
@@ -496,9 +501,8 @@ class SampleBroker(Mosquitto):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to mosquitto's user
-        Path(folder).chmod(0o755)
-        yield Site(Path(folder))
+    with open_folder() as folder:  # for mosquitto's user
+        yield Site(folder)
 
 
 class Client:
@@ -601,6 +605,7 @@ sensors/greenhouse/cmd/read/result    pr         -      r        r             r
 sensors/greenhouse/cmd/read/result/7  pr         -      r        r             r         -
 sensors/greenhouse/cmd                -          -      r        r             r         -
 sensors/greenhouse/cmd/read/more      -          -      r        r             r         -
+sensors/greenhouse/doctor/1/state     pr         -      r        r             r         -
 sensors/greenhouse/air/state/more     -          -      r        r             r         -
 sensors/greenhouse                    -          -      r        r             r         -
 sensors/cellar/status                 -          pr     r        r             r         -
@@ -769,14 +774,14 @@ def node_config(
     return config.replace('"test"', f'"{name}"').replace("127.0.0.1", "localhost")
 
 
-def test_a_node_with_the_sample_files_lacks_nothing(site, start_node, temperature_file):
+def test_a_node_with_the_sample_files_lacks_nothing(site, start_node, temperature_file, tmp_path):
     """States, availability, plain values, history and health arrive, before and after a restart.
 
     And those who come later get what is retained: the broker checks its source once more.
     """
     (temperature_file.parent / "secret").write_text("greenhouse's\n")
     login = 'username = "greenhouse"\npassword_file = "secret"'
-    with site.broker() as broker:
+    with site.broker(device=device_id(tmp_path / "state")) as broker:
         reader = broker.join("dashboard")
         node = start_node(node_config(site, broker.port, temperature_file, login=login))
         base = "sensors/greenhouse"
@@ -842,7 +847,9 @@ def test_the_operator_watches_as_the_how_to_says(site, start_node, temperature_f
         assert done.stderr == ""
 
 
-def test_with_client_certificates_the_name_in_it_is_the_user(site, start_node, temperature_file):
+def test_with_client_certificates_the_name_in_it_is_the_user(
+    site, start_node, temperature_file, tmp_path
+):
     """Whatever user name is sent beside it; and it makes nobody a broker."""
     for user in ("greenhouse", "operator"):
         site.give_certificate(user)
@@ -850,7 +857,8 @@ def test_with_client_certificates_the_name_in_it_is_the_user(site, start_node, t
     site.run(f"{verify} sslclient greenhouse.crt")
     with pytest.raises(subprocess.CalledProcessError):
         site.run(f"{verify} sslserver greenhouse.crt")
-    with site.broker(certificates=True) as broker:
+    device = device_id(tmp_path / "state")
+    with site.broker(certificates=True, device=device) as broker:
         observer = broker.join("operator", certificate=True)
         config = node_config(site, broker.port, temperature_file)
         files = f'cert_file = "{site.folder}/greenhouse.crt"\n'

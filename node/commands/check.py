@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 import msgspec
 
 from node import config as configuration
-from node.messages import Topics
-from node.schema import Config, SensorTable
+from node.help_text import CommandHelp
+from node.identity import device_id
+from node.schema import Config
+from node.state_dir import add_state_dir_argument, find_state_dir
 from node.terminal import count, table
-from node.units import duration_text
+from node.topic_list import published_topics, received_topics
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
 _WIDTH = 80
+_NARROWEST = 24
+
+
+HELP = CommandHelp(
+    details="""\
+Reads the configuration as the node would, and says everything that is wrong with it, each
+with its line; or else which topics the node would publish, with what, and which it would
+listen to. Nothing is connected to, and no hardware is touched.
+""",
+    examples={
+        "sensor-node check --config node.toml": "before a restart",
+        "sensor-node check --json | jq -r '.topics[].topic'": "the topics alone",
+    },
+    exit_codes={0: "the configuration is valid"},
+    without=(1,),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_state_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -33,32 +53,41 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(_as_json({"ok": False, "file": str(source), "problems": error.problems}))
         raise
-    topics = published_topics(config)
+    device = device_id(find_state_dir(arguments.state_dir))
+    published, received = published_topics(config, device), received_topics(config, device)
     if arguments.json:
         report = {
             "ok": True,
             "file": str(source),
             "node": config.node.name,
             "broker": config.mqtt.address,
-            "topics": [{"topic": topic, "content": content} for topic, content in topics],
+            "device": device,
+            "topics": [{"topic": topic, "content": content} for topic, content in published],
+            "received": [{"topic": topic, "content": content} for topic, content in received],
             "notes": config.notes_for(simulate=False),
         }
         print(_as_json(report))
     else:
         print(f"{source}: valid\n")
         print(f"{_summary(config)}\n")
-        print(_as_text([("TOPIC (all but history retained)", "CONTENT"), *topics]))
+        print(_as_text([("TOPIC (all but history retained)", "CONTENT"), *published]))
+        print()
+        print(_as_text([("LISTENS TO", "FOR"), *received]))
         for note in config.notes_for(simulate=False):
             print(f"note: {note}")
     return 0
 
 
 def _as_text(rows: list[tuple[str, str]]) -> str:
-    """A table; with the content below the topics, where they do not fit side by side."""
-    text = table(rows)
-    if max(map(len, text.splitlines())) <= _WIDTH:
-        return text
-    return "\n".join(f"{topic}\n    {content}" for topic, content in rows[1:])
+    """Two columns, the second one folded; one below the other, where the topics are too long."""
+    room = _WIDTH - max(len(topic) for topic, _ in rows) - 2
+    if room < _NARROWEST:
+        return "\n".join(f"{topic}\n    {content}" for topic, content in rows)
+    folded: list[tuple[str, str]] = []
+    for topic, content in rows:
+        first, *others = textwrap.wrap(content, room)
+        folded += [(topic, first), *(("", line) for line in others)]
+    return table(folded)
 
 
 def _as_json(report: dict[str, Any]) -> str:
@@ -74,36 +103,3 @@ def _summary(config: Config) -> str:
         f"node     {config.node.name}, {count(config.sensors, 'sensor')}\n"
         f"broker   {mqtt.address}, MQTT {version}, {login}, {secure}"
     )
-
-
-def published_topics(config: Config) -> list[tuple[str, str]]:
-    """Every topic that the node publishes on, and what stands there."""
-    topics = Topics(config.mqtt.base_topic, config.node.name)
-    rows = [(topics.status, "online, offline")]
-    for sensor in config.sensors:
-        rows.append((topics.availability(sensor.id), "online, offline"))
-        rows += _reading_topics(config, sensor, topics)
-    interval = duration_text(config.outbox.history_interval)
-    rows.append((topics.history, f"every reading, in batches, every {interval}"))
-    rows.append((topics.health, "the node itself, every minute"))
-    return rows
-
-
-def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list[tuple[str, str]]:
-    every = f"every {duration_text(sensor.interval)}"
-    units = {
-        channel.name: sensor.channel[channel.name].unit or channel.unit
-        if channel.name in sensor.channel
-        else channel.unit
-        for channel in sensor.info.channels_with(sensor.options)
-    }
-    rows = []
-    if config.mqtt.payload != "plain":
-        channels = ", ".join(f"{name} {unit}" for name, unit in units.items())
-        more = ", whatever else the folder has" if sensor.info.more_channels else ""
-        rows.append((topics.state(sensor.id), f"{channels}{more}, {every}"))
-    if config.mqtt.payload != "json":
-        rows += [(topics.channel(sensor.id, name), f"{u}, {every}") for name, u in units.items()]
-        if sensor.info.more_channels:
-            rows.append((topics.channel(sensor.id, "..."), "whatever else the folder has"))
-    return rows

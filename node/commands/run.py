@@ -8,8 +8,10 @@ import sys
 
 from node import __version__
 from node import config as configuration
-from node.board import open_board
+from node.board import bare_board, open_board
+from node.cli import EXIT_CONFIG
 from node.clock import SystemClock
+from node.help_text import CommandHelp
 from node.identity import client_id
 from node.logs import RecentWarnings
 from node.loop import Node, preload_drivers
@@ -23,9 +25,30 @@ from node.state_dir import (
 from node.terminal import count
 from node.tls import tls_context
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 _log = logging.getLogger(__name__)
+
+
+HELP = CommandHelp(
+    details="""\
+Reads the sensors of the configuration, each on its own interval, and publishes what they
+say, until SIGTERM or SIGINT. This is what the service runs. It needs neither the broker nor
+the network nor the right time to begin: every reading goes into a log on disk first, and
+stays there until the broker has acknowledged it.
+
+With --simulate the same drivers find simulated hardware under them; [simulation] in the
+configuration says what the room is like and what breaks.
+""",
+    examples={
+        "sensor-node run --config node.toml --state-dir ./state": "as yourself, with its log there",
+        "sensor-node run --simulate --log-level debug": "without hardware; failed reads are logged",
+    },
+    exit_codes={
+        0: "ended by a signal, or by the command restart over MQTT",
+        1: "another node uses the state directory",
+    },
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT; exit code 1 if another node uses the state directory."""
-    config = configuration.load(configuration.find_file(arguments.config))
+    source = configuration.find_file(arguments.config)
+    try:
+        config = configuration.load(source)
+    except configuration.ConfigError as error:
+        return _tell_of_bad_configuration(error, simulate=arguments.simulate)
     context = tls_context(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
     lock = StateDirLock(state_dir)
@@ -73,3 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
             _log.info("simulated fault: %s", fault)
     node.run()
     return 0
+
+
+def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
+    """On standard error, and on the LED where nobody may be reading that."""
+    from node.bad_config import led_of, show_bad_configuration
+
+    print(error.report(), file=sys.stderr, flush=True)  # noqa: T201
+    led = led_of(error.source)
+    if led is not None and not sys.stderr.isatty():
+        show_bad_configuration(led, bare_board(simulate=simulate))
+    return EXIT_CONFIG

@@ -1,0 +1,167 @@
+"""The LED and the button of a node: what can be seen and done without a network.
+
+gpiozero blinks on a thread of its own, and only while there is something wrong: a node that is
+well has its LED on, which costs no wake-up. A pin that cannot be had is reported once; the node
+goes on without it.
+
+Used on the loop's thread; the button reports on gpiozero's.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from drivers.bus import Board
+from node.clock import Clock
+from node.schema import ButtonTable, StatusLedTable
+
+__all__ = ["ButtonHeld", "ButtonPressed", "Panel", "Pattern"]
+
+_log = logging.getLogger(__name__)
+
+IDENTIFY_S = 10.0
+HOLD_S = 2.0
+_BOUNCE_S = 0.03
+STARTING_S = 10.0
+"""How long after its start a node that is not well yet is said to be starting."""
+
+
+class Pattern(enum.Enum):
+    """Seconds on, seconds off; a pattern without an end of either is steady."""
+
+    STARTING = (0.25, 0.25)
+    ONLINE = (math.inf, 0.0)
+    NO_BROKER = (1.0, 1.0)
+    SENSOR_DOWN = (1.9, 0.1)
+    BAD_CONFIGURATION = (0.1, 1.9)
+    IDENTIFY = (0.05, 0.05)
+
+
+class ButtonPressed(msgspec.Struct, frozen=True):
+    """Pressed and let go."""
+
+
+class ButtonHeld(msgspec.Struct, frozen=True):
+    """Held for `HOLD_S`."""
+
+
+class Panel:
+    """Shows one pattern at a time."""
+
+    def __init__(
+        self,
+        led: StatusLedTable | None,
+        button: ButtonTable | None,
+        board: Board,
+        clock: Clock,
+        *,
+        report: Callable[[ButtonPressed | ButtonHeld], None] = lambda _event: None,
+    ) -> None:
+        self._clock = clock
+        self._led: Any = None
+        self._button: Any = None
+        self._report = report
+        self._held = False
+        self.pattern: Pattern | None = None
+        """What the LED shows."""
+        self._started_s = clock.monotonic()
+        self._identify_until_s = -math.inf
+        if led is not None:
+            self._led = _open("[status_led]", led.pin, lambda: _led(led.pin, board))
+        if button is not None:
+            self._button = _open("[button]", button.pin, lambda: self._open_button(button, board))
+        self.next_due_s = math.inf
+        """When another pattern may have to be shown, without anything happening."""
+
+    def _open_button(self, table: ButtonTable, board: Board) -> Any:
+        from gpiozero import Button
+
+        button = Button(
+            table.pin,
+            hold_time=HOLD_S,
+            bounce_time=_BOUNCE_S,
+            pin_factory=board.pin_factory(),
+        )
+        button.when_held = self._when_held
+        button.when_released = self._when_released
+        return button
+
+    def _when_held(self) -> None:
+        self._held = True
+        self._report(ButtonHeld())
+
+    def _when_released(self) -> None:
+        held, self._held = self._held, False
+        if not held:
+            self._report(ButtonPressed())
+
+    def show(self, *, connected: bool, all_online: bool) -> None:
+        """Show how the node is, as far as nothing else is to be seen."""
+        if self._led is None:
+            return
+        now_s = self._clock.monotonic()
+        starting_until_s = self._started_s + STARTING_S
+        self.next_due_s = math.inf
+        if now_s < self._identify_until_s:
+            self.next_due_s = self._identify_until_s
+            self.display(Pattern.IDENTIFY)
+        elif connected and all_online:
+            self.display(Pattern.ONLINE)
+        elif now_s < starting_until_s:
+            self.next_due_s = starting_until_s
+            self.display(Pattern.STARTING)
+        else:
+            self.display(Pattern.SENSOR_DOWN if connected else Pattern.NO_BROKER)
+
+    @property
+    def has_led(self) -> bool:
+        return self._led is not None
+
+    def identify(self) -> float:
+        """Blink so that this node can be told from others; for how many seconds, 0 without LED."""
+        if self._led is None:
+            return 0.0
+        self._identify_until_s = self._clock.monotonic() + IDENTIFY_S
+        return IDENTIFY_S
+
+    def display(self, pattern: Pattern) -> None:
+        """Let the LED do `pattern` until another one is given."""
+        if self._led is None or pattern is self.pattern:
+            return
+        self.pattern = pattern
+        on_s, off_s = pattern.value
+        try:
+            if on_s == math.inf:
+                self._led.on()
+            else:
+                self._led.blink(on_s, off_s)
+        except Exception as error:
+            _log.error("[status_led] cannot be switched: %s", error)
+            self._led = None
+
+    def close(self) -> None:
+        """Switch the LED off, and let go of the pins."""
+        for device in (self._led, self._button):
+            if device is not None:
+                device.close()
+        self._led = self._button = None
+
+
+def _led(pin: int, board: Board) -> Any:
+    from gpiozero import LED
+
+    return LED(pin, pin_factory=board.pin_factory())
+
+
+def _open(table: str, pin: int, opened: Callable[[], Any]) -> Any:
+    try:
+        return opened()
+    except Exception as error:
+        _log.error("%s pin %d cannot be used: %s; see sensor-node doctor", table, pin, error)
+        return None

@@ -1,0 +1,182 @@
+"""Commands that come over MQTT: what they are, whether they are done, and how they are answered.
+
+    B/N/cmd/read       nothing, or ids of sensors       reads them now
+    B/N/cmd/identify   nothing                          blinks the LED
+    B/N/cmd/restart    nothing                          ends the process; the service starts it anew
+
+The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
+`B/N/cmd/<name>/result`: an object with `command`, `ok`, and what was done or `error`.
+
+Used on the loop's thread. `Intake` has bounded how many come.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from node.broker_events import Arrived, Flooded, Outgoing
+from node.clock import Clock
+from node.link import Link
+from node.messages import NO_COMMAND, Topics
+from node.publisher import Publisher
+from node.schema import Config
+from node.sensing import ReadRequest, Sensing
+
+__all__ = ["RemoteCommands"]
+
+_log = logging.getLogger(__name__)
+
+LARGEST_BYTES = 1024
+DEAF_S = 60.0
+"""How long commands are not listened to after a flood of them."""
+_MOST_READS = 8
+"""How many reads may be under way for somebody."""
+_MOST_SAID = 50
+_COMMANDS = ("read", "identify", "restart")
+
+
+class _Refused(Exception):
+    """A command that is not done; the message says why."""
+
+
+class RemoteCommands:
+    """Does what it is told, as far as `[commands]` allows."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        *,
+        link: Link,
+        publisher: Publisher,
+        sensing: Sensing,
+        identify: Callable[[], float],
+        restart: Callable[[], None],
+    ) -> None:
+        """`identify` returns for how many seconds the LED blinks; 0: there is none."""
+        self._table = config.commands
+        self._clock = clock
+        self._link = link
+        self._publisher = publisher
+        self._sensing = sensing
+        self._identify = identify
+        self._restart = restart
+        self._sensors = [sensor.id for sensor in config.sensors]
+        self._topics = Topics(config.mqtt.base_topic, config.node.name)
+        prefix = config.homeassistant.prefix
+        self._private = (f"{config.mqtt.base_topic}/", f"{prefix}/", "homeassistant/", "$")
+        """Where no answer is sent: it would be taken for something else."""
+        self._said: set[str] = set()
+        self._reads = 0
+        self.next_due_s = math.inf
+
+    def hear(self, message: Arrived) -> None:
+        """Do what a message says, or answer why not."""
+        name = message.topic.rpartition("/")[2]
+        if name == NO_COMMAND:
+            return
+        try:
+            reply_to = self._reply_topic(name, message)
+        except _Refused as refusal:
+            self._say(f"a command {name[:40]!r} is ignored: {refusal}")
+            return
+        try:
+            self._do(name, message, reply_to)
+        except _Refused as refusal:
+            self._say(f"the command {name} is refused: {refusal}")
+            self._answer(name, message, reply_to, ok=False, error=str(refusal))
+
+    def flooded(self, event: Flooded) -> None:
+        """Do not listen for a while; on connecting anew we do."""
+        deaf = self.next_due_s < math.inf
+        if not deaf and event.topic.startswith(self._topics.command("")):
+            self._link.ignore(self._topics.command_filter)
+            self.next_due_s = self._clock.monotonic() + DEAF_S
+            _log.warning(
+                "too many commands arrive: none is listened to for %g s; see who may publish to %s",
+                DEAF_S,
+                self._topics.command_filter,
+            )
+
+    def work(self, now_s: float) -> None:
+        """Listen again when it is time."""
+        if now_s >= self.next_due_s:
+            self.next_due_s = math.inf
+            self._link.listen(self._topics.command_filter)
+
+    def _say(self, message: str) -> None:
+        """Log why a command is not done: each reason once, for they may come by the thousand."""
+        level = logging.DEBUG if message in self._said else logging.INFO
+        if len(self._said) < _MOST_SAID:
+            self._said.add(message)
+            _log.log(level, "%s", message)
+
+    def _reply_topic(self, name: str, message: Arrived) -> str:
+        if not re.fullmatch(r"[a-z0-9_-]{1,32}", name):
+            raise _Refused("it cannot be the name of one")
+        topic = message.response_topic
+        if not topic:
+            return self._topics.command_result(name)
+        below_result = topic.startswith(f"{self._topics.command_result(name)}/")
+        if re.search(r"[+#\0]", topic) or (topic.startswith(self._private) and not below_result):
+            raise _Refused(f"its response topic {topic[:80]!r} is not for answers")
+        return topic
+
+    def _do(self, name: str, message: Arrived, reply_to: str) -> None:
+        if name not in _COMMANDS:
+            raise _Refused(f"there is no such command; there are {', '.join(_COMMANDS)}")
+        if name not in self._table.allow:
+            raise _Refused("[commands] does not allow it")
+        if message.retained:
+            raise _Refused("it is retained, and so would be done again and again; clear it")
+        if len(message.payload) > LARGEST_BYTES:
+            raise _Refused(f"its payload is larger than {LARGEST_BYTES} bytes")
+        try:
+            words = message.payload.decode().replace(",", " ").split()
+        except UnicodeDecodeError:
+            raise _Refused("its payload is not UTF-8") from None
+        if name == "read":
+            self._read(words, message, reply_to)
+            return
+        if words:
+            raise _Refused("it takes no payload")
+        if name == "identify":
+            seconds = self._identify()
+            if not seconds:
+                raise _Refused("there is no LED to blink: [status_led] is not configured")
+            self._answer(name, message, reply_to, ok=True, seconds=seconds)
+        else:
+            self._answer(name, message, reply_to, ok=True)
+            self._restart()
+
+    def _read(self, words: list[str], message: Arrived, reply_to: str) -> None:
+        unknown = [word for word in words if word not in self._sensors]
+        if unknown:
+            known = ", ".join(self._sensors) or "none"
+            raise _Refused(f"no sensor {', '.join(unknown)[:80]}; configured: {known}")
+        if self._reads >= _MOST_READS:
+            raise _Refused("too many reads are under way")
+
+        def done(request: ReadRequest) -> None:
+            self._reads -= 1
+            sensors: dict[str, dict[str, Any]] = {}
+            for sensor in request.sensors:
+                failed = sensor in request.errors
+                sensors[sensor] = (
+                    {"error": request.errors[sensor]} if failed else dict(request.values[sensor])
+                )
+            self._answer("read", message, reply_to, ok=not request.errors, sensors=sensors)
+
+        self._reads += 1
+        self._sensing.read_now(ReadRequest(list(dict.fromkeys(words or self._sensors)), done))
+
+    def _answer(self, name: str, message: Arrived, reply_to: str, **content: Any) -> None:
+        payload = msgspec.json.encode({"command": name, **content})
+        correlation = message.correlation if message.response_topic else b""
+        self._publisher.answer(Outgoing(reply_to, payload, retain=False, correlation=correlation))

@@ -1,0 +1,305 @@
+"""Home Assistant's discovery: the message, and what the node does about it, against a broker.
+
+What a real Home Assistant makes of it is in `tests/homeassistant/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.publish as publish
+import pytest
+from homeassistant_schema import problems_in
+from support import NodeProcess, retained, sysfs_config, wait_until
+
+from drivers.registry import driver_names, find_driver
+from node import config as configuration
+from node.homeassistant import AnnouncedChannel, AnnouncedSensor, device_message, discovery_topic
+from node.identities import sensor_keys
+from node.identity import device_id
+from node.pipeline import ChannelPipeline
+from node.schema import ChannelTable, Config
+from node.vitals import Vitals
+
+NOTHING = Vitals(cpu_temperature=None, wifi_dbm=None, under_voltage=None, throttled=None)
+EVERYTHING = Vitals(cpu_temperature=48.3, wifi_dbm=-52, under_voltage=False, throttled=False)
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\n' + text)
+    return configuration.load(file)
+
+
+def message(config: Config, vitals: Vitals = NOTHING) -> dict[str, Any]:
+    """The discovery message for a configuration."""
+    keys = sensor_keys(config.sensors, None)
+    sensors = []
+    for table in config.sensors:
+        channels = []
+        for channel in table.info.channels_with(table.options):
+            pipeline = ChannelPipeline(channel, table.channel.get(channel.name, ChannelTable()))
+            channels.append(AnnouncedChannel(channel.name, pipeline.unit, pipeline.decimals))
+        sensors.append(AnnouncedSensor(table, keys[table.id], tuple(channels)))
+    made = device_message(config, "sn0123456789ab", sensors, vitals, "Raspberry Pi 4")
+    payload = msgspec.json.encode(made)
+    assert problems_in(discovery_topic("homeassistant", "sn0123456789ab"), payload) == []
+    decoded: dict[str, Any] = json.loads(payload)
+    return decoded
+
+
+@pytest.mark.parametrize("payload", ["json", "plain", "both"])
+@pytest.mark.parametrize("driver", driver_names())
+def test_the_message_for_every_driver_is_what_home_assistant_documents(tmp_path, driver, payload):
+    example = find_driver(driver).example
+    mqtt = f'payload = "{payload}"\n[[sensor]]\nid = "s-1"\n{example}\n'
+    components = message(load(tmp_path, mqtt), EVERYTHING)["cmps"]
+    for channel in find_driver(driver).channels:
+        if f"s-1.{channel.name}" in components:
+            assert components[f"s-1.{channel.name}"]["unit_of_meas"] == channel.unit
+
+
+def test_a_channel_has_its_unit_precision_class_and_times(tmp_path):
+    config = load(
+        tmp_path,
+        '[[sensor]]\nid = "air"\ndriver = "bme280"\ninterval = "20s"\n'
+        '[sensor.channel.temperature]\nunit = "°F"\ndecimals = 3\n',
+    )
+    components = message(config)["cmps"]
+    assert components["air.temperature"] == {
+        "p": "sensor",
+        "name": "Air temperature",
+        "stat_cla": "measurement",
+        "unit_of_meas": "°F",
+        "sug_dsp_prc": 3,
+        "exp_aft": 120,
+        "avty": [{"t": "sensors/test/status"}, {"t": "sensors/test/air/availability"}],
+        "dev_cla": "temperature",
+        "stat_t": "sensors/test/air/state",
+        "val_tpl": "{{ value_json['temperature'] | default('') }}",
+        "uniq_id": "sn0123456789ab.air.temperature",
+    }
+    assert components["air.humidity"]["dev_cla"] == "humidity"
+    assert components["air.pressure"]["dev_cla"] == "atmospheric_pressure"
+
+
+@pytest.mark.parametrize(
+    ("payload", "channel", "expires_s"),
+    [
+        ("json", "temperature", 3 * 10 + 60),
+        ("plain", "temperature", 3 * (300 + 10) + 60),
+        ("plain", "humidity", 3 * 10 + 60),
+    ],
+)
+def test_a_value_that_is_published_on_a_change_may_be_silent_for_longer(
+    tmp_path, payload, channel, expires_s
+):
+    """With plain values; in a state, the humidity that is always told brings it along."""
+    config = load(
+        tmp_path,
+        f'payload = "{payload}"\n[[sensor]]\nid = "air"\ndriver = "dht22"\npin = 4\n'
+        'interval = "10s"\n[sensor.channel.temperature]\ndelta = 0.5\nheartbeat = "5m"\n',
+    )
+    assert message(config)["cmps"][f"air.{channel}"]["exp_aft"] == expires_s
+
+
+def test_what_the_computer_cannot_tell_is_not_announced(tmp_path):
+    config = load(tmp_path, "")
+    few, many = message(config, NOTHING)["cmps"], message(config, EVERYTHING)["cmps"]
+    assert set(many) - set(few) == {"cpu_temperature", "wifi", "under_voltage", "throttled"}
+    assert {"uptime", "outbox", "rejected", "read", "identify", "restart"} == set(few)
+    diagnostic = {key for key, c in many.items() if c.get("ent_cat") == "diagnostic"}
+    assert diagnostic == set(many) - {"read", "restart"}
+
+
+def test_only_allowed_commands_have_a_button(tmp_path):
+    some = message(load(tmp_path, '[commands]\nallow = ["read"]\n'))["cmps"]
+    assert [key for key, c in some.items() if c["p"] == "button"] == ["read"]
+    none = message(load(tmp_path, "[commands]\nenabled = false\n"))["cmps"]
+    assert not [key for key, c in none.items() if c["p"] == "button"]
+
+
+def test_the_configuration_url_is_a_link_of_the_device(tmp_path):
+    config = load(tmp_path, '[homeassistant]\nconfiguration_url = "https://wiki.lan/node"\n')
+    assert message(config)["dev"]["cu"] == "https://wiki.lan/node"
+    with pytest.raises(configuration.ConfigError, match="1 problems") as caught:
+        load(tmp_path, '[homeassistant]\nconfiguration_url = "wiki"\n')
+    assert "http://" in caught.value.problems[0].message
+
+
+TWO = '[[sensor]]\nid = "{}"\ndriver = "dht22"\npin = 4\n[[sensor]]\nid = "{}"\ndriver = "cpu"\n'
+
+
+@pytest.mark.parametrize(
+    ("after", "keys"),
+    [
+        (TWO.format("air", "cpu"), {"air": "air", "cpu": "cpu"}),
+        (TWO.format("attic", "cpu"), {"attic": "air", "cpu": "cpu"}),
+        (TWO.format("air", "cpu").replace("= 4", "= 5"), {"air": "air", "cpu": "cpu"}),
+        (TWO.format("attic", "air"), {"attic": "attic", "air": "air"}),
+        (TWO.format("cpu", "new"), {"cpu": "cpu", "new": "new"}),
+        (TWO.format("attic", "cpu").replace("= 4", "= 5"), {"attic": "attic", "cpu": "cpu"}),
+    ],
+    ids=["the same", "renamed", "wired elsewhere", "id taken", "id moved", "another sensor"],
+)
+def test_a_sensor_is_known_by_its_id_and_by_its_wiring(tmp_path, after, keys):
+    """Either may change, and Home Assistant has the same entity."""
+    state = tmp_path / "state"
+    sensor_keys(load(tmp_path, TWO.format("air", "cpu")).sensors, state)
+    assert sensor_keys(load(tmp_path, after).sensors, state) == keys
+    assert sensor_keys(load(tmp_path, after).sensors, state) == keys, "and from then on"
+
+
+def test_a_renamed_sensor_leaves_its_id_to_a_new_one(tmp_path):
+    state = tmp_path / "state"
+    sensor_keys(load(tmp_path, TWO.format("air", "cpu")).sensors, state)
+    sensor_keys(load(tmp_path, TWO.format("attic", "cpu")).sensors, state)
+    three = TWO.format("attic", "cpu") + '[[sensor]]\nid = "air"\ndriver = "dht11"\npin = 7\n'
+    keys = sensor_keys(load(tmp_path, three).sensors, state)
+    assert keys == {"attic": "air", "cpu": "cpu", "air": "air-2"}
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b'[{"id": 1}]', b"\xff\xfe"])
+def test_a_damaged_memory_of_keys_is_said_and_begun_anew(tmp_path, caplog, content):
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "identities.json").write_bytes(content)
+    sensors = load(tmp_path, TWO.format("air", "cpu")).sensors
+    assert sensor_keys(sensors, state) == {"air": "air", "cpu": "cpu"}
+    assert "identities.json cannot be read" in caplog.text
+    caplog.clear()
+    assert sensor_keys(sensors, state) == {"air": "air", "cpu": "cpu"}
+    assert not caplog.text
+
+
+def test_without_a_writable_folder_every_key_is_the_id(tmp_path, caplog):
+    (tmp_path / "state").write_text("a file, not a folder")
+    sensors = load(tmp_path, TWO.format("air", "cpu")).sensors
+    assert sensor_keys(sensors, tmp_path / "state") == {"air": "air", "cpu": "cpu"}
+    assert "identities.json cannot be" in caplog.text
+
+
+def discovery(port: int, topic: str) -> dict[str, Any]:
+    """The message that the broker has, once it has one."""
+    payload = wait_until(lambda: retained(port, "homeassistant/#").get(topic))
+    decoded: dict[str, Any] = json.loads(payload)
+    return decoded
+
+
+@pytest.fixture
+def topic(tmp_path: Path) -> str:
+    """The discovery topic of the nodes that a test starts."""
+    return discovery_topic("homeassistant", device_id(tmp_path / "state"))
+
+
+def start_two(start_node: Callable[..., NodeProcess], port: int, ids: str = "air water") -> Any:
+    tables = "".join(
+        f'[[sensor]]\nid = "{name}"\ndriver = "bme280"\naddress = {address}\ninterval = "1h"\n'
+        for name, address in zip(ids.split(), ("0x76", "0x77"), strict=False)
+    )
+    node = start_node(sysfs_config(port, {}) + tables, "--simulate")
+    node.wait_for_log("connected to")
+    return node
+
+
+def test_the_node_announces_itself_right_and_retained(broker, start_node, topic):
+    start_two(start_node, broker.port)
+    announced = discovery(broker.port, topic)
+    assert problems_in(topic, json.dumps(announced).encode()) == []
+    assert {"air.temperature", "water.pressure", "restart"} <= set(announced["cmps"])
+
+
+def test_another_name_is_the_same_device(broker, start_node, topic, tmp_path):
+    """Of the same state directory: every unique id is what it was, and the topic too."""
+    first = start_two(start_node, broker.port)
+    before = discovery(broker.port, topic)
+    first.terminate()
+    config = first.config.read_text().replace('name = "test"', 'name = "attic"')
+    start_node(config, "--simulate").wait_for_log("connected to")
+    wait_until(lambda: discovery(broker.port, topic)["dev"]["name"] == "attic")
+    after = discovery(broker.port, topic)
+    assert after["dev"]["ids"] == before["dev"]["ids"]
+    assert {k: c["uniq_id"] for k, c in after["cmps"].items()} == {
+        k: c["uniq_id"] for k, c in before["cmps"].items()
+    }
+    assert after["cmps"]["air.humidity"]["stat_t"] == "sensors/attic/air/state"
+
+
+def test_a_sensor_that_is_gone_is_taken_back(broker, start_node, topic, subscribe):
+    """With its platform alone, a while after the message without it; others stay whole."""
+    start_two(start_node, broker.port).terminate()
+    subscriber = subscribe(broker.port, "homeassistant/#")
+    wait_until(lambda: subscriber.messages)
+    node = start_two(start_node, broker.port, "air")
+    node.wait_for_log("taking back from Home Assistant: water.humidity")
+    wait_until(lambda: len(subscriber.on(topic)) == 3)
+    without, removal = (json.loads(text)["cmps"] for text in subscriber.on(topic)[1:])
+    assert "water.temperature" not in without
+    assert removal["water.temperature"] == {"p": "sensor"}
+    assert removal["air.temperature"] == without["air.temperature"]
+    assert problems_in(topic, subscriber.on(topic)[2].encode()) == []
+
+
+def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic, subscribe):
+    """Its birth message: discovery, availability and states once more, within some seconds."""
+    node = start_two(start_node, broker.port)
+    node.wait_for_log("water (bme280): online")
+    subscriber = subscribe(broker.port, "#")
+    wait_until(lambda: subscriber.on("sensors/test/water/state"))
+    subscriber.messages.clear()
+    publish.single("homeassistant/status", "online", hostname="127.0.0.1", port=broker.port)
+    wait_until(lambda: subscriber.on("sensors/test/water/state"), 7)
+    others = ("homeassistant/status", "sensors/test/health", "sensors/test/history")
+    topics = [t for t, _, _ in subscriber.messages if t not in others]
+    assert topics[:5] == [
+        topic,
+        *(f"sensors/test/{sensor}/availability" for sensor in ("air", "water")),
+        *(f"sensors/test/{sensor}/state" for sensor in ("air", "water")),
+    ]
+    subscriber.messages.clear()
+    publish.single("homeassistant/status", "offline", hostname="127.0.0.1", port=broker.port)
+    publish.single("sensors/test/cmd/read", "air", hostname="127.0.0.1", port=broker.port)
+    wait_until(lambda: subscriber.on("sensors/test/cmd/read/result"))
+    assert not subscriber.on(topic), "its end says nothing"
+
+
+def test_a_node_that_is_not_to_be_seen_takes_itself_back(broker, start_node, topic):
+    first = start_two(start_node, broker.port)
+    assert discovery(broker.port, topic)
+    first.terminate()
+    config = first.config.read_text() + "[homeassistant]\nenabled = false\n"
+    node = start_node(config, "--simulate")
+    node.wait_for_log("taking the node back from Home Assistant")
+    wait_until(lambda: topic not in retained(broker.port, "homeassistant/#"))
+
+
+def test_channels_that_turn_up_later_are_announced(broker, start_node, topic, tmp_path):
+    """A folder of the kernel's tells what it has when it is read."""
+    folder = tmp_path / "iio"
+    folder.mkdir()
+    (folder / "in_temp_input").write_text("21500\n")
+    (folder / "in_humidityrelative_input").write_text("48000\n")
+    start_node(sysfs_config(broker.port, {"s": folder}))
+    wait_until(lambda: "s.humidity" in discovery(broker.port, topic)["cmps"])
+    assert problems_in(topic, json.dumps(discovery(broker.port, topic)).encode()) == []
+
+
+def test_a_channel_that_stays_away_is_null_in_the_state(broker, subscribe, start_node, tmp_path):
+    """After three intervals, and not before: then Home Assistant shows it as unknown."""
+    folder = tmp_path / "hwmon"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"temp{number}_input").write_text("21500\n")
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": folder}, interval="0.2s"))
+    wait_until(lambda: subscriber.states("s") and "temperature2" in subscriber.states("s")[-1])
+    (folder / "temp2_input").write_text("nonsense\n")
+    wait_until(lambda: subscriber.states("s")[-1].get("temperature2", 0) is None)
+    left_out = [state for state in subscriber.states("s") if "temperature2" not in state]
+    assert 1 <= len(left_out) <= 4
+    (folder / "temp2_input").write_text("22500\n")
+    wait_until(lambda: subscriber.states("s")[-1].get("temperature2") == 22.5)

@@ -1,0 +1,257 @@
+"""The LED and the button, through gpiozero on its mock pins, and the node that they belong to."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import PATIENCE_S, SENSOR_NODE, FakeClock, Mosquitto, free_port, wait_until
+
+from drivers.sim.board import SimulatedBoard
+from drivers.sim.faults import Fault
+from node import config as configuration
+from node.bad_config import led_of, show_bad_configuration
+from node.clock import SystemClock
+from node.loop import Node
+from node.panel import IDENTIFY_S, STARTING_S, ButtonHeld, ButtonPressed, Panel, Pattern
+from node.schema import ButtonTable, StatusLedTable
+
+LED, BUTTON = 17, 27
+
+
+def pin(board: SimulatedBoard, number: int) -> Any:
+    """What a probe at the pin would see, and a finger could do."""
+    return board.pin_factory().pin(number)
+
+
+def flashes_s(board: SimulatedBoard, seconds: float) -> list[tuple[bool, float]]:
+    """The levels of the LED's pin for a while, each with how long it lasted."""
+    seen = pin(board, LED)
+    levels = [(bool(seen.state), time.monotonic())]
+    until_s = levels[0][1] + seconds
+    while time.monotonic() < until_s:
+        if bool(seen.state) != levels[-1][0]:
+            levels.append((bool(seen.state), time.monotonic()))
+        time.sleep(0.002)
+    return [(level, end - start) for (level, start), (_, end) in itertools.pairwise(levels)][1:]
+
+
+def pattern_of(seen: list[tuple[bool, float]]) -> Pattern:
+    """The pattern that somebody would take it for."""
+    on_s, off_s = (
+        statistics.median(lasted_s for level, lasted_s in seen if level is wanted)
+        for wanted in (True, False)
+    )
+    patterns = [pattern for pattern in Pattern if pattern is not Pattern.ONLINE]
+    return min(patterns, key=lambda p: abs(p.value[0] - on_s) + abs(p.value[1] - off_s))
+
+
+@pytest.fixture
+def panel(board: SimulatedBoard, clock: FakeClock) -> Iterator[Panel]:
+    made = Panel(StatusLedTable(pin=LED), None, board, clock)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("pattern", [p for p in Pattern if p is not Pattern.ONLINE])
+def test_a_pattern_can_be_told_by_its_times(board, panel, pattern):
+    panel.display(pattern)
+    on_s, off_s = pattern.value
+    assert pattern_of(flashes_s(board, 2 * (on_s + off_s) + 0.5)) is pattern
+
+
+def test_a_node_that_is_well_has_its_led_on_and_needs_no_thread_for_it(board, panel):
+    before = threading.active_count()
+    panel.display(Pattern.STARTING)
+    wait_until(lambda: threading.active_count() > before)
+    panel.display(Pattern.ONLINE)
+    wait_until(lambda: threading.active_count() == before)
+    assert pin(board, LED).state
+    assert not flashes_s(board, 0.3)
+
+
+def test_the_pattern_follows_the_node(panel, clock):
+    """Starting for ten seconds at most; then what is worst is shown, and wake-ups are few."""
+    panel.show(connected=False, all_online=True)
+    assert (panel.pattern, panel.next_due_s) == (Pattern.STARTING, clock.now_s + STARTING_S)
+    clock.now_s += 5
+    panel.show(connected=True, all_online=False)
+    assert panel.pattern is Pattern.STARTING
+    panel.show(connected=True, all_online=True)
+    assert (panel.pattern, panel.next_due_s) == (Pattern.ONLINE, float("inf"))
+    clock.now_s += STARTING_S
+    for connected, all_online, pattern in (
+        (True, False, Pattern.SENSOR_DOWN),
+        (False, False, Pattern.NO_BROKER),
+        (False, True, Pattern.NO_BROKER),
+        (True, True, Pattern.ONLINE),
+    ):
+        panel.show(connected=connected, all_online=all_online)
+        assert panel.pattern is pattern
+
+
+def test_identify_is_seen_before_anything_else_and_ends(panel, clock):
+    clock.now_s += STARTING_S
+    assert panel.identify() == IDENTIFY_S
+    panel.show(connected=False, all_online=False)
+    assert (panel.pattern, panel.next_due_s) == (Pattern.IDENTIFY, clock.now_s + IDENTIFY_S)
+    clock.now_s += IDENTIFY_S
+    panel.show(connected=False, all_online=False)
+    assert (panel.pattern, panel.next_due_s) == (Pattern.NO_BROKER, float("inf"))
+
+
+def test_a_press_and_a_hold_are_told_apart(board, clock):
+    events: list[ButtonPressed | ButtonHeld] = []
+    panel = Panel(None, ButtonTable(pin=BUTTON), board, clock, report=events.append)
+    finger = pin(board, BUTTON)
+    finger.drive_low()
+    time.sleep(0.1)
+    finger.drive_high()
+    wait_until(lambda: events)
+    assert events == [ButtonPressed()]
+    finger.drive_low()
+    wait_until(lambda: len(events) > 1)
+    time.sleep(0.1)
+    finger.drive_high()
+    time.sleep(0.2)
+    assert events == [ButtonPressed(), ButtonHeld()], "and no press when it is let go"
+    panel.close()
+
+
+def test_a_pin_that_cannot_be_had_is_said_and_costs_nothing_else(board, clock, caplog):
+    first = Panel(StatusLedTable(pin=LED), None, board, clock)
+    second = Panel(StatusLedTable(pin=LED), None, board, clock)
+    assert "[status_led] pin 17 cannot be used" in caplog.text
+    second.show(connected=True, all_online=True)
+    assert second.identify() == 0.0
+    first.close()
+    second.close()
+    assert not pin(board, LED).state
+
+
+CONFIG = """
+[node]
+name = "test"
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+keepalive = "5s"
+[status_led]
+pin = 17
+[button]
+pin = 27
+[[sensor]]
+id = "air"
+driver = "bme280"
+interval = "1h"
+[[sensor]]
+id = "water"
+driver = "ds18b20"
+interval = "0.5s"
+"""
+
+
+@pytest.fixture
+def node_at(tmp_path) -> Iterator[Any]:
+    """Runs a node in this process, on a simulated board whose pins can be seen and pressed."""
+    stops = []
+
+    def start(port: int) -> tuple[Node, SimulatedBoard]:
+        file = tmp_path / "node.toml"
+        file.write_text(CONFIG.format(port=port))
+        config = configuration.load(file)
+        board = SimulatedBoard()
+        gone = Fault(kind="unplug", after_s=2.0, for_s=3.0, every_s=1e9, amount=0.0)
+        for sensor in config.sensors:
+            faults = [gone] if sensor.id == "water" else []
+            board.attach(sensor.driver, sensor.options, faults)
+        node = Node(config, board, SystemClock(), client_id="panel", state_dir=tmp_path / "state")
+        thread = threading.Thread(target=node.run)
+        thread.start()
+        stops.append((node, thread))
+        return node, board
+
+    yield start
+    for node, thread in stops:
+        node.stop("the test is over")
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_the_led_of_a_node_tells_how_it_is(broker: Mosquitto, node_at, monkeypatch):
+    """Well; a sensor lost and found; the broker gone and back."""
+    monkeypatch.setattr("node.panel.STARTING_S", 1.0)
+    node, board = node_at(broker.port)
+    for pattern in (Pattern.ONLINE, Pattern.SENSOR_DOWN, Pattern.ONLINE):
+        wait_until(lambda wanted=pattern: node.panel.pattern is wanted, what=pattern.name)
+    broker.stop()
+    wait_until(lambda: node.panel.pattern is Pattern.NO_BROKER)
+    broker.start()
+    wait_until(lambda: node.panel.pattern is Pattern.ONLINE)
+    assert pin(board, LED).state
+
+
+def test_the_button_of_a_node_reads_now_and_identifies(broker, node_at, subscribe):
+    node, board = node_at(broker.port)
+    subscriber = subscribe(broker.port)
+    subscriber.wait_for_states("air", 1)
+    finger = pin(board, BUTTON)
+    finger.drive_low()
+    time.sleep(0.1)
+    finger.drive_high()
+    subscriber.wait_for_states("air", 2)
+    finger.drive_low()
+    wait_until(lambda: node.panel.pattern is Pattern.IDENTIFY)
+    finger.drive_high()
+
+
+def test_a_bad_configuration_is_seen_on_the_led(tmp_path, board, monkeypatch):
+    """Whatever is wrong in it, as long as `[status_led]` is right."""
+    file = tmp_path / "node.toml"
+    file.write_text(CONFIG.format(port='"x"') + "[[sensor]]\nnonsense = 1\n")
+    led = led_of(file)
+    assert led == StatusLedTable(pin=17)
+    monkeypatch.setattr("node.bad_config.BLINK_S", 3.0)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    seen: list[tuple[bool, float]] = []
+    watching = threading.Thread(target=lambda: seen.extend(flashes_s(board, 2.5)))
+    watching.start()
+    show_bad_configuration(led, board)
+    watching.join()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert pattern_of(seen) is Pattern.BAD_CONFIGURATION
+    assert not pin(board, LED).state
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[mqtt", "", "status_led = 1", '[status_led]\npin = "17"\n', "[status_led]\npin = 99\n"],
+)
+def test_without_a_right_led_there_is_none_to_show_it_on(tmp_path, text):
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    assert led_of(file) is None
+    assert led_of(tmp_path / "missing.toml") is None
+
+
+def test_a_signal_ends_the_blinking_and_the_exit_code_is_78(tmp_path):
+    file = tmp_path / "node.toml"
+    file.write_text(CONFIG.format(port=free_port()) + "nonsense = 1\n")
+    process = subprocess.Popen(
+        [SENSOR_NODE, "run", "--simulate", "--config", str(file)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "nonsense" in process.stderr.readline(), "said before it blinks"
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 78

@@ -1,0 +1,326 @@
+"""Commands over MQTT, to the real node: done, answered or refused, and in no reading's way."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from support import (
+    PATIENCE_S,
+    Mosquitto,
+    NodeProcess,
+    retained,
+    sysfs_config,
+    taken_s,
+    wait_until,
+)
+
+from node.intake import BURST, FLOOD, PER_S, Intake, Verdict
+
+
+class Operator:
+    """A client that commands a node, and keeps the answers."""
+
+    def __init__(self, port: int, version: int = mqtt.MQTTv5) -> None:
+        self.answers: list[tuple[str, dict[str, Any], bytes]] = []
+        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=version)
+        self.client.on_message = self._arrived
+        self.subscribed = False
+        self.client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        self.client.subscribe([("sensors/test/cmd/+/result/#", 1), ("answers/#", 1)])
+        self.client.subscribe("sensors/test/status", 1)
+        self._node_listens = False
+        wait_until(lambda: self.subscribed)
+
+    def _arrived(self, _client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        if message.topic == "sensors/test/status":
+            self._node_listens = message.payload == b"online"
+            return
+        correlation = getattr(message.properties, "CorrelationData", b"")
+        assert not message.retain
+        self.answers.append((message.topic, json.loads(message.payload), correlation))
+
+    def wait_for_node(self) -> None:
+        """A node subscribes before it says that it is online."""
+        wait_until(lambda: self._node_listens)
+
+    def send(self, name: str, payload: bytes = b"", **options: Any) -> None:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if "response" in options:
+            properties.ResponseTopic = options["response"]
+            properties.CorrelationData = options["correlation"]
+        topic, keep = f"sensors/test/cmd/{name}", options.get("retain", False)
+        if self.client.protocol == mqtt.MQTTv5:
+            self.client.publish(topic, payload, options.get("qos", 1), keep, properties)
+        else:
+            self.client.publish(topic, payload, options.get("qos", 1), keep)
+
+    def ask(self, name: str, payload: bytes = b"", **options: Any) -> dict[str, Any]:
+        """Send a command; its answer on the result topic."""
+        self.wait_for_node()
+        before = len(self.answers)
+        self.send(name, payload, **options)
+        topic, answer, _ = wait_until(lambda: self.answers[before:], what=f"answer to {name}")[0]
+        assert topic == f"sensors/test/cmd/{name}/result"
+        assert answer["command"] == name
+        return answer
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def operator(broker: Mosquitto) -> Iterator[Operator]:
+    made = Operator(broker.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(
+    broker: Mosquitto,
+    operator: Operator,
+    start_node: Callable[..., NodeProcess],
+    temperature_file: Path,
+) -> NodeProcess:
+    """A node that reads "s" and "t" once an hour, and has nothing at "broken"."""
+    other = temperature_file.with_name("other")
+    other.write_text("4000\n")
+    files = {"s": temperature_file, "t": other, "broken": Path("/nowhere/temp1_input")}
+    config = sysfs_config(broker.port, files, interval="1h") + "[status_led]\npin = 17\n"
+    started = start_node(config, env={"GPIOZERO_PIN_FACTORY": "mock"})
+    started.wait_for_log("t (sysfs): online")
+    operator.wait_for_node()
+    return started
+
+
+def test_read_reads_every_sensor_now(node, operator, subscribe, broker, temperature_file):
+    """An ordinary reading comes of it, with a seq, though none is due for an hour."""
+    temperature_file.write_text("23500\n")
+    answer = operator.ask("read")
+    assert answer["sensors"]["s"] == {"temperature": 23.5}
+    assert answer["sensors"]["t"] == {"temperature": 4.0}
+    assert "does not exist" in answer["sensors"]["broken"]["error"]
+    assert answer["ok"] is False
+    state = json.loads(retained(broker.port)["sensors/test/s/state"])
+    assert (state["temperature"], state["seq"]) == (23.5, 3)
+
+
+@pytest.mark.parametrize("payload", [b"t", b" t ", b"t,t", b"t\n"])
+def test_read_reads_those_that_are_named(node, operator, payload):
+    answer = operator.ask("read", payload)
+    assert answer["ok"] is True
+    assert list(answer["sensors"]) == ["t"]
+
+
+@pytest.mark.parametrize("response", ["answers/mine", "sensors/test/cmd/read/result/mine"])
+def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operator, response):
+    """Where an ACL is as narrow as it should be, below the result topic."""
+    operator.send("read", b"s", response=response, correlation=b"\x00\x2a")
+    topic, answer, correlation = wait_until(lambda: operator.answers)[0]
+    assert (topic, correlation) == (response, b"\x00\x2a")
+    assert answer["sensors"]["s"]["temperature"] == 21.5
+
+
+def test_mqtt_3_1_1_has_the_result_topic(broker, start_node, temperature_file):
+    start_node(
+        sysfs_config(broker.port, {"s": temperature_file}, interval="1h", mqtt='protocol = "3.1.1"')
+    ).wait_for_log("s (sysfs): online")
+    operator = Operator(broker.port, mqtt.MQTTv311)
+    try:
+        assert operator.ask("read")["sensors"]["s"]["temperature"] == 21.5
+    finally:
+        operator.close()
+
+
+def test_identify_blinks_the_led(node, operator):
+    answer = operator.ask("identify")
+    assert answer == {"command": "identify", "ok": True, "seconds": 10.0}
+    node.wait_for_log("this is test")
+
+
+def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, broker):
+    """Exit code 0, `offline` said, the readings of before kept; the service starts it anew."""
+    assert operator.ask("restart") == {"command": "restart", "ok": True}
+    assert node.process.wait(PATIENCE_S) == 0
+    kept = retained(broker.port)
+    assert kept["sensors/test/status"] == "offline"
+    assert "stopping: told to restart by a command" in node.log
+    assert "sensors/test/cmd/restart/result" not in kept
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "reason"),
+    [
+        ("fly", b"", "there is no such command; there are read, identify, restart"),
+        ("read", b"u", "no sensor u; configured: s, t, broken"),
+        ("read", b"\xff\xfe", "its payload is not UTF-8"),
+        ("read", b"s " * 600, "its payload is larger than 1024 bytes"),
+        ("identify", b"now", "it takes no payload"),
+        ("restart", b"{}", "it takes no payload"),
+    ],
+)
+def test_a_command_that_cannot_be_done_is_refused_with_a_reason(
+    node, operator, name, payload, reason
+):
+    answer = operator.ask(name, payload)
+    assert answer == {"command": name, "ok": False, "error": reason}
+    assert f"the command {name} is refused: {reason}" in node.log
+    assert operator.ask("read", b"s")["ok"], "and the node goes on"
+
+
+def test_a_retained_command_is_refused_when_it_comes_and_on_every_connection(
+    broker, operator, start_node, temperature_file
+):
+    """It would be done for ever. (One without a payload cannot be kept, and is refused too.)"""
+    operator.send("read", b"s", retain=True)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    reason = "it is retained, and so would be done again and again; clear it"
+    answers = wait_until(lambda: operator.answers)
+    assert answers[0][1] == {"command": "read", "ok": False, "error": reason}
+    assert operator.ask("restart", retain=True)["error"] == reason
+    assert node.process.poll() is None
+    operator.send("restart", retain=False)
+    assert node.process.wait(PATIENCE_S) == 0, "the same one, not retained"
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["sensors/test/status", "sensors/other/s/state", "homeassistant/status", "$SYS/x"],
+)
+def test_no_answer_is_sent_where_it_would_be_taken_for_something_else(
+    node, operator, subscribe, broker, response
+):
+    listener = subscribe(broker.port, "#")
+    operator.send("read", b"s", response=response, correlation=b"1")
+    node.wait_for_log("is not for answers")
+    operator.ask("read", b"s")
+    assert not [text for topic, text, _ in listener.messages if topic == response and "{" in text]
+
+
+def test_only_what_is_allowed_is_done(broker, operator, start_node, temperature_file):
+    config = sysfs_config(broker.port, {"s": temperature_file})
+    node = start_node(config + '[commands]\nallow = ["read"]\n')
+    node.wait_for_log("connected to")
+    assert operator.ask("read")["ok"]
+    refusal = operator.ask("restart")
+    assert refusal["error"] == "[commands] does not allow it"
+    assert node.process.poll() is None
+
+
+def test_a_node_whose_commands_are_switched_off_hears_none(
+    broker, operator, start_node, temperature_file, subscribe
+):
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s")
+    node = start_node(config + "[commands]\nenabled = false\n")
+    subscriber.wait_for_states("s", 1)
+    operator.wait_for_node()
+    operator.send("restart")
+    seen = len(subscriber.states("s"))
+    subscriber.wait_for_states("s", seen + 5)
+    assert node.process.poll() is None
+    assert not operator.answers
+
+
+def test_identify_without_an_led_says_so(broker, operator, start_node, temperature_file):
+    start_node(sysfs_config(broker.port, {"s": temperature_file})).wait_for_log("connected to")
+    assert "[status_led] is not configured" in operator.ask("identify")["error"]
+
+
+def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, temperature_file):
+    """Ten thousand of them: no slot of the grid is missed, and they are not listened to any more.
+
+    Commands are heard again on the next connection (and a minute later, see below).
+    """
+    files = {f"s{number}": temperature_file.with_name(f"temp{number}") for number in range(5)}
+    for file in files.values():
+        file.write_text("20000\n")
+    node = start_node(sysfs_config(broker.port, files, interval="0.5s"))
+    node.wait_for_log("s4 (sysfs): online")
+    operator.wait_for_node()
+    listener = HistoryOf(broker.port, node)
+    for _ in range(10_000):
+        operator.send("read", qos=0)
+    node.wait_for_log("too many commands arrive: none is listened to for 60 s")
+    listener.until(8.0)
+    gaps_s = listener.gaps_s()
+    assert len(gaps_s) > 50
+    assert max(gaps_s) < 0.95, "two intervals of 0.5 s would be a slot that was missed"
+    assert len(operator.answers) <= BURST + 10
+    assert len(node.log_lines("WARNING")) == 1, "said once"
+    broker.stop()
+    broker.start()
+    wait_until(lambda: len(node.log_lines("connected to")) == 2)
+    wait_until(operator.client.is_connected)
+    operator.answers.clear()
+    operator.client.subscribe("sensors/test/cmd/+/result", 1)
+    wait_until(lambda: operator.send("read") or time.sleep(0.5) or operator.answers)
+
+
+class HistoryOf:
+    """When each reading of a node was taken, from its state topics."""
+
+    def __init__(self, port: int, node: NodeProcess) -> None:
+        from support import Subscriber
+
+        self._subscriber = Subscriber(port, "sensors/test/+/state")
+        self._started_s = time.monotonic()
+
+    def until(self, seconds: float) -> None:
+        wait_until(lambda: time.monotonic() - self._started_s > seconds, seconds + 1)
+        self._subscriber.close()
+
+    def gaps_s(self) -> list[float]:
+        """The time between two readings of one sensor, by the node's own clock."""
+        gaps: list[float] = []
+        for number in range(5):
+            taken = [taken_s(state) for state in self._subscriber.states(f"s{number}")]
+            gaps += [after - before for before, after in itertools.pairwise(taken)]
+        return gaps
+
+
+def test_more_than_the_intake_takes_is_dropped_and_a_flood_is_told(clock):
+    intake = Intake(clock, unlimited="own")
+    verdicts = [intake.judge("cmd") for _ in range(BURST + FLOOD)]
+    assert verdicts == [Verdict.TAKEN] * BURST + [Verdict.DROPPED] * (FLOOD - 1) + [Verdict.FLOODED]
+    assert intake.judge("own") is Verdict.TAKEN
+    clock.now_s += 2.0
+    later = [intake.judge("cmd") for _ in range(BURST)]
+    assert later.count(Verdict.TAKEN) == 2 * PER_S
+
+
+def test_an_extra_read_gives_way_to_what_is_due_on_its_bus(broker, operator, start_node, subscribe):
+    """Two chips on one I2C bus: a read of "rare" takes half a second, "due" is read each second.
+
+    One that was begun at once, four times in turn, would hold "due" up.
+    """
+    subscriber = subscribe(broker.port)
+    tables = "".join(
+        f'[[sensor]]\nid = "{name}"\ndriver = "bme280"\naddress = {address}\n'
+        f'interval = "{interval}"\n'
+        for name, address, interval in (("due", "0x76", "1s"), ("rare", "0x77", "1h"))
+    )
+    fault = '[[simulation.fault]]\nsensor = "rare"\nkind = "slow"\namount = 0.02\n'
+    node = start_node(sysfs_config(broker.port, {}) + tables + fault, "--simulate")
+    node.wait_for_log("rare (bme280): online")
+    subscriber.wait_for_states("due", 2)
+    for _ in range(3):
+        subscriber.wait_for_states("due", len(subscriber.states("due")) + 1)
+        time.sleep(0.7)  # so late in its second that "due" would have to wait
+        assert operator.ask("read", b"rare")["ok"]
+    subscriber.wait_for_states("due", len(subscriber.states("due")) + 1)
+    times = [taken_s(state) for state in subscriber.states("due")[2:]]
+    gaps_s = [after - before for before, after in itertools.pairwise(times)]
+    assert all(0.85 < gap_s < 1.15 for gap_s in gaps_s), gaps_s
