@@ -775,14 +775,16 @@ def node_config(
 
 
 def test_a_node_with_the_sample_files_lacks_nothing(site, start_node, temperature_file, tmp_path):
-    """States, availability, plain values, history and health arrive, before and after a restart.
+    """All its topics and its discovery arrive, before and after a restart of the broker.
 
     And those who come later get what is retained: the broker checks its source once more.
     """
     (temperature_file.parent / "secret").write_text("greenhouse's\n")
     login = 'username = "greenhouse"\npassword_file = "secret"'
-    with site.broker(device=device_id(tmp_path / "state")) as broker:
+    device = device_id(tmp_path / "state")
+    with site.broker(device=device) as broker:
         reader = broker.join("dashboard")
+        home = broker.join("homeassistant")
         node = start_node(node_config(site, broker.port, temperature_file, login=login))
         base = "sensors/greenhouse"
         retained = {f"{base}/status", f"{base}/health"} | {
@@ -792,6 +794,8 @@ def test_a_node_with_the_sample_files_lacks_nothing(site, start_node, temperatur
         }
         expected = retained | {f"{base}/history"}
         wait_until(lambda: {topic for topic, _ in reader.received} >= expected)
+        discovery = f"homeassistant/device/{device}/config"
+        wait_until(lambda: discovery in {topic for topic, _ in home.received})
         reader.close()
         broker.stop()
         with broker:
@@ -804,6 +808,24 @@ def test_a_node_with_the_sample_files_lacks_nothing(site, start_node, temperatur
             wait_until(lambda: (f"{base}/status", "offline") in late.received)
     assert "does not take" not in node.log
     assert dead_letters(node.state_dir) == []
+
+
+def test_a_node_obeys_operators_and_nobody_else(site, start_node, temperature_file, tmp_path):
+    """The real node: another node, a reader, and somebody with its own login are not heard."""
+    login = 'username = "greenhouse"\npassword = "greenhouse\'s"'
+    device = device_id(tmp_path / "state")
+    with site.broker(device=device) as broker:
+        operator = broker.join("operator")
+        start_node(node_config(site, broker.port, temperature_file, login=login))
+        wait_until(lambda: ("sensors/greenhouse/status", "online") in operator.received)
+        command = "sensors/greenhouse/cmd/read"
+        for user in ("cellar", "dashboard", "greenhouse"):
+            client = broker.join(user)
+            assert not client.accepted(client.publish(command, "water"))
+        operator.publish(command, "air")
+        wait_until(lambda: any(topic == f"{command}/result" for topic, _ in operator.received))
+        results = [text for topic, text in operator.received if topic == f"{command}/result"]
+        assert [list(json.loads(text)["sensors"]) for text in results] == [["air"]]
 
 
 def test_a_node_with_the_login_of_another_gets_nothing_through(site, start_node, temperature_file):
