@@ -49,6 +49,8 @@ class Container:
         self.root = folder / "root"
         self.root.mkdir(parents=True)
         subprocess.run(["tar", "-xf", _ROOT_TAR, "-C", str(self.root)], check=True)
+        # What debootstrap leaves to an installer.
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         self.console = folder / "console"
         self._cgroup = f"sensor-node-test-{os.getpid()}-{folder.name}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +58,9 @@ class Container:
         self.boot()
 
     def boot(self) -> None:
-        command = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=read-only"]
+        # It goes when this process does, however that ends.
+        command = ["setpriv", "--pdeathsig=KILL"]
+        command += ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=read-only"]
         command += [f"--directory={self.root}", f"--bind-ro={CHECKOUT}:/checkout"]
         command += [f"--bind-ro={self._wheels}:/wheels"]
         # So that DevicePolicy= is in force, and adjtimex answers as outside of a container.
