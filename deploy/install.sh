@@ -31,6 +31,9 @@ readonly sysusers=/usr/lib/sysusers.d/sensor-node.conf
 readonly rules=/etc/udev/rules.d/90-sensor-node.rules
 readonly units=/etc/systemd/system
 readonly command_link=/usr/local/bin/sensor-node
+# For shells that complete commands, where they are installed.
+readonly bash_completions=/usr/share/bash-completion/completions
+readonly zsh_completions=/usr/share/zsh/vendor-completions
 readonly mark_begin="# switched on by sensor-node's install.sh:"
 readonly mark_end="# (end of what sensor-node's install.sh has switched on)"
 
@@ -136,6 +139,12 @@ place_files() {
             udevadm trigger --action=add --subsystem-match=w1 2>/dev/null || true
     fi
     ln -sfn "$root/bin/sensor-node" "$command_link"
+    if [[ -d $bash_completions ]]; then
+        install -m 644 "$here/deploy/completion/sensor-node" "$bash_completions/"
+    fi
+    if [[ -d $zsh_completions ]]; then
+        install -m 644 "$here/deploy/completion/_sensor-node" "$zsh_completions/"
+    fi
     systemctl daemon-reload
 
     mkdir -p "$config_folder"
@@ -305,7 +314,7 @@ take_away() {
     fi
     if [[ $config ]]; then rm -f "$config.before-sensor-node"; fi
     if [[ -L $command_link ]]; then rm -f "$command_link"; fi
-    rm -f "$sysusers" "$rules"
+    rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node"
     if command -v udevadm >/dev/null; then udevadm control --reload 2>/dev/null || true; fi
     rm -rf "$root"
     say "sensor-node is gone; your data is left: $config_folder, $state"

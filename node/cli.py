@@ -1,7 +1,8 @@
 """The command line: parses, sets up logging, and runs one of `node.commands`.
 
 A command's module is imported when it is chosen, and not before, so that `run` does not pay for
-what `watch` needs. Each module has `add_arguments(parser)` and `run(arguments) -> exit code`.
+what `watch` needs. Each module has `HELP`, `add_arguments(parser)` and
+`run(arguments) -> exit code`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import io
 import os
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from node import __version__
+from node.help_text import put_into
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "command_parser", "main"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -32,20 +34,10 @@ COMMANDS = {
     "check": "validate the configuration, and say what would be published where",
     "scan": "find what is attached, and print [[sensor]] tables for it",
     "read": "read each sensor once",
+    "doctor": "look for what is wrong, from the broker to the buses, and say what to do",
     "status": "show what the node on this machine knows",
     "watch": "show what the nodes at the broker publish",
     "drivers": "the drivers, their options and channels",
-}
-
-_EXAMPLES = {
-    "demo": "sensor-node demo --seconds 20",
-    "run": "sensor-node run --config node.toml",
-    "check": "sensor-node check --config node.toml",
-    "scan": "sensor-node scan --bus 1",
-    "read": "sensor-node read air water --json",
-    "status": "sensor-node status",
-    "watch": "sensor-node watch --host 192.168.1.10",
-    "drivers": "sensor-node drivers dht22",
 }
 
 
@@ -114,6 +106,12 @@ def _import_libraries(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    chosen = next((word for word in argv if word in COMMANDS), "")
+    return command_parser({chosen}).parse_args(argv)
+
+
+def command_parser(whole: Container[str]) -> argparse.ArgumentParser:
+    """The parser of the command line; with the arguments of those commands that are in `whole`."""
     parser = argparse.ArgumentParser(
         prog="sensor-node",
         description="Reads temperature sensors on a schedule and publishes them over MQTT.",
@@ -124,13 +122,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, prog=parser.prog
     )
-    chosen = next((word for word in argv if word in COMMANDS), "")
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(
             name,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example: {_EXAMPLES[name]}",
         )
         subparser.add_argument(
             "--config",
@@ -142,6 +138,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         subparser.add_argument(
             "--log-level", choices=LOG_LEVELS, default=level, help=f"default: {level}"
         )
-        if name == chosen:
-            importlib.import_module(f"node.commands.{name}").add_arguments(subparser)
-    return parser.parse_args(argv)
+        if name in whole:
+            module = importlib.import_module(f"node.commands.{name}")
+            module.add_arguments(subparser)
+            put_into(subparser, module.HELP)
+    return parser

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
@@ -59,7 +60,8 @@ def load(source: Path) -> Config:
         ConfigError: it cannot be read, is not TOML, or anything in it is wrong.
     """
     try:
-        text = source.read_text(encoding="utf-8")
+        content = source.read_bytes()
+        text = content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
     except (OSError, ValueError) as error:
@@ -70,7 +72,8 @@ def load(source: Path) -> Config:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
-    return _read(TableReader(source, text), document)
+    config = _read(TableReader(source, text), document)
+    return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 
 
 def _syntax_problem(error: Exception) -> Problem:

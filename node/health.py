@@ -40,6 +40,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     process: int
     version: str
+    config: str
+    """The digest of the configuration file it was started with, see `schema.Config`."""
     time: str
     clock: str
     uptime_s: int
@@ -73,6 +75,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 def take_health(
     node: str,
     *,
+    config: str,
     clock: Clock,
     started_s: float,
     board: Board,
@@ -84,7 +87,8 @@ def take_health(
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began.
 
-    `notice`: a problem that was there before it began (`node.notice`).
+    `config` is the digest of the configuration file; `notice` a problem that was there before it
+    began (`node.notice`).
     """
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
@@ -102,6 +106,7 @@ def take_health(
         node=node,
         process=os.getpid(),
         version=__version__,
+        config=config,
         time=utc_text(round(clock.utc_s() * 1000)),
         clock="synced" if clock.synced() else "unsynced",
         uptime_s=round(clock.monotonic() - started_s),

@@ -62,6 +62,7 @@ class Reporter:
         warnings: RecentWarnings | None,
         notice: str = "",
     ) -> None:
+        self._config_digest = config.digest
         self._board = board
         self._notice = notice
         self._clock = clock
@@ -232,6 +233,7 @@ class Reporter:
         self._outbox.look_for_set_aside()
         health = take_health(
             self._topics.node,
+            config=self._config_digest,
             clock=self._clock,
             started_s=self._started_s,
             board=self._board,

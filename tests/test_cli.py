@@ -75,7 +75,9 @@ def test_version_is_that_of_the_package():
 def test_every_command_has_help_with_an_example(command):
     done = sensor_node(command, "--help")
     assert done.returncode == 0
-    assert f"example: sensor-node {command}" in done.stdout
+    assert f"examples:\n  sensor-node {command}" in done.stdout
+    assert "exit codes:\n  0   " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert "--config" in done.stdout
     assert "--log-level" in done.stdout
 
@@ -105,10 +107,11 @@ def test_the_configuration_is_found_by_the_environment(config):
 def test_check_says_what_would_be_published_where(config):
     done = sensor_node("check", "--config", config)
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first == f"{config}: valid"
     assert max(map(len, lines)) <= 80
     content = dict(line.split(maxsplit=1) for line in lines if "/" in line)
-    assert content["sensors/lab/air/state"] == "temperature °F, humidity %, every 30s"
+    assert content["sensors/lab/air/state"].startswith("temperature °F, humidity %, every")
     assert content["sensors/lab/air/temperature"] == "°F, every 30s"
     assert content["sensors/lab/air/availability"] == "online, offline"
     assert content["sensors/lab/status"] == "online, offline"

@@ -9,18 +9,34 @@ from typing import Any
 import msgspec
 
 from node import config as configuration
+from node.help_text import CommandHelp
 from node.identity import device_id
 from node.schema import Config
 from node.state_dir import add_state_dir_argument, find_state_dir
 from node.terminal import count, table
 from node.topic_list import published_topics, received_topics
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
 _WIDTH = 80
 _NARROWEST = 24
+
+
+HELP = CommandHelp(
+    details="""\
+Reads the configuration as the node would, and says everything that is wrong with it, each
+with its line; or else which topics the node would publish, with what, and which it would
+listen to. Nothing is connected to, and no hardware is touched.
+""",
+    examples={
+        "sensor-node check --config node.toml": "before a restart",
+        "sensor-node check --json | jq -r '.topics[].topic'": "the topics alone",
+    },
+    exit_codes={0: "the configuration is valid"},
+    without=(1,),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from node import config as configuration
 from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker, end_process
+from node.help_text import CommandHelp
 from node.live_model import units_of
 from node.option_text import positive
 from node.schema import HostName, MqttTable
 from node.watching import watch
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 _CONFIG = """\
 [node]
@@ -65,6 +66,24 @@ id = "cpu"
 driver = "cpu"
 interval = "2s"
 """
+
+
+HELP = CommandHelp(
+    details="""\
+A node of its own, with five simulated sensors; a broker on a free port of 127.0.0.1
+(mosquitto where it is installed, else amqtt); and a view of what a subscriber receives from
+it. Nothing is configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
+
+The sensors are simulated at the level of pulses, registers and files: it is the real
+drivers that decode them.
+""",
+    examples={
+        "sensor-node demo": "until Ctrl-C",
+        "sensor-node demo --seconds 20 --json | jq .payload": "for programs",
+    },
+    exit_codes={1: "there is no broker to be had, or the node did not stay up"},
+    without=(78,),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

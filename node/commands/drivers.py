@@ -12,14 +12,30 @@ import msgspec
 from drivers.base import DriverInfo
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, driver_names, find_driver
+from node.help_text import CommandHelp
 from node.option_text import OptionText, describe_options
 from node.terminal import table
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
 _WIDTH = 78
+
+
+HELP = CommandHelp(
+    details="""\
+Without a name, every driver there is, those of other packages included; with one, its
+options, channels, accuracy and where that is from, what is peculiar about it, and an
+example.
+""",
+    examples={
+        "sensor-node drivers": "all of them",
+        "sensor-node drivers dht22": "one, in full",
+    },
+    exit_codes={1: "the driver cannot be loaded", 2: "wrong usage, or there is no such driver"},
+    without=(78,),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

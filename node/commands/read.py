@@ -14,6 +14,7 @@ from drivers.accuracy import accuracy_of
 from node import config as configuration
 from node.board import open_board
 from node.clock import SystemClock
+from node.help_text import CommandHelp
 from node.loop import preload_drivers
 from node.pipeline import ChannelPipeline, Rejected
 from node.reading import ReadOutcome
@@ -23,7 +24,7 @@ from node.terminal import table
 from node.units import duration_text
 from node.workers import ReadDone, Workers
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
@@ -44,6 +45,20 @@ class _Result(msgspec.Struct):
     """The datasheet's figure for each channel that it has one for."""
     took_s: float = 0.0
     error: str = ""
+
+
+HELP = CommandHelp(
+    details="""\
+Reads each sensor once, without a broker, and prints what it gave (RAW), what would be
+published of it (VALUE: calibrated, in the configured unit), what the datasheet promises
+(ACCURACY), and how long it took. Stop the node before.
+""",
+    examples={
+        "sensor-node read": "every sensor",
+        "sensor-node read air water --json": "two of them, for programs",
+    },
+    exit_codes={0: "every sensor gave a value", 1: "one of them gave none"},
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

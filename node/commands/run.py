@@ -11,6 +11,7 @@ from node import config as configuration
 from node.board import bare_board, open_board
 from node.cli import EXIT_CONFIG
 from node.clock import SystemClock
+from node.help_text import CommandHelp
 from node.identity import client_id
 from node.logs import RecentWarnings
 from node.loop import Node, preload_drivers
@@ -24,9 +25,30 @@ from node.state_dir import (
 from node.terminal import count
 from node.tls import tls_context
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 _log = logging.getLogger(__name__)
+
+
+HELP = CommandHelp(
+    details="""\
+Reads the sensors of the configuration, each on its own interval, and publishes what they
+say, until SIGTERM or SIGINT. This is what the service runs. It needs neither the broker nor
+the network nor the right time to begin: every reading goes into a log on disk first, and
+stays there until the broker has acknowledged it.
+
+With --simulate the same drivers find simulated hardware under them; [simulation] in the
+configuration says what the room is like and what breaks.
+""",
+    examples={
+        "sensor-node run --config node.toml --state-dir ./state": "as yourself, with its log there",
+        "sensor-node run --simulate --log-level debug": "without hardware; failed reads are logged",
+    },
+    exit_codes={
+        0: "ended by a signal, or by the command restart over MQTT",
+        1: "another node uses the state directory",
+    },
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,10 @@ from drivers.registry import find_driver
 from drivers.scanning import Finding, Found, Scan, scan
 from node import config as configuration
 from node.board import open_board
+from node.help_text import CommandHelp
 from node.schema import Config
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
@@ -50,6 +51,26 @@ def _bus_number(written: str) -> int:
     if number < 0:
         raise ValueError(written)
     return number
+
+
+HELP = CommandHelp(
+    details="""\
+Looks at the I2C buses, at 1-Wire, at the devices that Linux drives itself (IIO, hwmon) and
+at the processor, and prints [[sensor]] tables for what is there, to be pasted into the
+configuration as they are. A chip is told by its identification where it has one; else the
+chips that it may be are comments.
+
+It reads, and writes nothing but the number of an identification register. Stop the node
+before: two programs that speak to one chip may mix up its answers. Sensors on a GPIO and on
+SPI cannot be found by asking.
+""",
+    examples={
+        "sensor-node scan >> /etc/sensor-node/node.toml": "append what there is",
+        "sensor-node scan --bus 1": "one I2C bus alone",
+        "sensor-node scan --simulate": "see what it prints, on any computer",
+    },
+    exit_codes={1: "a bus could not be scanned"},
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

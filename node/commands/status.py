@@ -13,6 +13,7 @@ import msgspec
 
 from node.clock import SystemClock, utc_text
 from node.health import Health, age_of
+from node.help_text import CommandHelp
 from node.outbox_file import NewerSchema, OutboxFile, is_damage
 from node.outbox_records import Event, Ledger
 from node.outbox_rows import Damaged
@@ -22,7 +23,7 @@ from node.state_dir import add_state_dir_argument, find_state_dir, lock_holder
 from node.terminal import count, table
 from node.units import duration_text
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
@@ -49,6 +50,21 @@ class _Known(msgspec.Struct):
     oldest: Reading | None
     """The oldest reading that the broker has not acknowledged."""
     events: list[Event]
+
+
+HELP = CommandHelp(
+    details="""\
+Shows what the node on this machine knows: its broker, what is still to be sent, the newest
+value of each sensor, and its last errors. All of it is read from the log of readings; a
+running node is not disturbed.
+""",
+    examples={
+        "sensor-node status": "of the service",
+        "sensor-node status --state-dir ./state --json": "of another node, for programs",
+    },
+    exit_codes={0: "the node runs", 1: "it does not, or its log cannot be read"},
+    without=(78,),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
