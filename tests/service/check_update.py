@@ -135,6 +135,7 @@ def test_the_trial_outlives_who_began_it(node, seen, wheel):
     """kill -9 of `update` in its midst, and then of the judge."""
     updater = node.start(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel("0.8.0", READS_NOTHING))
     wait_for(lambda: node.file(_TRIAL).exists(), 120)
+    assert "another update is at work" in node.run(UPDATE, "/srv", check=False).stdout
     updater.kill()
     node.run("systemctl", "kill", "--signal=KILL", "sensor-node-update", check=False)
     wait_for(lambda: node.show("ActiveState", "sensor-node-update") == "active", 20)
