@@ -19,9 +19,9 @@ from node.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTab
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
-__all__ = ["PASSWORD_VARIABLE", "read_mqtt", "read_node"]
+__all__ = ["read_mqtt", "read_node"]
 
-PASSWORD_VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
+_VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
 _CREDENTIAL = "mqtt.password"
 _LONGEST_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, §1.5.6)
 
@@ -84,11 +84,11 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
 def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
     """Put the password of whichever source there is into `values`."""
     path: KeyPath = ("mqtt", "password")
-    variable = os.environ.get(PASSWORD_VARIABLE)
+    variable = os.environ.get(_VARIABLE)
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), _CREDENTIAL)
     named = [key for key in ("password", "password_file") if key in values]
     if variable is not None and named:
-        reader.notes.append(f"${PASSWORD_VARIABLE} has no effect: [mqtt] {named[0]} is given")
+        reader.notes.append(f"${_VARIABLE} has no effect: [mqtt] {named[0]} is given")
     if len(named) == 2:
         reader.problem(path, "password and password_file exclude each other")
     elif named == ["password_file"]:
@@ -100,7 +100,7 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
         _set_password(reader, values["password"], "it", path, values)
         _note_if_open(reader, reader.source, "has the password in it, and ")
     elif variable is not None:
-        _set_password(reader, variable, f"${PASSWORD_VARIABLE}", path, values)
+        _set_password(reader, variable, f"${_VARIABLE}", path, values)
     elif credential.exists():
         _password_from(reader, credential, path, values)
     if "password" in values and "username" not in values:

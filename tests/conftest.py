@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support import FakeClock, Mosquitto, NodeProcess, Subscriber
+from support import FakeClock, Mosquitto, NodeProcess, Subscriber, open_folder
 
 from drivers.sim.board import SimulatedBoard
 
@@ -115,6 +115,13 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     yield start
     for node in started:
         node.kill()
+
+
+@pytest.fixture(name="open_folder")
+def an_open_folder() -> Iterator[Path]:
+    """A folder that other users can get into."""
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,17 @@ def free_port() -> int:
     _reserved.append(placeholder)
     port: int = placeholder.getsockname()[1]
     return port
+
+
+_TEMPORARY = tempfile.gettempdir()
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can get into; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="sensor-node-test-", dir=_TEMPORARY) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 class Mosquitto:

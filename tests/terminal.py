@@ -18,7 +18,7 @@ from typing import Any
 
 import pyte
 import pyte.modes
-from support import wait_until
+from support import PATIENCE_S, wait_until
 
 __all__ = ["Terminal"]
 
@@ -122,14 +122,14 @@ class Terminal:
         """The line that has all the words; "" if there is none."""
         return next((line for line in self.screen if all(word in line for word in words)), "")
 
-    def wait_for(self, *words: str, seconds: float = 10.0) -> str:
+    def wait_for(self, *words: str, seconds: float = PATIENCE_S) -> str:
         """Wait for a line that has all the words."""
         try:
             return str(wait_until(lambda: self.line(*words), seconds))
         except AssertionError:
             raise AssertionError(f"no {words} within {seconds} s on\n{self.text}") from None
 
-    def wait_until_gone(self, *words: str, seconds: float = 10.0) -> None:
+    def wait_until_gone(self, *words: str, seconds: float = PATIENCE_S) -> None:
         wait_until(lambda: not self.line(*words), seconds, f"{words} gone from\n{self.text}")
 
     def type(self, keys: str) -> None:
@@ -144,7 +144,7 @@ class Terminal:
     def send_signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 5.0) -> int:
+    def wait(self, seconds: float = PATIENCE_S) -> int:
         """The exit code, after all that was written has been read."""
         code = self.process.wait(seconds)
         os.write(self._slave, _MARK)

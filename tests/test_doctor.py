@@ -17,7 +17,6 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 import trustme
-from at_once import at_once
 from doctor_run import doctor, doctors, one_sensor
 from homeassistant_schema import problems_in
 from hypothesis import given
@@ -33,6 +32,7 @@ from packet_proxy import (
 from support import (
     CONNECT,
     SENSOR_NODE,
+    Mosquitto,
     NodeProcess,
     ScriptedBroker,
     Subscriber,
@@ -64,6 +64,20 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def start_broker(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Starts brokers, each with lines of its own, that are stopped at the end."""
+    started: list[Mosquitto] = []
+
+    def start(*lines: str) -> Mosquitto:
+        started.append(Mosquitto(tmp_path, *lines).start())
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
 def proxy() -> Iterator[Callable[..., PacketProxy]]:
     """Makes proxies that are closed at the end."""
     made: list[PacketProxy] = []
@@ -80,7 +94,6 @@ def proxy() -> Iterator[Callable[..., PacketProxy]]:
 # -- all is well, and how it is told ---------------------------------------------------------------
 
 
-@at_once
 def test_all_is_well(broker, tmp_path, file):
     """Every step of DESIGN.md, in order; nothing stays behind."""
     report = doctor(tmp_path, one_sensor(broker.port, file))
@@ -111,7 +124,6 @@ def test_all_is_well(broker, tmp_path, file):
     assert client_id("sensors", "test") in report.one("client id")["message"]
 
 
-@at_once
 def test_the_text_fits_into_80_columns_and_folds_what_is_well(broker, tmp_path, file):
     config = tmp_path / "d.toml"
     config.write_text(one_sensor(broker.port, file, 'username = "u"'))
@@ -157,7 +169,6 @@ def test_wrong_usage_exits_with_2(tmp_path):
 # -- the way to the broker -------------------------------------------------------------------------
 
 
-@at_once
 def test_a_name_that_does_not_resolve(tmp_path, file):
     report = doctor(tmp_path, one_sensor(1883, file, host="broker.invalid"))
     assert report.code == 1
@@ -178,7 +189,6 @@ def in_network(*commands: str) -> tuple[str, ...]:
     return ("unshare", "--net", "sh", "-c", script, "sh")
 
 
-@at_once
 def test_a_host_that_cannot_be_reached(tmp_path, file):
     prefix = in_network("link set lo up", "route add unreachable 10.11.12.13/32")
     report = doctor(tmp_path, one_sensor(1883, file, host="10.11.12.13"), prefix=prefix)
@@ -200,7 +210,6 @@ def test_a_dead_host_is_given_up_within_ten_seconds(tmp_path, file):
     assert "10.11.12.13:1883 does not answer" in report.failed["TCP"]
 
 
-@at_once
 def test_a_closed_port(tmp_path, file):
     port = free_port()
     report = doctor(tmp_path, one_sensor(port, file))
@@ -209,7 +218,6 @@ def test_a_closed_port(tmp_path, file):
     assert report.one("name")["status"] == "ok"
 
 
-@at_once
 def test_a_broker_that_accepts_and_does_not_answer(tmp_path, file):
     silent = ScriptedBroker(lambda *_: None)
     report = doctor(tmp_path, one_sensor(silent.port, file))
@@ -225,13 +233,12 @@ def test_a_broker_that_stops_answering_after_the_login(tmp_path, file):
     began_s = time.monotonic()
     report = doctor(tmp_path, one_sensor(frozen.port, file))
     frozen.close()
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 20
     assert report.failed["connection"].endswith("is not answered any more")
     assert report.one("retained")["status"] == "skipped"
     assert report.one("clock")["status"] in ("ok", "warning")
 
 
-@at_once
 def test_a_port_that_closes_at_once(tmp_path, file):
     closing = ScriptedBroker(lambda *_: b"close")
     report = doctor(tmp_path, one_sensor(closing.port, file))
@@ -240,7 +247,6 @@ def test_a_port_that_closes_at_once(tmp_path, file):
     assert "closes the connection before it answers" in report.failed["login"]
 
 
-@at_once
 def test_a_port_that_speaks_something_else(tmp_path, file):
     web = ScriptedBroker(lambda *_: b"HTTP/1.1 400 Bad Request\r\n\r\n")
     report = doctor(tmp_path, one_sensor(web.port, file))
@@ -293,7 +299,6 @@ def with_tls(port: int, file: Path, ca_file: Path, *lines: str) -> str:
     return one_sensor(port, file, mqtt_tls, host="localhost")
 
 
-@at_once
 def test_a_port_without_tls(tmp_path, file, start_broker):
     authority = Authority(tmp_path)
     port = start_broker().port
@@ -301,7 +306,6 @@ def test_a_port_without_tls(tmp_path, file, start_broker):
     assert report.failed == {"TLS": f"localhost:{port} is no TLS port: it speaks MQTT without TLS"}
 
 
-@at_once
 def test_a_tls_port_and_no_tls_configured(tmp_path, file, start_broker):
     port = start_broker(*Authority(tmp_path).lines).port
     report = doctor(tmp_path, one_sensor(port, file))
@@ -309,7 +313,6 @@ def test_a_tls_port_and_no_tls_configured(tmp_path, file, start_broker):
     assert report.one("login")["status"] == "skipped"
 
 
-@at_once
 def test_neither_tls_nor_mqtt(tmp_path, file):
     silent = ScriptedBroker(lambda *_: b"close")
     report = doctor(tmp_path, with_tls(silent.port, file, Authority(tmp_path).file))
@@ -321,7 +324,6 @@ def test_neither_tls_nor_mqtt(tmp_path, file):
 _NOW = datetime.now(UTC)
 
 
-@at_once
 def test_a_certificate_that_is_not_right(tmp_path, file, start_broker):
     expired = {"not_before": _NOW - timedelta(days=9), "not_after": _NOW - timedelta(days=1)}
     early = {"not_before": _NOW + timedelta(days=1), "not_after": _NOW + timedelta(days=9)}
@@ -337,7 +339,6 @@ def test_a_certificate_that_is_not_right(tmp_path, file, start_broker):
         assert says in report.failed["TLS"]
 
 
-@at_once
 def test_an_unknown_ca(tmp_path, file, start_broker):
     port = start_broker(*Authority(tmp_path).lines).port
     other = tmp_path / "other.pem"
@@ -348,7 +349,6 @@ def test_an_unknown_ca(tmp_path, file, start_broker):
     assert "set [mqtt.tls] ca_file" in report.one("TLS")["remedy"]
 
 
-@at_once
 def test_a_client_certificate_that_is_missing(tmp_path, file, start_broker):
     authority = Authority(tmp_path)
     for version in ("tlsv1.3", "tlsv1.2"):
@@ -370,7 +370,6 @@ def client_certificate(folder: Path, ca: trustme.CA) -> tuple[str, str]:
     return f'cert_file = "{folder}/node.crt"', f'key_file = "{folder}/node.key"'
 
 
-@at_once
 def test_a_client_certificate_of_another_ca_and_the_right_one(tmp_path, file, start_broker):
     authority = Authority(tmp_path)
     port = start_broker(*authority.lines, "require_certificate true").port
@@ -403,7 +402,6 @@ def guarded(folder: Path, acl: str = "") -> tuple[str, ...]:
 LAB = 'username = "lab"\npassword = "secret"\n'
 
 
-@at_once
 def test_a_wrong_login(tmp_path, file, start_broker):
     port = start_broker(*guarded(tmp_path)).port
     for login, says in (
@@ -427,7 +425,6 @@ topic readwrite homeassistant/device/+/config
 """
 
 
-@at_once
 def test_a_right_login_and_acl(tmp_path, file, start_broker):
     port = start_broker(*guarded(tmp_path, ACL)).port
     report = doctor(tmp_path, one_sensor(port, file, LAB))
@@ -438,7 +435,6 @@ def test_a_right_login_and_acl(tmp_path, file, start_broker):
     )
 
 
-@at_once
 def test_an_acl_that_denies_publishing(tmp_path, file, start_broker, proxy):
     """Each topic by its name, in both versions of MQTT, and by a round trip where 5 is not known.
 
@@ -473,7 +469,6 @@ def test_an_acl_that_denies_publishing(tmp_path, file, start_broker, proxy):
             assert state["message"].endswith("is denied: Not authorized")
 
 
-@at_once
 def test_an_acl_that_lets_the_node_write_alone(tmp_path, file, start_broker, proxy):
     """What it may not read cannot come back; MQTT 5 tells all the same, and 3.1.1 cannot."""
     acl = "user lab\ntopic write sensors/test/#\ntopic deny sensors/test/history\n"
@@ -488,7 +483,6 @@ def test_an_acl_that_lets_the_node_write_alone(tmp_path, file, start_broker, pro
     assert {s["status"] for s in old.all("may publish")} == {"skipped"}
 
 
-@at_once
 def test_an_acl_that_denies_reading(tmp_path, file, start_broker):
     """mosquitto grants the subscription, and keeps the messages back."""
     birth = ACL.replace("read homeassistant/status", "write homeassistant/status")
@@ -501,7 +495,6 @@ def test_an_acl_that_denies_reading(tmp_path, file, start_broker):
     assert reports[1].denied("may subscribe") == ["sensors/test/cmd/+"]
 
 
-@at_once
 def test_a_broker_that_denies_a_subscription_says_so(tmp_path, file, start_broker, proxy):
     """As brokers other than mosquitto do."""
 
@@ -523,7 +516,6 @@ def test_a_broker_that_denies_a_subscription_says_so(tmp_path, file, start_broke
     assert old.failed == {"may subscribe": "sensors/test/cmd/+ is denied: refused"}
 
 
-@at_once
 def test_a_broker_that_answers_a_denied_message_by_closing(tmp_path, file, start_broker, proxy):
     """As some do; the other topics are tried on."""
 
@@ -539,7 +531,6 @@ def test_a_broker_that_answers_a_denied_message_by_closing(tmp_path, file, start
         assert "closes the connection" in report.failed["may publish"]
 
 
-@at_once
 def test_more_topics_than_a_broker_has_room_for(tmp_path, file, start_broker):
     """QoS 2 messages that stay unanswered are bounded by the broker's Receive Maximum."""
     port = start_broker("max_inflight_messages 3").port
@@ -549,7 +540,6 @@ def test_more_topics_than_a_broker_has_room_for(tmp_path, file, start_broker):
     assert len(report.all("may publish")) == 31
 
 
-@at_once
 def test_retained_messages_are_not_supported(tmp_path, file, start_broker):
     configs = [
         one_sensor(start_broker("retain_available false").port, file, f'protocol = "{version}"')
@@ -562,7 +552,6 @@ def test_retained_messages_are_not_supported(tmp_path, file, start_broker):
         assert report.one("LWT")["status"] == "ok"
 
 
-@at_once
 def test_the_will_of_a_dead_connection_does_not_come(tmp_path, file, broker, proxy):
     """Something between keeps the connection to the broker when the client has gone."""
     link = proxy(broker.port, closes_along=False)
@@ -571,7 +560,6 @@ def test_the_will_of_a_dead_connection_does_not_come(tmp_path, file, broker, pro
     assert "its will did not come" in report.failed["LWT"]
 
 
-@at_once
 def test_amqtt_which_knows_3_1_1_alone(tmp_path, file):
     """And ignores a client of MQTT 5 that has a will: its remedy is named."""
     port = free_port()
@@ -602,7 +590,6 @@ def test_another_client_has_the_nodes_id(tmp_path, file, broker):
     assert "/etc/machine-id" in report.one("client id")["remedy"]
 
 
-@at_once
 def test_another_node_has_the_name_while_ours_does_not_run(tmp_path, file, broker, subscribe):
     """It is not thrown out to find that out."""
     (tmp_path / "other").mkdir()
@@ -722,7 +709,6 @@ def test_nobody_is_misled_while_the_node_runs(
     assert json.loads(kept["sensors/test/s/state"])["seq"] >= seqs[-1]
 
 
-@at_once
 def test_the_last_word_on_a_topic_is_the_newest(tmp_path, file, broker, proxy, subscribe):
     """Where the doctor's repetition comes after a newer value of the node's, that is repeated.
 

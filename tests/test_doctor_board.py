@@ -35,14 +35,6 @@ VIDEO = 44
 ROOT = User("root", 0, 0, frozenset({0}))
 
 
-@pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """A folder that other users can get into."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    return tmp_path
-
-
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -59,8 +51,12 @@ class RootedBoard(HardwareBoard):
 
 @pytest.fixture
 def board(tmp_path: Path) -> RootedBoard:
+    return a_pi(tmp_path / "pi")
+
+
+def a_pi(root: Path) -> RootedBoard:
     """A Pi without any bus."""
-    made = RootedBoard(tmp_path / "pi")
+    made = RootedBoard(root)
     write(made, "/proc/device-tree/model", PI)
     write(made, "/boot/firmware/config.txt", "")
     made.path("/dev").mkdir()
@@ -129,8 +125,9 @@ def test_another_bus_than_the_configured_one_is_there(tmp_path, board):
 
 
 @as_root
-def test_a_user_who_is_not_in_the_group_of_a_device(tmp_path, board, open_folder):
+def test_a_user_who_is_not_in_the_group_of_a_device(tmp_path, open_folder):
     """Asked by root for the user of the service."""
+    board = a_pi(open_folder)
     device = write(board, "/dev/i2c-1")
     os.chown(device, 0, VIDEO)
     device.chmod(0o660)

@@ -195,7 +195,7 @@ def test_the_led_of_a_node_tells_how_it_is(broker: Mosquitto, node_at, monkeypat
     wait_until(lambda: node.panel.pattern is Pattern.NO_BROKER)
     broker.start()
     wait_until(lambda: node.panel.pattern is Pattern.ONLINE)
-    assert pin(board, LED).state
+    wait_until(lambda: pin(board, LED).state)
 
 
 def test_the_button_of_a_node_reads_now_and_identifies(broker, node_at, subscribe):
