@@ -83,14 +83,16 @@ def take_health(
     outbox: Outbox,
     history: History,
     sensors: list[SensorState],
+    notice: str = "",
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began.
 
-    `config` is the digest of the configuration file.
+    `config` is the digest of the configuration file; `notice` a problem that was there before it
+    began (`node.notice`).
     """
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
-    problems = [outbox.problem] if outbox.problem else []
+    problems = [text for text in (notice, outbox.problem) if text]
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")

@@ -37,6 +37,7 @@ from node.intake import Intake
 from node.link import Link
 from node.logs import RecentWarnings
 from node.messages import Topics
+from node.notice import read_notice
 from node.outbox import Outbox
 from node.panel import ButtonHeld, ButtonPressed, Panel
 from node.publisher import Publisher
@@ -142,6 +143,7 @@ class Node:
             announcer=self._announcer,
             sensors=list(sensors.values()),
             warnings=warnings,
+            notice=read_notice(state_dir),
         )
         self._sensing = Sensing(
             sensors,

@@ -60,9 +60,11 @@ class Reporter:
         announcer: Announcer,
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
+        notice: str = "",
     ) -> None:
         self._config_digest = config.digest
         self._board = board
+        self._notice = notice
         self._clock = clock
         self._link = link
         self._outbox = outbox
@@ -239,6 +241,7 @@ class Reporter:
             outbox=self._outbox,
             history=self._history,
             sensors=[sensor.state for sensor in self._sensors],
+            notice=self._notice,
         )
         payload = msgspec.json.encode(health)
         self._publisher.set(self._topics.health, payload)

@@ -145,7 +145,7 @@ def test_log_lines_carry_priorities_in_the_journal_and_times_elsewhere(
 
 
 def unit() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(strict=True, interpolation=None, delimiters=("=",))
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(UNIT)
     return parser
