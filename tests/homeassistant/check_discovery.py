@@ -111,7 +111,6 @@ class Bench:
         self.expected: tuple[str, ...] = ()
         """What Home Assistant may complain of in this claim."""
         self.node: NodeProcess | None = None
-        self._log_before = 0
 
     def run(
         self,
@@ -124,7 +123,6 @@ class Bench:
     ) -> NodeProcess:
         """Start the node with these sensors (all), in place of the one that runs."""
         self.stop()
-        self._log_before = len(self.node.log) if self.node is not None else 0
         config = HEAD.format(name=name, port=self.broker.port, payload=payload)
         if without_announcing:
             config += "\n[homeassistant]\nenabled = false\n"
@@ -149,11 +147,10 @@ class Bench:
         self.hass.stop()
         self.broker.stop()
 
-    def node_says(self, text: str, seconds: float = 15) -> None:
-        """Wait until the log of the node that runs has `text`."""
-        node = self.node
-        assert node is not None
-        wait_until(lambda: text in node.log[self._log_before :], seconds, text)
+    def node_says(self, text: str) -> None:
+        """Wait until the node that runs has `text` in its log."""
+        assert self.node is not None
+        self.node.wait_for_log(text)
 
     def state(self, entity: str) -> str | None:
         """The state of an entity; None: there is none."""
