@@ -293,7 +293,7 @@ class Node:
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             for event in self._inbox.take(left_s):
                 if isinstance(event, Acknowledged | Sent | Disconnected):
-                    self._reporter.handle(event)
+                    self._reporter.go_on_with_goodbye(event)
         self.panel.close()
         self._reporter.close()
         self._sensing.close()

@@ -319,7 +319,7 @@ def test_a_node_that_dies_is_unavailable(bench: Bench) -> None:
     bench.wait_for(entity("box", "humidity"), number, 15)
 
 
-@pytest.mark.xfail(strict=True, reason="status and availability arrive before the state")
+@pytest.mark.xfail(strict=True, reason="after a crash status comes before availability")
 def test_what_comes_back_does_not_show_an_old_value(bench: Bench) -> None:
     """Not for an instant: it would be in the history, and start automations."""
     shown = entity("air", "temperature")
