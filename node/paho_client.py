@@ -17,6 +17,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -138,6 +139,21 @@ class NetworkClient(paho.Client):
         waits for half a keepalive more (MQTT 5, §3.1.2.10).
         """
         return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """As paho's, but a message that it cannot read is dropped, and not the connection.
+
+        paho (2.2) takes U+FEFF in a property for malformed, which MQTT 5 allows (§1.5.4). A
+        retained message with one would end every connection as soon as it came about.
+        """
+        try:
+            return super()._handle_publish()
+        except (MalformedPacket, UnicodeDecodeError):
+            if not self._in_packet["command"] & 0b0110:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS  # QoS 0
+            packet = self._in_packet["packet"]
+            id_at = 2 + int.from_bytes(packet[:2], "big")
+            return self._send_puback(int.from_bytes(packet[id_at : id_at + 2], "big"))
 
     def pause_before_reconnecting(self, pause_s: float) -> None:
         """Wait for `pause_s` more than usual before each connection attempt.

@@ -133,6 +133,24 @@ def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operat
     assert answer["sensors"]["s"]["temperature"] == 21.5
 
 
+@pytest.mark.parametrize("retain", [True, False])
+def test_a_property_that_paho_cannot_read_costs_its_message_alone(
+    broker, operator, start_node, temperature_file, retain
+):
+    """U+FEFF, which MQTT 5 allows: retained, it would end every connection of the node."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.UserProperty = ("from", "\ufeffme")
+    if retain:
+        operator.client.publish("sensors/test/cmd/fly", b"x", 1, True, properties)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    operator.wait_for_node()
+    for _ in range(0 if retain else 30):  # more than a broker leaves unacknowledged
+        operator.client.publish("sensors/test/cmd/fly", b"x", 1, False, properties)
+        time.sleep(0.21)  # so that none is above what the node lets in
+    assert operator.ask("read")["sensors"]["s"] == {"temperature": 21.5}
+    assert not node.log_lines("lost")
+
+
 def test_mqtt_3_1_1_has_the_result_topic(broker, start_node, temperature_file):
     start_node(
         sysfs_config(broker.port, {"s": temperature_file}, interval="1h", mqtt='protocol = "3.1.1"')
