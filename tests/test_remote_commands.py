@@ -17,6 +17,7 @@ from support import (
     PATIENCE_S,
     Mosquitto,
     NodeProcess,
+    dead_letters,
     retained,
     sysfs_config,
     taken_s,
@@ -183,6 +184,7 @@ def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, 
     [
         ("fly", b"", "there is no such command; there are read, identify, restart"),
         ("read", b"u", "no sensor u; configured: s, t, broken"),
+        ("read", b"\x1b[2J", "no sensor '\\x1b[2J'; configured: s, t, broken"),
         ("read", b"\xff\xfe", "its payload is not UTF-8"),
         ("read", b"s " * 600, "its payload is larger than 1024 bytes"),
         ("identify", b"now", "it takes no payload"),
@@ -225,6 +227,31 @@ def test_no_answer_is_sent_where_it_would_be_taken_for_something_else(
     node.wait_for_log("is not for answers")
     operator.ask("read", b"s")
     assert not [text for topic, text, _ in listener.messages if topic == response and "{" in text]
+
+
+def test_answers_that_the_broker_denies_fill_neither_log_nor_dead_letters(
+    tmp_path, start_node, temperature_file
+):
+    """Their topics are chosen by whoever commands: another one each time, of any length."""
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite sensors/#\ntopic readwrite homeassistant/#\n")
+    broker = Mosquitto(tmp_path, f"acl_file {acl}").start()
+    operator = Operator(broker.port)
+    try:
+        node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+        operator.wait_for_node()
+        for number in range(5):
+            response = f"denied/{number}/{'x' * 1000}"
+            operator.send("read", b"s", response=response, correlation=b"1")
+        assert operator.ask("read", b"s")["ok"]
+        node.wait_for_log("the broker does not take an answer on 'denied/0/xxx")
+        assert len(node.log_lines("does not take")) == 1
+        assert len(node.log) < 2000
+        node.terminate()
+        assert not dead_letters(node.state_dir)
+    finally:
+        operator.close()
+        broker.stop()
 
 
 def test_only_what_is_allowed_is_done(broker, operator, start_node, temperature_file):
