@@ -369,3 +369,19 @@ def test_an_extra_read_gives_way_to_what_is_due_on_its_bus(broker, operator, sta
     times = [taken_s(state) for state in subscriber.states("due")[2:]]
     gaps_s = [after - before for before, after in itertools.pairwise(times)]
     assert all(0.85 < gap_s < 1.15 for gap_s in gaps_s), gaps_s
+
+
+def test_an_extra_read_leaves_a_sensor_its_rest_before_its_own_turn(
+    broker, operator, start_node, subscribe
+):
+    """A DHT22 is asked every 2 s at most: a read within 2 s of its turn is that turn."""
+    subscriber = subscribe(broker.port)
+    table = '[[sensor]]\nid = "air"\ndriver = "dht22"\npin = 4\ninterval = "4s"\n'
+    start_node(sysfs_config(broker.port, {}) + table, "--simulate")
+    subscriber.wait_for_states("air", 2)  # the first one takes longer
+    time.sleep(2.6)
+    assert operator.ask("read")["ok"]
+    subscriber.wait_for_states("air", 4)
+    times = [taken_s(state) for state in subscriber.states("air")[1:]]
+    gaps_s = [after - before for before, after in itertools.pairwise(times)]
+    assert all(3.8 < gap_s < 4.2 for gap_s in gaps_s), gaps_s
