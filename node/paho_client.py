@@ -239,9 +239,14 @@ class NetworkClient(paho.Client):
         self.drop_out_messages()
         self._handed_over.clear()
         self._asked.clear()
-        if not reason.is_failure:
-            for subscription in self._subscriptions:
+        # A broker without wildcards ends the connection over one (MQTT 5, §3.2.2.3.11).
+        wildcards = getattr(properties, "WildcardSubscriptionAvailable", 1) == 1
+        impossible: list[str] = []
+        for subscription in () if reason.is_failure else self._subscriptions:
+            if wildcards or not {"+", "#"} & {*subscription.topic}:
                 self.listen(subscription)
+            else:
+                impossible.append(subscription.topic)
         self._report(
             Connected(
                 self._generation,
@@ -250,6 +255,9 @@ class NetworkClient(paho.Client):
                 max_packet_bytes=getattr(properties, "MaximumPacketSize", sys.maxsize),
             )
         )
+        for topic in impossible:
+            why = "it has no subscriptions with wildcards"
+            self._report(SubscribeRefused(self._generation, topic, why))
 
     def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
         # Called from within paho's `except OSError:`, which keeps the reason to itself.

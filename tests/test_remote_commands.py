@@ -14,10 +14,15 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import (
+    CONNECT,
     PATIENCE_S,
+    PUBLISH,
     Mosquitto,
     NodeProcess,
+    ScriptedBroker,
     dead_letters,
+    puback,
+    published_topic,
     retained,
     sysfs_config,
     taken_s,
@@ -385,3 +390,26 @@ def test_an_extra_read_leaves_a_sensor_its_rest_before_its_own_turn(
     times = [taken_s(state) for state in subscriber.states("air")[1:]]
     gaps_s = [after - before for before, after in itertools.pairwise(times)]
     assert all(3.8 < gap_s < 4.2 for gap_s in gaps_s), gaps_s
+
+
+def test_a_broker_without_wildcards_gets_the_readings_all_the_same(start_node, temperature_file):
+    """It closes the connection over a subscription with one; commands are not heard there."""
+    published: list[str] = []
+    subscribe_, closing = 8, b"\xe0\x02\xa2\x00"
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x05\x00\x00\x02\x28\x00"  # Wildcard Subscription Available: 0
+        if kind == subscribe_:
+            return closing if b"+" in body else b"\x90\x04" + body[:2] + b"\x00\x01"
+        if kind == PUBLISH:
+            published.append(published_topic(body))
+            return puback(body)
+        return None
+
+    broker = ScriptedBroker(answer)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    node.wait_for_log("subscribe to sensors/test/cmd/+: it has no subscriptions with wildcards\n")
+    wait_until(lambda: published.count("sensors/test/s/state") > 2)
+    assert broker.connections == 1
+    broker.close()
