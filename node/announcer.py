@@ -27,6 +27,7 @@ from drivers.bus import Board
 from node.broker_events import Arrived
 from node.clock import Clock
 from node.homeassistant import (
+    VITAL_COMPONENTS,
     AnnouncedChannel,
     AnnouncedSensor,
     birth_topics,
@@ -97,6 +98,8 @@ class Announcer:
         if self._enabled:
             message = self._message()
             self._announced = set(message["cmps"])
+            for key in self._announced & self._gone.keys():
+                del self._gone[key]
             self._set(message)
             self._remove_what_is_gone()
 
@@ -130,10 +133,7 @@ class Announcer:
         """Announce what there is, and what is to be removed."""
         self.announce()
         if self._gone:
-            message = self._message()
-            message["cmps"].update(self._gone)
-            self._set(message)
-            self._remove_what_is_gone()
+            self._announce_gone()
 
     def work(self, now_s: float) -> None:
         """Say what there is to say, when it is time."""
@@ -170,11 +170,25 @@ class Announcer:
         for key, component in components_of(payload).items():
             if key not in self._announced and not self._may_come_back(key):
                 self._gone[key] = component
+        if self._gone:
+            self._announce_gone()
+
+    def _announce_gone(self) -> None:
+        """Announce what is gone once more, whole, to be removed after that.
+
+        It is then at the broker until it is removed, whatever ends the node before.
+        """
+        message = self._message()
+        message["cmps"].update(self._gone)
+        self._set(message)
         self._remove_what_is_gone()
 
     def _may_come_back(self, key: str) -> bool:
-        """Whether it is a channel of a sensor that tells its channels only when it is read."""
-        return any(
+        """Whether it is a channel of a sensor that tells its channels only when it is read.
+
+        Or something that this computer cannot tell just now, as of a radio without a network.
+        """
+        return key in VITAL_COMPONENTS or any(
             sensor.table.info.more_channels and key.startswith(f"{self._keys[sensor.table.id]}.")
             for sensor in self._sensors
         )

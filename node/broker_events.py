@@ -99,6 +99,8 @@ class Outgoing(msgspec.Struct, frozen=True):
     expiry_s: int = 0
     retain: bool = True
     correlation: bytes = b""
+    is_answer: bool = False
+    """To a command: its topic is of somebody else's choosing."""
 
 
 class Subscription(msgspec.Struct, frozen=True):

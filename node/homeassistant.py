@@ -22,6 +22,7 @@ from node.schema import ChannelTable, Config, SensorTable
 from node.vitals import Vitals
 
 __all__ = [
+    "VITAL_COMPONENTS",
     "AnnouncedChannel",
     "AnnouncedSensor",
     "birth_topics",
@@ -58,6 +59,8 @@ _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide
 """(What the channel's name begins with, unit) -> device class."""
 
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
+VITAL_COMPONENTS = frozenset({"cpu_temperature", "wifi", "under_voltage", "throttled"})
+"""Components that are there as far as this computer can tell them, at the moment."""
 
 Component = dict[str, Any]
 

@@ -189,9 +189,10 @@ class Link:
         elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
             self._complaints.add(event.topic)
             _log.warning(
-                "the broker does not let us subscribe to %s: %s; allow it in the broker's ACL",
+                "the broker does not let us subscribe to %s: %s%s",
                 event.topic,
                 event.reason,
+                "" if "wildcard" in event.reason.lower() else "; allow it in the broker's ACL",
             )
         return Change.NONE
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -139,6 +140,21 @@ class NetworkClient(paho.Client):
         """
         return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
 
+    def _handle_publish(self) -> MQTTErrorCode:
+        """As paho's, but a message that it cannot read is dropped, and not the connection.
+
+        paho (2.2) takes U+FEFF in a property for malformed, which MQTT 5 allows (§1.5.4). A
+        retained message with one would end every connection as soon as it came about.
+        """
+        try:
+            return super()._handle_publish()
+        except (MalformedPacket, UnicodeDecodeError):
+            if not self._in_packet["command"] & 0b0110:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS  # QoS 0
+            packet = self._in_packet["packet"]
+            id_at = 2 + int.from_bytes(packet[:2], "big")
+            return self._send_puback(int.from_bytes(packet[id_at : id_at + 2], "big"))
+
     def pause_before_reconnecting(self, pause_s: float) -> None:
         """Wait for `pause_s` more than usual before each connection attempt.
 
@@ -223,9 +239,14 @@ class NetworkClient(paho.Client):
         self.drop_out_messages()
         self._handed_over.clear()
         self._asked.clear()
-        if not reason.is_failure:
-            for subscription in self._subscriptions:
+        # A broker without wildcards ends the connection over one (MQTT 5, §3.2.2.3.11).
+        wildcards = getattr(properties, "WildcardSubscriptionAvailable", 1) == 1
+        impossible: list[str] = []
+        for subscription in () if reason.is_failure else self._subscriptions:
+            if wildcards or not {"+", "#"} & {*subscription.topic}:
                 self.listen(subscription)
+            else:
+                impossible.append(subscription.topic)
         self._report(
             Connected(
                 self._generation,
@@ -234,6 +255,9 @@ class NetworkClient(paho.Client):
                 max_packet_bytes=getattr(properties, "MaximumPacketSize", sys.maxsize),
             )
         )
+        for topic in impossible:
+            why = "it has no subscriptions with wildcards"
+            self._report(SubscribeRefused(self._generation, topic, why))
 
     def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
         # Called from within paho's `except OSError:`, which keeps the reason to itself.

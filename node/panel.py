@@ -148,8 +148,12 @@ class Panel:
     def close(self) -> None:
         """Switch the LED off, and let go of the pins."""
         for device in (self._led, self._button):
-            if device is not None:
-                device.close()
+            try:
+                if device is not None:
+                    device.close()
+            except Exception as error:
+                # The rest of the goodbye is more important.
+                _log.debug("a pin cannot be let go of: %s", error)
         self._led = self._button = None
 
 

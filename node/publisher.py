@@ -60,6 +60,7 @@ class Publisher:
         """Message id -> whom to tell the outcome; the history in flight."""
         self._answers: deque[Outgoing] = deque(maxlen=MOST_ANSWERS)
         self._refused_topics: set[str] = set()
+        self._answer_was_refused = False
         self._in_order = False
         self._largest_bytes = sys.maxsize
         """How large a message may be, for all that losses of the link have taught."""
@@ -259,7 +260,16 @@ class Publisher:
             settled(not event.refused)
 
     def _refuse(self, message: Outgoing, why: str) -> None:
-        """Tell of a message that cannot be published; log it once per topic and connection."""
+        """Tell of a message that cannot be published; log it once per topic and connection.
+
+        Of answers once in all: their topics are as many as somebody likes, and nothing is lost
+        that was ours to keep.
+        """
+        if message.is_answer:
+            if not self._answer_was_refused:
+                self._answer_was_refused = True
+                _log.warning("the broker does not take an answer on %.80r: %s", message.topic, why)
+            return
         self._refused(message.topic, message.payload, why)
         if message.topic not in self._refused_topics:
             self._refused_topics.add(message.topic)

@@ -159,7 +159,10 @@ class RemoteCommands:
         unknown = [word for word in words if word not in self._sensors]
         if unknown:
             known = ", ".join(self._sensors) or "none"
-            raise _Refused(f"no sensor {', '.join(unknown)[:80]}; configured: {known}")
+            named = ", ".join(unknown)[:80]
+            if not named.isprintable():
+                named = ascii(named)  # for the log, which a terminal shows
+            raise _Refused(f"no sensor {named}; configured: {known}")
         if self._reads >= _MOST_READS:
             raise _Refused("too many reads are under way")
 
@@ -179,4 +182,5 @@ class RemoteCommands:
     def _answer(self, name: str, message: Arrived, reply_to: str, **content: Any) -> None:
         payload = msgspec.json.encode({"command": name, **content})
         correlation = message.correlation if message.response_topic else b""
-        self._publisher.answer(Outgoing(reply_to, payload, retain=False, correlation=correlation))
+        answer = Outgoing(reply_to, payload, retain=False, correlation=correlation, is_answer=True)
+        self._publisher.answer(answer)

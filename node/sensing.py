@@ -114,7 +114,11 @@ class Sensing:
 
     def _begin_s(self, sensor: Sensor, now_s: float) -> float:
         """When an extra read of it may begin."""
-        begin_s = max(now_s, sensor.begun_s + sensor.table.info.min_interval_s)
+        rest_s = sensor.table.info.min_interval_s
+        begin_s = max(now_s, sensor.begun_s + rest_s)
+        own_turn_s = self._jobs[sensor.table.id].due_s
+        if own_turn_s < begin_s + rest_s:
+            return max(now_s, own_turn_s)  # which would have to wait for the sensor to rest
         end_s = begin_s + 2 * sensor.took_s + _MARGIN_S
         due_s = min(
             self._jobs[name].due_s

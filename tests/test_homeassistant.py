@@ -6,6 +6,7 @@ What a real Home Assistant makes of it is in `tests/homeassistant/`.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,18 +231,42 @@ def test_another_name_is_the_same_device(broker, start_node, topic, tmp_path):
 
 
 def test_a_sensor_that_is_gone_is_taken_back(broker, start_node, topic, subscribe):
-    """With its platform alone, a while after the message without it; others stay whole."""
+    """With its platform alone, a while after it was announced once more; others stay whole."""
     start_two(start_node, broker.port).terminate()
     subscriber = subscribe(broker.port, "homeassistant/#")
     wait_until(lambda: subscriber.messages)
     node = start_two(start_node, broker.port, "air")
     node.wait_for_log("taking back from Home Assistant: water.humidity")
-    wait_until(lambda: len(subscriber.on(topic)) == 3)
-    without, removal = (json.loads(text)["cmps"] for text in subscriber.on(topic)[1:])
-    assert "water.temperature" not in without
+    wait_until(lambda: '{"p":"sensor"}' in subscriber.on(topic)[-1])
+    whole, removal = (json.loads(text)["cmps"] for text in subscriber.on(topic)[-2:])
+    assert "uniq_id" in whole["water.temperature"]
     assert removal["water.temperature"] == {"p": "sensor"}
-    assert removal["air.temperature"] == without["air.temperature"]
-    assert problems_in(topic, subscriber.on(topic)[2].encode()) == []
+    assert removal["air.temperature"] == whole["air.temperature"]
+    assert problems_in(topic, subscriber.on(topic)[-1].encode()) == []
+
+
+def test_a_sensor_is_taken_back_though_the_node_ends_before_that(broker, start_node, topic):
+    """Until then the broker keeps it, for the next start to find."""
+    start_two(start_node, broker.port).terminate()
+    node = start_two(start_node, broker.port, "air")
+    wait_until(lambda: node.state_dir.exists() and discovery(broker.port, topic))
+    time.sleep(0.5)  # for both messages, and far from the removal
+    assert "taking back" not in node.log
+    node.kill()
+    node = start_two(start_node, broker.port, "air")
+    node.wait_for_log("taking back from Home Assistant: water.humidity")
+
+
+def test_what_this_computer_cannot_tell_just_now_is_not_taken_back(broker, start_node, topic):
+    """The signal of a radio that has no network at the moment, for one."""
+    kept = {"p": "sensor", "uniq_id": "x", "name": "Wi-Fi signal"}
+    message = json.dumps({"cmps": {"wifi": kept, "old.temperature": kept}})
+    publish.single(topic, message, 1, True, hostname="127.0.0.1", port=broker.port)
+    node = start_two(start_node, broker.port)
+    node.wait_for_log("taking back from Home Assistant: old.temperature\n")
+    removed = {"p": "sensor"}
+    wait_until(lambda: discovery(broker.port, topic)["cmps"].get("old.temperature") == removed)
+    assert discovery(broker.port, topic)["cmps"].get("wifi") != {"p": "sensor"}
 
 
 def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic, subscribe):

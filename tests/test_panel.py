@@ -255,3 +255,19 @@ def test_a_signal_ends_the_blinking_and_the_exit_code_is_78(tmp_path):
     time.sleep(0.5)
     process.terminate()
     assert process.wait(PATIENCE_S) == 78
+
+
+def test_a_pin_that_cannot_be_let_go_of_is_in_the_way_of_nothing(board, clock):
+    """The node has its log to close and its broker to leave after that."""
+    panel = Panel(StatusLedTable(pin=LED), ButtonTable(pin=BUTTON), board, clock)
+
+    class GonePin(type(pin(board, LED))):  # type: ignore[misc]
+        def close(self) -> None:
+            raise OSError("the chip is gone")
+
+    led = pin(board, LED)
+    whole = type(led)
+    led.__class__ = GonePin
+    panel.close()
+    led.__class__ = whole
+    assert pin(board, BUTTON).when_changed is None, "and the other pin is let go of"

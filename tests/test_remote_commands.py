@@ -14,9 +14,15 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import (
+    CONNECT,
     PATIENCE_S,
+    PUBLISH,
     Mosquitto,
     NodeProcess,
+    ScriptedBroker,
+    dead_letters,
+    puback,
+    published_topic,
     retained,
     sysfs_config,
     taken_s,
@@ -133,6 +139,24 @@ def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operat
     assert answer["sensors"]["s"]["temperature"] == 21.5
 
 
+@pytest.mark.parametrize("retain", [True, False])
+def test_a_property_that_paho_cannot_read_costs_its_message_alone(
+    broker, operator, start_node, temperature_file, retain
+):
+    """U+FEFF, which MQTT 5 allows: retained, it would end every connection of the node."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.UserProperty = ("from", "\ufeffme")
+    if retain:
+        operator.client.publish("sensors/test/cmd/fly", b"x", 1, True, properties)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    operator.wait_for_node()
+    for _ in range(0 if retain else 30):  # more than a broker leaves unacknowledged
+        operator.client.publish("sensors/test/cmd/fly", b"x", 1, False, properties)
+        time.sleep(0.21)  # so that none is above what the node lets in
+    assert operator.ask("read")["sensors"]["s"] == {"temperature": 21.5}
+    assert not node.log_lines("lost")
+
+
 def test_mqtt_3_1_1_has_the_result_topic(broker, start_node, temperature_file):
     start_node(
         sysfs_config(broker.port, {"s": temperature_file}, interval="1h", mqtt='protocol = "3.1.1"')
@@ -165,6 +189,7 @@ def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, 
     [
         ("fly", b"", "there is no such command; there are read, identify, restart"),
         ("read", b"u", "no sensor u; configured: s, t, broken"),
+        ("read", b"\x1b[2J", "no sensor '\\x1b[2J'; configured: s, t, broken"),
         ("read", b"\xff\xfe", "its payload is not UTF-8"),
         ("read", b"s " * 600, "its payload is larger than 1024 bytes"),
         ("identify", b"now", "it takes no payload"),
@@ -207,6 +232,31 @@ def test_no_answer_is_sent_where_it_would_be_taken_for_something_else(
     node.wait_for_log("is not for answers")
     operator.ask("read", b"s")
     assert not [text for topic, text, _ in listener.messages if topic == response and "{" in text]
+
+
+def test_answers_that_the_broker_denies_fill_neither_log_nor_dead_letters(
+    tmp_path, start_node, temperature_file
+):
+    """Their topics are chosen by whoever commands: another one each time, of any length."""
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite sensors/#\ntopic readwrite homeassistant/#\n")
+    broker = Mosquitto(tmp_path, f"acl_file {acl}").start()
+    operator = Operator(broker.port)
+    try:
+        node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+        operator.wait_for_node()
+        for number in range(5):
+            response = f"denied/{number}/{'x' * 1000}"
+            operator.send("read", b"s", response=response, correlation=b"1")
+        assert operator.ask("read", b"s")["ok"]
+        node.wait_for_log("the broker does not take an answer on 'denied/0/xxx")
+        assert len(node.log_lines("does not take")) == 1
+        assert len(node.log) < 2000
+        node.terminate()
+        assert not dead_letters(node.state_dir)
+    finally:
+        operator.close()
+        broker.stop()
 
 
 def test_only_what_is_allowed_is_done(broker, operator, start_node, temperature_file):
@@ -325,3 +375,42 @@ def test_an_extra_read_gives_way_to_what_is_due_on_its_bus(broker, operator, sta
     times = [taken_s(state) for state in subscriber.states("due")[2:]]
     gaps_s = [after - before for before, after in itertools.pairwise(times)]
     assert all(0.85 < gap_s < 1.15 for gap_s in gaps_s), gaps_s
+
+
+def test_an_extra_read_leaves_a_sensor_its_rest_before_its_own_turn(
+    broker, operator, start_node, subscribe
+):
+    """A DHT22 is asked every 2 s at most: a read within 2 s of its turn is that turn."""
+    subscriber = subscribe(broker.port)
+    table = '[[sensor]]\nid = "air"\ndriver = "dht22"\npin = 4\ninterval = "4s"\n'
+    start_node(sysfs_config(broker.port, {}) + table, "--simulate")
+    subscriber.wait_for_states("air", 2)  # the first one takes longer
+    time.sleep(2.6)
+    assert operator.ask("read")["ok"]
+    subscriber.wait_for_states("air", 4)
+    times = [taken_s(state) for state in subscriber.states("air")[1:]]
+    gaps_s = [after - before for before, after in itertools.pairwise(times)]
+    assert all(3.8 < gap_s < 4.2 for gap_s in gaps_s), gaps_s
+
+
+def test_a_broker_without_wildcards_gets_the_readings_all_the_same(start_node, temperature_file):
+    """It closes the connection over a subscription with one; commands are not heard there."""
+    published: list[str] = []
+    subscribe_, closing = 8, b"\xe0\x02\xa2\x00"
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x05\x00\x00\x02\x28\x00"  # Wildcard Subscription Available: 0
+        if kind == subscribe_:
+            return closing if b"+" in body else b"\x90\x04" + body[:2] + b"\x00\x01"
+        if kind == PUBLISH:
+            published.append(published_topic(body))
+            return puback(body)
+        return None
+
+    broker = ScriptedBroker(answer)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    node.wait_for_log("subscribe to sensors/test/cmd/+: it has no subscriptions with wildcards\n")
+    wait_until(lambda: published.count("sensors/test/s/state") > 2)
+    assert broker.connections == 1
+    broker.close()
