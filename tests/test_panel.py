@@ -265,9 +265,11 @@ def test_a_pin_that_cannot_be_let_go_of_is_in_the_way_of_nothing(board, clock):
         def close(self) -> None:
             raise OSError("the chip is gone")
 
+    device = panel._led  # is there until its pin is whole again
     led = pin(board, LED)
     whole = type(led)
     led.__class__ = GonePin
     panel.close()
     led.__class__ = whole
     assert pin(board, BUTTON).when_changed is None, "and the other pin is let go of"
+    device.close()
