@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 SETTLE_S = 4.0
 """How long Home Assistant has for one message before the next one."""
+BIRTHS_EVERY_S = 30.0
+"""More often nobody starts Home Assistant, and whoever says so would have all of it sent anew."""
 LONGEST_BIRTH_DELAY_S = 5.0
 """A fleet that answers the birth of Home Assistant in the same instant would drown it."""
 _MODEL = "/proc/device-tree/model"
@@ -83,7 +85,7 @@ class Announcer:
         self._channels_announced = 0
         self._gone: dict[str, dict[str, Any]] = {}
         """Key -> component of those that are no more, and that Home Assistant may still have."""
-        self._said_at_s = -math.inf
+        self._said_at_s = self._born_at_s = -math.inf
         self._announce_at_s = math.inf
         self._remove_at_s = math.inf
         self._birth_at_s = math.inf
@@ -117,8 +119,9 @@ class Announcer:
             return True
         if message.topic in self._birth_topics and self._enabled:
             if message.payload == b"online" and not message.retained:
-                delay_s = random.uniform(0, LONGEST_BIRTH_DELAY_S)
-                self._birth_at_s = min(self._birth_at_s, self._clock.monotonic() + delay_s)
+                at_s = self._clock.monotonic() + random.uniform(0, LONGEST_BIRTH_DELAY_S)
+                at_s = max(at_s, self._born_at_s + BIRTHS_EVERY_S)
+                self._birth_at_s = min(self._birth_at_s, at_s)
             return True
         return False
 
@@ -127,6 +130,7 @@ class Announcer:
         if now_s < self._birth_at_s:
             return False
         self._birth_at_s = math.inf
+        self._born_at_s = now_s
         return True
 
     def answer_birth(self) -> None:
@@ -167,7 +171,7 @@ class Announcer:
                 _log.info("taking the node back from Home Assistant")
                 self._publisher.set(self._topic, b"")
             return
-        for key, component in components_of(payload).items():
+        for key, component in components_of(payload, self._device).items():
             if key not in self._announced and not self._may_come_back(key):
                 self._gone[key] = component
         if self._gone:

@@ -10,6 +10,7 @@ channel, so none of the names in the configuration is in it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,6 +59,8 @@ _DEVICE_CLASSES = {
 _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide"}
 """(What the channel's name begins with, unit) -> device class."""
 
+_PLATFORMS = ("sensor", "binary_sensor", "button")
+_MOST_COMPONENTS = 1000
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
 VITAL_COMPONENTS = frozenset({"cpu_temperature", "wifi", "under_voltage", "throttled"})
 """Components that are there as far as this computer can tell them, at the moment."""
@@ -125,18 +128,29 @@ def device_message(
     }
 
 
-def components_of(payload: bytes) -> dict[str, Component]:
-    """The components in a discovery message, without removals; empty for anything else."""
+def components_of(payload: bytes, device: str) -> dict[str, Component]:
+    """The components that `device` has announced in a message, without removals.
+
+    Of anything else nothing: somebody else may have published it.
+    """
     try:
         components = dict(msgspec.json.decode(payload)["cmps"])
     except (msgspec.DecodeError, TypeError, KeyError, ValueError, RecursionError):
         return {}
-    return {k: c for k, c in components.items() if isinstance(c, dict) and "uniq_id" in c}
+    ours = {
+        key: component
+        for key, component in components.items()
+        if isinstance(component, dict)
+        and re.fullmatch(r"[A-Za-z0-9_.-]+", key)
+        and component.get("uniq_id") == f"{device}.{key}"
+        and component.get("p") in _PLATFORMS
+    }
+    return ours if len(ours) <= _MOST_COMPONENTS else {}
 
 
 def removal_of(component: Component) -> Component:
     """What stands in the place of a component to have it removed: its platform alone."""
-    return {"p": component.get("p", "sensor")}
+    return {"p": component["p"]}
 
 
 def _named(sensor: str, channel: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def device_id(state_dir: Path | None) -> str:
     The node is its log: another name, broker or configuration leaves it what it was, and two
     nodes on one computer have a folder each.
     """
-    folder = state_dir.resolve() if state_dir else ""
+    folder = os.path.realpath(state_dir) if state_dir else ""
     return "sn" + _digits(f"{_machine()} device {folder}")[:12]
 
 

@@ -33,16 +33,16 @@ class Intake:
     """A bucket that holds `BURST` tokens, and gets `PER_S` of them a second."""
 
     def __init__(self, clock: Clock, *, unlimited: str) -> None:
-        """Messages of the topic `unlimited`, one after a connection, are always taken."""
+        """What is retained on the topic `unlimited`, one message a connection, is always taken."""
         self._clock = clock
         self._unlimited = unlimited
         self._tokens = float(BURST)
         self._filled_at_s = clock.monotonic()
         self._dropped = 0
 
-    def judge(self, topic: str) -> Verdict:
+    def judge(self, topic: str, *, retained: bool = False) -> Verdict:
         """Take the next message, or not."""
-        if topic == self._unlimited:
+        if retained and topic == self._unlimited:
             return Verdict.TAKEN
         now_s = self._clock.monotonic()
         self._tokens = min(BURST, self._tokens + (now_s - self._filled_at_s) * PER_S)

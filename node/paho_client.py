@@ -306,7 +306,7 @@ class NetworkClient(paho.Client):
         except UnicodeDecodeError:  # a broker that lets that pass is not to end this thread
             return
         if self._intake is not None:
-            verdict = self._intake.judge(topic)
+            verdict = self._intake.judge(topic, retained=message.retain)
             if verdict is Verdict.FLOODED:
                 self._report(Flooded(self._generation, topic))
             if verdict is not Verdict.TAKEN:

@@ -50,7 +50,9 @@ class Publisher:
         self._status_topic = status_topic
         self._refused = refused
         self.remedies: dict[str, str] = {}
-        """Topic -> what to do when the broker denies it, beside allowing it."""
+        """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
+        for each connection, and whose loss costs no reading."""
+        self._denied_for_good: set[str] = set()
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
         """Retained topics with a message that is not acknowledged yet."""
@@ -263,12 +265,17 @@ class Publisher:
         """Tell of a message that cannot be published; log it once per topic and connection.
 
         Of answers once in all: their topics are as many as somebody likes, and nothing is lost
-        that was ours to keep.
+        that was ours to keep. Of those in `remedies` once, too.
         """
         if message.is_answer:
             if not self._answer_was_refused:
                 self._answer_was_refused = True
                 _log.warning("the broker does not take an answer on %.80r: %s", message.topic, why)
+            return
+        if message.topic in self.remedies:
+            if message.topic not in self._denied_for_good:
+                self._denied_for_good.add(message.topic)
+                _log.warning("the broker does not take %s: %s", message.topic, why)
             return
         self._refused(message.topic, message.payload, why)
         if message.topic not in self._refused_topics:

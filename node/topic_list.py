@@ -42,6 +42,11 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
     interval = duration_text(config.outbox.history_interval)
     rows.append((topics.history, f"every reading, in batches, every {interval}"))
     rows.append((topics.health, "the node itself, every minute"))
+    if config.commands.enabled:
+        rows += [
+            (topics.command_result(name), "the answer, not retained")
+            for name in config.commands.allow
+        ]
     return rows
 
 

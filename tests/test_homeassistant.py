@@ -380,3 +380,10 @@ def test_nobody_sees_a_value_of_before_when_a_node_is_started_again(
     subscriber.wait_for("sensors/test/status", "online")
     wait_until(lambda: len(subscriber.on("sensors/test/s/availability")) >= 2)
     assert set(subscriber.on("sensors/test/s/availability")) == {"offline"}
+
+
+def test_a_state_directory_that_is_a_loop_of_links_has_an_id_all_the_same(tmp_path):
+    """The node runs there, with its log in memory."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert device_id(tmp_path / "a").startswith("sn")

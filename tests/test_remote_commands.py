@@ -346,7 +346,8 @@ def test_more_than_the_intake_takes_is_dropped_and_a_flood_is_told(clock):
     intake = Intake(clock, unlimited="own")
     verdicts = [intake.judge("cmd") for _ in range(BURST + FLOOD)]
     assert verdicts == [Verdict.TAKEN] * BURST + [Verdict.DROPPED] * (FLOOD - 1) + [Verdict.FLOODED]
-    assert intake.judge("own") is Verdict.TAKEN
+    assert intake.judge("own", retained=True) is Verdict.TAKEN
+    assert intake.judge("own") is Verdict.DROPPED
     clock.now_s += 2.0
     later = [intake.judge("cmd") for _ in range(BURST)]
     assert later.count(Verdict.TAKEN) == 2 * PER_S

@@ -131,8 +131,6 @@ def _topic_list(config: Config, topics: Topics, node: OurNode) -> TopicList:
     discovery = discovery_topic(config.homeassistant.prefix, device)
     # "..." stands for channels that are known only when the sensor is read.
     published = [topic for topic, _ in published_topics(config, device) if "..." not in topic]
-    if config.commands.enabled:
-        published += [topics.command_result(name) for name in config.commands.allow]
     # An empty message where Home Assistant speaks says neither online nor offline.
     tries = {topics.command_filter: topics.command(NO_COMMAND), discovery: ""}
     return TopicList(
