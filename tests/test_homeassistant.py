@@ -258,15 +258,22 @@ def test_a_sensor_is_taken_back_though_the_node_ends_before_that(broker, start_n
 
 
 def test_what_this_computer_cannot_tell_just_now_is_not_taken_back(broker, start_node, topic):
-    """The signal of a radio that has no network at the moment, for one."""
-    kept = {"p": "sensor", "uniq_id": "x", "name": "Wi-Fi signal"}
-    message = json.dumps({"cmps": {"wifi": kept, "old.temperature": kept}})
+    """The signal of a radio that has no network at the moment, for one. Nor what others wrote."""
+    device = topic.split("/")[2]
+    components = {
+        "wifi": {"p": "sensor", "uniq_id": f"{device}.wifi"},
+        "old.temperature": {"p": "sensor", "uniq_id": f"{device}.old.temperature"},
+        "foreign": {"p": "sensor", "uniq_id": "somebody.foreign"},
+        "a\nline": {"p": "sensor", "uniq_id": f"{device}.a\nline"},
+        "lamp": {"p": "light", "uniq_id": f"{device}.lamp"},
+    }
+    message = json.dumps({"cmps": components})
     publish.single(topic, message, 1, True, hostname="127.0.0.1", port=broker.port)
     node = start_two(start_node, broker.port)
     node.wait_for_log("taking back from Home Assistant: old.temperature\n")
     removed = {"p": "sensor"}
     wait_until(lambda: discovery(broker.port, topic)["cmps"].get("old.temperature") == removed)
-    assert discovery(broker.port, topic)["cmps"].get("wifi") != {"p": "sensor"}
+    assert not {"wifi", "foreign", "a\nline", "lamp"} & set(discovery(broker.port, topic)["cmps"])
 
 
 def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic, subscribe):
@@ -387,3 +394,15 @@ def test_a_state_directory_that_is_a_loop_of_links_has_an_id_all_the_same(tmp_pa
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert device_id(tmp_path / "a").startswith("sn")
+
+
+def test_births_one_after_the_other_are_answered_once(broker, start_node, topic, subscribe):
+    """Whoever may publish them could have everything sent anew, again and again."""
+    start_two(start_node, broker.port).wait_for_log("water (bme280): online")
+    subscriber = subscribe(broker.port, "homeassistant/#")
+    wait_until(lambda: subscriber.on(topic))
+    for _ in range(40):
+        publish.single("homeassistant/status", "online", hostname="127.0.0.1", port=broker.port)
+        time.sleep(0.2)
+    wait_until(lambda: len(subscriber.on(topic)) == 2, 7)
+    assert len(subscriber.on(topic)) == 2
