@@ -65,8 +65,6 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("left-behind")))
         patch.setattr(tempfile, "tempdir", None)
-        # Else every process that is started compiles the node anew.
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 
