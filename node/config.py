@@ -31,7 +31,7 @@ from node.schema import (
     StatusLedTable,
 )
 
-__all__ = ["ConfigError", "Problem", "find_file", "load"]
+__all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read_text"]
 
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 
@@ -52,25 +52,44 @@ def find_file(option: str | None) -> Path:
     return Path(option or os.environ.get("SENSOR_NODE_CONFIG") or DEFAULT_FILE)
 
 
-def load(source: Path) -> Config:
+def load(source: Path, *, copies: Path | None = None) -> Config:
     """Read and check the file.
+
+    `copies` is a folder with a copy of each file that the configuration names; see last_good.py.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or anything in it is wrong.
     """
+    return parse(source, read_text(source), copies=copies)
+
+
+def read_text(source: Path) -> str:
+    """The text of the file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        text = source.read_text(encoding="utf-8")
+        return source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         what = f"cannot be read: {reason}; name the file with --config FILE"
         raise ConfigError(source, [Problem(0, "file", what)]) from error
+
+
+def parse(source: Path, text: str, *, copies: Path | None = None) -> Config:
+    """Check the text of the file.
+
+    Raises:
+        ConfigError: it is not TOML, or anything in it is wrong.
+    """
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
-    return _read(TableReader(source, text), document)
+    return _read(TableReader(source, text, copies), document)
 
 
 def _syntax_problem(error: Exception) -> Problem:

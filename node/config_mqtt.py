@@ -56,7 +56,7 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
         return None
     before = len(reader.problems)
     for key, file in values.items():
-        values[key] = file = reader.source.parent / file
+        values[key] = file = reader.locate(file, key)
         reader.read_file(file, ("mqtt", "tls", key))
     if ("cert_file" in values) != ("key_file" in values):
         reader.problem(("mqtt", "tls"), "cert_file and key_file belong together")
@@ -78,7 +78,7 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
     if "password" in values and "password_file" in values:
         reader.problem(path, "password and password_file exclude each other")
     elif "password_file" in values:
-        file = reader.source.parent / values["password_file"]
+        values["password_file"] = file = reader.locate(values["password_file"], "password_file")
         path = ("mqtt", "password_file")
         if _password_from(reader, file, path, values) and file.stat().st_mode & 0o004:
             remedy = "chown root:sensor-node, and chmod 640"

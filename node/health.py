@@ -80,11 +80,20 @@ def take_health(
     outbox: Outbox,
     history: History,
     sensors: list[SensorState],
+    bad_configuration: str,
 ) -> Health:
-    """The health of now; `started_s` is the monotonic time at which the node began."""
+    """The health of now.
+
+    `started_s` is the monotonic time at which the node began; `bad_configuration` what is wrong
+    with the configuration, where the node runs on the last good one.
+    """
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
-    problems = [outbox.problem] if outbox.problem else []
+    problems = []
+    if bad_configuration:
+        problems.append(f"{bad_configuration}: the node runs on the last good configuration")
+    if outbox.problem:
+        problems.append(outbox.problem)
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
