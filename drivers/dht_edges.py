@@ -13,7 +13,7 @@ from typing import Protocol
 from drivers.dht_frame import TRIGGER_US, decode_edges
 from drivers.errors import MissingSupport
 
-__all__ = ["EdgeWire", "EdgesDht", "GpioEdges"]
+__all__ = ["EdgeWire", "EdgesDht", "GpioEdges", "header_chip"]
 
 _SETTLE_S = 0.005
 _LONGEST_ANSWER_S = 0.03  # a frame takes at most 5.5 ms after the response
@@ -56,7 +56,7 @@ class GpioEdges:
 
     def __init__(self, pin: int) -> None:
         self._pin = pin
-        self._chip = _header_chip()
+        self._chip = header_chip()
 
     def falling_edges(self, low_us: int) -> list[int]:
         """See `EdgeWire`.
@@ -89,7 +89,7 @@ class GpioEdges:
         return edges_ns
 
 
-def _header_chip() -> str:
+def header_chip() -> str:
     """The GPIO chip of the 40-pin header: its number differs, its label does not.
 
     Raises:
