@@ -70,7 +70,8 @@ def read_text(source: Path) -> str:
         ConfigError: it cannot be read.
     """
     try:
-        return source.read_text(encoding="utf-8")
+        # An editor of Windows may have put a byte order mark before the text.
+        return source.read_text(encoding="utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
     except (OSError, ValueError) as error:
