@@ -14,6 +14,7 @@ from pathlib import Path
 __all__ = ["SUITE", "base_tar", "words_of"]
 
 SUITE = "trixie"
+_KERNEL = "linux-image-arm64"
 _HERE = Path(__file__).parent
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _LEFT_OUT_DOCS = ("man", "locale", "info", "doc")
@@ -25,9 +26,14 @@ def words_of(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def base_tar(cache: Path, say: Callable[[str], None]) -> Path:
-    """The tar of the base; built when `cache` does not have it."""
+def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> Path:
+    """The tar of the base; built when `cache` does not have it.
+
+    `newer_kernel`: that of Debian's backports.
+    """
     packages = words_of(_HERE / "packages.txt")
+    if newer_kernel:
+        packages[packages.index(_KERNEL)] = f"{_KERNEL}/{SUITE}-backports"
     hooks = _HERE / "hooks"
     parts = (
         _HERE / "packages.txt",
@@ -35,7 +41,10 @@ def base_tar(cache: Path, say: Callable[[str], None]) -> Path:
         hooks / "essential",
         hooks / "customize",
     )
-    recipe = hashlib.sha256(b"\0".join(part.read_bytes() for part in parts)).hexdigest()
+    content = [part.read_bytes() for part in parts]
+    if newer_kernel:
+        content.append(b"newer kernel")
+    recipe = hashlib.sha256(b"\0".join(content)).hexdigest()
     tar = cache / f"base-{SUITE}-arm64-{recipe[:16]}.tar"
     if tar.exists():
         say(f"base: {tar} is there")
@@ -55,7 +64,7 @@ def base_tar(cache: Path, say: Callable[[str], None]) -> Path:
         f"--customize-hook={hooks / 'customize'}",
         SUITE,
         str(unfinished),
-        *apt_sources(),
+        *apt_sources(backports=newer_kernel),
     ]
     try:
         _run_with_progress(command, say)
@@ -65,7 +74,7 @@ def base_tar(cache: Path, say: Callable[[str], None]) -> Path:
     return tar
 
 
-def apt_sources() -> list[str]:
+def apt_sources(*, backports: bool) -> list[str]:
     """Lines for sources.list: this machine's Debian mirrors, for the image's release."""
     asked = subprocess.run(
         [
@@ -86,6 +95,8 @@ def apt_sources() -> list[str]:
         # Debian's own and no others; of its pockets those that a release is not without.
         if origin == "Debian" and pocket in ("", "updates", "security"):
             lines.append(f"deb {uri} {SUITE}{dash}{pocket} main non-free-firmware")
+            if backports and not pocket:
+                lines.append(f"deb {uri} {SUITE}-backports main")
     if not lines:
         raise SystemExit(
             "base: apt of this machine knows no Debian mirror; run `apt-get update`, and look at "

@@ -42,7 +42,15 @@ _NEVER = (
     "serial-getty@ttyS1.service",
     "serial-getty@ttyAMA0.service",
 )
-_BOARDS = re.compile(r"bcm(2837|2711|2712).*\.dtb")
+_BOARDS = "bcm2837-*.dtb", "bcm2711-*.dtb"
+_PI_5 = "bcm2712*-rpi-*.dtb"
+_FOR_PI_5 = """
+[pi5]
+# The boot loader takes a kernel that it does not know.
+os_check=0
+dtoverlay=sensor-node-pi5
+[all]
+"""
 _START = """\
 #!/{home}/bin/python3
 import sys
@@ -56,11 +64,12 @@ sys.exit(main())
 class Tree:
     """The image as two folders, `root` and `boot`, below `work`."""
 
-    def __init__(self, work: Path, *, disk_id: str, say: Callable[[str], None]) -> None:
+    def __init__(self, work: Path, *, disk_id: str, pi5: bool, say: Callable[[str], None]) -> None:
         self.root = work / "root"
         self.boot = work / "boot"
         self._work = work
         self._disk_id = disk_id
+        self._pi5 = pi5
         self._say = say
 
     def fill(self, base: Path) -> None:
@@ -190,11 +199,11 @@ class Tree:
         self.boot.mkdir()
         firmware = self.root / "boot/firmware"
         for file in sorted(firmware.iterdir()):
-            if file.suffix == ".dtb" and not _BOARDS.fullmatch(file.name):
-                continue
-            shutil.move(file, self.boot / file.name)
+            if file.suffix != ".dtb":
+                shutil.move(file, self.boot / file.name)
         shutil.rmtree(firmware)
         firmware.mkdir()
+        self._add_device_trees()
         for file in sorted((_HERE / "boot").glob("*.*")):
             if file.is_file():
                 # Windows shows them in any editor with these ends of lines.
@@ -206,12 +215,24 @@ class Tree:
             _run("dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", compiled, source)
         config = self.boot / "config.txt"
         custom = (self.root / "etc/default/raspi-firmware-custom").read_text(encoding="utf-8")
+        custom += _FOR_PI_5 if self._pi5 else ""
         config.write_text(f"{config.read_text().rstrip()}\n\n# Inserted by build-image\n{custom}")
         extra = (self.root / "etc/default/raspi-extra-cmdline").read_text().strip()
         (self.boot / "cmdline.txt").write_text(
             f"console=ttyS1,115200 console=tty0 root=PARTUUID={self._disk_id}-02 rw "
             f"fsck.repair=yes rootwait {extra}\n"
         )
+
+    def _add_device_trees(self) -> None:
+        """Of the boards that the kernel knows well enough."""
+        # Where they are in a kernel package until Linux 6.19, and since.
+        folders = ("usr/lib/linux-image-*/broadcom", "usr/lib/modules/*/dtb/broadcom")
+        for pattern in (*_BOARDS, *((_PI_5,) if self._pi5 else ())):
+            found = [file for folder in folders for file in self.root.glob(f"{folder}/{pattern}")]
+            if not found:
+                raise SystemExit(f"the kernel has no device tree {pattern}")
+            for file in found:
+                shutil.copy(file, self.boot)
 
     # -- what the manifest tells
 
