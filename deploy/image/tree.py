@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -72,46 +73,69 @@ class Tree:
         self._pi5 = pi5
         self._say = say
 
-    def fill(self, base: Path) -> None:
+    def fill(self, base: Path, cache: Path) -> None:
         self._say("root file system: the base")
         self.root.mkdir()
         tar = ["tar", "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*"]
         _run(*tar, f"--file={base}", f"--directory={self.root}", "--exclude=./dev/*")
         self._say("root file system: the node, its drivers and their libraries")
+        self._add_libraries(
+            cache / f"libraries-{_digest(base.name.encode(), LOCK.read_bytes())}.tar"
+        )
         self._add_node()
         self._add_files()
         self._add_units()
-        self._say("root file system: compiling")
-        self._compile()
+        self._compile(f"/{_SITE}/node", f"/{_SITE}/drivers", "/usr/lib/sensor-node")
         self._say("FAT partition")
         self._fill_boot()
 
     # -- the node
 
+    def _add_libraries(self, kept: Path) -> None:
+        """What the lock file names, compiled; kept, for under emulation that takes minutes."""
+        site = self.root / _SITE
+        site.mkdir(parents=True)
+        if not kept.exists():
+            self._say("root file system: the libraries; three minutes, once")
+            install = self._pip("install", f"--target={site}", "--no-deps", "--no-compile")
+            _run(*install, "--require-hashes", f"--requirement={LOCK}", *PLATFORM_OPTIONS)
+            shutil.rmtree(site / "bin", ignore_errors=True)
+            self._compile(f"/{_SITE}")
+            unfinished = kept.with_suffix(".unfinished.tar")
+            _run("tar", "--create", f"--file={unfinished}", f"--directory={site}", ".")
+            unfinished.replace(kept)
+        else:
+            _run("tar", "--extract", f"--file={kept}", f"--directory={site}")
+
     def _add_node(self) -> None:
         """A virtual environment that could have been made on the Pi, without running anything."""
         home = self.root / _HOME
-        (home / "bin").mkdir(parents=True)
+        (home / "bin").mkdir()
         (home / "bin/python3").symlink_to("/usr/bin/python3")
         (home / "pyvenv.cfg").write_text(
             "home = /usr/bin\ninclude-system-site-packages = true\nversion = 3.13\n"
         )
-        venv = self._work / "venv"
-        _run(sys.executable, "-m", "venv", venv)
-        pip = (venv / "bin/python3", "-m", "pip", "-qq", "--disable-pip-version-check")
-        into = ("install", f"--target={self.root / _SITE}", "--no-deps", "--no-compile")
-        _run(*pip, *into, "--require-hashes", f"--requirement={LOCK}", *PLATFORM_OPTIONS)
-        _run(*pip, "wheel", "--no-deps", f"--wheel-dir={self._work}", self._clean_checkout())
-        (wheel,) = self._work.glob("pi_sensor_node-*.whl")
-        _run(*pip, *into, "--upgrade", wheel)
-        shutil.rmtree(self.root / _SITE / "bin", ignore_errors=True)
-        for note in (self.root / _SITE).glob("*.dist-info/direct_url.json"):
+        wheels = self._work / "wheels"
+        _run(*self._pip("wheel", "--no-deps", f"--wheel-dir={wheels}"), self._clean_checkout())
+        (wheel,) = wheels.iterdir()
+        own = self._work / "own"
+        _run(*self._pip("install", f"--target={own}", "--no-deps", "--no-compile"), wheel)
+        shutil.rmtree(own / "bin")
+        for note in own.glob("*.dist-info/direct_url.json"):
             note.unlink()  # where this machine had the wheel
+        shutil.copytree(own, self.root / _SITE, dirs_exist_ok=True)
         start = home / "bin/sensor-node"
         start.write_text(_START.format(home=_HOME))
         start.chmod(0o755)
         shutil.copy(CHECKOUT / "README.md", home)
         (self.root / "usr/local/bin/sensor-node").symlink_to(f"/{_HOME}/bin/sensor-node")
+
+    def _pip(self, *words: str) -> tuple[object, ...]:
+        """This machine's pip, in an environment of its own."""
+        venv = self._work / "venv"
+        if not venv.exists():
+            _run(sys.executable, "-m", "venv", venv)
+        return (venv / "bin/python3", "-m", "pip", "-qq", "--disable-pip-version-check", *words)
 
     def _clean_checkout(self) -> Path:
         """What the wheel is made of: what setuptools leaves behind is not to be in it."""
@@ -124,7 +148,7 @@ class Tree:
             shutil.copytree(CHECKOUT / name, copy / name, ignore=ignored)
         return copy
 
-    def _compile(self) -> None:
+    def _compile(self, *folders: str) -> None:
         """Byte code, which a Pi could never keep: the file system is only read there.
 
         That of Debian's own packages is in the base.
@@ -271,6 +295,10 @@ class Tree:
 
 def _run(*command: object) -> None:
     subprocess.run([str(word) for word in command], check=True)
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _link(path: Path, target: str) -> None:
