@@ -157,14 +157,7 @@ class Tree:
         """
         command = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
         done = subprocess.run(
-            [
-                "chroot",
-                self.root,
-                "/usr/bin/python3",
-                *command,
-                f"/{_SITE}",
-                "/usr/lib/sensor-node",
-            ],
+            ["chroot", self.root, "/usr/bin/python3", *command, *folders],
             check=False,
             env={**os.environ, "PYTHONHASHSEED": "0"},
         )
