@@ -38,7 +38,8 @@ _NEVER = (
     "fstrim.timer",
     "systemd-networkd-wait-online.service",
     "wpa_supplicant.service",
-    # Nobody can log in at a screen: no account has a password.
+    # Nobody can log in at a screen: no account has a password. SSH needs none of it.
+    "systemd-logind.service",
     "getty@tty1.service",
     "serial-getty@ttyS1.service",
     "serial-getty@ttyAMA0.service",
@@ -284,6 +285,14 @@ class Tree:
                     if path.lstat().st_mtime > epoch:
                         os.utime(path, (epoch, epoch), follow_symlinks=False)
             os.utime(top, (epoch, epoch))
+        # Nothing is to be brought up to date at the first start: all of it has been made here, and
+        # /etc, where the next start would see that, is only read (systemd-update-done.service(8)).
+        os.utime(self.root / "usr", (epoch, epoch))
+        for folder in ("etc", "var"):
+            done = self.root / folder / ".updated"
+            done.write_text(f"TIMESTAMP_NSEC={epoch}000000000\n")
+            os.utime(done, (epoch, epoch))
+            os.utime(done.parent, (epoch, epoch))
 
 
 def _run(*command: object) -> None:

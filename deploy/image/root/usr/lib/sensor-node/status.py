@@ -87,11 +87,16 @@ def compose(
 
 def _node_lines(unit: dict[str, str], health: dict[str, Any], bad: list[str]) -> list[str]:
     name, version = health.get("node", ""), health.get("version", "")
-    runs = unit.get("ActiveState") == "active"
-    who = f'The node "{name}" is running, version {version}.' if name else "The node is running."
-    if not runs:
-        state = f"{unit.get('ActiveState', '?')}, exit code {unit.get('ExecMainStatus', '?')}"
-        who = f"The node is NOT RUNNING ({state})."
+    state = unit.get("ActiveState", "unknown")
+    runs = state == "active"
+    if runs:
+        who = (
+            f'The node "{name}" is running, version {version}.' if name else "The node is running."
+        )
+    elif state == "activating":
+        who = "The node is starting."
+    else:
+        who = f"The node is NOT RUNNING ({state}, exit code {unit.get('ExecMainStatus', '?')})."
     if not bad:
         return [who]
     return [
