@@ -113,6 +113,13 @@ class Board(Protocol):
         """The gpiozero factory to build devices with."""
         ...
 
+    def pin_user(self, pin: int) -> str | None:
+        """Who has the BCM pin, in words; "" for nobody, None where it cannot be told.
+
+        Only looks: the pin is neither taken nor moved.
+        """
+        ...
+
     def path(self, absolute: str) -> Path:
         """Where the kernel's file `absolute` ("/sys/...") is; up to date when this returns."""
         ...

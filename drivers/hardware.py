@@ -66,6 +66,20 @@ class HardwareBoard:
             Device.pin_factory = _pin_factory()
         return Device.pin_factory
 
+    def pin_user(self, pin: int) -> str | None:
+        """What the kernel's GPIO chip says of the line (gpio-v2 uAPI, GPIO_V2_GET_LINEINFO)."""
+        from drivers.dht_edges import header_chip
+
+        try:
+            chip_path = header_chip()
+            import gpiod
+
+            with gpiod.Chip(chip_path) as chip:
+                line = chip.get_line_info(pin)
+        except (MissingSupport, OSError):
+            return None
+        return f'the kernel knows its user as "{line.consumer}"' if line.used else ""
+
     def path(self, absolute: str) -> Path:
         return Path(absolute)
 
@@ -86,14 +100,19 @@ def _pin_factory() -> Any:
 
             return GpiodFactory()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as fallbacks:
             # One for each library that is not there; the outcome is what counts.
-            warnings.simplefilter("ignore", PinFactoryFallback)
+            warnings.simplefilter("always", PinFactoryFallback)
             Device.ensure_pin_factory()
     except BadPinFactory as error:
+        tried = "".join(
+            f"; {str(fallback.message).removeprefix('Falling back from ')}"
+            for fallback in fallbacks
+            if issubclass(fallback.category, PinFactoryFallback)
+        )
         raise MissingSupport(
-            "gpiozero finds no GPIO on this computer",
-            "on a Pi: may this user open /dev/gpiochip0 (group gpio)? on a laptop: add --simulate",
+            f"gpiozero finds no GPIO on this computer{tried}",
+            "on a Pi: apt install python3-lgpio; on a laptop: add --simulate",
         ) from error
     return Device.pin_factory
 

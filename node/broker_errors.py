@@ -11,7 +11,7 @@ import ssl
 
 from node.schema import MqttTable
 
-__all__ = ["connect_failure", "refusal"]
+__all__ = ["closed_early", "connect_failure", "no_answer", "refusal"]
 
 # OpenSSL's verify codes (x509_vfy.h).
 _EXPIRED = 10
@@ -28,6 +28,8 @@ def connect_failure(error: BaseException, mqtt: MqttTable) -> str:
         return f"{where}: {_certificate_failure(error, mqtt)}"
     if isinstance(error, ssl.SSLError) or (mqtt.tls and isinstance(error, ConnectionResetError)):
         reason = getattr(error, "reason", None) or error.strerror
+        if "_ALERT_" in str(reason):
+            return f"{where} {_alert(str(reason))}"
         return (
             f"{where}: no TLS handshake ({reason}); is this the broker's TLS port, and does it "
             "want a client certificate?"
@@ -60,6 +62,39 @@ def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -
         f"the broker's certificate is not trusted {trusted} ({error.verify_message}); "
         "set [mqtt.tls] ca_file to the CA that signed it"
     )
+
+
+def _alert(reason: str) -> str:
+    """What the broker has against this client, by the alert that it ended the handshake with."""
+    if "CERTIFICATE_REQUIRED" in reason:
+        return "wants a client certificate; set [mqtt.tls] cert_file and key_file"
+    if any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA")):
+        return (
+            f"does not accept this client's certificate ({reason}); is [mqtt.tls] cert_file "
+            "signed by a CA that the broker trusts, and not expired?"
+        )
+    return (
+        f"ends the TLS handshake ({reason}); is this the broker's TLS port, and does it want a "
+        "client certificate?"
+    )
+
+
+def no_answer(mqtt: MqttTable) -> str:
+    """The connection came about, and nothing else."""
+    return (
+        f"{mqtt.address} accepts the connection and does not answer; is it an MQTT broker, and "
+        'does it run? (amqtt needs protocol = "3.1.1")'
+    )
+
+
+def closed_early(mqtt: MqttTable) -> str:
+    """The connection was closed instead of an answer to the login."""
+    question = (
+        "does it want a client certificate?"
+        if mqtt.tls
+        else "is this the port of an MQTT broker, and without TLS?"
+    )
+    return f"{mqtt.address} closes the connection before it answers; {question}"
 
 
 def refusal(reason: str, mqtt: MqttTable) -> str:

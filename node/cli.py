@@ -34,6 +34,7 @@ COMMANDS = {
     "check": "validate the configuration, and say what would be published where",
     "scan": "find what is attached, and print [[sensor]] tables for it",
     "read": "read each sensor once",
+    "doctor": "look for what is wrong, from the broker to the buses, and say what to do",
     "status": "show what the node on this machine knows",
     "watch": "show what the nodes at the broker publish",
     "drivers": "the drivers, their options and channels",

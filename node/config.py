@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
@@ -31,7 +32,7 @@ from node.schema import (
     StatusLedTable,
 )
 
-__all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read_text"]
+__all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read"]
 
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 
@@ -60,37 +61,41 @@ def load(source: Path, *, copies: Path | None = None) -> Config:
     Raises:
         ConfigError: it cannot be read, is not TOML, or anything in it is wrong.
     """
-    return parse(source, read_text(source), copies=copies)
+    return parse(source, read(source), copies=copies)
 
 
-def read_text(source: Path) -> str:
-    """The text of the file.
+def read(source: Path) -> bytes:
+    """The content of the file.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        # An editor of Windows may have put a byte order mark before the text.
-        return source.read_text(encoding="utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
+        return source.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         what = f"cannot be read: {reason}; name the file with --config FILE"
         raise ConfigError(source, [Problem(0, "file", what)]) from error
 
 
-def parse(source: Path, text: str, *, copies: Path | None = None) -> Config:
-    """Check the text of the file.
+def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config:
+    """Check the content of the file.
 
     Raises:
-        ConfigError: it is not TOML, or anything in it is wrong.
+        ConfigError: it is not TOML in UTF-8, or anything in it is wrong.
     """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
+    # An editor of Windows may have put a byte order mark before the text.
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
-    return _read(TableReader(source, text, copies), document)
+    config = _read(TableReader(source, text, copies), document)
+    return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 
 
 def _syntax_problem(error: Exception) -> Problem:

@@ -1,4 +1,9 @@
-"""The tables `[node]` and `[mqtt]`, and where the password comes from."""
+"""The tables `[node]` and `[mqtt]`, and where the password comes from.
+
+The configuration's own `password` or `password_file` comes first: what a file names is what is
+used, whatever a shell was left with. Then the environment, which somebody sets for one start; then
+the credential that systemd passes to the service at each start.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,10 @@ if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
 __all__ = ["read_mqtt", "read_node"]
+
+_VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
+_CREDENTIAL = "mqtt.password"
+_LONGEST_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, §1.5.6)
 
 
 def read_node(reader: TableReader, written: object) -> NodeTable | None:
@@ -57,7 +66,8 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
     before = len(reader.problems)
     for key, file in values.items():
         values[key] = file = reader.locate(file, key)
-        reader.read_file(file, ("mqtt", "tls", key))
+        if reader.read_file(file, ("mqtt", "tls", key)) is not None and key == "key_file":
+            _note_if_open(reader, file)
     if ("cert_file" in values) != ("key_file" in values):
         reader.problem(("mqtt", "tls"), "cert_file and key_file belong together")
     table = TlsTable(**values)
@@ -74,16 +84,24 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
 def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
     """Put the password of whichever source there is into `values`."""
     path: KeyPath = ("mqtt", "password")
-    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "mqtt.password")
-    if "password" in values and "password_file" in values:
+    variable = os.environ.get(_VARIABLE)
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), _CREDENTIAL)
+    named = [key for key in ("password", "password_file") if key in values]
+    if variable is not None and named:
+        reader.notes.append(f"${_VARIABLE} has no effect: [mqtt] {named[0]} is given")
+    if len(named) == 2:
         reader.problem(path, "password and password_file exclude each other")
-    elif "password_file" in values:
+    elif named == ["password_file"]:
         values["password_file"] = file = reader.locate(values["password_file"], "password_file")
         path = ("mqtt", "password_file")
-        if _password_from(reader, file, path, values) and file.stat().st_mode & 0o004:
-            remedy = "chown root:sensor-node, and chmod 640"
-            reader.notes.append(f"{file} can be read by every user: {remedy}")
-    elif "password" not in values and credential.exists():
+        if _password_from(reader, file, path, values):
+            _note_if_open(reader, file)
+    elif named == ["password"]:
+        _set_password(reader, values["password"], "it", path, values)
+        _note_if_open(reader, reader.source, "has the password in it, and ")
+    elif variable is not None:
+        _set_password(reader, variable, f"${_VARIABLE}", path, values)
+    elif credential.exists():
         _password_from(reader, credential, path, values)
     if "password" in values and "username" not in values:
         reader.problem(path, "a password needs a username beside it")
@@ -93,7 +111,34 @@ def _password_from(reader: TableReader, file: Path, path: KeyPath, values: dict[
     text = reader.read_file(file, path)
     if text is None:
         return False
-    if not text.strip():
-        reader.problem(path, f"{file} is empty")
-    values["password"] = Secret(text.strip("\r\n"))
+    # Windows' editor begins a file with a byte order mark.
+    text = text.removeprefix("\ufeff").strip("\r\n")
+    _set_password(reader, text, str(file), path, values)
     return True
+
+
+def _set_password(
+    reader: TableReader, text: str, source: str, path: KeyPath, values: dict[str, Any]
+) -> None:
+    """Take a password that came from `source`, unless it cannot be one."""
+    # What is not UTF-8 in a variable, Python passes on as surrogates.
+    encoded = text.encode(errors="ignore")
+    if encoded.decode() != text:
+        reader.problem(path, f"{source} is not text")
+    elif not text.strip():
+        reader.problem(path, f"{source} is empty")
+    elif "\n" in text or "\r" in text:
+        reader.problem(path, f"{source} has several lines; it must be the password alone")
+    elif len(encoded) > _LONGEST_PASSWORD_BYTES:
+        reader.problem(path, f"{source} is too long for a password")
+    values["password"] = Secret(text)
+
+
+def _note_if_open(reader: TableReader, file: Path, why: str = "") -> None:
+    """Warn of a file with a secret that every user of this computer can read.
+
+    Its group may: that is how the service's user reads what root owns.
+    """
+    if file.stat().st_mode & 0o004:
+        remedy = "chown root:sensor-node, and chmod 640"
+        reader.notes.append(f"{file} {why}can be read by every user: {remedy}")

@@ -40,6 +40,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     process: int
     version: str
+    config: str
+    """The digest of the configuration file it was started with, see `schema.Config`."""
     time: str
     clock: str
     uptime_s: int
@@ -73,6 +75,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 def take_health(
     node: str,
     *,
+    config: str,
     clock: Clock,
     started_s: float,
     board: Board,
@@ -80,20 +83,20 @@ def take_health(
     outbox: Outbox,
     history: History,
     sensors: list[SensorState],
-    bad_configuration: str,
+    notice: str = "",
+    bad_configuration: str = "",
 ) -> Health:
-    """The health of now.
+    """The health of now; `started_s` is the monotonic time at which the node began.
 
-    `started_s` is the monotonic time at which the node began; `bad_configuration` what is wrong
-    with the configuration, where the node runs on the last good one.
+    `config` is the digest of the configuration file; `notice` a problem that was there before it
+    began (`node.notice`); `bad_configuration` what is wrong with the configuration, where the
+    node runs on the last good one.
     """
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
-    problems = []
     if bad_configuration:
-        problems.append(f"{bad_configuration}: the node runs on the last good configuration")
-    if outbox.problem:
-        problems.append(outbox.problem)
+        bad_configuration += ": the node runs on the last good configuration"
+    problems = [text for text in (bad_configuration, notice, outbox.problem) if text]
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
@@ -107,6 +110,7 @@ def take_health(
         node=node,
         process=os.getpid(),
         version=__version__,
+        config=config,
         time=utc_text(round(clock.utc_s() * 1000)),
         clock="synced" if clock.synced() else "unsynced",
         uptime_s=round(clock.monotonic() - started_s),

@@ -57,6 +57,8 @@ _DEVICE_CLASSES = {
 _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide"}
 """(What the channel's name begins with, unit) -> device class."""
 
+_ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
+
 Component = dict[str, Any]
 
 
@@ -134,10 +136,12 @@ def removal_of(component: Component) -> Component:
     return {"p": component.get("p", "sensor")}
 
 
-def _named(text: str) -> str:
-    """`water_2` as `Water 2`: what is shown beside the name of the node."""
-    words = text.replace("_", " ")
-    return words[:1].upper() + words[1:]
+def _named(sensor: str, channel: str) -> str:
+    """`water_2`, `temperature` as `Water 2 temperature`: shown beside the name of the node."""
+    text = channel if channel.startswith(sensor) else f"{sensor} {channel}"
+    words = [_ABBREVIATIONS.get(word.lower(), word) for word in text.replace("_", " ").split()]
+    name = " ".join(words)
+    return name[:1].upper() + name[1:]
 
 
 def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:
@@ -148,7 +152,7 @@ def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[s
     for channel in sensor.channels:
         component: Component = {
             "p": "sensor",
-            "name": _named(f"{table.id} {channel.name}"),
+            "name": _named(table.id, channel.name),
             "stat_cla": "measurement",
             "unit_of_meas": channel.unit,
             "sug_dsp_prc": channel.decimals,

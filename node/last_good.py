@@ -33,7 +33,7 @@ class LastGood:
         self._file = file
         self._folder = file.with_name(file.name + ".files")
 
-    def keep(self, config: Config, text: str) -> None:
+    def keep(self, config: Config, content: bytes) -> None:
         """Make the copy one of this valid configuration; write only what differs.
 
         The node goes on without a copy where none can be made.
@@ -41,13 +41,13 @@ class LastGood:
         try:
             files = {key: file.read_bytes() for key, file in config.named_files().items()}
             same_files = files == _contents(self._folder)
-            if same_files and _content(self._file) == text.encode():
+            if same_files and _content(self._file) == content:
                 return
             if not same_files:
                 # Never the new password beside the old configuration, whenever the power fails.
                 self._file.unlink(missing_ok=True)
                 self._keep_files(files)
-            _replace(self._file, text.encode())
+            _replace(self._file, content)
         except OSError as error:
             reason = error.strerror or error
             _log.warning("%s: no copy of the configuration can be kept: %s", self._file, reason)

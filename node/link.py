@@ -14,7 +14,7 @@ from typing import Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from node.broker_errors import connect_failure, refusal
+from node.broker_errors import closed_early, connect_failure, no_answer, refusal
 from node.broker_events import (
     BrokerEvent,
     Connected,
@@ -29,7 +29,7 @@ from node.intake import Intake
 from node.paho_client import DEFAULT_WINDOW, NetworkClient
 from node.schema import MqttTable
 
-__all__ = ["Change", "Link"]
+__all__ = ["SHORT_LIVES_TEXT", "Change", "Link"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ SILENT_CLOSES_LATER = 4
 _MOST_SILENT_CLOSES = 32
 SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
+SHORT_LIVES_TEXT = "connections do not last"
+"""How the line of the log begins that tells of it; `sensor-node doctor` looks for it."""
 LONGEST_PAUSE_S = 60.0
 
 
@@ -230,19 +232,11 @@ class Link:
                 self._patience = SILENT_CLOSES
             return Change.DOWN
         if "keep alive" in event.reason.lower():
-            self._complain(
-                f"{where} accepts the connection and does not answer; is it an MQTT broker, and "
-                'does it run? (amqtt needs protocol = "3.1.1")'
-            )
+            self._complain(no_answer(self._mqtt))
             return Change.NONE
         self._silent_closes += 1
         if self._silent_closes >= SILENT_CLOSES:
-            question = (
-                "does it want a client certificate?"
-                if self._mqtt.tls
-                else "is this the port of an MQTT broker, and without TLS?"
-            )
-            self._complain(f"{where} closes the connection before it answers; {question}")
+            self._complain(closed_early(self._mqtt))
         if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
             self._change_version()
         return Change.NONE
@@ -261,9 +255,10 @@ class Link:
         pauses = self._short_lives - SHORT_LIVES + 1
         if pauses == 1:
             _log.error(
-                "connections do not last: is there another client with the id %s? Each node needs "
-                "a name and a machine id of its own; or does the broker close them over a message "
-                "that is too large for it? (see README.md, Trouble-shooting)",
+                "%s: is there another client with the id %s? Each node needs a name and a machine "
+                "id of its own; or does the broker close them over a message that is too large "
+                "for it? (see README.md, Trouble-shooting)",
+                SHORT_LIVES_TEXT,
                 self._client_id,
             )
         self._client.pause_before_reconnecting(

@@ -37,6 +37,7 @@ from node.intake import Intake
 from node.link import Link
 from node.logs import RecentWarnings
 from node.messages import Topics
+from node.notice import read_notice
 from node.outbox import Outbox
 from node.panel import ButtonHeld, ButtonPressed, Panel
 from node.publisher import Publisher
@@ -149,6 +150,7 @@ class Node:
             announcer=self._announcer,
             sensors=list(sensors.values()),
             warnings=warnings,
+            notice=read_notice(state_dir),
         )
         self._sensing = Sensing(
             sensors,
@@ -299,7 +301,7 @@ class Node:
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             for event in self._inbox.take(left_s):
                 if isinstance(event, Acknowledged | Sent | Disconnected):
-                    self._reporter.handle(event)
+                    self._reporter.go_on_with_goodbye(event)
         self.panel.close()
         self._reporter.close()
         self._sensing.close()

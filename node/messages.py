@@ -10,6 +10,7 @@ from node.clock import utc_text
 from node.reading import Reading
 
 __all__ = [
+    "NO_COMMAND",
     "OFFLINE",
     "ONLINE",
     "Topics",
@@ -21,6 +22,8 @@ __all__ = [
 
 ONLINE = b"online"
 OFFLINE = b"offline"
+NO_COMMAND = "doctor"
+"""The command that does nothing and is not answered: whether commands arrive is tried with it."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -44,7 +47,7 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.base}/{self.node}/health"
 
     @property
-    def commands(self) -> str:
+    def command_filter(self) -> str:
         """The filter that matches every command, and no result."""
         return f"{self.base}/{self.node}/cmd/+"
 

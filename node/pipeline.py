@@ -22,7 +22,7 @@ from collections import deque
 
 from drivers.base import Channel
 from node.schema import ChannelTable
-from node.units import convert, convertible
+from node.units import convert, convertible, decimals_in
 
 __all__ = ["DEFAULT_HEARTBEAT_S", "ChannelPipeline", "Rejected", "calibrated"]
 
@@ -54,7 +54,8 @@ class ChannelPipeline:
     def __init__(self, channel: Channel, table: ChannelTable) -> None:
         self.channel = channel
         self.unit = table.unit or channel.unit
-        self.decimals = channel.decimals if table.decimals is None else table.decimals
+        usual = decimals_in(self.unit, channel.unit, channel.decimals)
+        self.decimals = usual if table.decimals is None else table.decimals
         self._table = table
         self._recent: deque[float] = deque(maxlen=table.median)
         self._medians: deque[float] = deque(maxlen=table.average)

@@ -218,13 +218,14 @@ class Publisher:
         """Nothing is on its way to the broker, or nothing can be."""
         return not self._link.connected or not (self._so_many_in_flight or self._waiting)
 
-    def say_goodbye(self) -> None:
-        """Publish `offline`, and nothing else any more."""
+    def say_goodbye(self, also_offline: list[str]) -> None:
+        """Publish `offline`, of the node and on the topics `also_offline`, and nothing else."""
         if self._link.connected:
             self.forget()
-            goodbye = Outgoing(self._status_topic, OFFLINE)
-            self._in_flight = {self._status_topic}
-            self._sent(goodbye, self._link.publish(goodbye))
+            self._in_order = True
+            for topic in (self._status_topic, *also_offline):
+                self.set(topic, OFFLINE)
+            self.flush()
 
     def close(self) -> None:
         """Disconnect, if the goodbye was acknowledged; else leave the link to break.

@@ -23,7 +23,7 @@ import msgspec
 from node.broker_events import Arrived, Flooded, Outgoing
 from node.clock import Clock
 from node.link import Link
-from node.messages import Topics
+from node.messages import NO_COMMAND, Topics
 from node.publisher import Publisher
 from node.schema import Config
 from node.sensing import ReadRequest, Sensing
@@ -79,6 +79,8 @@ class RemoteCommands:
     def hear(self, message: Arrived) -> None:
         """Do what a message says, or answer why not."""
         name = message.topic.rpartition("/")[2]
+        if name == NO_COMMAND:
+            return
         try:
             reply_to = self._reply_topic(name, message)
         except _Refused as refusal:
@@ -92,20 +94,21 @@ class RemoteCommands:
 
     def flooded(self, event: Flooded) -> None:
         """Do not listen for a while; on connecting anew we do."""
-        if self._table.enabled and event.topic.startswith(self._topics.command("")):
-            self._link.ignore(self._topics.commands)
+        deaf = self.next_due_s < math.inf
+        if not deaf and event.topic.startswith(self._topics.command("")):
+            self._link.ignore(self._topics.command_filter)
             self.next_due_s = self._clock.monotonic() + DEAF_S
             _log.warning(
                 "too many commands arrive: none is listened to for %g s; see who may publish to %s",
                 DEAF_S,
-                self._topics.commands,
+                self._topics.command_filter,
             )
 
     def work(self, now_s: float) -> None:
         """Listen again when it is time."""
         if now_s >= self.next_due_s:
             self.next_due_s = math.inf
-            self._link.listen(self._topics.commands)
+            self._link.listen(self._topics.command_filter)
 
     def _say(self, message: str) -> None:
         """Log why a command is not done: each reason once, for they may come by the thousand."""
@@ -120,7 +123,8 @@ class RemoteCommands:
         topic = message.response_topic
         if not topic:
             return self._topics.command_result(name)
-        if re.search(r"[+#\0]", topic) or topic.startswith(self._private):
+        below_result = topic.startswith(f"{self._topics.command_result(name)}/")
+        if re.search(r"[+#\0]", topic) or (topic.startswith(self._private) and not below_result):
             raise _Refused(f"its response topic {topic[:80]!r} is not for answers")
         return topic
 

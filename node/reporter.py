@@ -60,8 +60,11 @@ class Reporter:
         announcer: Announcer,
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
+        notice: str = "",
     ) -> None:
+        self._config_digest = config.digest
         self._board = board
+        self._notice = notice
         self._clock = clock
         self._link = link
         self._outbox = outbox
@@ -85,6 +88,8 @@ class Reporter:
         """Readings were taken in since the last commit."""
         self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
         """Readings that are to be published with the commit, and their channels worth it."""
+        self._newly_online: list[Sensor] = []
+        """Sensors whose availability is to be published with the commit."""
         self._clock_known = False
         self._started_s = clock.monotonic()
         self._health_at_s = self._save_at_s = self._started_s
@@ -155,7 +160,11 @@ class Reporter:
         self._announcer.mind_channels()
 
     def availability_changed(self, sensor: Sensor) -> None:
-        self._retained.availability(sensor.table, online=sensor.state.online)
+        """Say so; of one that is online again, after the value that makes it so."""
+        if sensor.state.online:
+            self._newly_online.append(sensor)
+        else:
+            self._retained.availability(sensor.table, online=False)
         self._health_stale = True
 
     def complaint(self) -> None:
@@ -206,6 +215,9 @@ class Reporter:
             missing = sensor.state.missing_channels
             self._retained.reading(sensor.table, self._outbox.retimed(reading), channels, missing)
         self._fresh.clear()
+        for sensor in self._newly_online:
+            self._retained.availability(sensor.table, online=sensor.state.online)
+        self._newly_online.clear()
 
     @property
     def next_due_s(self) -> float:
@@ -231,6 +243,7 @@ class Reporter:
         self._outbox.look_for_set_aside()
         health = take_health(
             self._topics.node,
+            config=self._config_digest,
             clock=self._clock,
             started_s=self._started_s,
             board=self._board,
@@ -238,6 +251,7 @@ class Reporter:
             outbox=self._outbox,
             history=self._history,
             sensors=[sensor.state for sensor in self._sensors],
+            notice=self._notice,
             bad_configuration=self._bad_configuration,
         )
         payload = msgspec.json.encode(health)
@@ -281,9 +295,19 @@ class Reporter:
         return self._publisher.idle
 
     def say_goodbye(self) -> None:
-        """Publish `offline`, and nothing else any more."""
+        """Publish `offline`, and nothing else any more.
+
+        Of the sensors too: when the node is started again, and says that it is online, none of
+        their values of before is to look as if it were of now.
+        """
         self._history.link_down()
-        self._publisher.say_goodbye()
+        online = [sensor for sensor in self._sensors if sensor.state.online]
+        self._publisher.say_goodbye([self._topics.availability(s.table.id) for s in online])
+
+    def go_on_with_goodbye(self, event: BrokerEvent) -> None:
+        """Take note of an event, and publish what there is room for now."""
+        self.handle(event)
+        self._publisher.flush()
 
     def close(self) -> None:
         """Leave the broker, and close the log."""

@@ -238,6 +238,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration that has been checked as a whole."""
 
     source: Path
+    digest: str = ""
+    """The first 12 hex digits of the SHA-256 of the file."""
     node: NodeTable
     mqtt: MqttTable
     outbox: OutboxTable = OutboxTable()

@@ -1,4 +1,4 @@
-"""Plain text for terminals: tables, sparklines, and whether colour is wanted."""
+"""Plain text for terminals: tables, sparklines, and what may be shown there of foreign text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
-__all__ = ["count", "is_plain", "sparkline", "table"]
+__all__ = ["count", "is_plain", "sparkline", "table", "visible"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def is_plain(stream: TextIO) -> bool:
-    """No colour and no cursor movement: the stream is no terminal, or NO_COLOR is set."""
-    return bool(os.environ.get("NO_COLOR")) or not stream.isatty()
+    """No colour and no cursor movement: no terminal or a dumb one, or NO_COLOR is set."""
+    dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
+    return dumb or bool(os.environ.get("NO_COLOR")) or not stream.isatty()
+
+
+def visible(text: str, longest: int = 200) -> str:
+    """Foreign text as it may be shown: what a terminal would obey is written out, as `\\x1b`.
+
+    So are characters that turn the direction of writing, join others, or have no shape (`\\u202e`,
+    Unicode's "other" and "separator"). What is longer than `longest` is cut.
+    """
+    if len(text) > longest:
+        text = text[: longest - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _written_out(c) for c in text)
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -37,5 +55,6 @@ def sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     if high == low:
         return _BARS[0] * len(values)
-    scale = (len(_BARS) - 1) / (high - low)
-    return "".join(_BARS[round((value - low) * scale)] for value in values)
+    return "".join(
+        _BARS[round((value - low) / (high - low) * (len(_BARS) - 1))] for value in values
+    )

@@ -1,45 +1,87 @@
-"""What the Pi's firmware says of its supply: under-voltage, and a processor held back.
+"""Whether the Pi's supply and temperature hold it back, as its firmware says.
 
-The kernel's driver of the firmware (drivers/firmware/raspberrypi.c of the Raspberry Pi kernel) has
-the number that `vcgencmd get_throttled` prints, in hexadecimal, in a file. A computer that is no
-Pi has no such file.
+Two places of the kernel's tell it. `get_throttled` of the Raspberry Pi kernel's firmware driver
+(drivers/firmware/raspberrypi.c) gives the bits of `vcgencmd get_throttled`, in hexadecimal; the
+hwmon device `rpi_volt` (drivers/hwmon/raspberrypi-hwmon.c), which other kernels have too, gives
+under-voltage alone. That driver asks the firmware every two seconds and has it clear what has
+occurred, so where it is loaded, "since boot" may reach back no further than that.
 """
 
 from __future__ import annotations
+
+import contextlib
+from pathlib import Path
 
 import msgspec
 
 from drivers.bus import Board
 
-__all__ = ["Throttled", "read_throttled"]
+__all__ = ["Throttled", "decode_throttled", "read_throttled"]
 
-_GET_THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
-_SINCE_BOOT = 16
-"""How much higher the bits of what has happened since boot are (Raspberry Pi documentation,
-"get_throttled")."""
+_PLATFORM = "/sys/devices/platform"
+_FIRMWARE = "soc*/soc*:firmware/get_throttled"
+"""A Pi 5 has soc@107c000000 where the others have soc."""
+_HWMON = "/sys/class/hwmon"
+_NAME = "rpi_volt"
 
 
-class Throttled(msgspec.Struct, frozen=True):
-    """What holds now, and what has happened since boot."""
+class Throttled(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds the processor back now, and what has done so since it was booted."""
 
-    under_voltage: bool
+    under_voltage: bool = False
     """The supply is below 4.63 V."""
-    frequency_capped: bool
-    throttled: bool
-    soft_temperature_limit: bool
-    under_voltage_since_boot: bool
-    frequency_capped_since_boot: bool
-    throttled_since_boot: bool
-    soft_temperature_limit_since_boot: bool
+    frequency_capped: bool = False
+    throttled: bool = False
+    soft_temperature_limit: bool = False
+    under_voltage_since_boot: bool = False
+    frequency_capped_since_boot: bool = False
+    throttled_since_boot: bool = False
+    soft_temperature_limit_since_boot: bool = False
+
+
+def decode_throttled(bits: int) -> Throttled:
+    """From the bits of `vcgencmd get_throttled` (Raspberry Pi documentation, "get_throttled")."""
+    return Throttled(
+        under_voltage=bool(bits & 1 << 0),
+        frequency_capped=bool(bits & 1 << 1),
+        throttled=bool(bits & 1 << 2),
+        soft_temperature_limit=bool(bits & 1 << 3),
+        under_voltage_since_boot=bool(bits & 1 << 16),
+        frequency_capped_since_boot=bool(bits & 1 << 17),
+        throttled_since_boot=bool(bits & 1 << 18),
+        soft_temperature_limit_since_boot=bool(bits & 1 << 19),
+    )
 
 
 def read_throttled(board: Board) -> Throttled | None:
-    """None where the firmware does not tell."""
-    try:
-        text = board.path(_GET_THROTTLED).read_text(encoding="ascii")
-        bits = int(text, 16)
-    except (OSError, ValueError):
+    """What is known now; None on a computer that does not tell."""
+    bits = _firmware_bits(board)
+    alarm = _alarm(board)
+    if bits is None and alarm is None:
         return None
-    return Throttled(
-        *(bool(bits >> bit & 1) for first in (0, _SINCE_BOOT) for bit in range(first, first + 4))
-    )
+    found = decode_throttled(bits or 0)
+    if alarm:
+        found = msgspec.structs.replace(found, under_voltage=True, under_voltage_since_boot=True)
+    return found
+
+
+def _firmware_bits(board: Board) -> int | None:
+    for file in board.path(_PLATFORM).glob(_FIRMWARE):
+        with contextlib.suppress(OSError, ValueError):
+            return int(file.read_text(encoding="ascii"), 16)
+    return None
+
+
+def _alarm(board: Board) -> bool | None:
+    """Under-voltage by the hwmon device, in the last two seconds."""
+    for folder in board.path(_HWMON).glob("hwmon*"):
+        if _text(folder / "name") == _NAME:
+            return _text(folder / "in0_lcrit_alarm") == "1"
+    return None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

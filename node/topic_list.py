@@ -25,7 +25,7 @@ def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
     if config.homeassistant.enabled:
         wanted += map(Subscription, birth_topics(config.homeassistant.prefix))
     if config.commands.enabled:
-        wanted.append(Subscription(topics.commands, show_retained=True))
+        wanted.append(Subscription(topics.command_filter, show_retained=True))
     return tuple(wanted)
 
 
@@ -50,7 +50,7 @@ def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
     topics = Topics(config.mqtt.base_topic, config.node.name)
     meanings = {
         discovery_topic(config.homeassistant.prefix, device): "what was announced before",
-        topics.commands: f"commands: {', '.join(config.commands.allow) or 'none is allowed'}",
+        topics.command_filter: f"commands: {', '.join(config.commands.allow) or 'none is allowed'}",
     }
     return [
         (s.topic, meanings.get(s.topic, "the start of Home Assistant"))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-__all__ = ["Rate", "Seconds", "all_units", "convert", "convertible", "duration_text"]
+__all__ = [
+    "Rate",
+    "Seconds",
+    "all_units",
+    "convert",
+    "convertible",
+    "decimals_in",
+    "duration_text",
+]
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*"
@@ -79,6 +88,12 @@ def convertible(native: str) -> list[str]:
 def all_units() -> list[str]:
     """Every unit that some channel can be published in."""
     return sorted({unit for units in _FROM_NATIVE.values() for unit in units} | {"%", "ppm"})
+
+
+def decimals_in(unit: str, native: str, decimals: int) -> int:
+    """How many decimals tell in `unit` what `decimals` do in `native`: 3 inHg for 1 hPa."""
+    factor, _ = _FROM_NATIVE.get(native, {}).get(unit, (1.0, 0.0))
+    return max(0, decimals + round(-math.log10(factor)))
 
 
 def convert(value: float, native: str, unit: str) -> float:

@@ -1,14 +1,73 @@
-"""Fixtures; the pieces themselves are in support.py."""
+"""Fixtures, and the order of the tests; the pieces themselves are in support.py.
+
+`tests/run` shares the tests out among workers (pytest-xdist). Nearly all of their time is waiting:
+for processes, for outages, for intervals. Those tests, marked `real_time`, go first, many at a
+time; those that compute come after them, so that they do not take their processor.
+"""
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
-from support import FakeClock, Mosquitto, NodeProcess, Subscriber
+from support import FakeClock, Mosquitto, NodeProcess, Subscriber, open_folder
 
 from drivers.sim.board import SimulatedBoard
+
+# No test fails because the machine is slow or by the luck of a draw.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test that may use a broker, a node or the like is in real time, without its saying so."""
+    fixtures = {"broker", "subscribe", "start_node", "pulsein"} & {*item.fixturenames}
+    processes = {"Mosquitto", "NodeProcess", "ScriptedBroker"} & vars(item.module).keys()
+    if fixtures or processes:
+        item.add_marker("real_time")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For a worker: the longest first, a short one behind each, and those that compute at the end.
+
+    A worker is given its next test with the one before it; so nothing long waits for another.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    long, waiting, computing = [], [], []
+    for item in items:
+        mark = item.get_closest_marker("real_time")
+        (computing if mark is None else long if seconds_of(item) else waiting).append(item)
+    long.sort(key=seconds_of, reverse=True)
+    pairs = itertools.chain.from_iterable(itertools.zip_longest(long, waiting))
+    items[:] = [*filter(None, pairs), *computing]
+
+
+def seconds_of(item: pytest.Item) -> float:
+    """How long a test says that it takes: `@pytest.mark.real_time(seconds=60)`."""
+    return max(
+        (mark.kwargs.get("seconds", 0) for mark in item.iter_markers("real_time")), default=0
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a killed process leaves behind goes when pytest's own folder goes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("left-behind")))
+        patch.setattr(tempfile, "tempdir", None)
+        # Else every process that is started compiles the node anew.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
 
 
 @pytest.fixture
@@ -56,6 +115,13 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     yield start
     for node in started:
         node.kill()
+
+
+@pytest.fixture(name="open_folder")
+def an_open_folder() -> Iterator[Path]:
+    """A folder that other users can get into."""
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

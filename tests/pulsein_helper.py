@@ -13,6 +13,7 @@ newest = int(sys.argv[sys.argv.index("--pulses") + 1])
 queue = sysv_ipc.MessageQueue(int(sys.argv[sys.argv.index("--queue") + 1]))
 widths = [int(width) for width in os.environ.get("PULSEIN_PULSES", "").split(",") if width]
 queue.send("!", True, type=2)
+os.write(1, b"started\n")
 captured: list[int] = []
 while True:
     command = queue.receive(type=1)[0][:1]

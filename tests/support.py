@@ -11,9 +11,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node.embedded_broker import find_mosquitto, free_port
+from node.embedded_broker import find_mosquitto
 
 SENSOR_NODE = str(Path(sys.executable).with_name("sensor-node"))
 
@@ -84,15 +86,49 @@ def put_libraries_on(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "sleep", clock.sleep)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
+PATIENCE_S = 20.0
+"""For what comes within a second where nothing else runs, and is not a claim about time."""
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE_S, what: str = "") -> Any:
     """The first true value of `condition`; fails after `seconds`."""
     deadline_s = time.monotonic() + seconds
-    while time.monotonic() < deadline_s:
-        value = condition()
-        if value:
+    while True:
+        late = time.monotonic() > deadline_s
+        if value := condition():
             return value
+        if late:
+            break
         time.sleep(0.01)
     raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+
+
+_reserved: list[socket.socket] = []
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on, and that nobody else is given while we live.
+
+    Its socket stays bound and never listens: connecting is refused, the kernel gives the port to
+    nobody who asks for any, and a broker may have it by its number (SO_REUSEADDR, socket(7)).
+    """
+    placeholder = socket.socket()
+    placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    placeholder.bind(("127.0.0.1", 0))
+    _reserved.append(placeholder)
+    port: int = placeholder.getsockname()[1]
+    return port
+
+
+_TEMPORARY = tempfile.gettempdir()
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can get into; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="sensor-node-test-", dir=_TEMPORARY) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 class Mosquitto:
@@ -142,14 +178,19 @@ class Mosquitto:
         if self._process is not None and self._process.poll() is None:
             self._signal(number)
             self._signal(signal.SIGCONT)
-            self._process.wait(5)
+            self._process.wait(PATIENCE_S)
 
 
 class Subscriber:
     """Another client of the broker: keeps every message in order of arrival."""
 
     def __init__(
-        self, port: int, topic: str = "sensors/#", *, connected_by: float = 10.0, **options: Any
+        self,
+        port: int,
+        topic: str = "sensors/#",
+        *,
+        connected_by: float = PATIENCE_S,
+        **options: Any,
     ) -> None:
         self.messages: list[tuple[str, str, bool]] = []
         self.times: list[float] = []
@@ -204,7 +245,7 @@ class Subscriber:
             at for at, (t, _, _) in zip(self.times, list(self.messages), strict=False) if t == topic
         ]
 
-    def wait_for(self, topic: str, payload: str, seconds: float = 10.0) -> float:
+    def wait_for(self, topic: str, payload: str, seconds: float = PATIENCE_S) -> float:
         """Until the newest message on `topic` is `payload`; returns the monotonic time."""
         wait_until(
             lambda: self.on(topic)[-1:] == [payload],
@@ -213,7 +254,7 @@ class Subscriber:
         )
         return time.monotonic()
 
-    def wait_for_states(self, sensor: str, count: int, seconds: float = 10.0) -> None:
+    def wait_for_states(self, sensor: str, count: int, seconds: float = PATIENCE_S) -> None:
         wait_until(
             lambda: len(self.states(sensor)) >= count, seconds, f"{count} states of {sensor}"
         )
@@ -232,7 +273,10 @@ def _for_ever() -> Properties:
 def retained(port: int, topic: str = "sensors/#", **options: Any) -> dict[str, str]:
     """What the broker keeps: topic -> payload."""
     subscriber = Subscriber(port, topic, **options)
-    time.sleep(0.2)
+    end = "no-sensor/end-of-what-is-kept"  # published after it was sent, so it comes after it
+    subscriber.client.subscribe(end, 1)
+    subscriber.client.publish(end, "", 1)
+    wait_until(lambda: subscriber.on(end))
     subscriber.close()
     return {topic: payload for topic, payload, kept in subscriber.messages if kept}
 
@@ -256,18 +300,20 @@ class NodeProcess:
         command = [*prefix, *program, "run", "--config", str(self.config)]
         command += ["--state-dir", str(self.state_dir), *arguments]
         with self.log_file.open("ab") as log:
+            self._log_starts = log.tell()
             self.process = subprocess.Popen(
                 command, stderr=log, stdout=log, env={**os.environ, **(env or {})}
             )
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text()
+        """What this process has said; those before it said it to the same file."""
+        return self.log_file.read_bytes()[self._log_starts :].decode()
 
     def log_lines(self, containing: str) -> list[str]:
         return [line for line in self.log.splitlines() if containing in line]
 
-    def wait_for_log(self, text: str, seconds: float = 10.0) -> None:
+    def wait_for_log(self, text: str, seconds: float = PATIENCE_S) -> None:
         try:
             wait_until(lambda: text in self.log, seconds)
         except AssertionError:
@@ -275,7 +321,7 @@ class NodeProcess:
                 f"no {text!r} within {seconds} s in the log:\n{self.log}"
             ) from None
 
-    def terminate(self, seconds: float = 2.0) -> int:
+    def terminate(self, seconds: float = PATIENCE_S) -> int:
         """SIGTERM; fails if the node is not gone in time. Returns its exit code."""
         self.process.terminate()
         return self.process.wait(seconds)
@@ -283,7 +329,7 @@ class NodeProcess:
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(PATIENCE_S)
 
 
 class Proxy:
@@ -412,6 +458,11 @@ def puback(body: bytes) -> bytes:
     """The PUBACK for a QoS 1 PUBLISH (the same bytes in MQTT 3.1.1 and 5)."""
     length = int.from_bytes(body[:2], "big")
     return b"\x40\x02" + body[2 + length : 4 + length]
+
+
+def taken_s(state: dict[str, Any]) -> float:
+    """When a reading was taken, by its node, in seconds since 1970."""
+    return datetime.fromisoformat(state["time"]).timestamp()
 
 
 def sysfs_config(port: int, files: dict[str, Path], *, interval: str = "1s", mqtt: str = "") -> str:

@@ -107,7 +107,8 @@ def test_the_configuration_is_found_by_the_environment(config):
 def test_check_says_what_would_be_published_where(config):
     done = sensor_node("check", "--config", config)
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first == f"{config}: valid"
     assert max(map(len, lines)) <= 80
     content = dict(line.split(maxsplit=1) for line in lines if "/" in line)
     assert content["sensors/lab/air/state"].startswith("temperature °F, humidity %, every")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from support import SENSOR_NODE, wait_until
+from terminal import Terminal
+
+pytestmark = pytest.mark.real_time
 
 SENSORS = {"air", "water", "box", "probe", "cpu"}
 
@@ -92,22 +93,20 @@ def test_a_node_that_dies_ends_the_demo_and_shows_its_log():
 
 
 def test_in_a_terminal_it_draws_a_table_of_80_columns():
-    """A pseudo-terminal: the rows are redrawn in place, within the width."""
-    master, slave = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
-    env.pop("NO_COLOR", None)
-    process = subprocess.Popen(
-        [SENSOR_NODE, "demo", "--seconds", "4"], stdout=slave, stderr=slave, env=env
-    )
-    os.close(slave)
-    drawn = b""
-    with contextlib.suppress(OSError):  # the other end is closed
-        while chunk := os.read(master, 65536):
-            drawn += chunk
-    assert process.wait(5) == 0
-    text = drawn.decode()
-    assert "TOPIC" in text
-    assert "TREND" in text
-    assert "sensors/demo/box/state" in text
-    assert "▁" in text
-    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is back"
+    """It is drawn over itself; at the end the last one stays below what was there."""
+    shown = Terminal(SENSOR_NODE, "demo", before="$ what was there\r\n")
+    try:
+        before = shown.state
+        wait_until(
+            lambda: shown.line("demo/box", "temperature", "°C").split()[-2:] == ["online", "1s"]
+        )
+        shown.wait_for("demo/water", "temperature", "▁")
+        shown.wait_for("(Ctrl-C ends)")
+        assert shown.emulator.scrolled == 0
+        shown.type("\x03")
+        assert shown.wait() == 0
+        assert shown.state == before
+        assert shown.screen[0] == "$ what was there"
+        assert shown.line("demo/box", "temperature")
+    finally:
+        shown.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -381,10 +382,18 @@ class FakeLine:
         return [event(event.Type.FALLING_EDGE, ns, 4, 0, 0) for ns in self._portions.pop(0)]
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("count", [42, 30, 0])
 def test_the_line_is_held_low_and_then_listened_to(monkeypatch, count):
     """gpiod's own settings and events; the character device alone is not there."""
     edges = edges_ns(bytes.fromhex("0292010da2"))[:count]
+    held_s = [line_held_s(monkeypatch, edges) for _ in range(5)]
+    assert min(held_s) >= 0.018, "ASAIR DHT11: 18 to 30 ms"
+    assert statistics.median(held_s) < 0.03, "the computer may have had something else to do"
+
+
+def line_held_s(monkeypatch: pytest.MonkeyPatch, edges: list[int]) -> float:
+    """How long the line was held low, by a capture that gives `edges`."""
     line = FakeLine(edges)
     requested: list[dict[int, gpiod.LineSettings]] = []
 
@@ -395,14 +404,14 @@ def test_the_line_is_held_low_and_then_listened_to(monkeypatch, count):
         return line
 
     monkeypatch.setattr(gpiod, "request_lines", request)
-    monkeypatch.setattr(dht_edges, "_header_chip", lambda: "/dev/gpiochip0")
+    monkeypatch.setattr(dht_edges, "header_chip", lambda: "/dev/gpiochip0")
     assert GpioEdges(4).falling_edges(18_500) == edges
     assert requested[0][4].direction is gpiod.line.Direction.OUTPUT
     low, listening, released = line.done
     assert low[:2] == (4, gpiod.line.Value.INACTIVE)
-    assert 0.018 <= listening[1] - low[2] < 0.03, "ASAIR DHT11: 18 to 30 ms"
     assert listening[0][4].edge_detection is gpiod.line.Edge.FALLING
     assert released == "released"
+    return listening[1] - low[2]
 
 
 def test_a_computer_without_header_gpio_says_so():
@@ -421,7 +430,10 @@ class Popen(real):
     def __init__(self, command, *rest, **options):
         if "libgpiod_pulsein" in command[0]:
             command = [sys.executable, "-I", {helper!r}, *command[1:]]
-        super().__init__(command, *rest, **options)
+            super().__init__(command, *rest, stdout=subprocess.PIPE, **options)
+            self.stdout.readline()  # PulseIn waits for 0.25 s, which a Python may need to start
+        else:
+            super().__init__(command, *rest, **options)
 subprocess.Popen = Popen
 """
 
@@ -439,14 +451,29 @@ def pulsein(tmp_path, monkeypatch):
     monkeypatch.setenv("BLINKA_FORCECHIP", "BCM2XXX")
     monkeypatch.setenv("BLINKA_FORCEBOARD", "RASPBERRY_PI_4B")
     monkeypatch.delenv("BLINKA_OS_AGNOSTIC", raising=False)
-    process = DhtProcess("DHT22", 4, "pulseio")
+    process = RememberedProcess("DHT22", 4, "pulseio")
     yield process
     process.exit()
 
 
-def message_queues() -> set[str]:
-    lines = Path("/proc/sysvipc/msg").read_text().splitlines()[1:]
-    return {line.split()[1] for line in lines}
+class RememberedProcess(DhtProcess):
+    """Remembers the children that it has started."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.started: list[int] = []
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        child = super()._start()
+        self.started.append(child.pid)
+        return child
+
+
+def message_queues(*pids: int) -> set[str]:
+    """Those through which one of `pids` has spoken: others may use some at the same time."""
+    lines = Path("/proc/sysvipc/msg").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(), line.split(), strict=True)) for line in lines[1:]]
+    return {row["msqid"] for row in rows if {int(row["lspid"]), int(row["lrpid"])} & {*pids}}
 
 
 def test_a_frame_comes_from_the_child_and_the_child_stays(pulsein):
@@ -461,14 +488,13 @@ def test_a_frame_comes_from_the_child_and_the_child_stays(pulsein):
 
 def test_a_helper_that_dies_costs_two_seconds_and_not_the_sensor(pulsein, monkeypatch):
     """PulseIn waits in msgrcv for ever (Blinka issue 210); nothing of it is left behind."""
-    before = message_queues()
     monkeypatch.setenv("PULSEIN_MODE", "die")
     start_s = time.monotonic()
     with pytest.raises(SensorTimeout, match="hung for 2 s, and was ended"):
         pulsein.measure()
     assert 2.0 <= time.monotonic() - start_s < 6.0
     assert pulsein.frame == bytearray()
-    assert message_queues() <= before
+    assert not message_queues(*pulsein.started)
     monkeypatch.delenv("PULSEIN_MODE")
     pulsein.measure()
     assert pulsein.frame
@@ -486,9 +512,8 @@ def test_the_library_alone_would_wait_for_ever(pulsein, monkeypatch):
 
 def test_a_child_that_is_killed_is_replaced(pulsein):
     """Between two measurements, when it holds no message queue."""
-    before = message_queues()
     pulsein.measure()
-    wait_until(lambda: message_queues() <= before)
+    wait_until(lambda: not message_queues(*pulsein.started))
     pulsein._child.kill()
     pulsein._child.wait()
     with pytest.raises(SensorTimeout, match="has died"):
@@ -512,16 +537,15 @@ def test_the_child_ends_with_its_parent_even_from_a_hang(pulsein, tmp_path):
         "process._ask(process._child)\n"
         "process.measure()\n"
     )
-    before = message_queues()
     env = {**os.environ, "PULSEIN_MODE": "die"}
     parent = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE)
-    child = Path("/proc") / parent.stdout.readline().decode().strip()
-    wait_until(lambda: message_queues() > before, what="it is waiting for its helper")
+    pid = int(parent.stdout.readline())
+    wait_until(lambda: message_queues(pid), what="it is waiting for its helper")
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_until(lambda: has_ended(child), what="the child is gone")
-    assert message_queues() <= before
+    wait_until(lambda: has_ended(Path(f"/proc/{pid}")), what="the child is gone")
+    assert not message_queues(pid)
 
 
 def test_what_the_library_says_reaches_the_parent(pulsein, monkeypatch):

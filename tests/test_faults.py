@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from support import (
     retained,
     running,
     sysfs_config,
+    taken_s,
     wait_until,
 )
 
@@ -47,11 +49,12 @@ def test_a_broker_that_is_absent_at_start(tmp_path, subscribe, start_node, tempe
         subscriber = subscribe(port)
         subscriber.wait_for("sensors/test/status", "online")
         assert time.monotonic() - began_s < 5
-        subscriber.wait_for_states("s", 1, seconds=1.0)
+        subscriber.wait_for_states("s", 1)
     finally:
         mosquitto.stop()
 
 
+@pytest.mark.real_time(seconds=15)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_broker_that_stops_and_comes_back(
     tmp_path, subscribe, start_node, temperature_file, number
@@ -66,7 +69,7 @@ def test_a_broker_that_stops_and_comes_back(
     again = Mosquitto(tmp_path, port=mosquitto.port).start()
     try:
         began_s = time.monotonic()
-        wait_until(lambda: len(retained(again.port)) == 4, seconds=5.5)
+        wait_until(lambda: len(retained(again.port)) == 4)
         assert time.monotonic() - began_s < 5.3
         assert len(node.log_lines("no broker: lost")) == 1
         assert len(node.log_lines("refuses the connection")) == 1
@@ -75,11 +78,15 @@ def test_a_broker_that_stops_and_comes_back(
         again.stop()
 
 
+@pytest.mark.real_time(seconds=20)
 def test_a_broker_that_is_frozen_and_thaws(broker, subscribe, start_node, temperature_file):
     """The link is half open: noticed by the keepalive, and mended within 5 s of the thaw."""
     subscriber = subscribe(broker.port)
-    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s"))
-    subscriber.wait_for_states("s", 2)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s")
+    # No message waits for its acknowledgement, which would be missed after 10 s as well.
+    config += '[sensor.channel.temperature]\ndelta = 0.5\nheartbeat = "30m"\n'
+    node = start_node(config)
+    subscriber.wait_for_states("s", 1)
     broker.freeze()
     try:
         node.wait_for_log("no broker: lost", seconds=20)
@@ -88,7 +95,7 @@ def test_a_broker_that_is_frozen_and_thaws(broker, subscribe, start_node, temper
     finally:
         broker.thaw()
     thawed_s = time.monotonic()
-    wait_until(lambda: subscriber.states("s")[-1]["temperature"] == 23.0, seconds=5)
+    wait_until(lambda: subscriber.states("s")[-1]["temperature"] == 23.0)
     assert time.monotonic() - thawed_s < 5
     numbers = [state["seq"] for state in subscriber.states("s")]
     assert numbers == sorted(numbers), "a retained topic went backwards"
@@ -112,6 +119,7 @@ def test_a_broker_that_is_frozen_for_a_moment_gets_nothing_stale(
     assert gap >= 10, "readings made meanwhile are not replayed on the retained topic"
 
 
+@pytest.mark.real_time(seconds=20)
 def test_a_broker_that_is_frozen_keeps_its_version(broker, subscribe, start_node, temperature_file):
     """An unanswered CONNECT says nothing of what the broker can: still MQTT 5 afterwards."""
     subscriber = subscribe(broker.port)
@@ -136,6 +144,7 @@ def test_a_broker_that_refuses_every_version_is_not_hammered(start_node, tempera
     assert len(node.log_lines("no broker")) == 1
 
 
+@pytest.mark.real_time(seconds=15)
 def test_two_nodes_with_one_client_id_notice_each_other(
     broker, start_node, temperature_file, tmp_path
 ):
@@ -270,25 +279,33 @@ def test_a_sensor_that_blocks_costs_the_others_nothing(broker, subscribe, start_
     node = start_node(sysfs_config(broker.port, files))
     subscriber.wait_for_states("s0", 2)
     began_s = time.monotonic()
-    node.wait_for_log("stuck (sysfs): offline: no answer for 2s; check its wiring")
+    node.wait_for_log("stuck (sysfs): offline: no answer for 2")
+    assert "check its wiring" in node.log
     time.sleep(max(0.0, 5 - (time.monotonic() - began_s)))
     for number in range(3):
-        times = subscriber.times_of(f"sensors/test/s{number}/state")
-        periods = [b - a for a, b in itertools.pairwise(times[1:])]
+        times = [taken_s(state) for state in subscriber.states(f"s{number}")]
+        periods = [b - a for a, b in itertools.pairwise(times)]
         assert len(periods) >= 4
-        assert max(periods) < 1.25
+        assert max(periods) < 1.5, "2 s would be a slot that was missed"
     assert subscriber.on("sensors/test/stuck/availability") == ["offline"]
 
-    def feed() -> None:
-        for _ in range(100):
-            descriptor = os.open(fifo, os.O_WRONLY)
-            os.write(descriptor, b"25000\n")
-            os.close(descriptor)
-            time.sleep(0.1)
+    enough = threading.Event()
 
-    threading.Thread(target=feed, daemon=True).start()
-    subscriber.wait_for("sensors/test/stuck/availability", "online")
-    subscriber.wait_for_states("stuck", 1)
+    def feed() -> None:
+        while not enough.wait(0.1):
+            with contextlib.suppress(OSError):  # nobody reads just now
+                descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+                with open(descriptor, "wb") as end:
+                    end.write(b"25000\n")
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        subscriber.wait_for("sensors/test/stuck/availability", "online")
+        subscriber.wait_for_states("stuck", 1)
+    finally:
+        enough.set()
+        feeder.join()
     assert subscriber.states("stuck")[-1]["temperature"] == 25.0
     assert "stuck (sysfs): online" in node.log
     assert len(node.log_lines("stuck (sysfs)")) == 3, "stuck, then late, then online"
@@ -304,13 +321,13 @@ def test_a_sensor_without_a_good_reading_for_three_intervals_is_offline(
     temperature_file.unlink()
     last_s = subscriber.times_of("sensors/test/s/state")[-1]
     gone_s = subscriber.wait_for("sensors/test/s/availability", "offline")
-    assert 3 <= gone_s - last_s < 3.6
+    assert 2.8 <= gone_s - last_s < 3.9
     assert len(node.log_lines("s (sysfs): offline:")) == 1
     states = len(subscriber.states("s"))
     time.sleep(2.5)
     assert len(subscriber.states("s")) == states
     temperature_file.write_text("22000\n")
-    subscriber.wait_for("sensors/test/s/availability", "online", seconds=2)
+    subscriber.wait_for("sensors/test/s/availability", "online")
 
 
 def test_a_sensor_that_was_online_in_an_earlier_life_is_offline_at_once(
@@ -340,7 +357,7 @@ def test_sigterm_ends_within_two_seconds_with_a_stuck_sensor_and_a_silent_broker
         assert node.terminate(seconds=2.0) == 0
     finally:
         broker.thaw()
-    subscriber.wait_for("sensors/test/status", "offline", seconds=5)
+    subscriber.wait_for("sensors/test/status", "offline")
 
 
 def test_sigterm_ends_at_once_without_a_broker(start_node, temperature_file):
@@ -361,7 +378,7 @@ def test_offline_is_acknowledged_before_the_connection_is_closed(start_node, tem
     for scripted, disconnects in ((answering(True), 1), (answer, 0)):
         broker = ScriptedBroker(scripted)
         node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
-        node.wait_for_log("connected to")
+        node.wait_for_log(f"connected to 127.0.0.1:{broker.port}")
         time.sleep(0.3)
         node.terminate(seconds=2.0)
         packets = []
@@ -393,10 +410,12 @@ def test_a_step_of_the_computers_clock_changes_no_schedule(
     start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s"), env=env)
     subscriber.wait_for_states("s", 5)
     control.write_text(step)
-    before = len(subscriber.states("s"))
-    time.sleep(4)
+    stepped_s, before = time.monotonic(), len(subscriber.states("s"))
+    subscriber.wait_for_states("s", before + 15)
     made = len(subscriber.states("s")) - before
-    assert 18 <= made <= 22
+    # libfaketime's own lock costs some on a busy machine; one for each slot of the step, or none
+    # at all, would be another matter.
+    assert made <= (time.monotonic() - stepped_s) / 0.2 + 5
     years = {state["time"][:7] for state in subscriber.states("s")}
     hours = {state["time"][:13] for state in subscriber.states("s")}
     assert len(years | hours) > 2, "the clock was not stepped at all"

@@ -303,3 +303,55 @@ def test_a_channel_that_stays_away_is_null_in_the_state(broker, subscribe, start
     assert 1 <= len(left_out) <= 4
     (folder / "temp2_input").write_text("22500\n")
     wait_until(lambda: subscriber.states("s")[-1].get("temperature2") == 22.5)
+
+
+def test_a_sensor_is_online_again_only_after_its_value(broker, subscribe, start_node, tmp_path):
+    """Else the value of before would look current for a moment, and be recorded as such."""
+    file = tmp_path / "t"
+    file.write_text("21500\n")
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": file}, interval="0.2s"))
+    subscriber.wait_for("sensors/test/s/availability", "online")
+    file.unlink()
+    subscriber.wait_for("sensors/test/s/availability", "offline")
+    file.write_text("33000\n")
+    subscriber.wait_for("sensors/test/s/availability", "online")
+    topics = [topic.rpartition("/")[2] for topic, _, _ in subscriber.messages]
+    back = len(topics) - 1 - topics[::-1].index("availability")
+    newest = [text for topic, text, _ in subscriber.messages[:back] if topic.endswith("/s/state")]
+    assert json.loads(newest[-1])["temperature"] == 33.0
+
+
+def test_a_clean_stop_takes_every_sensor_offline(broker, subscribe, start_node):
+    """More of them than there is room for at once; the node itself is first."""
+    tables = "".join(
+        f'[[sensor]]\nid = "s{number}"\ndriver = "dht22"\npin = {number}\ninterval = "1h"\n'
+        for number in range(2, 28)
+    )
+    node = start_node(sysfs_config(broker.port, {}) + tables, "--simulate")
+    names = [f"sensors/test/s{number}/availability" for number in range(2, 28)]
+    wait_until(lambda: all(retained(broker.port).get(name) == "online" for name in names))
+    subscriber = subscribe(broker.port)
+    assert node.terminate() == 0
+    kept = retained(broker.port)
+    assert {kept[name] for name in names} == {"offline"}
+    live = [topic for topic, text, was_kept in subscriber.messages if not was_kept]
+    assert live.index("sensors/test/status") < min(map(live.index, names))
+
+
+def test_nobody_sees_a_value_of_before_when_a_node_is_started_again(
+    broker, subscribe, start_node, tmp_path
+):
+    """After a clean stop: the sensor is offline until it has a value, whatever is retained."""
+    file = tmp_path / "t"
+    file.write_text("21500\n")
+    config = sysfs_config(broker.port, {"s": file})
+    first = start_node(config)
+    wait_until(lambda: retained(broker.port).get("sensors/test/s/availability") == "online")
+    first.terminate()
+    subscriber = subscribe(broker.port)
+    file.unlink()
+    start_node(config)
+    subscriber.wait_for("sensors/test/status", "online")
+    wait_until(lambda: len(subscriber.on("sensors/test/s/availability")) >= 2)
+    assert set(subscriber.on("sensors/test/s/availability")) == {"offline"}

@@ -50,8 +50,8 @@ def keep(folder: Path, config: str) -> configuration.Config:
     """Keep a copy of a configuration as `run` would."""
     source = folder / "node.toml"
     source.write_text(config)
-    good = configuration.parse(source, config)
-    LastGood(folder / "last-good.toml").keep(good, config)
+    good = configuration.load(source)
+    LastGood(folder / "last-good.toml").keep(good, config.encode())
     return good
 
 

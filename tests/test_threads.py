@@ -18,6 +18,8 @@ from node.schema import SensorTable
 from node.sensor_port import SensorPort
 from node.workers import ReadDone, Workers
 
+pytestmark = pytest.mark.real_time
+
 
 def test_events_come_in_the_order_in_which_they_were_put():
     inbox: Inbox[int] = Inbox()
@@ -35,8 +37,8 @@ def test_a_quiet_event_wakes_nobody_unless_asked():
         timer = threading.Timer(0.05, inbox.put_quietly, [7])
         timer.start()
         start_s = time.monotonic()
-        assert inbox.take(0.3) == [7]
-        assert (time.monotonic() - start_s < 0.25) == (ring_at == 1)
+        assert inbox.take(1.0) == [7]
+        assert (time.monotonic() - start_s < 0.9) == (ring_at == 1)
         timer.join()
 
 
@@ -89,12 +91,13 @@ class Bench:
             self.workers.submit(self.ports[name])
         self.workers.dispatch(time.monotonic())
 
-    def collect(self, seconds: float, count: int = 999) -> list[str]:
+    def collect(self, seconds: float, count: int = 999, *, helping: bool = True) -> list[str]:
         """The sensors that answer within `seconds`, helping out as the loop does."""
         answered: list[str] = []
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s and len(answered) < count:
-            self.workers.help_out(time.monotonic())
+            if helping:
+                self.workers.help_out(time.monotonic())
             try:
                 done = self.done.get(timeout=0.005)
             except queue.Empty:
@@ -121,9 +124,10 @@ def worker_threads() -> int:
 
 
 def test_quick_sensors_share_one_thread(bench):
+    """On a busy machine they may outlast the patience, and be helped; that is left out here."""
     before = worker_threads()
     bench.tick(list(bench.ports))
-    assert sorted(bench.collect(5, 10)) == sorted(bench.ports)
+    assert sorted(bench.collect(5, 10, helping=False)) == sorted(bench.ports)
     assert worker_threads() - before == 1
 
 
@@ -132,7 +136,7 @@ def test_a_blocked_sensor_delays_the_others_by_no_more_than_the_patience(bench):
     start_s = time.monotonic()
     bench.tick(list(bench.ports))
     others = bench.collect(5, 9)
-    assert time.monotonic() - start_s < 1.0
+    assert time.monotonic() - start_s < 2.0
     assert sorted(others) == sorted(name for name in bench.ports if name != "s0")
     bench.blocked["s0"].set()
     assert bench.collect(5, 1) == ["s0"], "it comes back by itself"

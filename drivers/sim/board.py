@@ -243,6 +243,16 @@ class SimulatedBoard:
             warnings.filterwarnings("ignore", category=SPISoftwareFallback)
         return self._factory
 
+    def pin_user(self, pin: int) -> str | None:
+        from gpiozero import GPIODevice
+        from gpiozero.exc import GPIOPinInUse
+
+        try:
+            GPIODevice(pin, pin_factory=self.pin_factory()).close()
+        except GPIOPinInUse as error:
+            return str(error)
+        return ""
+
     def path(self, absolute: str) -> Path:
         if absolute.startswith(_ONE_WIRE):
             self.one_wire.refresh(absolute)

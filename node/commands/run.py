@@ -77,10 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     source = configuration.find_file(arguments.config)
     warnings = RecentWarnings()
     logging.getLogger().addHandler(warnings)
-    text = ""
+    content = b""
     try:
-        text = configuration.read_text(source)
-        config = configuration.parse(source, text)
+        content = configuration.read(source)
+        config = configuration.parse(source, content)
     except configuration.ConfigError as error:
         stand_in = _last_good(arguments.last_good, error)
         if stand_in is None:
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.last_good is not None and not config.stands_in_for:
         from node.last_good import LastGood
 
-        LastGood(arguments.last_good).keep(config, text)
+        LastGood(arguments.last_good).keep(config, content)
     for note in config.notes_for(simulate=arguments.simulate):
         _log.warning("%s: %s", config.source, note)
     board = open_board(config, simulate=arguments.simulate)

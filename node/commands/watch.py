@@ -8,11 +8,13 @@ import msgspec
 
 from node import config as configuration
 from node.config_values import parse_host
+from node.discovered_units import Units
 from node.help_text import CommandHelp
-from node.live_model import Units, units_of
+from node.live_model import units_of
 from node.option_text import positive
-from node.schema import HostName, MqttTable, TopicPath
+from node.schema import HomeAssistantTable, HostName, MqttTable, TopicPath
 from node.tls import tls_context
+from node.topic_filters import check_filter
 from node.watching import watch
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -32,58 +34,106 @@ def _topic(written: str) -> str:
         raise argparse.ArgumentTypeError("not a topic without wildcards") from None
 
 
+def _filter(written: str) -> str:
+    try:
+        return check_filter(written)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _node(written: str) -> str:
+    if "/" in written:
+        raise argparse.ArgumentTypeError("a node's name has no /; for other topics use --topic")
+    return "+" if written == "#" else _filter(written)
+
+
+def _port(written: str) -> int:
+    port = int(written)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port lies between 1 and 65535")
+    return port
+
+
 HELP = CommandHelp(
     details="""\
-Subscribes to what the nodes at a broker publish, and shows it.
+Subscribes to what the nodes at a broker publish, and shows it: a row for each channel, with its
+age, whether it is online, how often it comes, and a trend. Nodes that appear and vanish do so here.
+Units come from the nodes' discovery messages. With --topic it shows topics of others too; with
+--history the readings that a node sends after an outage, and those that are missing.
+
+On a terminal (with `pip install rich`) it is a table that draws over itself, until Ctrl-C; else,
+or with NO_COLOR, a line for each message.
 """,
     examples={
         "sensor-node watch --host 192.168.1.10": "every node at a broker that wants no login",
-        "sensor-node watch greenhouse": "one node, at the configured broker",
+        "sensor-node watch greenhouse cellar": "two nodes, at the configured broker",
+        "sensor-node watch --topic 'zigbee2mqtt/#'": "what others publish",
+        "sensor-node watch --json | jq -r 'select(.sensor == \"air\").payload'": "for programs",
     },
     exit_codes={0: "something was heard", 1: "nothing was heard"},
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node", nargs="?", metavar="NODE", help="one node alone (default: all)")
+    parser.add_argument(
+        "nodes", nargs="*", type=_node, metavar="NODE", help="nodes; + for any (default: all)"
+    )
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        type=_filter,
+        metavar="FILTER",
+        help="any topics, also of others, as 'zigbee2mqtt/#'; may be given again",
+    )
+    parser.add_argument(
+        "--history", action="store_true", help="show the readings of history, and what is missing"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per message")
     parser.add_argument("--seconds", type=positive, metavar="N", help="end after N seconds")
     parser.add_argument(
         "--host", type=_host, metavar="HOST", help="a broker, instead of a configuration file"
     )
-    parser.add_argument("--port", type=int, metavar="PORT", help="instead of the configured one")
+    parser.add_argument("--port", type=_port, metavar="PORT", help="instead of the configured one")
     parser.add_argument(
         "--base-topic", type=_topic, metavar="TOPIC", help="instead of the configured one"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show messages until Ctrl-C; exit code 1 if there was none in all the seconds."""
-    mqtt, context, units = _broker(arguments)
-    try:
-        heard = watch(
-            mqtt,
-            tls_context=context,
-            node=arguments.node,
-            units=units,
-            seconds=arguments.seconds,
-            as_json=arguments.json,
-            title=f"{mqtt.base_topic}/# at {mqtt.address}",
-        )
-    except KeyboardInterrupt:
-        return 0
+    """Show messages until a signal or the end of the seconds; exit code 1 if there was none."""
+    mqtt, context, prefix, units = _broker(arguments)
+    nodes = [f"{mqtt.base_topic}/{node}/#" for node in arguments.nodes]
+    filters = nodes + arguments.topic or [f"{mqtt.base_topic}/+/#"]
+    heard = watch(
+        mqtt,
+        tls_context=context,
+        filters=filters,
+        others=bool(arguments.topic),
+        prefix=prefix,
+        units=units,
+        history=arguments.history,
+        seconds=arguments.seconds,
+        as_json=arguments.json,
+        title=f"{', '.join(filters)} at {mqtt.address}",
+    )
     return 0 if heard else 1
 
 
-def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, Units]:
-    """The broker of the configuration, or the one at `--host`; with the other options put in."""
+def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, str, Units]:
+    """The broker of the configuration, or the one at `--host`, with the other options put in.
+
+    With it come the prefix of Home Assistant's topics, and the units of the configured node.
+    """
     given = {
         key: value
         for key, value in (("port", arguments.port), ("base_topic", arguments.base_topic))
         if value is not None
     }
     if arguments.host is not None:
-        return MqttTable(host=arguments.host, **given), None, {}
+        prefix = HomeAssistantTable().prefix
+        return MqttTable(host=arguments.host, **given), None, prefix, {}
     config = configuration.load(configuration.find_file(arguments.config))
     mqtt = msgspec.structs.replace(config.mqtt, **given)
-    return mqtt, tls_context(mqtt.tls), units_of(config)
+    config = msgspec.structs.replace(config, mqtt=mqtt)
+    return mqtt, tls_context(mqtt.tls), config.homeassistant.prefix, units_of(config)

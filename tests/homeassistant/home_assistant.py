@@ -1,9 +1,9 @@
 """A real Home Assistant as a process of its own, used through the API that its frontend uses.
 
-It is started headless on a free port of 127.0.0.1, set up as a person would (a user, then the MQTT
-integration with a broker's address), and stopped, killed or started again with its folder kept.
-`$HOME_ASSISTANT` is the command that starts it; `$HOME_ASSISTANT_ROOT` the folder that is its root
-file system, where it lives in one of its own. `run` sets both.
+It is started headless, set up as a person would (a user, then the MQTT integration with a broker's
+address), and stopped and started again with its folder kept. `$HOME_ASSISTANT` is the command that
+starts it; `$HOME_ASSISTANT_ROOT` the folder that is its root file system, where it has one of its
+own. `run` sets both.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from support import wait_until
 from websockets.sync.client import ClientConnection, connect
 
-from node.embedded_broker import free_port
-
 __all__ = ["HomeAssistant"]
 
+_PORT = 8123  # its default; the network is its own
 _CLIENT = "http://127.0.0.1/"
 _SETTINGS = """\
 homeassistant:
@@ -37,9 +37,6 @@ homeassistant:
   country: DE
   latitude: 52
   longitude: 13
-http:
-  server_host: 127.0.0.1
-  server_port: {port}
 recorder:
   db_url: sqlite:///{folder}/recorder.db
   commit_interval: 1
@@ -71,7 +68,6 @@ class HomeAssistant:
         self.folder = Path(tempfile.mkdtemp(prefix="hass-", dir=f"{root}/tmp" if root else None))
         self._inside = Path("/", self.folder.relative_to(root or "/"))
         self._settings = settings
-        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: ClientConnection | None = None
         self._token: dict[str, str] = {}
@@ -80,7 +76,7 @@ class HomeAssistant:
     # --- the process
 
     def start(self, seconds: float = 120.0) -> HomeAssistant:
-        text = self._settings.format(port=self._port, folder=self._inside)
+        text = self._settings.format(folder=self._inside)
         (self.folder / "configuration.yaml").write_text(text)
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
@@ -131,7 +127,7 @@ class HomeAssistant:
             body = "&".join(f"{k}={v}" for k, v in content.items()).encode()
         if self._token:
             headers["Authorization"] = f"Bearer {self._token['access_token']}"
-        url = f"http://127.0.0.1:{self._port}{path}"
+        url = f"http://127.0.0.1:{_PORT}{path}"
         request = urllib.request.Request(
             url, None if method == "GET" else body, headers, method=method
         )
@@ -148,7 +144,7 @@ class HomeAssistant:
         self._token = self._post("POST", "/auth/token", grant, form=True)
 
     def _log_in(self) -> None:
-        self._socket = connect(f"ws://127.0.0.1:{self._port}/api/websocket", max_size=None)
+        self._socket = connect(f"ws://127.0.0.1:{_PORT}/api/websocket", max_size=None)
         self._socket.recv()
         hello = {"type": "auth", "access_token": self._token["access_token"]}
         self._socket.send(json.dumps(hello))
@@ -195,6 +191,21 @@ class HomeAssistant:
         """The devices that came by MQTT."""
         devices: list[dict[str, Any]] = self.ask("config/device_registry/list")
         return [d for d in devices if any(kind == "mqtt" for kind, _ in d["identifiers"])]
+
+    def history(self, entity: str, since: datetime) -> list[str]:
+        """Every state that an entity has had, the one at `since` first; up to two seconds ago."""
+        asked = {"start_time": since.isoformat(), "entity_ids": [entity], "no_attributes": True}
+        answer = self.ask("history/history_during_period", **asked)
+        return [state["s"] for state in answer.get(entity, [])]
+
+    def delete_device(self, device: dict[str, Any]) -> None:
+        """As a person does on the device's page."""
+        registry = "config/device_registry"
+        try:
+            self.ask(f"{registry}/remove", device_id=device["id"])
+        except AssertionError:  # before 2026.9
+            of = {"config_entry_id": device["config_entries"][0], "device_id": device["id"]}
+            self.ask(f"{registry}/remove_config_entry", **of)
 
     def call(self, action: str, **target: Any) -> None:
         """Do an action, `button.press` say."""

@@ -1,0 +1,323 @@
+#!/usr/bin/env bash
+# Installs the node as a service on Raspberry Pi OS or Debian (12 or newer), or takes it away.
+# Run again, it updates; what is right already stays as it is.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: sudo deploy/install.sh [options]
+
+  --wheels DIR    use no network: DIR has the wheels of all that is needed
+  --i2c, --spi, --one-wire
+                  switch this bus on in config.txt, without asking
+  --yes           switch all three on, without asking
+  --no-start      do not start the service
+  --uninstall     take everything away but /etc/sensor-node and /var/lib/sensor-node
+  --help
+
+On a Pi it asks, for each bus that is off, whether to switch it on. Where nobody can be asked
+(no terminal), a bus that is not named stays off.
+
+example: sudo deploy/install.sh --i2c
+TEXT
+}
+
+readonly root=/opt/sensor-node
+readonly config_folder=/etc/sensor-node
+readonly state=/var/lib/sensor-node
+readonly user=sensor-node
+readonly -a bus_groups=(gpio i2c spi)
+readonly sysusers=/usr/lib/sysusers.d/sensor-node.conf
+readonly rules=/etc/udev/rules.d/90-sensor-node.rules
+readonly units=/etc/systemd/system
+readonly command_link=/usr/local/bin/sensor-node
+# For shells that complete commands, where they are installed.
+readonly bash_completions=/usr/share/bash-completion/completions
+readonly zsh_completions=/usr/share/zsh/vendor-completions
+readonly mark_begin="# switched on by sensor-node's install.sh:"
+readonly mark_end="# (end of what sensor-node's install.sh has switched on)"
+
+wheels=
+start=yes
+uninstall=
+declare -A switch_on=([i2c]='' [spi]='' [one-wire]='')
+
+main() {
+    parse "$@"
+    [[ $(id -u) -eq 0 ]] || fail "it must be root: sudo $0"
+    [[ -d /run/systemd/system ]] || fail "this system was not booted by systemd"
+    if [[ $uninstall ]]; then
+        take_away
+        return
+    fi
+    here=$(cd "$(dirname "$0")/.." && pwd)
+    check_python
+    install_packages
+    add_user
+    place_files
+    offer_buses
+    place_release
+    start_service
+}
+
+parse() {
+    while (($#)); do
+        case $1 in
+        --wheels)
+            [[ ${2-} && -d $2 ]] || fail "--wheels wants a folder: ${2-none was named}"
+            wheels=$(cd "$2" && pwd)
+            shift
+            ;;
+        --i2c | --spi | --one-wire) switch_on[${1#--}]=yes ;;
+        --yes) switch_on=([i2c]=yes [spi]=yes [one-wire]=yes) ;;
+        --no-start) start= ;;
+        --uninstall) uninstall=yes ;;
+        --help | -h)
+            usage
+            exit 0
+            ;;
+        *)
+            usage >&2
+            exit 2
+            ;;
+        esac
+        shift
+    done
+}
+
+say() { echo "$*"; }
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+check_python() {
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        fail "it needs Python 3.11 or newer (Debian 12, Raspberry Pi OS bookworm)"
+    [[ ! -e $root/pyvenv.cfg ]] ||
+        fail "$root is an environment that was made by hand: systemctl stop sensor-node, and move it away"
+}
+
+is_pi() { grep -qs "Raspberry Pi" /proc/device-tree/model; }
+
+install_packages() {
+    local -a missing=()
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    # gpiozero's way to the pins; PyPI has no wheel of it for every Pi.
+    if is_pi && ! python3 -c 'import lgpio' 2>/dev/null; then missing+=(python3-lgpio); fi
+    ((${#missing[@]})) || return 0
+    [[ ! $wheels ]] || fail "without the network, these packages must be there: ${missing[*]}"
+    say "installing Debian's ${missing[*]} ..."
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# -- user and files
+
+add_user() {
+    local group
+    mkdir -p "$root"
+    # Which groups are ours to take away again.
+    for group in "${bus_groups[@]}"; do
+        getent group "$group" >/dev/null || echo "$group" >>"$root/made-groups"
+    done
+    install -m 644 "$here/deploy/sensor-node.sysusers" "$sysusers"
+    systemd-sysusers sensor-node.conf
+}
+
+place_files() {
+    local unit
+    install -m 755 "$here/deploy/update" "$root/update"
+    install -m 644 "$here/README.md" "$root/README.md"
+    for unit in sensor-node.service sensor-node-update.service; do
+        install -m 644 "$here/deploy/$unit" "$units/$unit"
+    done
+    install -m 644 "$here/deploy/sensor-node.rules" "$rules"
+    if command -v udevadm >/dev/null; then
+        udevadm control --reload 2>/dev/null &&
+            udevadm trigger --action=add --subsystem-match=w1 2>/dev/null || true
+    fi
+    ln -sfn "$root/bin/sensor-node" "$command_link"
+    if [[ -d $bash_completions ]]; then
+        install -m 644 "$here/deploy/completion/sensor-node" "$bash_completions/"
+    fi
+    if [[ -d $zsh_completions ]]; then
+        install -m 644 "$here/deploy/completion/_sensor-node" "$zsh_completions/"
+    fi
+    systemctl daemon-reload
+
+    mkdir -p "$config_folder"
+    if [[ -e $config_folder/node.toml ]]; then
+        say "$config_folder/node.toml stays as it is"
+    else
+        install -m 640 -g "$user" "$here/deploy/node.toml" "$config_folder/node.toml"
+        say "an example of a configuration is in $config_folder/node.toml"
+    fi
+    let_user_read "$config_folder"
+}
+
+# Files from before an --uninstall, or from cloud-init, belong to root alone.
+let_user_read() {
+    local file
+    while IFS= read -r file; do
+        setpriv --reuid="$user" --regid="$user" --init-groups test -r "$file" && continue
+        chgrp "$user" "$file"
+        if [[ -d $file ]]; then chmod g+rx "$file"; else chmod g+r "$file"; fi
+    done < <(find "$1" ! -type l)
+}
+
+# -- the buses
+
+boot_config() {
+    local file
+    for file in /boot/firmware/config.txt /boot/config.txt; do
+        if [[ -f $file ]]; then
+            echo "$file"
+            return
+        fi
+    done
+}
+
+declare -rA bus_line=(
+    [i2c]="dtparam=i2c_arm=on"
+    [spi]="dtparam=spi=on"
+    [one-wire]="dtoverlay=w1-gpio"
+)
+declare -rA bus_pattern=(
+    [i2c]='^dtparam=([^#]*,)?i2c(_arm|1)?(=on)?(,|[[:space:]]|$)'
+    [spi]='^dtparam=([^#]*,)?spi(=on)?(,|[[:space:]]|$)'
+    [one-wire]='^dtoverlay=w1-gpio'
+)
+declare -rA bus_note=(
+    [i2c]="I2C (GPIO 2 and 3; bme280 and most chips)"
+    [spi]="SPI (GPIO 7 to 11; max31855, mcp3008)"
+    [one-wire]="1-Wire (takes GPIO 4; ds18b20)"
+)
+
+offer_buses() {
+    local config bus answer
+    local -a wanted=()
+    config=$(boot_config)
+    if [[ ! $config ]]; then
+        is_pi && say "there is no config.txt: the buses stay as they are"
+        return 0
+    fi
+    for bus in i2c spi one-wire; do
+        for_every_pi "$config" | grep -qE "${bus_pattern[$bus]}" && continue
+        if [[ ${switch_on[$bus]} ]]; then
+            wanted+=("$bus")
+        elif [[ -t 0 ]]; then
+            read -r -p "Switch on ${bus_note[$bus]}, in $config? [y/N] " answer || answer=
+            [[ $answer != [yY]* ]] || wanted+=("$bus")
+        else
+            say "off, and left so: ${bus_note[$bus]}; --$bus switches it on"
+        fi
+    done
+    ((${#wanted[@]} == 0)) || write_buses "$config" "${wanted[@]}"
+}
+
+# The lines of config.txt that hold for every model: those of [pi4] and its like are left out.
+for_every_pi() { awk '/^\[/ { section = $1 } section == "" || section == "[all]"' "$1"; }
+
+write_buses() {
+    local config=$1 bus
+    shift
+    [[ -e $config.before-sensor-node ]] || cp -p "$config" "$config.before-sensor-node"
+    {
+        sed '$a\' "$config" # its last line may not end
+        echo "[all]"
+        echo "$mark_begin"
+        for bus in "$@"; do echo "${bus_line[$bus]}"; done
+        echo "$mark_end"
+    } >"$config.new"
+    replace "$config"
+    for bus in "$@"; do say "switched on from the next boot: ${bus_note[$bus]}"; done
+    say "($config as it was: $config.before-sensor-node)"
+    touch /run/reboot-required
+}
+
+# FILE by FILE.new, in one step and on the disk: a torn config.txt keeps a Pi from booting.
+replace() {
+    sync "$1.new"
+    mv "$1.new" "$1"
+    sync "$(dirname "$1")"
+}
+
+# -- the node itself
+
+place_release() {
+    local -a options=()
+    local source=$here
+    if [[ $wheels ]]; then
+        options=(--wheels "$wheels")
+        # The wheel of the folder, where there is one: to build it needs setuptools.
+        if compgen -G "$wheels/pi_sensor_node-*.whl" >/dev/null; then source=; fi
+    fi
+    "$root/update" "${options[@]}" ${source:+"$source"}
+}
+
+start_service() {
+    systemctl enable --quiet sensor-node.service sensor-node-update.service
+    if systemctl is-active --quiet sensor-node.service; then
+        say "sensor-node runs"
+        return
+    fi
+    if [[ ! $start ]]; then
+        say "to start it: systemctl start sensor-node"
+    elif cmp -s "$here/deploy/node.toml" "$config_folder/node.toml"; then
+        say "Now name your broker and your sensors in $config_folder/node.toml, then:"
+        say "  sensor-node check && sudo systemctl start sensor-node"
+    else
+        systemctl start sensor-node.service ||
+            fail "it does not start: journalctl -u sensor-node"
+        say "sensor-node runs: journalctl -u sensor-node -f"
+    fi
+}
+
+# -- the way back
+
+take_away() {
+    local unit group config
+    for unit in sensor-node-update.service sensor-node.service; do
+        if [[ -e $units/$unit ]]; then
+            systemctl disable --quiet --now "$unit" 2>/dev/null || true
+            rm -f "$units/$unit"
+        fi
+    done
+    systemctl daemon-reload
+    systemctl reset-failed sensor-node.service sensor-node-update.service 2>/dev/null || true
+    # The data outlives the user's number, which may be given to another.
+    for folder in "$config_folder" "$state"; do
+        if [[ -e $folder ]]; then chown -R root:root "$folder"; fi
+    done
+    if getent passwd "$user" >/dev/null; then userdel "$user"; fi
+    if getent group "$user" >/dev/null; then groupdel "$user"; fi
+    if [[ -e $root/made-groups ]]; then
+        while read -r group; do
+            if getent group "$group" >/dev/null; then groupdel "$group"; fi
+        done <"$root/made-groups"
+    fi
+    config=$(boot_config)
+    if [[ $config ]] && grep -qF "$mark_begin" "$config"; then
+        # With the [all] before it: what follows it, somebody else has written since.
+        awk -v from="$mark_begin" -v to="$mark_end" '
+            $0 == from { skip = 1; held = 0; next }
+            $0 == to { skip = 0; next }
+            skip { next }
+            held { print "[all]"; held = 0 }
+            $0 == "[all]" { held = 1; next }
+            { print }
+            END { if (held) print "[all]" }' "$config" >"$config.new"
+        replace "$config"
+        say "off from the next boot: the buses that install.sh has switched on"
+    fi
+    if [[ $config ]]; then rm -f "$config.before-sensor-node"; fi
+    if [[ -L $command_link ]]; then rm -f "$command_link"; fi
+    rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node"
+    if command -v udevadm >/dev/null; then udevadm control --reload 2>/dev/null || true; fi
+    rm -rf "$root"
+    say "sensor-node is gone; your data is left: $config_folder, $state"
+}
+
+main "$@"

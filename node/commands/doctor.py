@@ -1,0 +1,147 @@
+"""`sensor-node doctor`: what is wrong, and what to do about it. `node.doctor` has the checks."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from node import config as configuration
+from node.board import open_board
+from node.clock import SystemClock
+from node.doctor.board_checks import check_board
+from node.doctor.broker import Broker
+from node.doctor.broker_checks import check_broker
+from node.doctor.our_node import OurNode, check_our_node, find_our_node
+from node.doctor.report import Step, TextReport, as_json, from_sentence, timed
+from node.doctor.system_checks import (
+    TIMESYNC,
+    check_clock,
+    check_disk,
+    check_files,
+    check_supply,
+)
+from node.doctor.topic_list import Subscription, TopicList
+from node.doctor.users import node_user
+from node.help_text import CommandHelp
+from node.homeassistant import discovery_topic
+from node.identity import client_id, device_id
+from node.messages import NO_COMMAND, Topics
+from node.outbox_store import FILE_NAME
+from node.schema import Config
+from node.state_dir import add_state_dir_argument, find_state_dir
+from node.terminal import count, is_plain
+from node.tls import tls_context
+from node.topic_list import published_topics, subscriptions
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+# ruff: noqa: T201
+
+HELP = CommandHelp(
+    details="""\
+Works through everything between the sensors and the broker, one line a step, and says of what is
+wrong what to do about it: the configuration, the node that runs here, the broker's name, port, TLS
+and login, publishing, retaining and the last will, the permission for each topic, the clock, the
+disk, the supply, buses and pins.
+
+A node that runs is not disturbed: the broker is asked with other client ids and on topics of the
+doctor's own, and no pin is moved.
+""",
+    examples={
+        "sensor-node doctor": "all steps, with the configuration of the service",
+        "sensor-node doctor --json | jq '.steps[] | select(.status == \"failed\")'": "what failed",
+    },
+    exit_codes={0: "nothing failed (there may be warnings)", 1: "a step failed"},
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="look at simulated hardware; the broker is real all the same",
+    )
+    add_state_dir_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when a step failed; warnings and steps that were skipped are no failures."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what is retained for a test is deleted
+    source = configuration.find_file(arguments.config)
+    try:
+        config = configuration.load(source)
+    except configuration.ConfigError as error:
+        if arguments.json:
+            print(as_json(_invalid(error)))
+        raise
+    steps = []
+    report = TextReport(colour=not is_plain(sys.stdout))
+    for step in timed(_examine(config, arguments)):
+        steps.append(step)
+        if not arguments.json:
+            print(report.show(step), end="", flush=True)
+    if arguments.json:
+        print(as_json(steps))
+    else:
+        print(report.finish(), end="")
+    return 1 if any(step.status == "failed" for step in steps) else 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _invalid(error: configuration.ConfigError) -> list[Step]:
+    remedy = "correct the file; sensor-node check tells what is right"
+    return [Step("configuration", "failed", str(p), remedy) for p in error.problems]
+
+
+def _examine(config: Config, arguments: argparse.Namespace) -> Iterator[Step]:
+    yield from _configuration(config, simulate=arguments.simulate)
+    state_dir = find_state_dir(arguments.state_dir)
+    node = find_our_node(state_dir, client_id(config.mqtt.base_topic, config.node.name))
+    user = node_user(node.process, state_dir)
+    yield from check_our_node(node, config)
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    broker = Broker(config.mqtt, topics, tls_context(config.mqtt.tls))
+    yield from check_broker(broker, _topic_list(config, topics, node), node)
+    written = (config.source, TIMESYNC, state_dir / FILE_NAME, Path(__file__))
+    yield check_clock(SystemClock(), written)
+    yield check_disk(state_dir, user)
+    yield from check_files(config, user)
+    board = open_board(config, simulate=arguments.simulate)
+    yield check_supply(board)
+    yield from check_board(config, board, user, node_runs=node.process is not None)
+
+
+def _configuration(config: Config, *, simulate: bool) -> Iterator[Step]:
+    name = "configuration"
+    sensors = count(config.sensors, "sensor")
+    yield Step(name, "ok", f"{config.source} is valid: node {config.node.name}, {sensors}")
+    for note in config.notes_for(simulate=simulate):
+        yield from_sentence(name, "warning", note)
+
+
+def _topic_list(config: Config, topics: Topics, node: OurNode) -> TopicList:
+    device = device_id(node.state_dir)
+    discovery = discovery_topic(config.homeassistant.prefix, device)
+    # "..." stands for channels that are known only when the sensor is read.
+    published = [topic for topic, _ in published_topics(config, device) if "..." not in topic]
+    if config.commands.enabled:
+        published += [topics.command_result(name) for name in config.commands.allow]
+    # An empty message where Home Assistant speaks says neither online nor offline.
+    tries = {topics.command_filter: topics.command(NO_COMMAND), discovery: ""}
+    return TopicList(
+        published=tuple(published),
+        history=topics.history,
+        discovery=discovery,
+        subscribed=tuple(
+            Subscription(s.topic, tries.get(s.topic, s.topic))
+            for s in subscriptions(config, device)
+        ),
+        stream=node.stream,
+    )

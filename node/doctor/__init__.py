@@ -1,0 +1,14 @@
+"""`sensor-node doctor`: every step from the configuration to the buses, each with its remedy.
+
+    our_node        the node that runs here, by its lock and its log
+    system_checks   clock, disk, supply, files          users   for whom the rights are looked at
+    board_checks    buses and pins
+    broker_checks   name, TCP, TLS, login, publish, subscribe, retained, LWT
+      topic_checks  what the ACL allows, topic by topic, unseen by subscribers
+      client_id     does another client use the node's id?
+      broker, wire  single connections to the broker, packet by packet
+    report          steps, as lines or as JSON
+
+Nothing of it disturbs a node that runs: other client ids, topics of its own, no pin is moved.
+Everything has an end: a dead host takes at most `broker.NAME_S` and `broker.CONNECT_S`.
+"""

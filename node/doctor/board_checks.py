@@ -1,0 +1,164 @@
+"""The hardware that the configuration uses: the buses, the pins, and the right to use them.
+
+Nothing is opened that would move a pin. What is switched off and not used is nobody's concern.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from drivers.bus import Board
+from drivers.chip_options import I2CChipOptions, SPIChipOptions
+from drivers.errors import MissingSupport
+from drivers.scan_buses import i2c_adapters, switched_off
+from node.doctor.report import Step
+from node.doctor.users import User, group_of
+from node.schema import Config
+
+__all__ = ["check_board"]
+
+_W1_DEVICES = "/sys/bus/w1/devices"
+_GPIO = re.compile(r"GPIO (\d+)")
+
+
+def check_board(config: Config, board: Board, user: User, *, node_runs: bool) -> Iterator[Step]:
+    """A step for each bus that is used, and for the pins."""
+    options = [sensor.options for sensor in config.sensors]
+    i2c = sorted({o.bus_number for o in options if isinstance(o, I2CChipOptions)})
+    spi = sorted({(o.bus_number, o.select) for o in options if isinstance(o, SPIChipOptions)})
+    for bus in i2c:
+        yield _i2c(board, user, bus)
+    for bus, select in spi:
+        yield _device(board, user, "SPI", f"/dev/spidev{bus}.{select}")
+    if any(o.bus() == "w1" for o in options):
+        yield _one_wire(board)
+    yield from _pins(config, board, user, node_runs=node_runs)
+
+
+def _i2c(board: Board, user: User, bus: int) -> Step:
+    step = _device(board, user, "I2C", f"/dev/i2c-{bus}")
+    adapters = i2c_adapters(board)
+    if step.status == "failed" and adapters and all(a.number != bus for a in adapters):
+        there = ", ".join(f'/dev/i2c-{a.number} ("{a.name}")' for a in adapters)
+        return Step("I2C", "failed", f"{step.message}; there is {there}", step.remedy)
+    return step
+
+
+def _device(board: Board, user: User, kind: str, name: str) -> Step:
+    """Whether a device file is there, and may be used."""
+    file = board.path("/dev") / name.rpartition("/")[2]
+    if not file.exists():
+        return Step(
+            kind, "failed", f"{name} does not exist: {kind} is off", _switch_on(board, kind)
+        )
+    if not user.may(file, os.R_OK | os.W_OK):
+        return _forbidden(kind, name, file, user)
+    return Step(kind, "ok", f"{name} may be used by {user.name}")
+
+
+def _forbidden(kind: str, name: str, file: Path, user: User) -> Step:
+    group = group_of(file)
+    message = f"{name} may not be used by {user.name}, which the node runs as"
+    if group:
+        remedy = f"it is for the group {group}: sudo usermod -aG {group} {user.name}, then log in "
+        remedy += "again, or restart the service"
+    else:
+        remedy = "it is for root alone: a rule of udev's must give it to a group, such as " + (
+            "the package raspberrypi-sys-mods has, or deploy/README.md"
+        )
+    return Step(kind, "failed", message, remedy)
+
+
+def _switch_on(board: Board, kind: str) -> str:
+    """How to switch the bus on, in the words of `scan`."""
+    for text in switched_off(board):
+        name, _, rest = text.partition(": ")
+        if name == kind:
+            return rest.partition(". ")[2]
+    return f"other buses of the kind are there: has the configuration the right number for {kind}?"
+
+
+def _one_wire(board: Board) -> Step:
+    masters = sorted(board.path(_W1_DEVICES).glob("w1_bus_master*"))
+    if not masters:
+        return Step("1-Wire", "failed", "no bus master: 1-Wire is off", _switch_on(board, "1-Wire"))
+    return Step("1-Wire", "ok", f"{', '.join(master.name for master in masters)} is there")
+
+
+# -- pins ------------------------------------------------------------------------------------------
+
+
+def _pins(config: Config, board: Board, user: User, *, node_runs: bool) -> Iterator[Step]:
+    pins = _used_pins(config)
+    if not pins:
+        return
+    chips = sorted(board.path("/dev").glob("gpiochip*"))
+    if chips and not any(user.may(chip, os.R_OK | os.W_OK) for chip in chips):
+        yield _forbidden("GPIO", f"/dev/{chips[0].name}", chips[0], user)
+    if _wants_pin_factory(config):
+        yield _pin_factory(board)
+    for pin, who in pins.items():
+        yield _pin(board, pin, who, node_runs=node_runs)
+
+
+def _pin(board: Board, pin: int, who: str, *, node_runs: bool) -> Step:
+    what = f"GPIO {pin}, for {who},"
+    taken_by = board.pin_user(pin)
+    if taken_by is None:
+        return Step("pins", "skipped", f"{what} cannot be looked at: no GPIO chip may be opened")
+    if not taken_by:
+        return Step("pins", "ok", f"{what} is free")
+    if node_runs or (who.startswith("dht") and "dht11" in taken_by):  # its kernel driver
+        return Step("pins", "ok", f"{what} is in use as it should be: {taken_by}")
+    return Step(
+        "pins",
+        "failed",
+        f"{what} is taken: {taken_by}",
+        "end the program that has it, or take the overlay that uses it out of config.txt",
+    )
+
+
+def _used_pins(config: Config) -> dict[int, str]:
+    """The GPIOs that the node takes for itself alone, and what for."""
+    pins = {}
+    if config.status_led is not None:
+        pins[config.status_led.pin] = "[status_led]"
+    if config.button is not None:
+        pins[config.button.pin] = "[button]"
+    for sensor in config.sensors:
+        if sensor.power_pin is not None:
+            pins[sensor.power_pin] = f"power_pin of {sensor.id}"
+        if isinstance(sensor.options, I2CChipOptions | SPIChipOptions):
+            continue  # the kernel has those
+        for claim in sensor.options.claims():
+            if (match := _GPIO.fullmatch(claim.resource)) and not claim.shared_as:
+                pins[int(match[1])] = f"{sensor.driver} {sensor.id}"
+    return pins
+
+
+def _wants_pin_factory(config: Config) -> bool:
+    """Whether anything goes through gpiozero."""
+    return (
+        config.status_led is not None
+        or config.button is not None
+        or any(s.power_pin is not None or s.driver.startswith("mcp3") for s in config.sensors)
+    )
+
+
+def _pin_factory(board: Board) -> Step:
+    try:
+        factory = board.pin_factory()
+    except MissingSupport as error:
+        return Step("pin factory", "failed", error.what, error.hint)
+    name = type(factory).__name__
+    if name == "NativeFactory":
+        return Step(
+            "pin factory",
+            "warning",
+            "gpiozero falls back to its experimental native factory",
+            "apt install python3-lgpio",
+        )
+    return Step("pin factory", "ok", f"gpiozero uses {name}")

@@ -1,0 +1,93 @@
+"""The steps to the broker and back, in an order in which each one needs those before it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+from node.broker_errors import connect_failure
+from node.doctor.broker import Broker, LoggedIn, Refused
+from node.doctor.client_id import ClientIdWatch
+from node.doctor.login import Login
+from node.doctor.our_node import OurNode
+from node.doctor.packets import WireError
+from node.doctor.report import Step, from_sentence
+from node.doctor.scratch import Scratch, check_last_will, check_retained, check_round_trip
+from node.doctor.topic_checks import check_topics
+from node.doctor.topic_list import TopicList
+from node.doctor.wire import Closed, NoAnswer
+
+__all__ = ["check_broker"]
+
+_NAMES = (
+    *("name", "TCP", "TLS", "login", "publish", "subscribe", "retained", "LWT"),
+    *("may publish", "may subscribe", "client id"),
+)
+
+
+def check_broker(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
+    """Every step that needs the broker; those after one that failed are skipped."""
+    done = []
+    with broker.closing():
+        for step in _steps(broker, topics, node):
+            done.append(step.name)
+            yield step
+    stopped_at = done[-1]
+    for name in _NAMES:
+        if name not in done:
+            yield Step(name, "skipped", f"not tried, for {stopped_at} failed")
+
+
+def _steps(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
+    try:
+        addresses = broker.resolve()
+    except socket.gaierror as error:
+        yield from_sentence("name", "failed", connect_failure(error, broker.mqtt))
+        return
+    if broker.host_is_address:
+        yield Step("name", "ok", f"{broker.mqtt.host} is an address")
+    else:
+        yield Step("name", "ok", f"{broker.mqtt.host} is {', '.join(addresses)}")
+    began_s = time.monotonic()
+    try:
+        sock = broker.connect()
+    except OSError as error:
+        yield from_sentence("TCP", "failed", connect_failure(error, broker.mqtt))
+        return
+    took_ms = (time.monotonic() - began_s) * 1000
+    where = broker.mqtt.address
+    yield Step("TCP", "ok", f"{where} accepts the connection ({took_ms:.0f} ms)")
+    login = Login(broker)
+    yield from login.steps(sock)
+    if login.made is None:
+        return
+    try:
+        watch = ClientIdWatch(broker, node)
+        yield from _round_trips(broker, topics, login.made)
+        yield watch.outcome()
+    except (WireError, OSError, Refused) as error:
+        yield _lost(broker, error)
+
+
+def _round_trips(broker: Broker, topics: TopicList, login: LoggedIn) -> Iterator[Step]:
+    scratch = Scratch(broker.another().connection)
+    yield from check_round_trip(broker, scratch)
+    yield from check_retained(broker, scratch, login)
+    yield from check_last_will(broker, scratch, login.connection)
+    yield from check_topics(broker, topics, readable=scratch.readable, kept_back=scratch.kept_back)
+
+
+def _lost(broker: Broker, error: Exception) -> Step:
+    """A connection that was accepted does not work any more, or a further one is not."""
+    what = f"was lost: {str(error) or type(error).__name__}"
+    if isinstance(error, NoAnswer):
+        what = "is not answered any more"
+    elif isinstance(error, Closed):
+        what = f"was closed ({error})" if str(error) else "was closed"
+    return Step(
+        "connection",
+        "failed",
+        f"a connection to {broker.mqtt.address} {what}",
+        "look into the broker's log; does it limit connections?",
+    )

@@ -1,0 +1,127 @@
+"""Does another client use the node's id, or another node its name?
+
+Two clients of one id throw each other out for ever. To find the other by connecting with the id
+would throw out our own node too, so what is done depends on what is known of it:
+
+- It runs on this computer: its log tells whether its connections last.
+- It does not, and the broker says that it is online: then another one is. Or it died where the
+  broker could not notice, or runs on another state directory; so nobody is thrown out.
+- It does not, and the broker says offline, or nothing: the id should be free. It is taken, and
+  whoever else has it takes it back at once.
+
+The watch goes on beside the other steps, for a client takes a second or so to reconnect.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from node.doctor.broker import Broker
+from node.doctor.our_node import OurNode
+from node.doctor.report import Step
+from node.doctor.wire import Closed, Connection
+from node.health import Health
+from node.link import SHORT_LIVES_TEXT
+from node.messages import ONLINE
+from node.state_dir import lock_holder
+
+__all__ = ["ClientIdWatch"]
+
+WATCH_S = 2.5
+"""A client that is thrown out is back after a second (paho's default), or a little later."""
+RETAINED_S = 0.4
+RECENT_MS = 180_000
+"""With pauses of a minute between its attempts, the node complains again within this."""
+
+
+class ClientIdWatch:
+    """Begun early, asked for its outcome late."""
+
+    def __init__(self, broker: Broker, node: OurNode) -> None:
+        self._broker = broker
+        self._node = node
+        self._began_s = time.monotonic()
+        observer = broker.another().connection
+        for topic in (broker.topics.status, broker.topics.health):
+            observer.subscribe(topic)
+        # Both are retained, and come together.
+        observer.wait_for(lambda m: m.topic == broker.topics.health, RETAINED_S)
+        self._observer = observer
+        self._holder: Connection | None = None
+        if node.process is None and self._newest(broker.topics.status) != ONLINE:
+            self._holder = broker.another(client_id=node.client_id).connection
+
+    def outcome(self) -> Step:
+        """The step; takes until `WATCH_S` after the beginning."""
+        if self._node.process is not None:
+            return self._by_log()
+        if self._holder is None:
+            return self._online_elsewhere()
+        if lock_holder(self._node.state_dir) is not None:
+            return Step("client id", "skipped", "the node was started meanwhile; try again")
+        try:
+            self._holder.watch(self._began_s + WATCH_S - time.monotonic())
+        except (Closed, ConnectionResetError) as error:
+            how = f" ({error})" if str(error) else ""
+            return self._failed(
+                f"another client has the node's id {self._node.client_id}: it throws out whoever "
+                f"connects with it{how}"
+            )
+        return Step("client id", "ok", f"nobody else has {self._node.client_id}")
+
+    def _newest(self, topic: str) -> bytes:
+        payloads = [m.payload for m in self._observer.arrived if m.topic == topic]
+        return payloads[-1] if payloads else b""
+
+    def _by_log(self) -> Step:
+        node = self._node
+        if node.trouble or node.health is None:
+            why = node.trouble or "the node has written nothing yet"
+            return Step("client id", "skipped", f"cannot be told: {why}")
+        events = [event for event in node.events if event.utc_ms >= node.started_ms]
+        fights = [event for event in events if event.message.startswith(SHORT_LIVES_TEXT)]
+        lost = [event for event in events if event.message.startswith("no broker: lost")]
+        now_ms = time.time() * 1000
+        if fights and lost and now_ms - max(event.utc_ms for event in lost) < RECENT_MS:
+            return self._failed(
+                f"the node's connections do not last: another client has its id {node.client_id}, "
+                "or the broker closes them over a message that is too large"
+            )
+        if (other := self._other_process()) is not None:
+            return self._failed(
+                f"another node has this name: {self._broker.topics.health} comes from its process "
+                f"{other}, and the node here is {node.process}"
+            )
+        return Step("client id", "ok", f"the node's connections last, with {node.client_id}")
+
+    def _other_process(self) -> int | None:
+        """The process of another node that publishes under our name, if one does."""
+        node = self._node
+        assert node.health is not None
+        try:
+            health = msgspec.json.decode(self._newest(self._broker.topics.health), type=Health)
+        except msgspec.DecodeError:
+            return None
+        is_ours = health.process == node.process or health.time <= node.health.time
+        return None if is_ours else health.process
+
+    def _online_elsewhere(self) -> Step:
+        return Step(
+            "client id",
+            "failed",
+            f"{self._broker.topics.status} is online, and no node runs in {self._node.state_dir}: "
+            "another one has this name, or it died while the broker was away",
+            "give each node a name of its own ([node] name); if it runs here, name its folder "
+            "with --state-dir",
+        )
+
+    def _failed(self, what: str) -> Step:
+        return Step(
+            "client id",
+            "failed",
+            what,
+            "give each node a name ([node] name) and a machine id of its own: rm "
+            "/etc/machine-id && systemd-machine-id-setup",
+        )

@@ -1,0 +1,121 @@
+"""TLS and login: as the node makes them, and in other ways to find out why they fail."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from node.broker_errors import closed_early, connect_failure, no_answer, refusal
+from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, Refused
+from node.doctor.packets import NotMqtt, Will, WireError
+from node.doctor.report import Step, from_sentence
+from node.doctor.wire import Closed, NoAnswer
+
+__all__ = ["WILL_TOPIC", "Login"]
+
+WILL_TOPIC = "will"
+"""Below the scratch topic."""
+
+
+class Login:
+    """The login as the node makes it: with a will, and in the version that it would use."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._mqtt = broker.mqtt
+        self.made: LoggedIn | None = None
+
+    def steps(self, sock: socket.socket) -> Iterator[Step]:
+        """The steps TLS and login, on a socket that is connected; `made` is what comes of it."""
+        versions = {"auto": (5, 4), "5": (5,), "3.1.1": (4,)}[self._mqtt.protocol]
+        for version in versions:
+            self._broker.version = version
+            is_last = version == versions[-1]
+            try:
+                first = version == versions[0]
+                secured = self._broker.secure(sock if first else self._broker.connect())
+            except (OSError, ValueError) as error:
+                yield self._no_handshake(error)
+                return
+            try:
+                self.made = self._broker.log_in(secured, will=self._will)
+            except Refused as error:
+                if not is_last and "protocol version" in str(error).lower():
+                    continue
+                yield self._tls_step()
+                yield from_sentence("login", "failed", refusal(str(error), self._mqtt))
+                return
+            except Closed:
+                if not is_last:  # a broker that knows no MQTT 5 may do that
+                    continue
+                yield from self._closed()
+                return
+            except (WireError, OSError) as error:
+                yield from self._no_login(error)
+                return
+            yield self._tls_step()
+            yield self._login_step()
+            return
+
+    @property
+    def _will(self) -> Will:
+        return Will(f"{self._broker.scratch}/{WILL_TOPIC}", TEST_PAYLOAD)
+
+    def _tls_step(self) -> Step:
+        if self._mqtt.tls is None:
+            return Step("TLS", "skipped", "there is no [mqtt.tls] in the configuration")
+        by = self._mqtt.tls.ca_file or "this system"
+        return Step("TLS", "ok", f"the certificate is for {self._mqtt.host}, and trusted by {by}")
+
+    def _login_step(self) -> Step:
+        who = f'the user "{self._mqtt.username}"' if self._mqtt.username else "no user name"
+        text = "5" if self._broker.version == 5 else "3.1.1"
+        return Step("login", "ok", f"accepted with {who}, MQTT {text}")
+
+    def _no_handshake(self, error: Exception) -> Step:
+        where = self._mqtt.address
+        certificate = isinstance(error, OSError) and "CERTIFICATE" in str(error).upper()
+        if not certificate and self._broker.speaks_plain_mqtt():
+            return Step(
+                "TLS",
+                "failed",
+                f"{where} is no TLS port: it speaks MQTT without TLS",
+                "set [mqtt] port to the broker's TLS port (often 8883), or leave out [mqtt.tls]",
+            )
+        if isinstance(error, TimeoutError):
+            return from_sentence("TLS", "failed", no_answer(self._mqtt))
+        return from_sentence("TLS", "failed", connect_failure(error, self._mqtt))
+
+    def _closed(self) -> Iterator[Step]:
+        """The broker ended the connection without a CONNACK."""
+        if self._mqtt.tls is None and self._broker.speaks_tls():
+            yield self._needs_tls()
+            return
+        yield self._tls_step()
+        yield from_sentence("login", "failed", closed_early(self._mqtt))
+
+    def _needs_tls(self) -> Step:
+        return Step(
+            "TLS",
+            "failed",
+            f"{self._mqtt.address} is a TLS port, and there is no [mqtt.tls]",
+            "add [mqtt.tls] to the configuration, or set [mqtt] port to the one without TLS",
+        )
+
+    def _no_login(self, error: WireError | OSError) -> Iterator[Step]:
+        """There was no CONNACK, for another reason."""
+        where = self._mqtt.address
+        if isinstance(error, NotMqtt):
+            if self._mqtt.tls is None and self._broker.speaks_tls():
+                yield self._needs_tls()
+                return
+            yield self._tls_step()
+            remedy = "is [mqtt] port that of MQTT? for WebSockets the broker has another one"
+            yield Step("login", "failed", f"{where} answers with {error}: no MQTT", remedy)
+        elif isinstance(error, NoAnswer):
+            yield self._tls_step()
+            yield from_sentence("login", "failed", no_answer(self._mqtt))
+        else:
+            # With TLS 1.3 it is here that the broker tells what it has against our certificate.
+            assert isinstance(error, OSError)
+            yield from_sentence("TLS", "failed", connect_failure(error, self._mqtt))

@@ -1,0 +1,112 @@
+"""The node that runs on this computer, as its lock and its log tell: `OurNode`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from node.doctor.report import Step
+from node.health import Health
+from node.outbox_file import NewerSchema, OutboxFile
+from node.outbox_records import Event
+from node.outbox_rows import Damaged
+from node.outbox_store import FILE_NAME
+from node.schema import Config
+from node.state_dir import lock_holder
+
+__all__ = ["OurNode", "check_our_node", "find_our_node"]
+
+_EVENTS = 200
+
+
+class OurNode(msgspec.Struct, frozen=True):
+    """What is known of it."""
+
+    state_dir: Path
+    client_id: str
+    """What it connects with, by the configuration."""
+    process: int | None = None
+    """None: it does not run."""
+    health: Health | None = None
+    """What this process knew of itself last."""
+    events: tuple[Event, ...] = ()
+    """What was wrong lately, newest last."""
+    stream: str = ""
+    trouble: str = ""
+    """Why the log cannot be read."""
+
+    @property
+    def has_log(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def started_ms(self) -> float:
+        """When the process began, UTC; minus infinity where nobody knows."""
+        if self.health is None:
+            return float("-inf")
+        then_s = datetime.fromisoformat(self.health.time).timestamp()
+        return (then_s - self.health.uptime_s) * 1000
+
+
+def find_our_node(state_dir: Path, client_id: str) -> OurNode:
+    """Look who holds the folder, and into the log there."""
+    process = lock_holder(state_dir)
+    file = state_dir / FILE_NAME
+    try:
+        if not file.exists():
+            return OurNode(state_dir, client_id, process)
+        log = OutboxFile(file, read_only=True)
+    except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
+        return OurNode(state_dir, client_id, process, trouble=f"{file} cannot be read: {error}")
+    try:
+        events = tuple(log.events(_EVENTS))
+        health = _health(log, process)
+        return OurNode(state_dir, client_id, process, health, events, log.stream)
+    except (sqlite3.Error, Damaged) as error:
+        return OurNode(state_dir, client_id, process, trouble=f"{file} cannot be read: {error}")
+    finally:
+        log.close()
+
+
+def _health(log: OutboxFile, process: int | None) -> Health | None:
+    try:
+        health = msgspec.json.decode(log.ledger.health, type=Health)
+    except msgspec.DecodeError:
+        return None
+    return health if health.process == process else None
+
+
+def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
+    """Whether it runs, and with this configuration."""
+    name = "node"
+    if node.process is None:
+        if node.trouble:
+            yield Step(name, "skipped", f"does not run; {node.trouble}", "try it as root")
+        elif node.has_log:
+            yield Step(
+                name,
+                "warning",
+                f"does not run; it has, for its log is in {node.state_dir}",
+                "systemctl status sensor-node says why; or name its folder with --state-dir",
+            )
+        else:
+            yield Step(name, "skipped", f"no node has run in {node.state_dir} yet")
+        return
+    runs = f"runs as process {node.process}"
+    if node.trouble:
+        yield Step(name, "skipped", f"{runs}; {node.trouble}", "try it as root, or as its user")
+    elif node.health is None:
+        yield Step(name, "skipped", f"{runs}, and has not told yet what it runs with; try again")
+    elif node.health.config != config.digest:
+        yield Step(
+            name,
+            "warning",
+            f"{runs}, with a configuration that differs from {config.source} as it is now",
+            "systemctl restart sensor-node; or name its file with --config",
+        )
+    else:
+        yield Step(name, "ok", f"{runs}, with this configuration")

@@ -1,0 +1,197 @@
+"""MQTT packets as bytes: the few that the doctor sends, and those that it gets. Pure.
+
+Names of reasons and properties are paho's, as everywhere. Clauses are those of MQTT 5.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+__all__ = [
+    "Connack",
+    "Message",
+    "NotMqtt",
+    "Will",
+    "WireError",
+    "binary",
+    "connack_of",
+    "cut_packet",
+    "failure_name",
+    "framed",
+    "message_of",
+    "shown",
+    "text",
+]
+
+_LONGEST = 268_435_455  # §1.5.5
+_FAILURE = 0x80
+# Return codes of a CONNACK of 3.1.1 (§3.2.2.3 there) -> the reason codes of MQTT 5.
+_RETURN_CODES = {1: 132, 2: 133, 3: 136, 4: 134, 5: 135}
+_UNSUPPORTED_VERSION = 132
+# Packets that a broker never sends (§2.1.2).
+_OF_CLIENTS = (
+    PacketTypes.CONNECT,
+    PacketTypes.SUBSCRIBE,
+    PacketTypes.UNSUBSCRIBE,
+    PacketTypes.PINGREQ,
+)
+
+
+class WireError(Exception):
+    """The conversation cannot go on."""
+
+
+class NotMqtt(WireError):
+    """What comes is not MQTT; the text is how it begins."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message that arrived."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+class Will(msgspec.Struct, frozen=True):
+    """What the broker shall publish, not retained, when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+class Connack(msgspec.Struct, frozen=True):
+    """The broker's answer to CONNECT; `refused` is the name of its reason, "" for success."""
+
+    refused: str = ""
+    keeps_retained: bool = True
+    maximum_qos: int = 2
+    receive_maximum: int = 65_535
+
+
+def binary(content: bytes) -> bytes:
+    """Binary data (§1.5.6)."""
+    return struct.pack(">H", len(content)) + content
+
+
+def text(content: str) -> bytes:
+    """A UTF-8 encoded string (§1.5.4)."""
+    return binary(content.encode())
+
+
+def framed(first: int, body: bytes) -> bytes:
+    """A whole packet: its first byte, its length, its body."""
+    size = len(body)
+    if size > _LONGEST:
+        raise ValueError(f"{size} bytes are too many for a packet")
+    length = bytearray()
+    while True:
+        size, low = divmod(size, 128)
+        length.append(low | (0x80 if size else 0))
+        if not size:
+            return bytes((first, *length)) + body
+
+
+def cut_packet(received: bytearray) -> tuple[int, bytes] | None:
+    """Take the first packet off what was received: its first byte, and its body.
+
+    None where it is not there as a whole.
+
+    Raises:
+        NotMqtt: no broker sends that.
+    """
+    if received and received[0] >> 4 in (0, *_OF_CLIENTS):
+        raise NotMqtt(shown(received))
+    sized = _integer(received[1:5])
+    if sized is None:
+        if len(received) >= 5:
+            raise NotMqtt(shown(received))
+        return None
+    length, taken = sized
+    end = 1 + taken + length
+    if len(received) < end:
+        return None
+    packet = received[0], bytes(received[1 + taken : end])
+    del received[:end]
+    return packet
+
+
+def _integer(encoded: bytes | bytearray) -> tuple[int, int] | None:
+    """A variable byte integer (§1.5.5), and how many bytes it takes; None for none."""
+    value = 0
+    for index, byte in enumerate(encoded[:4]):
+        value |= (byte & 0x7F) << 7 * index
+        if not byte & 0x80:
+            return value, index + 1
+    return None
+
+
+def message_of(first: int, body: bytes, *, version: int) -> tuple[Message, bytes]:
+    """The message of a PUBLISH (§3.3), and its packet id, empty at QoS 0.
+
+    Raises:
+        NotMqtt: it is malformed.
+    """
+    try:
+        (size,) = struct.unpack_from(">H", body)
+        topic = body[2 : 2 + size].decode()
+    except (struct.error, UnicodeDecodeError):
+        raise NotMqtt(shown(bytes((first,)) + body)) from None
+    rest = body[2 + size :]
+    packet_id = rest[:2] if first & 0x06 else b""
+    rest = rest[len(packet_id) :]
+    if version == 5:
+        sized = _integer(rest)
+        if sized is None:
+            raise NotMqtt(shown(bytes((first,)) + body))
+        rest = rest[sum(sized) :]
+    return Message(topic, rest, retained=bool(first & 1)), packet_id
+
+
+def connack_of(body: bytes, *, version: int) -> Connack:
+    """What a CONNACK says (§3.2).
+
+    One without properties is of MQTT 3.1.1. Such an answer to MQTT 5 is a refusal, even if it says
+    otherwise: amqtt 0.12 does, and takes what follows for 3.1.1.
+
+    Raises:
+        NotMqtt: it is malformed.
+    """
+    code = body[1]
+    if len(body) < 3:
+        code = _RETURN_CODES.get(code, code | _FAILURE if code or version == 5 else 0)
+        if version == 5 and code == _FAILURE:
+            code = _UNSUPPORTED_VERSION
+        return Connack(failure_name(PacketTypes.CONNACK, code))
+    if refused := failure_name(PacketTypes.CONNACK, code):
+        return Connack(refused)
+    properties = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
+    try:
+        properties.unpack(body[2:])  # type: ignore[no-untyped-call]
+    except Exception:  # paho raises whatever its indexing does
+        raise NotMqtt(shown(body)) from None
+    return Connack(
+        keeps_retained=bool(getattr(properties, "RetainAvailable", 1)),
+        maximum_qos=getattr(properties, "MaximumQoS", 2),
+        receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
+    )
+
+
+def failure_name(kind: int, code: int) -> str:
+    """The name of a reason code of a failure; "" for one of success."""
+    if code < _FAILURE and kind != PacketTypes.DISCONNECT:
+        return ""
+    try:
+        return str(ReasonCode(kind, identifier=code))
+    except KeyError:
+        return f"reason code 0x{code:02x}"
+
+
+def shown(received: bytes | bytearray) -> str:
+    """The beginning of what came, for people."""
+    return ascii(bytes(received[:24]).decode("latin-1"))

@@ -1,0 +1,123 @@
+"""What the broker lets the node publish and subscribe to, topic by topic.
+
+It need not say that its ACL denies a topic: MQTT 3.1.1 has no way to, and mosquitto grants every
+subscription and keeps the messages back. So each topic is tried; `node.doctor.probes` has how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from paho.mqtt.client import topic_matches_sub
+
+from node.doctor.broker import Broker
+from node.doctor.probes import RETAINED_S, UnseenProbe, Verdict, VisibleProbe, find_unseen
+from node.doctor.report import Step
+from node.doctor.topic_list import Subscription, TopicList
+from node.doctor.wire import Closed, Connection
+
+__all__ = ["check_topics"]
+
+DELIVERY_S = 2.0
+
+
+def check_topics(
+    broker: Broker, topics: TopicList, *, readable: bool, kept_back: bool
+) -> Iterator[Step]:
+    """A step for each topic that the node publishes on or subscribes to.
+
+    `readable`: what this login publishes on the scratch topic comes back to it; `kept_back`: the
+    subscription was granted, and nothing comes.
+    """
+    unseen = find_unseen(broker, readable=readable, kept_back=kept_back)
+    verdicts: Iterable[tuple[str, Verdict]]
+    if unseen is not None:
+        verdicts = (
+            (topic, Verdict(not why, why))
+            for topic in topics.published
+            for why in (unseen.refusal(topic, topics.harmless(topic)),)
+        )
+    elif readable:
+        verdicts = VisibleProbe(broker, topics).try_all()
+    else:
+        why = "cannot be told: this login may not read it, and a test might mislead others"
+        verdicts = ((topic, Verdict(None, why)) for topic in topics.published)
+    for topic, verdict in verdicts:
+        yield _publish_step(broker, topic, verdict)
+    yield from _try_subscriptions(broker, topics.subscribed, unseen)
+
+
+def _publish_step(broker: Broker, topic: str, verdict: Verdict) -> Step:
+    name = "may publish"
+    if verdict.allowed:
+        return Step(name, "ok", topic)
+    if verdict.allowed is None:
+        return Step(name, "skipped", f"{topic}: {verdict.why}")
+    remedy = f"allow it in the broker's ACL; for mosquitto, below {_acl_user(broker)}: "
+    remedy += f"topic write {topic}"
+    return Step(name, "failed", f"{topic} is denied: {verdict.why}", remedy)
+
+
+def _acl_user(broker: Broker) -> str:
+    """The line of mosquitto's ACL file that the user's topics stand below."""
+    return f"user {broker.mqtt.username}" if broker.mqtt.username else "no user line"
+
+
+# -- subscriptions ---------------------------------------------------------------------------------
+
+
+def _try_subscriptions(
+    broker: Broker, subscriptions: tuple[Subscription, ...], unseen: UnseenProbe | None
+) -> Iterator[Step]:
+    """Subscribe to all, wait for what is retained, and have something delivered of the others."""
+    connection = broker.another().connection
+    denied = {}
+    for subscription in subscriptions:
+        topic_filter = subscription.topic_filter
+        try:
+            denied[topic_filter] = connection.subscribe(topic_filter)
+        except Closed as error:
+            denied[topic_filter] = str(error) or "the broker closes the connection over it"
+            connection = broker.another().connection
+    connection.watch(RETAINED_S)
+    for subscription in subscriptions:
+        topic_filter = subscription.topic_filter
+        if refused := denied[topic_filter]:
+            message = f"{topic_filter} is denied: {refused}"
+            yield Step("may subscribe", "failed", message, _read_remedy(broker, topic_filter))
+        elif any(topic_matches_sub(topic_filter, m.topic) for m in connection.arrived):
+            yield Step("may subscribe", "ok", topic_filter)
+        else:
+            yield _try_delivery(broker, connection, subscription, unseen)
+
+
+def _read_remedy(broker: Broker, topic_filter: str) -> str:
+    return (
+        f"allow it in the broker's ACL; for mosquitto, below {_acl_user(broker)}: "
+        f"topic read {topic_filter}"
+    )
+
+
+def _try_delivery(
+    broker: Broker, connection: Connection, subscription: Subscription, unseen: UnseenProbe | None
+) -> Step:
+    """It is granted, which mosquitto always does: publish something that it covers."""
+    name = "may subscribe"
+    topic_filter, topic = subscription.topic_filter, subscription.try_on
+    no_more = Step(name, "ok", f"{topic_filter} (granted; delivery cannot be tried by this login)")
+    if not topic or (unseen is not None and unseen.refusal(topic, b"")):
+        return no_more
+    if connection.publish(topic, b""):
+        return no_more
+    if connection.wait_for(lambda m: m.topic == topic, DELIVERY_S) is not None:
+        return Step(name, "ok", topic_filter)
+    remedy = _read_remedy(broker, topic_filter)
+    if connection.version == 4 and unseen is None:
+        return Step(
+            name,
+            "warning",
+            f"{topic_filter} is granted, and nothing comes: this login may not publish there, or "
+            "not read there; MQTT 3.1.1 does not say which",
+            remedy,
+        )
+    return Step(name, "failed", f"{topic_filter} is granted, and its messages kept back", remedy)

@@ -1,0 +1,37 @@
+"""The topics that the node uses, and what can be published there without a meaning."""
+
+from __future__ import annotations
+
+import msgspec
+
+from node.messages import history_payload
+
+__all__ = ["Subscription", "TopicList"]
+
+_NO_DISCOVERY = b"{}"
+"""Home Assistant refuses it in a line of its log."""
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """A topic filter of the node; `try_on` is a topic of it on which an empty message does
+    nothing, "" where there is none."""
+
+    topic_filter: str
+    try_on: str = ""
+
+
+class TopicList(msgspec.Struct, frozen=True):
+    """All that the node publishes and subscribes to."""
+
+    published: tuple[str, ...]
+    history: str
+    discovery: str
+    subscribed: tuple[Subscription, ...]
+    stream: str = ""
+    """The stream of the log, if it is known."""
+
+    def harmless(self, topic: str) -> bytes:
+        """What can be published on a topic that nothing is retained on."""
+        if topic == self.history:
+            return history_payload(self.stream, [])
+        return _NO_DISCOVERY if topic == self.discovery else b""

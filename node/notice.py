@@ -1,0 +1,25 @@
+"""What whoever looks after the node's installation wants told: one sentence in a file.
+
+`deploy/update` leaves it when it has undone an update. The node reads it when it starts, and has
+it among the `problems` of its health.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["read_notice"]
+
+FILE_NAME = "update-undone"
+_LONGEST = 500
+
+
+def read_notice(state_dir: Path | None) -> str:
+    """The sentence, "" without one."""
+    if state_dir is None:
+        return ""
+    try:
+        with (state_dir / FILE_NAME).open(encoding="utf-8", errors="replace") as stream:
+            return " ".join(stream.read(_LONGEST).split())
+    except OSError:
+        return ""

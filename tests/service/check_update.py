@@ -1,0 +1,180 @@
+"""`deploy/update`: a good version stays, a bad one goes, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import MakeWheel, configure
+from container import Container, wait_for
+from support import Mosquitto, Subscriber
+
+STATUS = "sensors/box/status"
+UPDATE = "/opt/sensor-node/update"
+_TRIAL = "/opt/sensor-node/trial.json"
+_LIMITS = ("--within", "12", "--settle", "2")
+
+CRASHES = ("node/loop.py", "        self._service.ready()\n", "        raise SystemError('bad')\n")
+READS_NOTHING = ("node/loop.py", "        self._sensing.work()\n", "")
+"""It connects, and tells that it is healthy."""
+FINDS_NO_BROKER = (
+    "node/commands/run.py",
+    "    context = tls_context(config.mqtt.tls)\n",
+    "    import msgspec\n"
+    "    mqtt = msgspec.structs.replace(config.mqtt, port=1)\n"
+    "    config = msgspec.structs.replace(config, mqtt=mqtt)\n"
+    "    context = tls_context(config.mqtt.tls)\n",
+)
+REFUSES_THE_CONFIGURATION = (
+    "node/commands/check.py",
+    "    device = device_id(find_state_dir(arguments.state_dir))\n",
+    "    print('keepalive is no longer a key')\n    return 78\n",
+)
+
+
+@pytest.fixture(scope="module")
+def node(system: Container, house_broker: Mosquitto) -> Container:
+    configure(system, house_broker.port)
+    system.run("/checkout/deploy/install.sh", "--wheels", "/wheels")
+    system.drop_in("RestartSec=1")
+    system.run("systemctl", "restart", "sensor-node")
+    return system
+
+
+@pytest.fixture
+def seen(node: Container, house_broker: Mosquitto) -> Iterator[Subscriber]:
+    subscriber = Subscriber(house_broker.port)
+    subscriber.wait_for(STATUS, "online", 20)
+    yield subscriber
+    subscriber.close()
+
+
+@pytest.fixture
+def wheel(node: Container, make_wheel: MakeWheel) -> Callable[..., str]:
+    """The path in the system of a version with faults."""
+
+    def place(version: str, *edits: tuple[str, str, str]) -> str:
+        made = make_wheel(version, *edits)
+        path = f"/srv/{made.name}"
+        node.file(path).write_bytes(made.read_bytes())
+        return path
+
+    return place
+
+
+def health_says(seen: Subscriber, version: str, problem: str = "") -> bool:
+    if not seen.on("sensors/box/health"):
+        return False
+    health = seen.health("box")
+    return health["version"] == version and (
+        problem in " ".join(health["problems"]) if problem else not health["problems"]
+    )
+
+
+def test_a_good_version_stays(node, seen, wheel):
+    said = node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel("0.2.0")).stdout
+    assert "the service up, a reading committed, the broker reached" in said
+    assert "is healthy, and stays" in said
+    wait_for(lambda: health_says(seen, "0.2.0"), 10)
+    assert len(list(node.file("/opt/sensor-node/releases").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "fault", "why"),
+    [
+        ("0.3.0", CRASHES, "the service does not stay up"),
+        ("0.4.0", READS_NOTHING, "it has committed no reading"),
+        ("0.5.0", FINDS_NO_BROKER, "it does not reach the broker"),
+    ],
+    ids=["crashes", "reads nothing", "finds no broker"],
+)
+def test_a_bad_version_goes_and_health_says_why(node, seen, wheel, version, fault, why):
+    answer = node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel(version, fault), check=False)
+    assert answer.returncode == 1
+    assert why in answer.stdout
+    assert "0.2.0" in answer.stdout.splitlines()[-1]
+    wait_for(lambda: health_says(seen, "0.2.0", why), 15)
+    seen.wait_for(STATUS, "online")
+    assert "was undone" in node.run("sensor-node", "status").stdout
+    names = [release.name for release in node.file("/opt/sensor-node/releases").iterdir()]
+    assert [name.split("-")[0] for name in names] == ["0.2.0"]
+
+
+def test_a_broker_that_was_away_before_is_not_asked_for(node, seen, wheel, house_broker):
+    """And the notice of the undone update is gone with a good one."""
+    house_broker.stop()
+    wait_for(lambda: "no broker" in node.show("StatusText"), 10)
+    wait_for(lambda: "connected" not in node.run("sensor-node", "status").stdout, 15)
+    said = node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel("0.6.0")).stdout
+    assert "the broker reached" not in said
+    assert "is healthy, and stays" in said
+    house_broker.start()
+    wait_for(lambda: health_says(seen, "0.6.0"), 15)
+
+
+def test_a_version_that_refuses_the_configuration_is_not_tried(node, seen, wheel):
+    process = node.show("MainPID")
+    answer = node.run(
+        UPDATE, "--wheels", "/wheels", wheel("0.7.0", REFUSES_THE_CONFIGURATION), check=False
+    )
+    assert answer.returncode == 1
+    assert "keepalive is no longer a key" in answer.stdout
+    assert node.show("MainPID") == process
+
+
+def test_what_is_no_wheel_is_refused(node):
+    for path in ("/srv/t", "/srv/none.whl", "/srv"):
+        answer = node.run(UPDATE, path, check=False)
+        assert answer.returncode == 1
+        assert path in answer.stdout
+
+
+def test_the_trial_outlives_who_began_it(node, seen, wheel):
+    """kill -9 of `update` in its midst, and then of the judge."""
+    updater = node.start(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel("0.8.0", READS_NOTHING))
+    wait_for(lambda: node.file(_TRIAL).exists(), 120)
+    assert "another update is at work" in node.run(UPDATE, "/srv", check=False).stdout
+    updater.kill()
+    node.run("systemctl", "kill", "--signal=KILL", "sensor-node-update", check=False)
+    wait_for(lambda: node.show("ActiveState", "sensor-node-update") == "active", 20)
+    wait_for(lambda: not node.file(_TRIAL).exists(), 60)
+    wait_for(lambda: health_says(seen, "0.6.0", "the update to 0.8.0"), 15)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 4.0])
+def test_a_power_cut_in_the_midst_leaves_a_node_that_works(node, seen, wheel, after_s):
+    """At the boot the trial goes on; the bad version does not stay."""
+    path = wheel("0.9.0", READS_NOTHING)
+    updater = node.start(UPDATE, "--wheels", "/wheels", *_LIMITS, path)
+    wait_for(lambda: node.file(_TRIAL).exists(), 120)
+    time.sleep(after_s)
+    node.cut_power()
+    updater.wait(10)
+    trial = json.loads(node.file(_TRIAL).read_text())
+    assert trial["candidate"].startswith("0.9.0")
+    node.boot()
+    wait_for(lambda: not node.file(_TRIAL).exists(), 60)
+    wait_for(lambda: health_says(seen, "0.6.0", "the update to 0.9.0"), 20)
+    seen.wait_for(STATUS, "online")
+
+
+def test_a_power_cut_while_it_installs_changes_nothing(node, seen, wheel):
+    """Half a release is no release: the next update begins it anew."""
+    path = wheel("1.0.0")
+    releases = node.file("/opt/sensor-node/releases")
+    node.start(UPDATE, "--wheels", "/wheels", *_LIMITS, path)
+    wait_for(lambda: list(releases.glob("1.0.0-*/bin/python")), 60)
+    node.cut_power()
+    assert not list(releases.glob("1.0.0-*/complete"))
+    node.boot()
+    seen.wait_for(STATUS, "online", 20)
+    wait_for(lambda: health_says(seen, "0.6.0", "the update to 0.9.0"), 20)
+    assert "is healthy, and stays" in node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, path).stdout
+    wait_for(lambda: health_says(seen, "1.0.0"), 15)
+
+
+def test_the_version_before_can_be_had_back_by_hand(node, seen):
+    assert "0.6.0" in node.run(UPDATE, "--back", *_LIMITS).stdout
+    wait_for(lambda: health_says(seen, "0.6.0"), 15)

@@ -1,0 +1,36 @@
+"""What `deploy/update` leaves for the node to tell."""
+
+from __future__ import annotations
+
+from support import sysfs_config, wait_until
+
+UNDONE = "the update to 0.2.0 was undone: it has committed no reading; 0.1.0 runs again"
+
+
+def test_a_notice_in_the_state_directory_is_a_problem_of_the_node(
+    broker, start_node, subscribe, temperature_file, tmp_path
+):
+    """Read at the start; when the file is gone, so is the problem of the next run."""
+    (tmp_path / "state").mkdir()
+    notice = tmp_path / "state" / "update-undone"
+    notice.write_text(UNDONE + "\n")
+    subscriber = subscribe(broker.port)
+    for problems in ([UNDONE], []):
+        node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+        wait_until(lambda: subscriber.on("sensors/test/health"))
+        assert subscriber.health()["problems"] == problems
+        assert node.terminate() == 0
+        subscriber.messages.clear()
+        notice.unlink(missing_ok=True)
+
+
+def test_a_notice_that_is_no_text_stops_nothing(
+    broker, start_node, subscribe, temperature_file, tmp_path
+):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "update-undone").write_bytes(b"\xff\n" * 5000)
+    subscriber = subscribe(broker.port)
+    start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    wait_until(lambda: subscriber.on("sensors/test/health"))
+    [problem] = subscriber.health()["problems"]
+    assert len(problem) <= 500
