@@ -6,6 +6,7 @@ through gpiod.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Protocol
@@ -92,6 +93,8 @@ class GpioEdges:
 def header_chip() -> str:
     """The GPIO chip of the 40-pin header: its number differs, its label does not.
 
+    $SENSOR_NODE_GPIO_CHIP names that of a board that is no Pi; a pin is then a line of it.
+
     Raises:
         MissingSupport: there is none, or gpiod is not installed.
     """
@@ -99,6 +102,8 @@ def header_chip() -> str:
         import gpiod
     except ImportError as error:
         raise MissingSupport(f"gpiod cannot be imported ({error})", _REMEDY) from error
+    if chosen := os.environ.get("SENSOR_NODE_GPIO_CHIP"):
+        return chosen
     for path in sorted(map(str, Path("/dev").glob("gpiochip*"))):
         try:
             with gpiod.Chip(path) as chip:

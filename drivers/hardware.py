@@ -6,6 +6,8 @@ and its generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import warnings
 from pathlib import Path
@@ -59,24 +61,9 @@ class HardwareBoard:
 
     def pin_factory(self) -> Any:
         from gpiozero import Device
-        from gpiozero.exc import BadPinFactory, PinFactoryFallback
 
         if Device.pin_factory is None:
-            try:
-                with warnings.catch_warnings(record=True) as fallbacks:
-                    # One for each library that is not there; the outcome is what counts.
-                    warnings.simplefilter("always", PinFactoryFallback)
-                    Device.ensure_pin_factory()
-            except BadPinFactory as error:
-                tried = "".join(
-                    f"; {str(fallback.message).removeprefix('Falling back from ')}"
-                    for fallback in fallbacks
-                    if issubclass(fallback.category, PinFactoryFallback)
-                )
-                raise MissingSupport(
-                    f"gpiozero finds no GPIO on this computer{tried}",
-                    "on a Pi: apt install python3-lgpio; on a laptop: add --simulate",
-                ) from error
+            Device.pin_factory = _pin_factory()
         return Device.pin_factory
 
     def pin_user(self, pin: int) -> str | None:
@@ -95,6 +82,39 @@ class HardwareBoard:
 
     def path(self, absolute: str) -> Path:
         return Path(absolute)
+
+
+def _pin_factory() -> Any:
+    """Ours on gpiod where lgpio is not installed, else what gpiozero chooses.
+
+    Raises:
+        MissingSupport: there is no GPIO, or it may not be used.
+    """
+    from gpiozero import Device
+    from gpiozero.exc import BadPinFactory, PinFactoryFallback
+
+    if "GPIOZERO_PIN_FACTORY" not in os.environ and importlib.util.find_spec("lgpio") is None:
+        # A computer with another header than a Pi's is gpiozero's to judge.
+        with contextlib.suppress(MissingSupport):
+            from drivers.gpiod_pins import GpiodFactory
+
+            return GpiodFactory()
+    try:
+        with warnings.catch_warnings(record=True) as fallbacks:
+            # One for each library that is not there; the outcome is what counts.
+            warnings.simplefilter("always", PinFactoryFallback)
+            Device.ensure_pin_factory()
+    except BadPinFactory as error:
+        tried = "".join(
+            f"; {str(fallback.message).removeprefix('Falling back from ')}"
+            for fallback in fallbacks
+            if issubclass(fallback.category, PinFactoryFallback)
+        )
+        raise MissingSupport(
+            f"gpiozero finds no GPIO on this computer{tried}",
+            "on a Pi: apt install python3-lgpio; on a laptop: add --simulate",
+        ) from error
+    return Device.pin_factory
 
 
 def _open_i2c(bus: int) -> I2CPort:

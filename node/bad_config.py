@@ -26,7 +26,7 @@ BLINK_S = 10.0
 def led_of(source: Path) -> StatusLedTable | None:
     """The `[status_led]` of a configuration that may be wrong everywhere else."""
     try:
-        document = tomllib.loads(source.read_text(encoding="utf-8"))
+        document = tomllib.loads(source.read_text(encoding="utf-8").removeprefix("\ufeff"))
         return msgspec.convert(document["status_led"], StatusLedTable)
     except (OSError, ValueError, KeyError, RecursionError):
         return None

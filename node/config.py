@@ -32,7 +32,7 @@ from node.schema import (
     StatusLedTable,
 )
 
-__all__ = ["ConfigError", "Problem", "find_file", "load"]
+__all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read"]
 
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 
@@ -53,26 +53,48 @@ def find_file(option: str | None) -> Path:
     return Path(option or os.environ.get("SENSOR_NODE_CONFIG") or DEFAULT_FILE)
 
 
-def load(source: Path) -> Config:
+def load(source: Path, *, copies: Path | None = None) -> Config:
     """Read and check the file.
+
+    `copies` is a folder with a copy of each file that the configuration names; see last_good.py.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or anything in it is wrong.
     """
+    return parse(source, read(source), copies=copies)
+
+
+def read(source: Path) -> bytes:
+    """The content of the file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        content = source.read_bytes()
-        text = content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
+        return source.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         what = f"cannot be read: {reason}; name the file with --config FILE"
         raise ConfigError(source, [Problem(0, "file", what)]) from error
+
+
+def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config:
+    """Check the content of the file.
+
+    Raises:
+        ConfigError: it is not TOML in UTF-8, or anything in it is wrong.
+    """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
+    # An editor of Windows may have put a byte order mark before the text.
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(source, [_syntax_problem(error)]) from error
-    config = _read(TableReader(source, text), document)
+    config = _read(TableReader(source, text, copies), document)
     return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 
 

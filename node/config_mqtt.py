@@ -65,7 +65,7 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
         return None
     before = len(reader.problems)
     for key, file in values.items():
-        values[key] = file = reader.source.parent / file
+        values[key] = file = reader.locate(file, key)
         if reader.read_file(file, ("mqtt", "tls", key)) is not None and key == "key_file":
             _note_if_open(reader, file)
     if ("cert_file" in values) != ("key_file" in values):
@@ -92,7 +92,7 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
     if len(named) == 2:
         reader.problem(path, "password and password_file exclude each other")
     elif named == ["password_file"]:
-        file = reader.source.parent / values["password_file"]
+        values["password_file"] = file = reader.locate(values["password_file"], "password_file")
         path = ("mqtt", "password_file")
         if _password_from(reader, file, path, values):
             _note_if_open(reader, file)

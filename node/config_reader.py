@@ -63,9 +63,11 @@ class ConfigError(Exception):
 class TableReader:
     """One pass over one document; `problems` grows, nothing is raised before the end."""
 
-    def __init__(self, source: Path, text: str) -> None:
+    def __init__(self, source: Path, text: str, copies: Path | None = None) -> None:
+        """`copies`: a folder with a copy of each file that the document names, by its key."""
         self.source = source
         self._text = text
+        self._copies = copies
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.sensor_ids: dict[int, str] = {}
@@ -134,6 +136,10 @@ class TableReader:
                 message += f" (it is {shown(written)})"
             self.problem(path, message)
             return _NOTHING
+
+    def locate(self, written: Path, key: str) -> Path:
+        """Where the file is that `key` names: relative to the configuration; or the copy of it."""
+        return self.source.parent / written if self._copies is None else self._copies / key
 
     def read_file(self, file: Path, path: KeyPath) -> str | None:
         """The text of a file that the key at `path` names; None, with a problem noted."""

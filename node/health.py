@@ -84,15 +84,19 @@ def take_health(
     history: History,
     sensors: list[SensorState],
     notice: str = "",
+    bad_configuration: str = "",
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began.
 
     `config` is the digest of the configuration file; `notice` a problem that was there before it
-    began (`node.notice`).
+    began (`node.notice`); `bad_configuration` what is wrong with the configuration, where the
+    node runs on the last good one.
     """
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
-    problems = [text for text in (notice, outbox.problem) if text]
+    if bad_configuration:
+        bad_configuration += ": the node runs on the last good configuration"
+    problems = [text for text in (bad_configuration, notice, outbox.problem) if text]
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")

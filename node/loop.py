@@ -120,7 +120,14 @@ class Node:
         )
         self._name = config.node.name
         self._service = Service(clock)
-        self.panel = Panel(config.status_led, config.button, board, clock, report=self._inbox.put)
+        self.panel = Panel(
+            config.status_led,
+            config.button,
+            board,
+            clock,
+            report=self._inbox.put,
+            bad_configuration=bool(config.stands_in_for),
+        )
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
         outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
         publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
@@ -161,6 +168,7 @@ class Node:
             restart=lambda: self.stop("told to restart by a command"),
         )
         self._so_many_sensors = len(sensors)
+        self._on_what = "on the last good configuration, " if config.stands_in_for else ""
         self._condition: tuple[bool, int] | None = None
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
         self._rest_until_s = 0.0
@@ -280,7 +288,7 @@ class Node:
             self._condition = condition
             broker = "connected" if self._link.connected else "no broker"
             online = f"{self._sensing.online} of {self._so_many_sensors} sensors online"
-            self._service.status(f"{broker}, {online}")
+            self._service.status(f"{self._on_what}{broker}, {online}")
 
     # -- the end
 

@@ -62,8 +62,11 @@ class Panel:
         clock: Clock,
         *,
         report: Callable[[ButtonPressed | ButtonHeld], None] = lambda _event: None,
+        bad_configuration: bool = False,
     ) -> None:
+        """`bad_configuration`: the node runs on another one than it was given."""
         self._clock = clock
+        self._bad_configuration = bad_configuration
         self._led: Any = None
         self._button: Any = None
         self._report = report
@@ -111,6 +114,8 @@ class Panel:
         if now_s < self._identify_until_s:
             self.next_due_s = self._identify_until_s
             self.display(Pattern.IDENTIFY)
+        elif self._bad_configuration:
+            self.display(Pattern.BAD_CONFIGURATION)
         elif connected and all_online:
             self.display(Pattern.ONLINE)
         elif now_s < starting_until_s:

@@ -82,6 +82,7 @@ class Reporter:
             topic=self._topics.history,
             clock_found_set=self._clock_found_set,
         )
+        self._bad_configuration = config.stands_in_for
         self._patience_s = 2.0 * config.mqtt.keepalive
         self._uncommitted = False
         """Readings were taken in since the last commit."""
@@ -251,6 +252,7 @@ class Reporter:
             history=self._history,
             sensors=[sensor.state for sensor in self._sensors],
             notice=self._notice,
+            bad_configuration=self._bad_configuration,
         )
         payload = msgspec.json.encode(health)
         self._publisher.set(self._topics.health, payload)

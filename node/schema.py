@@ -251,9 +251,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sensors: tuple[SensorTable, ...]
     notes: tuple[str, ...] = ()
     """What is not wrong and still worth knowing, one sentence each."""
+    stands_in_for: str = ""
+    """What is wrong with the configuration that this one, kept from before, stands in for."""
 
     def notes_for(self, *, simulate: bool) -> tuple[str, ...]:
         """The notes, and what has no effect on real hardware."""
         if self.simulation is None or simulate:
             return self.notes
         return (*self.notes, "[simulation] has no effect without --simulate")
+
+    def named_files(self) -> dict[str, Path]:
+        """The files that the configuration names, each by its key."""
+        named: dict[str, Path | None] = {"password_file": self.mqtt.password_file}
+        if self.mqtt.tls is not None:
+            named |= msgspec.structs.asdict(self.mqtt.tls)
+        return {key: file for key, file in named.items() if file is not None}

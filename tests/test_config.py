@@ -116,6 +116,13 @@ def test_the_host_alone_is_enough(tmp_path):
     assert "no [[sensor]]" in config.notes[0]
 
 
+def test_a_file_saved_by_an_editor_of_windows_is_read(tmp_path):
+    """With a byte order mark, and CR before LF."""
+    file = tmp_path / "node.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + MQTT.replace("\n", "\r\n").encode())
+    assert load(file).mqtt.host == "127.0.0.1"
+
+
 def test_a_host_name_with_dots_becomes_a_topic_part(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "pi zero.local")
     assert load_text(tmp_path, MQTT).node.name == "pi-zero"

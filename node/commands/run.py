@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 from node import __version__
 from node import config as configuration
@@ -15,6 +16,7 @@ from node.help_text import CommandHelp
 from node.identity import client_id
 from node.logs import RecentWarnings
 from node.loop import Node, preload_drivers
+from node.schema import Config
 from node.service import catch_signals
 from node.state_dir import (
     StateDirLock,
@@ -39,6 +41,9 @@ stays there until the broker has acknowledged it.
 
 With --simulate the same drivers find simulated hardware under them; [simulation] in the
 configuration says what the room is like and what breaks.
+
+With --last-good FILE an invalid configuration does not end it with 78, once a valid one was
+kept there: the node says what is wrong, in its log, in health and on the LED, and runs on that.
 """,
     examples={
         "sensor-node run --config node.toml --state-dir ./state": "as yourself, with its log there",
@@ -57,16 +62,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put simulated hardware under the configured drivers",
     )
+    parser.add_argument(
+        "--last-good",
+        metavar="FILE",
+        type=Path,
+        help="keep a copy of the last valid configuration there, and run on it when the newest "
+        "is invalid",
+    )
     add_state_dir_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or SIGINT; exit code 1 if another node uses the state directory."""
     source = configuration.find_file(arguments.config)
+    warnings = RecentWarnings()
+    logging.getLogger().addHandler(warnings)
+    content = b""
     try:
-        config = configuration.load(source)
+        content = configuration.read(source)
+        config = configuration.parse(source, content)
     except configuration.ConfigError as error:
-        return _tell_of_bad_configuration(error, simulate=arguments.simulate)
+        stand_in = _last_good(arguments.last_good, error)
+        if stand_in is None:
+            return _tell_of_bad_configuration(error, simulate=arguments.simulate)
+        config = stand_in
     context = tls_context(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
     lock = StateDirLock(state_dir)
@@ -75,8 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
     except StateDirTaken as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
-    warnings = RecentWarnings()
-    logging.getLogger().addHandler(warnings)
+    if arguments.last_good is not None and not config.stands_in_for:
+        from node.last_good import LastGood
+
+        LastGood(arguments.last_good).keep(config, content)
     for note in config.notes_for(simulate=arguments.simulate):
         _log.warning("%s: %s", config.source, note)
     board = open_board(config, simulate=arguments.simulate)
@@ -100,6 +121,20 @@ def run(arguments: argparse.Namespace) -> int:
             _log.info("simulated fault: %s", fault)
     node.run()
     return 0
+
+
+def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | None:
+    """The configuration to run on in place of one that is wrong, which is logged; None without."""
+    if file is None:
+        return None
+    from node.last_good import LastGood
+
+    config = LastGood(file).stand_in(error)
+    if config is not None:
+        for line in error.report().splitlines():
+            _log.error("%s", line)
+        _log.error("the node runs on the last good configuration, %s", file)
+    return config
 
 
 def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:

@@ -1,0 +1,135 @@
+"""The base of the image: Debian's packages, unpacked and configured for arm64, as one tar.
+
+It takes ten to fifteen minutes on an amd64 machine, which runs the packages' scripts under
+qemu-user; so it is kept, under a name made of all that goes into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["SUITE", "base_tar", "words_of"]
+
+SUITE = "trixie"
+_KERNEL = "linux-image-arm64"
+_HERE = Path(__file__).parent
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_LEFT_OUT_DOCS = ("man", "locale", "info", "doc")
+
+
+def words_of(path: Path) -> list[str]:
+    """The lines of a list, without comments."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> Path:
+    """The tar of the base; built when `cache` does not have it.
+
+    `newer_kernel`: that of Debian's backports.
+    """
+    packages = words_of(_HERE / "packages.txt")
+    if newer_kernel:
+        packages[packages.index(_KERNEL)] = f"{_KERNEL}/{SUITE}-backports"
+    hooks = _HERE / "hooks"
+    parts = (
+        _HERE / "packages.txt",
+        _HERE / "modules-left-out.txt",
+        hooks / "essential",
+        hooks / "customize",
+    )
+    content = [part.read_bytes() for part in parts]
+    if newer_kernel:
+        content.append(b"newer kernel")
+    recipe = hashlib.sha256(b"\0".join(content)).hexdigest()
+    tar = cache / f"base-{SUITE}-arm64-{recipe[:16]}.tar"
+    if tar.exists():
+        say(f"base: {tar} is there")
+        return tar
+    say(f"base: {len(packages)} packages and what they need; ten to fifteen minutes, once")
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = tar.with_suffix(".unfinished.tar")
+    command = [
+        "mmdebstrap",
+        "--mode=root",
+        "--architectures=arm64",
+        "--variant=minbase",
+        f"--include={','.join(packages)}",
+        f"--keyring={_KEYRING}",
+        *_dpkg_options(),
+        f"--essential-hook={hooks / 'essential'}",
+        f"--customize-hook={hooks / 'customize'}",
+        SUITE,
+        str(unfinished),
+        *apt_sources(backports=newer_kernel),
+    ]
+    try:
+        _run_with_progress(command, say)
+        unfinished.replace(tar)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return tar
+
+
+def apt_sources(*, backports: bool) -> list[str]:
+    """Lines for sources.list: this machine's Debian mirrors, for the image's release."""
+    asked = subprocess.run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(ORIGIN)\t$(REPO_URI)\t$(RELEASE)",
+            "Created-By: Packages",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = []
+    for line in asked.stdout.splitlines():
+        origin, uri, release = line.split("\t")
+        _, dash, pocket = release.partition("-")
+        # Debian's own and no others; of its pockets those that a release is not without.
+        if origin == "Debian" and pocket in ("", "updates", "security"):
+            lines.append(f"deb {uri} {SUITE}{dash}{pocket} main non-free-firmware")
+            if backports and not pocket:
+                lines.append(f"deb {uri} {SUITE}-backports main")
+    if not lines:
+        raise SystemExit(
+            "base: apt of this machine knows no Debian mirror; run `apt-get update`, and look at "
+            "/etc/apt/sources.list.d"
+        )
+    return sorted(set(lines))
+
+
+def _dpkg_options() -> list[str]:
+    left_out = [f"/usr/share/{name}/*" for name in _LEFT_OUT_DOCS]
+    for folder in words_of(_HERE / "modules-left-out.txt"):
+        left_out += [
+            f"/usr/lib/modules/*/kernel/{folder}/*",
+            f"/lib/modules/*/kernel/{folder}/*",
+        ]
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in left_out]
+    options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
+    options.append("--dpkgopt=force-unsafe-io")
+    return options
+
+
+def _run_with_progress(command: list[str], say: Callable[[str], None]) -> None:
+    """Run mmdebstrap; pass on what it says of its steps, without the names of mirrors."""
+    seen: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(line.rstrip())
+            if line.startswith("I: ") and "://" not in line:
+                say(f"base: {line[3:].rstrip()}")
+    if process.returncode != 0:
+        raise SystemExit(
+            "\n".join([*seen[-30:], f"base: mmdebstrap failed, exit code {process.returncode}"])
+        )

@@ -1,0 +1,115 @@
+"""Lays the image out as a disk: a FAT partition, the root file system, and /var.
+
+No loop device and no mount: each file system is made in a file of its own, with its content,
+and copied to its place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["BOOT_OFFSET_MIB", "lay_out"]
+
+BOOT_OFFSET_MIB = 4
+_BOOT_MIB = 256
+_VAR_MIB = 512
+_ROOM_IN_ROOT = 1.25
+"""How much larger than its content the root file system is made: room for an update."""
+_NAMESPACE = uuid.UUID("b6c9a2a4-4d0e-4a3c-9a56-5f2f0a1d8e11")
+
+
+def lay_out(
+    root: Path, boot: Path, out: Path, *, disk_id: str, epoch: int, say: Callable[[str], None]
+) -> None:
+    """Write the disk image `out`; `root/var` goes into a partition of its own."""
+    work = out.parent / (out.name + ".parts")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        _lay_out(root, boot, out, work, disk_id=disk_id, epoch=epoch, say=say)
+    finally:
+        shutil.rmtree(work)
+
+
+def _lay_out(
+    root: Path,
+    boot: Path,
+    out: Path,
+    work: Path,
+    *,
+    disk_id: str,
+    epoch: int,
+    say: Callable[[str], None],
+) -> None:
+    say("disk: FAT partition")
+    fat = work / "boot"
+    _make_fat(boot, fat, disk_id=disk_id, epoch=epoch)
+    say("disk: /var")
+    var = work / "var"
+    _make_ext4(root / "var", var, _VAR_MIB, label="var", disk_id=disk_id, epoch=epoch)
+    shutil.rmtree(root / "var")
+    (root / "var").mkdir()
+    os.utime(root / "var", (epoch, epoch))
+    os.utime(root, (epoch, epoch))
+    say("disk: root file system")
+    used_kib = int(_output("du", "--summarize", "--block-size=1024", root).split()[0])
+    root_mib = int(used_kib * _ROOM_IN_ROOT / 1024) + 64
+    rootfs = work / "rootfs"
+    _make_ext4(root, rootfs, root_mib, label="rootfs", disk_id=disk_id, epoch=epoch)
+
+    say("disk: partitions")
+    starts_mib = [BOOT_OFFSET_MIB, BOOT_OFFSET_MIB + _BOOT_MIB]
+    starts_mib.append(starts_mib[1] + root_mib)
+    table = f"label: dos\nlabel-id: 0x{disk_id}\n"
+    sizes_mib = (_BOOT_MIB, root_mib, _VAR_MIB)
+    for start_mib, size_mib, kind in zip(
+        starts_mib, sizes_mib, ("c, bootable", "83", "83"), strict=True
+    ):
+        table += f"start={start_mib}MiB, size={size_mib}MiB, type={kind}\n"
+    unfinished = out.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    _run("truncate", f"--size={starts_mib[2] + _VAR_MIB}M", unfinished)
+    _run("sfdisk", "--quiet", unfinished, given=table)
+    for part, start_mib in zip((fat, rootfs, var), starts_mib, strict=True):
+        to = (f"of={unfinished}", "bs=1M", f"seek={start_mib}")
+        _run("dd", f"if={part}", *to, "conv=notrunc,sparse", "status=none")
+    unfinished.replace(out)
+
+
+def _make_fat(content: Path, file: Path, *, disk_id: str, epoch: int) -> None:
+    _run("truncate", f"--size={_BOOT_MIB}M", file)
+    _run("mkfs.vfat", "-F", "32", "-n", "SENSOR-NODE", "-i", disk_id, "--invariant", file)
+    entries = sorted(str(path) for path in content.iterdir())
+    _run("mcopy", "-s", "-m", "-Q", "-i", file, *entries, "::", epoch=epoch)
+
+
+def _make_ext4(
+    content: Path, file: Path, size_mib: int, *, label: str, disk_id: str, epoch: int
+) -> None:
+    identity = uuid.uuid5(_NAMESPACE, f"{disk_id} {label}")
+    _run("truncate", f"--size={size_mib}M", file)
+    options = f"hash_seed={identity},lazy_itable_init=0,lazy_journal_init=0"
+    make = ("mkfs.ext4", "-q", "-L", label, "-U", identity, "-E", options, "-m", "1")
+    _run(*make, "-d", content, file, epoch=epoch)
+
+
+def _run(*command: object, given: str | None = None, epoch: int | None = None) -> None:
+    words = [str(word) for word in command]
+    environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
+    if epoch is not None:  # e2fsprogs has heeded the second since 1.47.1 only
+        environment |= {"SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
+    done = subprocess.run(
+        words, env=environment, input=given, check=False, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{words[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def _output(*command: object) -> str:
+    words = [str(word) for word in command]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout

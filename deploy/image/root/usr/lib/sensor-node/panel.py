@@ -1,0 +1,184 @@
+"""Makes settings of what the owner has written on the FAT partition; run once at each start.
+
+The root file system is only read, so all of it goes into /run, but for what must outlive a
+restart: the machine's id, the keys of its SSH server, and the last Wi-Fi settings that were
+right. A mistake in one file costs that file alone, and is told in status.txt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from card import CONFIG, LAST_GOOD, RUN, SSH_KEYS, WIFI, BadFile, read_toml, writable
+
+__all__ = ["host_name", "ssh_keys", "wpa_supplicant_conf"]
+
+# ruff: noqa: T201
+
+_STATE = Path("/var/lib/sensor-node-panel")
+_SSH_STATE = Path("/var/lib/sensor-node-ssh")
+_MACHINE_ID = Path("/etc/machine-id")
+_SERIAL = Path("/proc/device-tree/serial-number")
+_KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
+
+
+def main() -> int:
+    problems = []
+    for step in (_keep_machine_id, _name_host, _set_up_wifi, _set_up_ssh):
+        try:
+            step()
+        except BadFile as error:
+            problems.append(str(error))
+        except (OSError, subprocess.CalledProcessError) as error:
+            problems.append(f"{step.__name__.strip('_').replace('_', ' ')}: {error}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    (RUN / "problems.json").write_text(json.dumps(problems))
+    return 0
+
+
+def host_name(document: dict[str, Any], unique: str) -> str:
+    """The name on the network: the node's, as far as DNS allows it (RFC 1123, §2.1)."""
+    node = document.get("node")
+    name = str(node.get("name", "")) if isinstance(node, dict) else ""
+    name = re.sub(r"[^A-Za-z0-9-]", "-", name).strip("-")[:63]
+    return name.lower() or f"sensor-node-{unique}"
+
+
+def ssh_keys(text: str) -> tuple[list[str], list[int]]:
+    """The public keys of ssh.txt, and the numbers of lines that are none."""
+    keys, wrong = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if line.startswith(_KEY_TYPES) and len(line.split()) >= 2:
+            keys.append(line)
+        elif line and not line.startswith("#"):
+            wrong.append(number)
+    return keys, wrong
+
+
+def wpa_supplicant_conf(document: dict[str, Any]) -> str:
+    """The settings of wifi.toml for wpa_supplicant; "" when it names no network.
+
+    Raises:
+        BadFile: something in it is wrong.
+    """
+    networks = document.get("network", [])
+    if unknown := set(document) - {"country", "network"}:
+        raise BadFile(f"wifi.toml: unknown key {min(unknown)}; there are country and [[network]]")
+    if not isinstance(networks, list):
+        raise BadFile("wifi.toml: write [[network]], in two pairs of brackets")
+    if not networks:
+        return ""
+    country = document.get("country")
+    if not isinstance(country, str) or not re.fullmatch("[A-Z]{2}", country):
+        raise BadFile('wifi.toml: country must be two capital letters, such as "DE" or "US"')
+    parts = ["ctrl_interface=/run/wpa_supplicant", f"country={country}"]
+    parts += [_network(number, network) for number, network in enumerate(networks, 1)]
+    return "\n".join(parts) + "\n"
+
+
+def _network(number: int, network: dict[str, Any]) -> str:
+    where = f"wifi.toml: [[network]] #{number}"
+    if unknown := set(network) - {"name", "password", "hidden", "security"}:
+        raise BadFile(f"{where}: unknown key {min(unknown)}")
+    name = network.get("name")
+    if not isinstance(name, str) or not 1 <= len(name.encode()) <= 32:
+        raise BadFile(f"{where}: name must be the Wi-Fi's name, in quotes, of 1 to 32 bytes")
+    # Hexadecimal: nothing that a name may hold is of meaning there.
+    lines = [f"ssid={name.encode().hex()}"]
+    if network.get("hidden") is True:
+        lines.append("scan_ssid=1")
+    password = network.get("password")
+    if password is None:
+        lines.append("key_mgmt=NONE")
+    elif not isinstance(password, str) or not re.fullmatch(r"[ -~]{8,63}", password):
+        raise BadFile(
+            f"{where}: password must be 8 to 63 ordinary characters in quotes; "
+            "leave it out for an open network"
+        )
+    elif network.get("security", "wpa2") == "wpa2":
+        # With WPA3 offered as well, brcmfmac does not connect to every access point that has both.
+        lines += ["key_mgmt=WPA-PSK", f'psk="{password}"']
+    elif network["security"] == "wpa3":
+        lines += ["key_mgmt=SAE", "ieee80211w=2", f'sae_password="{password}"']
+    else:
+        raise BadFile(f'{where}: security is "wpa2" or "wpa3"')
+    return "\n    ".join(["network={", *lines]) + "\n}"
+
+
+def _keep_machine_id() -> None:
+    """Write down the id that systemd has made up at the first start: /etc is only read."""
+    if _MACHINE_ID.is_mount():
+        with writable(Path("/")):
+            subprocess.run(["systemd-machine-id-setup", "--commit"], check=True)
+
+
+def _name_host() -> None:
+    try:
+        document = read_toml(CONFIG) or read_toml(LAST_GOOD)
+    except BadFile:  # the node says what is wrong with it
+        document = read_toml(LAST_GOOD)
+    socket.sethostname(host_name(document, _unique()))
+
+
+def _unique() -> str:
+    """Four digits that tell this machine from others of its kind."""
+    try:
+        return _SERIAL.read_text(encoding="ascii").rstrip("\0\n")[-4:]
+    except OSError:
+        return _MACHINE_ID.read_text(encoding="ascii")[:4]
+
+
+def _set_up_wifi() -> None:
+    kept = _STATE / "wpa_supplicant.conf"
+    in_use = RUN / "wpa_supplicant.conf"
+    try:
+        conf = wpa_supplicant_conf(read_toml(WIFI))
+    except BadFile:
+        if kept.exists():
+            _write(in_use, kept.read_text())
+        raise
+    if conf:
+        _write(in_use, conf)
+    if conf and (not kept.exists() or kept.read_text() != conf):
+        _STATE.mkdir(mode=0o700, exist_ok=True)
+        _write(kept, conf)
+
+
+def _set_up_ssh() -> None:
+    text = SSH_KEYS.read_text(encoding="utf-8-sig", errors="replace") if SSH_KEYS.exists() else ""
+    keys, wrong = ssh_keys(text)
+    if keys:
+        host_key = _SSH_STATE / "ssh_host_ed25519_key"
+        if not host_key.exists():
+            _SSH_STATE.mkdir(mode=0o700, exist_ok=True)
+            make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(host_key)]
+            subprocess.run(make, check=True)
+        _write(RUN / "authorized_keys", "\n".join(keys) + "\n")
+    if wrong:
+        lines = ", ".join(map(str, wrong))
+        raise BadFile(f"ssh.txt: line {lines} is no public key; one begins with ssh-ed25519")
+
+
+def _write(file: Path, text: str) -> None:
+    """A file that its owner alone can read, as a whole or not at all."""
+    new = file.with_name(file.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Writes status.txt on the FAT partition: how the node is, in words for its owner.
+
+The card is written to only when the words have changed, and they hold nothing that changes by
+itself: no reading, no count. While something is wrong with the configuration the board's own LED
+blinks as the node's does (a short flash every two seconds), for there may be no other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from card import BOOT, CONFIG, RUN, STATUS, writable
+
+__all__ = ["compose"]
+
+# ruff: noqa: T201
+
+_SENSOR_NODE = os.environ.get("SENSOR_NODE", "sensor-node")
+_SET_UP = "edit sensor-node.toml on this card, then switch the Pi off and on"
+
+
+def main() -> int:
+    bad = _configuration_problems()
+    text = compose(
+        host=socket.gethostname(),
+        unit=_unit(),
+        bad_configuration=bad,
+        problems=_panel_problems(),
+        addresses=_addresses(),
+        wifi_set_up=(RUN / "wpa_supplicant.conf").exists(),
+        clock_set=Path("/run/systemd/timesync/synchronized").exists(),
+        known=_known(),
+    )
+    _show_on_board(bad=bool(bad))
+    old = STATUS.read_text(encoding="utf-8") if STATUS.exists() else ""
+    if old.partition("\n")[2] != text and os.path.ismount(BOOT):
+        now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        with writable(BOOT):
+            new = STATUS.with_suffix(".new")
+            new.write_text(f"As of {now}\n{text}", encoding="utf-8", newline="\r\n")
+            new.replace(STATUS)
+    print(text)
+    return 0
+
+
+def compose(
+    *,
+    host: str,
+    unit: dict[str, str],
+    bad_configuration: list[str],
+    problems: list[str],
+    addresses: list[tuple[str, str]],
+    wifi_set_up: bool,
+    clock_set: bool,
+    known: dict[str, Any],
+) -> str:
+    """The text, without the line that says when it was written."""
+    health = known.get("health") or {}
+    lines = ["", *_node_lines(unit, health, bad_configuration), ""]
+    if addresses:
+        lines += [f"Network: {address} on {name}" for name, address in addresses]
+        lines.append(f"         also as {host}.local; ssh root@{host}.local with a key in ssh.txt")
+    else:
+        remedy = (
+            "is the name or the password in wifi.toml right?"
+            if wifi_set_up
+            else ("plug in a cable, or name your Wi-Fi in wifi.toml")
+        )
+        lines.append(f"Network: NONE; {remedy}")
+    lines.append("Clock:   set by the network" if clock_set else "Clock:   not set yet")
+    lines.append(f"Broker:  {health.get('broker', 'not tried yet')}")
+    for name, sensor in sorted((health.get("sensors") or {}).items()):
+        state = "online" if sensor["online"] else "OFFLINE"
+        error = "" if sensor["online"] else sensor.get("last_error") or "no reading yet"
+        lines.append(f"Sensor:  {name}: {state}" + (f": {error}" if error else ""))
+    wrong = problems + [text for text in health.get("problems", []) if "cannot be used" not in text]
+    lines += [f"Problem: {text}" for text in wrong]
+    return "\n".join(lines) + "\n"
+
+
+def _node_lines(unit: dict[str, str], health: dict[str, Any], bad: list[str]) -> list[str]:
+    name, version = health.get("node", ""), health.get("version", "")
+    state = unit.get("ActiveState", "unknown")
+    runs = state == "active"
+    if runs:
+        who = (
+            f'The node "{name}" is running, version {version}.' if name else "The node is running."
+        )
+    elif state == "activating":
+        who = "The node is starting."
+    else:
+        who = f"The node is NOT RUNNING ({state}, exit code {unit.get('ExecMainStatus', '?')})."
+    if not bad:
+        return [who]
+    return [
+        who,
+        "sensor-node.toml CANNOT BE USED:",
+        *(f"  {line}" for line in bad),
+        f"The last configuration that could be used goes on. {_SET_UP.capitalize()}."
+        if runs
+        else f"Nothing is measured: {_SET_UP}.",
+    ]
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _unit() -> dict[str, str]:
+    shown = _run("systemctl", "show", "sensor-node", "-p", "ActiveState,ExecMainStatus").stdout
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
+def _configuration_problems() -> list[str]:
+    """What `sensor-node check` says of the file on the card; nothing if it can be used."""
+    done = _run(_SENSOR_NODE, "check", "--config", str(CONFIG))
+    if done.returncode != 78:
+        return []
+    return [line.replace(f"{CONFIG}:", "line ", 1) for line in done.stderr.splitlines() if line]
+
+
+def _known() -> dict[str, Any]:
+    try:
+        return dict(json.loads(_run(_SENSOR_NODE, "status", "--json").stdout))
+    except ValueError:
+        return {}
+
+
+def _panel_problems() -> list[str]:
+    try:
+        return list(json.loads((RUN / "problems.json").read_text()))
+    except (OSError, ValueError):
+        return []
+
+
+def _addresses() -> list[tuple[str, str]]:
+    """Interface and IPv4 address of each network that is up."""
+    try:
+        interfaces = json.loads(_run("ip", "-json", "-4", "address", "show", "up").stdout)
+    except ValueError:
+        return []
+    return [
+        (interface["ifname"], address["local"])
+        for interface in interfaces
+        if interface["ifname"] != "lo"
+        for address in interface.get("addr_info", [])
+    ]
+
+
+def _show_on_board(*, bad: bool) -> None:
+    for led in Path("/sys/class/leds").glob("*"):
+        if "act" in led.name.lower():
+            try:
+                (led / "trigger").write_text("timer" if bad else "mmc0")
+                if bad:
+                    (led / "delay_on").write_text("100")
+                    (led / "delay_off").write_text("1900")
+            except OSError as error:
+                print(f"{led}: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

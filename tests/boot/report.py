@@ -1,0 +1,63 @@
+"""What is proved, line by line, while it runs; and a last line that says how many."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator
+
+__all__ = ["Report", "StageOver"]
+
+# ruff: noqa: T201
+
+
+class StageOver(Exception):
+    """A check has failed that the ones after it stand on."""
+
+
+class Report:
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+        self.failed: list[str] = []
+        self.not_run: list[str] = []
+        self._began_s = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._began_s:5.0f} s  {text}", flush=True)
+
+    @contextlib.contextmanager
+    def check(self, claim: str, *, vital: bool = False) -> Iterator[list[str]]:
+        """One claim; what is put into the list is told with it. The others go on if it fails."""
+        figures: list[str] = []
+        began_s = time.monotonic()
+        try:
+            yield figures
+        except StageOver:
+            raise
+        except Exception:
+            self.failed.append(claim)
+            self.say(f"FAILED  {claim}")
+            print(traceback.format_exc(), flush=True)
+            if vital:
+                raise StageOver(claim) from None
+            return
+        told = f" ({', '.join(figures)})" if figures else ""
+        self.passed.append(claim)
+        self.say(f"ok      {claim}{told} [{time.monotonic() - began_s:.0f} s]")
+
+    def could_not_run(self, what: str, why: str) -> None:
+        self.not_run.append(what)
+        self.say(f"NOT RUN {what}: {why}")
+
+    def end(self) -> int:
+        """Exit code 1 if anything failed."""
+        for what in self.not_run:
+            print(f"not run: {what}")
+        for claim in self.failed:
+            print(f"failed: {claim}")
+        print(
+            f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.not_run)} skipped",
+            flush=True,
+        )
+        return 1 if self.failed else 0

@@ -1,0 +1,265 @@
+"""The image on QEMU's `virt` machine: from a card fresh from the imager to a node in use.
+
+`virt` has no thermometer: the size of its network card's packets (1500) stands in for one, in
+m°C. Its GPIO chip, a PL061, stands in for the Pi's where edges are needed: QEMU's Pi has none.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from machine import BROKER, Machine
+from report import Report
+from support import Subscriber, wait_until
+
+__all__ = ["run_virt"]
+
+BOOT_S = 480.0
+"""A boot takes 36 s on a quiet machine; on a busy one it takes its time."""
+_PL061 = 0x0903_0000
+_LED, _BUTTON = 5, 6
+
+_CONFIG = """\
+[node]
+name = "{name}"
+
+[mqtt]
+host = "{broker}"
+keepalive = "5s"
+
+[outbox]
+history_interval = "2s"
+"""
+_SENSOR = """
+[[sensor]]
+id = "{id}"
+driver = "sysfs"
+path = "/sys/class/net/eth0/mtu"
+interval = "{interval}"
+"""
+
+
+def config(name: str, *sensors: tuple[str, str], more: str = "") -> str:
+    text = _CONFIG.format(name=name, broker=BROKER[0]) + more
+    return text + "".join(_SENSOR.format(id=id_, interval=every) for id_, every in sensors)
+
+
+def run_virt(machine: Machine, seen: Subscriber, report: Report) -> None:
+    """Three boots of one card."""
+    card = machine.card
+    card.write("ssh.txt", machine.make_ssh_key())
+    card.write("sensor-node.toml", config("greenhouse", ("tick", "1s")))
+    report.say("virt, first boot: a new card, with a broker and a sensor named on it")
+    _first_boot(machine, seen, report)
+
+    status = card.read("status.txt")
+    with report.check("status.txt on the card says how the node is, and where"):
+        for words in (
+            'The node "greenhouse" is running',
+            "Network: 10.0.2.15 on eth0",
+            "Sensor:  tick: online",
+        ):
+            assert words in status, status
+
+    before = seen.history("greenhouse")[-1]["seq"]
+    broken = config("greenhouse", ("tick", "1s")).replace("keepalive", "keepalife")
+    card.write("sensor-node.toml", broken)
+    report.say("virt, second boot: after a power cut, with a mistake in the configuration")
+    _second_boot(machine, seen, report, before)
+
+    ten = [(f"s{number}", "30s") for number in range(10)]
+    panel = f"\n[status_led]\npin = {_LED}\n\n[button]\npin = {_BUTTON}\n"
+    card.write("sensor-node.toml", config("shed", *ten, more=panel))
+    report.say("virt, third boot: another configuration, with ten sensors every 30 s")
+    _third_boot(machine, seen, report)
+
+
+def _first_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
+    machine.power_on()
+    with report.check("a first reading arrives, without any login", vital=True) as figures:
+        began_s = time.monotonic()
+        wait_for(machine, lambda: seen.states("tick", "greenhouse"), BOOT_S)
+        figures.append(f"{time.monotonic() - began_s:.0f} s after power on")
+        assert seen.states("tick", "greenhouse")[0]["temperature"] == 1.5
+    with report.check("the configuration on the card is the one in use; SSH takes its key"):
+        assert machine.run("hostname").strip() == "greenhouse"
+        assert "no password" not in machine.run("passwd --status root | cut -d' ' -f2")
+    with report.check(
+        "a cut link shows as offline, and the backlog comes without a gap"
+    ) as figures:
+        machine.plug_network(in_=False)
+        cut_s = time.monotonic()
+        seen.wait_for("sensors/greenhouse/status", "offline", 60)
+        figures.append(f"offline after {time.monotonic() - cut_s:.1f} s")
+        last = seen.states("tick", "greenhouse")[-1]["seq"]
+        time.sleep(15)
+        machine.plug_network(in_=True)
+        seen.wait_for("sensors/greenhouse/status", "online", 90)
+        # History waits up to two minutes after boot for the clock, which nobody sets here.
+        wait_until(lambda: newest_seq(seen) > last + 15, 180, "the backlog")
+        figures.append(f"{newest_seq(seen)} readings in a row")
+        assert gaps(seen.history("greenhouse")) == []
+    with report.check("a node that freezes is restarted by the watchdog") as figures:
+        main = "systemctl show sensor-node --property MainPID --value"
+        process = machine.run(main).strip()
+        frozen_s = time.monotonic()
+        machine.run(f"kill -STOP {process}")
+        seen.wait_for("sensors/greenhouse/status", "offline", 60)
+        seen.wait_for("sensors/greenhouse/status", "online", 240)
+        figures.append(f"online {time.monotonic() - frozen_s:.0f} s after it froze")
+        assert machine.run(main).strip() != process
+    with report.check("status.txt is written without being asked for"):
+        wait_until(lambda: "status.txt" in machine.run("ls /boot/firmware"), 240, "status.txt")
+    machine.run("systemctl start sensor-node-status", seconds=240)
+    machine.plug_network(in_=False)
+    time.sleep(8)
+    machine.cut_power()
+
+
+def _second_boot(machine: Machine, seen: Subscriber, report: Report, before: int) -> None:
+    machine.power_on()
+    with report.check("a broken configuration leaves the node on the last good one", vital=True):
+        wait_for(machine, lambda: problem_of(seen, "greenhouse"), BOOT_S)
+        problem = problem_of(seen, "greenhouse")
+        assert "sensor-node.toml cannot be used" in problem, problem
+        assert "keepalife" in problem
+    with report.check("after a power cut the numbers go on without a gap") as figures:
+        started = newest_seq(seen)
+        wait_until(lambda: newest_seq(seen) > started + 5, 180, "new readings")
+        readings = seen.history("greenhouse")
+        assert len({reading["stream"] for reading in readings}) == 1
+        assert gaps(readings) == []
+        figures.append(f"{newest_seq(seen)} in a row, {before} before the cut")
+    with report.check("status.txt says what is wrong with the configuration, and where"):
+        machine.run("systemctl start sensor-node-status", seconds=240)
+        text = machine.run("cat /boot/firmware/status.txt")
+        assert "line 6: [mqtt] keepalife: unknown key" in text, text
+        assert "The last configuration that could be used goes on" in text
+    machine.shut_down(240)
+
+
+def _third_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
+    machine.power_on()
+    with report.check("a corrected configuration is the one in use", vital=True):
+        wait_for(machine, lambda: seen.states("s9", "shed"), BOOT_S)
+        wait_until(lambda: seen.on("sensors/shed/health"), 60)
+        assert problem_of(seen, "shed") == ""
+    with report.check("nothing has failed, and the root file system is only read"):
+        wait_until(
+            lambda: machine.run("systemctl is-system-running || true").strip() != "starting", 300
+        )
+        state = machine.run("systemctl is-system-running || true").strip()
+        assert state == "running", machine.run("systemctl --failed --no-legend --plain")
+        assert "ro" in machine.run("findmnt --noheadings --output OPTIONS /").strip().split(",")
+    _write_load(machine, report)
+    _panel(machine, seen, report)
+    machine.cut_power()
+
+
+def _write_load(machine: Machine, report: Report) -> None:
+    with report.check("the card is written to a little with ten sensors every 30 s") as figures:
+        machine.run("sync")
+        before = machine.bytes_written()
+        time.sleep(120)
+        machine.run("sync")
+        an_hour = (machine.bytes_written() - before) * 30
+        figures.append(f"{an_hour / 1e6:.1f} MB an hour")
+        assert an_hour < 60e6
+    with report.check("and not at all when nothing is measured") as figures:
+        machine.run("systemctl stop sensor-node sensor-node-status.timer; sync")
+        time.sleep(10)
+        before = machine.bytes_written()
+        time.sleep(60)
+        written = machine.bytes_written() - before
+        figures.append(f"{written} bytes in 60 s")
+        assert written == 0
+
+
+def _panel(machine: Machine, seen: Subscriber, report: Report) -> None:
+    chip = machine_path(machine, "pl061")
+    drop_in = "/run/systemd/system/sensor-node.service.d/gpio.conf"
+    press(machine, chip, down=False)
+    machine.run(
+        f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nEnvironment="
+        f"SENSOR_NODE_GPIO_CHIP=/dev/gpiochip0\\n' > {drop_in} && systemctl daemon-reload && "
+        "systemctl restart sensor-node"
+    )
+    with report.check("the LED, seen from outside, is on when the node is well"):
+        seen.wait_for("sensors/shed/status", "online", 120)
+        # The data register shows the lines that the address selects (PrimeCell PL061, §3.3.1).
+        led = _PL061 + (1 << _LED << 2)
+        wait_until(lambda: level_at(machine, led, _LED), 60, "the LED is on")
+        time.sleep(5)
+        assert level_at(machine, led, _LED), "and stays so"
+    with report.check("the LED blinks when there is no broker"):
+        machine.plug_network(in_=False)
+        seen.wait_for("sensors/shed/status", "offline", 60)
+        levels: set[bool] = set()
+        wait_until(
+            lambda: levels.add(level_at(machine, led, _LED)) or len(levels) == 2, 60, "it blinks"
+        )
+        machine.plug_network(in_=True)
+        seen.wait_for("sensors/shed/status", "online", 90)
+    with report.check("the button, pressed from outside, has all sensors read at once") as figures:
+        count = len(seen.states("s0", "shed"))
+        wait_until(lambda: len(seen.states("s0", "shed")) > count, 60, "the next ordinary reading")
+        count = len(seen.states("s0", "shed"))
+        press(machine, chip, down=True)
+        time.sleep(0.5)
+        press(machine, chip, down=False)
+        pressed_s = time.monotonic()
+        wait_until(lambda: len(seen.states("s0", "shed")) > count, 15, "a reading after the press")
+        figures.append(f"{time.monotonic() - pressed_s:.1f} s after it was let go")
+
+
+# -- what is looked at
+
+
+def wait_for(machine: Machine, condition: Any, seconds: float) -> None:
+    """Until something is seen of the guest; the end of its console is told if it is not."""
+
+    def holds() -> bool:
+        assert machine.is_on, f"QEMU has ended:\n{(machine.folder / 'qemu.log').read_text()}"
+        return bool(condition())
+
+    try:
+        wait_until(holds, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{machine.last_of_console()}") from None
+
+
+def newest_seq(seen: Subscriber, node: str = "greenhouse") -> int:
+    return max((reading["seq"] for reading in seen.history(node)), default=0)
+
+
+def gaps(readings: list[dict[str, Any]]) -> list[int]:
+    """The numbers that are missing below the highest."""
+    numbers = {reading["seq"] for reading in readings}
+    return sorted(set(range(1, max(numbers, default=0))) - numbers)
+
+
+def problem_of(seen: Subscriber, node: str) -> str:
+    """The first problem in the newest health that was not kept by the broker."""
+    payloads = seen.on(f"sensors/{node}/health")
+    problems = json.loads(payloads[-1])["problems"] if payloads else []
+    return str(problems[0]) if problems else ""
+
+
+def level_at(machine: Machine, address: int, line: int) -> bool:
+    return bool(int(machine.qtest(f"readl {address:#x}"), 16) >> line & 1)
+
+
+def press(machine: Machine, chip: str, *, down: bool) -> None:
+    """The button lies between the line and ground."""
+    machine.qtest(f"set_irq_in {chip} unnamed-gpio-in {_BUTTON} {int(not down)}")
+
+
+def machine_path(machine: Machine, kind: str) -> str:
+    """Where QEMU has a device of this kind."""
+    for folder in ("/machine/unattached", "/machine"):
+        for item in machine.qmp("qom-list", path=folder):
+            if item["type"] == f"child<{kind}>":
+                return f"{folder}/{item['name']}"
+    raise AssertionError(f"QEMU has no {kind}")
