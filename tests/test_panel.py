@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,6 +243,13 @@ def test_without_a_right_led_there_is_none_to_show_it_on(tmp_path, text):
     assert led_of(tmp_path / "missing.toml") is None
 
 
+def caught_signals(pid: int) -> set[int]:
+    """Those that a process has a handler for (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
+    return {number for number in signal.Signals if mask >> (number - 1) & 1}
+
+
 def test_a_signal_ends_the_blinking_and_the_exit_code_is_78(tmp_path):
     file = tmp_path / "node.toml"
     file.write_text(CONFIG.format(port=free_port()) + "nonsense = 1\n")
@@ -252,7 +260,7 @@ def test_a_signal_ends_the_blinking_and_the_exit_code_is_78(tmp_path):
     )
     assert process.stderr is not None
     assert "nonsense" in process.stderr.readline(), "said before it blinks"
-    time.sleep(0.5)
+    wait_until(lambda: signal.SIGTERM in caught_signals(process.pid))
     process.terminate()
     assert process.wait(PATIENCE_S) == 78
 
