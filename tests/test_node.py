@@ -437,7 +437,7 @@ def test_a_plain_value_is_taken_back_when_its_channel_fails(
     )
     wait_until(lambda: "sensors/test/s/temperature2" in retained(broker.port))
     (folder / "temp2_input").write_text("\n")
-    wait_until(lambda: subscriber.on("sensors/test/s/temperature2")[-1] == "")
+    subscriber.wait_for("sensors/test/s/temperature2", "")
     assert "sensors/test/s/temperature2" not in retained(broker.port)
     (folder / "temp1_input").unlink()
     subscriber.wait_for("sensors/test/s/availability", "offline")
