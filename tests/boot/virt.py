@@ -1,7 +1,8 @@
 """The image on QEMU's `virt` machine: from a card fresh from the imager to a node in use.
 
-`virt` has no thermometer: the size of its network card's packets (1500) stands in for one, in
-m°C. Its GPIO chip, a PL061, stands in for the Pi's where edges are needed: QEMU's Pi has none.
+`virt` has no thermometer: numbers that the kernel tells of network cards stand in for them, the
+first the size of a packet (1500), in m°C. Its GPIO chip, a PL061, stands in for the Pi's where
+edges are needed: QEMU's Pi has none.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ BOOT_S = 480.0
 _PL061 = 0x0903_0000
 _LED, _BUTTON = 5, 6
 
+_FILES = [
+    f"{card}/{name}"
+    for name in ("mtu", "tx_queue_len", "ifindex", "type", "addr_len")
+    for card in ("eth0", "lo")
+]
 _CONFIG = """\
 [node]
 name = "{name}"
@@ -36,21 +42,25 @@ _SENSOR = """
 [[sensor]]
 id = "{id}"
 driver = "sysfs"
-path = "/sys/class/net/eth0/mtu"
+path = "/sys/class/net/{path}"
 interval = "{interval}"
 """
 
 
-def config(name: str, *sensors: tuple[str, str], more: str = "") -> str:
+def config(name: str, paths: list[str], *, every: str, more: str = "") -> str:
+    """A configuration with a sensor per path: s0, s1, ..."""
     text = _CONFIG.format(name=name, broker=BROKER[0]) + more
-    return text + "".join(_SENSOR.format(id=id_, interval=every) for id_, every in sensors)
+    return text + "".join(
+        _SENSOR.format(id=f"s{number}", path=path, interval=every)
+        for number, path in enumerate(paths)
+    )
 
 
 def run_virt(machine: Machine, seen: Subscriber, report: Report) -> None:
     """Three boots of one card."""
     card = machine.card
     card.write("ssh.txt", machine.make_ssh_key())
-    card.write("sensor-node.toml", config("greenhouse", ("tick", "1s")))
+    card.write("sensor-node.toml", config("greenhouse", _FILES[:1], every="1s"))
     report.say("virt, first boot: a new card, with a broker and a sensor named on it")
     _first_boot(machine, seen, report)
 
@@ -59,19 +69,18 @@ def run_virt(machine: Machine, seen: Subscriber, report: Report) -> None:
         for words in (
             'The node "greenhouse" is running',
             "Network: 10.0.2.15 on eth0",
-            "Sensor:  tick: online",
+            "Sensor:  s0: online",
         ):
             assert words in status, status
 
     before = seen.history("greenhouse")[-1]["seq"]
-    broken = config("greenhouse", ("tick", "1s")).replace("keepalive", "keepalife")
+    broken = config("greenhouse", _FILES[:1], every="1s").replace("keepalive", "keepalife")
     card.write("sensor-node.toml", broken)
     report.say("virt, second boot: after a power cut, with a mistake in the configuration")
     _second_boot(machine, seen, report, before)
 
-    ten = [(f"s{number}", "30s") for number in range(10)]
     panel = f"\n[status_led]\npin = {_LED}\n\n[button]\npin = {_BUTTON}\n"
-    card.write("sensor-node.toml", config("shed", *ten, more=panel))
+    card.write("sensor-node.toml", config("shed", _FILES, every="30s", more=panel))
     report.say("virt, third boot: another configuration, with ten sensors every 30 s")
     _third_boot(machine, seen, report)
 
@@ -80,9 +89,9 @@ def _first_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
     machine.power_on()
     with report.check("a first reading arrives, without any login", vital=True) as figures:
         began_s = time.monotonic()
-        wait_for(machine, lambda: seen.states("tick", "greenhouse"), BOOT_S)
+        wait_for(machine, lambda: seen.states("s0", "greenhouse"), BOOT_S)
         figures.append(f"{time.monotonic() - began_s:.0f} s after power on")
-        assert seen.states("tick", "greenhouse")[0]["temperature"] == 1.5
+        assert seen.states("s0", "greenhouse")[0]["temperature"] == 1.5
     with report.check("the configuration on the card is the one in use; SSH takes its key"):
         assert machine.run("hostname").strip() == "greenhouse"
         assert "no password" not in machine.run("passwd --status root | cut -d' ' -f2")
@@ -93,7 +102,7 @@ def _first_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
         cut_s = time.monotonic()
         seen.wait_for("sensors/greenhouse/status", "offline", 60)
         figures.append(f"offline after {time.monotonic() - cut_s:.1f} s")
-        last = seen.states("tick", "greenhouse")[-1]["seq"]
+        last = seen.states("s0", "greenhouse")[-1]["seq"]
         time.sleep(15)
         machine.plug_network(in_=True)
         seen.wait_for("sensors/greenhouse/status", "online", 90)
