@@ -34,7 +34,8 @@ pin = {_LED}
 [[sensor]]
 id = "kernel"
 driver = "sysfs"
-path = "/sys/bus/i2c/devices/1-0048/hwmon/hwmon0"
+name = "tmp105"
+device = "1-0048"
 interval = "2s"
 
 [[sensor]]
