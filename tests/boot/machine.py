@@ -230,6 +230,12 @@ class Machine:
             raise AssertionError(f"{command!r} in the guest: {done.returncode}, {done.stderr}")
         return done.stdout
 
+    def journal(self) -> str:
+        """The newest of the node's own log, as far as SSH gets in."""
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            return self.run("journalctl --boot --no-pager --lines=40 -u 'sensor-node*'")
+        return "no SSH, no journal"
+
     def last_of_console(self, lines: int = 25) -> str:
         if not self.console.exists():
             return ""

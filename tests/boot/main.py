@@ -68,6 +68,8 @@ def run_stage(stage: str, image: Path, folder: Path, report: Report) -> None:
         report.failed.append(f"{stage}: {error}")
         report.say(f"FAILED  {stage} has ended early: {error!r}")
     finally:
+        if report.failed and machine.is_on:
+            report.say(f"the journal of {stage}:\n{machine.journal()}")
         machine.cut_power()
         seen.close()
         broker.stop()
