@@ -17,7 +17,6 @@ __all__ = [
     "Disconnected",
     "Flooded",
     "Outgoing",
-    "Sent",
     "SubscribeRefused",
     "Subscription",
 ]
@@ -83,14 +82,6 @@ class Flooded(msgspec.Struct, frozen=True):
     topic: str
 
 
-class Sent(msgspec.Struct, frozen=True):
-    """A message that was handed over to `NetworkClient.publish_together` got its id."""
-
-    generation: int
-    message_id: int
-    message: Outgoing
-
-
 class Outgoing(msgspec.Struct, frozen=True):
     """A message to publish at QoS 1; `expiry_s` is its MQTT 5 expiry, 0 for none."""
 
@@ -112,12 +103,5 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 BrokerEvent = (
-    Connected
-    | ConnectFailed
-    | Disconnected
-    | Acknowledged
-    | Arrived
-    | SubscribeRefused
-    | Flooded
-    | Sent
+    Connected | ConnectFailed | Disconnected | Acknowledged | Arrived | SubscribeRefused | Flooded
 )

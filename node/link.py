@@ -150,13 +150,13 @@ class Link:
         """`connected, MQTT 5`, or why there is no broker."""
         return f"connected, MQTT {self._version_text}" if self.connected else self._trouble
 
-    def publish(self, message: Outgoing) -> int | None:
-        """See `NetworkClient.publish_now`."""
-        return self._client.publish_now(message)
+    def publish(self, message: Outgoing) -> int:
+        """Publish with the next `send`; the id that it will be acknowledged by."""
+        return self._client.publish_at_qos_1(message)
 
-    def publish_together(self, messages: list[Outgoing]) -> int | None:
-        """See `NetworkClient.publish_together`."""
-        return self._client.publish_together(messages)
+    def send(self) -> None:
+        """Let what was published go."""
+        self._client.send()
 
     def listen(self, topic: str) -> None:
         """Subscribe again, after `ignore`; on connecting that is done in any case."""

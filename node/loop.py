@@ -26,7 +26,6 @@ from node.broker_events import (
     BrokerEvent,
     Disconnected,
     Flooded,
-    Sent,
 )
 from node.clock import Clock
 from node.homeassistant import discovery_topic
@@ -233,6 +232,8 @@ class Node:
             self.panel.next_due_s,
         )
         self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
+        self._link.send()
+        self._sensing.begin()
         return self._inbox.take(max(wake_at_s, self._rest_until_s) - now_s)
 
     def _take(self, event: _Event) -> None:
@@ -262,14 +263,15 @@ class Node:
 
     def _report_broker_event(self, event: BrokerEvent) -> None:
         """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
-        if isinstance(event, Acknowledged | Sent):
+        if isinstance(event, Acknowledged):
             self._inbox.put_quietly(event)
         else:
             self._inbox.put(event)
 
     def _watch_network_thread(self, now_s: float) -> None:
         """Feed the watchdog while paho's thread lives; replace the thread when it does not."""
-        if now_s < min(self._check_network_at_s, self._service.next_feed_s):
+        due_s = min(self._check_network_at_s, self._service.next_feed_s)
+        if now_s < due_s - NETWORK_THREAD_CHECK_S / 2:  # sooner, if that saves a wake-up
             return
         self._check_network_at_s = now_s + NETWORK_THREAD_CHECK_S
         if self._link.alive:
@@ -299,8 +301,9 @@ class Node:
         give_up_s = self._clock.monotonic() + GOODBYE_S
         self._inbox.ring_at = 1
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
+            self._link.send()
             for event in self._inbox.take(left_s):
-                if isinstance(event, Acknowledged | Sent | Disconnected):
+                if isinstance(event, Acknowledged | Disconnected):
                     self._reporter.go_on_with_goodbye(event)
         self.panel.close()
         self._reporter.close()

@@ -11,7 +11,7 @@ import random
 import socket
 import sys
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +31,13 @@ from node.broker_events import (
     Disconnected,
     Flooded,
     Outgoing,
-    Sent,
     SubscribeRefused,
     Subscription,
 )
+from node.buffered_socket import BufferedSocket
 from node.intake import Intake, Verdict
 from node.messages import OFFLINE
+from node.packets import failure_name, publish_packet
 from node.schema import MqttTable
 
 __all__ = ["NetworkClient"]
@@ -56,18 +57,9 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 LARGEST_INCOMING_BYTES = 1024 * 1024
 """What an MQTT 5 broker may send us at most (§3.1.2.11.4): our own discovery message is far below,
 and nobody can fill our memory."""
+_MOST_PACKETS_AT_ONCE = 100
+"""Read without a look at what is to be sent."""
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
-
-
-class _PackedOnce(Properties):
-    """Properties that many messages share: paho packs them anew for each, in a third of the time
-    that a publish takes."""
-
-    def pack(self) -> bytes:
-        if "packed" not in self.__dict__:
-            self.__dict__["packed"] = super().pack()  # type: ignore[no-untyped-call]
-        packed: bytes = self.__dict__["packed"]
-        return packed
 
 
 class NetworkClient(paho.Client):
@@ -99,13 +91,12 @@ class NetworkClient(paho.Client):
         """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
         self._attempt = 0
         self._network_thread: threading.Thread | None = None
-        self._handed_over: deque[Outgoing] = deque()
+        self._unsent: list[bytes] = []
+        """Packets that were published and not handed to the network thread yet."""
         self.hurried = False
         """Messages wait for others to be acknowledged; set on another thread."""
-        self._expiry_properties: dict[int, Properties] = {}
         self.connect_timeout = CONNECT_TIMEOUT_S
         self.pause_before_reconnecting(0)
-        self.max_inflight_messages_set(0)  # whoever publishes keeps to the window
         if mqtt.username is not None:
             self.username_pw_set(mqtt.username, mqtt.password)
         if tls_context is not None:
@@ -115,7 +106,6 @@ class NetworkClient(paho.Client):
         self.on_connect = self._connect_answered
         self.on_connect_fail = self._connect_failed
         self.on_disconnect = self._disconnected
-        self.on_publish = self._acknowledged
         self.on_message = self._arrived
         self.on_subscribe = self._subscribe_answered
         self.on_socket_open = self._socket_opened
@@ -129,16 +119,44 @@ class NetworkClient(paho.Client):
             (t for t in threading.enumerate() if t not in others and "paho" in t.name), None
         )
 
-    def loop_forever(
-        self, timeout: float = 1.0, retry_first_connection: bool = False
-    ) -> MQTTErrorCode:
-        """As paho's, without waking up once a second for nothing.
+    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        """As paho's, without waking up for nothing before a PINGREQ, or its answer, is due.
 
-        `loop_start` runs this with a select of 1 s, the largest source of wake-ups there is. All
-        that the time-out serves is the keepalive: a PINGREQ may be late by it, and the broker
-        waits for half a keepalive more (MQTT 5, §3.1.2.10).
+        `loop_start` has this wait for 1 s at most, the largest source of wake-ups there is.
         """
-        return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
+        if self.keepalive:
+            due_s = min(self._last_msg_out, self._last_bytes_received) + self.keepalive
+            if self._ping_t:
+                due_s = min(due_s, self._ping_t + self.keepalive)
+            timeout = max(0.0, due_s - time.monotonic())
+        return super()._loop(timeout)
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """As paho's, for all packets that have come, without a select for each."""
+        for _ in range(_MOST_PACKETS_AT_ONCE):
+            result = super().loop_read(max_packets)
+            if result != MQTTErrorCode.MQTT_ERR_SUCCESS or not self._has_read_ahead():
+                break
+        return result
+
+    def _has_read_ahead(self) -> bool:
+        sock = self.socket()
+        return isinstance(sock, BufferedSocket) and sock.pending() > 0
+
+    def _create_socket(self) -> Any:
+        return BufferedSocket(super()._create_socket())
+
+    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
+        """An acknowledgement of what `publish` has sent, which paho knows nothing of."""
+        packet = self._in_packet["packet"]
+        if len(packet) < 2:
+            raise MalformedPacket(f"a {cmd} of {len(packet)} bytes")
+        if self.hurried:
+            self._acknowledge_at_once()
+        code = packet[2] if len(packet) > 2 else 0
+        refused = failure_name(PacketTypes.PUBACK, code)
+        self._report(Acknowledged(self._generation, int.from_bytes(packet[:2], "big"), refused))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_publish(self) -> MQTTErrorCode:
         """As paho's, but a message that it cannot read is dropped, and not the connection.
@@ -196,48 +214,33 @@ class NetworkClient(paho.Client):
         if message_id is not None:
             self._asked[message_id] = subscription.topic
 
-    def publish_now(self, message: Outgoing) -> int | None:
-        """Publish at QoS 1; the message's id, or None if the link is down after all."""
-        properties = self._properties(message)
-        info = self.publish(message.topic, message.payload, 1, message.retain, properties)
-        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
+    def publish_at_qos_1(self, message: Outgoing) -> int:
+        """Publish with the next `send`; the id that it will be acknowledged by.
 
-    def publish_together(self, messages: list[Outgoing]) -> int | None:
-        """Publish the first now, and the others from the network thread when it is acknowledged.
-
-        To publish from another thread costs two changes of thread a message, each byte on the
-        way making the two compete for the interpreter. So one message wakes the network thread,
-        which then sends the rest without waking anybody; `Sent` tells their ids. Returns the id
-        of the first.
+        paho's own `publish` keeps each message, to send it anew on the next connection, after
+        newer values; and it wakes the network thread for each, which then competes with ours for
+        the interpreter. Who publishes here keeps what must not be lost, and all that falls due at
+        one time leaves in one piece: on a radio that is one frame for ten readings.
         """
-        self._handed_over.extend(messages[1:])
-        return self.publish_now(messages[0])
+        message_id = self._mid_generate()
+        mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
+        self._unsent.append(publish_packet(message, message_id, mqtt_5=mqtt_5))
+        return message_id
 
-    def _properties(self, message: Outgoing) -> Properties | None:
-        if self.protocol != MQTTProtocolVersion.MQTTv5:
-            return None
-        if message.correlation:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.CorrelationData = message.correlation
-            return properties
-        return self._expiry(message.expiry_s) if message.expiry_s else None
-
-    def _expiry(self, expiry_s: int) -> Properties:
-        if expiry_s not in self._expiry_properties:
-            properties = _PackedOnce(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
-            self._expiry_properties[expiry_s] = properties
-        return self._expiry_properties[expiry_s]
+    def send(self) -> None:
+        """Hand what was published to the network thread; without a connection, drop it."""
+        if not self._unsent:
+            return
+        packets = b"".join(self._unsent)
+        self._unsent.clear()
+        if self.is_connected():
+            self._packet_queue(PacketTypes.PUBLISH << 4, packets, 0, 1)
 
     # -- callbacks, on the network thread
 
     def _connect_answered(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
-        # What was not acknowledged on the last link, paho would send again by itself, after
-        # newer values: a retained topic would go backwards.
-        self.drop_out_messages()
-        self._handed_over.clear()
         self._asked.clear()
         # A broker without wildcards ends the connection over one (MQTT 5, §3.2.2.3.11).
         wildcards = getattr(properties, "WildcardSubscriptionAvailable", 1) == 1
@@ -268,19 +271,6 @@ class NetworkClient(paho.Client):
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
         self._report(Disconnected(self._generation, self._attempt, str(reason)))
-
-    def _acknowledged(
-        self, client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any
-    ) -> None:
-        if self.hurried:
-            self._acknowledge_at_once()
-        refused = str(reason) if reason.is_failure else ""
-        self._report(Acknowledged(self._generation, message_id, refused))
-        while self._handed_over:
-            message = self._handed_over.popleft()
-            sent_id = self.publish_now(message)
-            if sent_id is not None:
-                self._report(Sent(self._generation, sent_id, message))
 
     def _acknowledge_at_once(self) -> None:
         """Tell the broker's TCP that its PUBACK is here, so that it sends those that wait (tcp(7)).

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from node.broker_events import Acknowledged, BrokerEvent, Outgoing, Sent
+from node.broker_events import Acknowledged, BrokerEvent, Outgoing
 from node.link import Change, Link
 from node.messages import OFFLINE
 
@@ -63,7 +63,6 @@ class Publisher:
         self._answers: deque[Outgoing] = deque(maxlen=MOST_ANSWERS)
         self._refused_topics: set[str] = set()
         self._answer_was_refused = False
-        self._in_order = False
         self._largest_bytes = sys.maxsize
         """How large a message may be, for all that losses of the link have taught."""
         self._losses_in_flight = 0
@@ -88,18 +87,9 @@ class Publisher:
         return 0.0 if self._acknowledged_at_s is None else now_s - self._acknowledged_at_s
 
     def flush(self) -> None:
-        """Publish what is waiting, oldest first, as far as the window allows.
-
-        After connecting, in the very order in which it was set; later the order of topics is of
-        no importance.
-        """
-        messages = self._sendable()
-        if self._in_order:
-            for message in messages:
-                self._sent(message, self._link.publish(message))
-            self._in_order = bool(self._waiting)
-        elif messages:
-            self._sent(messages[0], self._link.publish_together(messages))
+        """Publish what is waiting, in the order of its setting, as far as the window allows."""
+        for message in self._sendable():
+            self._message_of[self._link.publish(message)] = message
         while self._answers and self.history_room > 0:
             self.send(self._answers.popleft(), lambda _taken: None)
 
@@ -112,9 +102,8 @@ class Publisher:
             settled(False)
             return
         message_id = self._link.publish(message)
-        if message_id is not None:
-            self._message_of[message_id] = message
-            self._settlements[message_id] = settled
+        self._message_of[message_id] = message
+        self._settlements[message_id] = settled
 
     def answer(self, message: Outgoing) -> None:
         """Publish the answer to a command, once; without a link, nobody waits for it."""
@@ -157,12 +146,6 @@ class Publisher:
                 self._in_flight.add(topic)
         return messages
 
-    def _sent(self, message: Outgoing, message_id: int | None) -> None:
-        if message_id is None:
-            self._in_flight.discard(message.topic)
-        else:
-            self._message_of[message_id] = message
-
     def handle(self, event: BrokerEvent) -> Change:
         """Take note of an event of the link."""
         change = self._link.handle(event)
@@ -172,9 +155,6 @@ class Publisher:
             self._mind_size()
         if change is not Change.NONE:
             self.forget()
-            self._in_order = change is Change.UP
-        elif isinstance(event, Sent):
-            self._sent(event.message, event.message_id)
         elif isinstance(event, Acknowledged):
             self._acknowledged(event)
         return change
@@ -225,7 +205,6 @@ class Publisher:
         """Publish `offline`, of the node and on the topics `also_offline`, and nothing else."""
         if self._link.connected:
             self.forget()
-            self._in_order = True
             for topic in (self._status_topic, *also_offline):
                 self.set(topic, OFFLINE)
             self.flush()

@@ -17,7 +17,7 @@ import msgspec
 
 from drivers.bus import Board
 from node.announcer import Announcer
-from node.broker_events import Acknowledged, BrokerEvent, Sent
+from node.broker_events import Acknowledged, BrokerEvent
 from node.clock import Clock
 from node.health import take_health
 from node.history import History
@@ -115,7 +115,7 @@ class Reporter:
             self._history.link_up()
         elif change is Change.DOWN:
             self._link_is_down()
-        if isinstance(event, Acknowledged | Sent) or self._link.described == self._link_said:
+        if isinstance(event, Acknowledged) or self._link.described == self._link_said:
             return
         self._link_said = self._link.described
         self._health_stale = True

@@ -88,6 +88,10 @@ class Sensing:
                 request.errors[name] = "no answer yet"
             self._finish(request)
 
+    def begin(self) -> None:
+        """Let the reads begin, right before the loop sleeps."""
+        self._workers.begin()
+
     @property
     def next_due_s(self) -> float:
         """When there is something to do, if nothing happens until then."""

@@ -41,9 +41,12 @@ class Service:
             self._notify(f"STATUS={text}")
 
     def feed_watchdog(self) -> None:
-        """Tell systemd that the node turns; call it only where that is the truth."""
+        """Tell systemd that the node turns; call it only where that is the truth.
+
+        It is fed before it is due where the node is awake anyway.
+        """
         now_s = self._clock.monotonic()
-        if now_s >= self.next_feed_s:
+        if self.next_feed_s < math.inf and now_s >= self.next_feed_s - self._feed_every_s / 2:
             self.next_feed_s = now_s + self._feed_every_s
             self._notify("WATCHDOG=1")
 

@@ -16,6 +16,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -54,7 +55,9 @@ class Workers:
     ) -> None:
         self._report = report
         self._report_quietly = report_quietly
-        self._ready: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
+        self._ready: deque[_Batch] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._to_ring = 0
         self._waiting: dict[str, list[SensorPort]] = {}
         self._busy: set[str] = set()
         self._threads = 0
@@ -71,9 +74,11 @@ class Workers:
     def bus_free(self, bus: str) -> None:
         """Take note of a `ReadDone.bus_free`."""
         self._busy.discard(bus)
+        if not self._busy:
+            self.next_look_s = math.inf
 
     def dispatch(self, now_s: float) -> None:
-        """Hand what was submitted to the threads, bus by bus."""
+        """Make what was submitted ready for the threads, bus by bus; `begin` wakes them."""
         buses = [bus for bus in self._waiting if bus not in self._busy]
         if not buses:
             return
@@ -82,9 +87,21 @@ class Workers:
         self._last_look_s = (now_s, time.process_time())
         for bus in buses:
             self._busy.add(bus)
-            self._ready.put((self._waiting.pop(bus), now_s))
-        if self._threads == 0:
+            self._ready.append((self._waiting.pop(bus), now_s))
+        self._to_ring = len(buses)
+
+    def begin(self) -> None:
+        """Let the threads read what was dispatched.
+
+        To be called right before the loop sleeps: a thread that is woken while the loop goes on
+        has to sleep once more, until the interpreter is free.
+        """
+        if self._to_ring and self._threads == 0:
             self.add_thread()
+            self._to_ring = 0
+        for _ in range(min(self._to_ring, self._threads)):
+            self._bell.put(None)
+        self._to_ring = 0
 
     def help_out(self, now_s: float) -> None:
         """Some time after `dispatch`: start threads if buses have found none in the meantime.
@@ -95,7 +112,7 @@ class Workers:
         if now_s < self.next_look_s:
             return
         self._looks -= 1
-        if not self._ready.empty():
+        if self._ready:
             if not self._processor_was_busy(now_s):
                 self._add_threads()
         elif not self._busy or self._looks <= 0:
@@ -111,7 +128,7 @@ class Workers:
 
     def _add_threads(self) -> None:
         """Double their number, as far as there are buses waiting."""
-        for _ in range(min(max(self._threads, 1), self._ready.qsize())):
+        for _ in range(min(max(self._threads, 1), len(self._ready))):
             self.add_thread()
 
     def add_thread(self) -> None:
@@ -123,11 +140,19 @@ class Workers:
 
     def _work(self) -> None:
         while True:
-            ports, handed_out_s = self._ready.get()
+            self._read_what_is_ready()
+            self._bell.get()
+
+    def _read_what_is_ready(self) -> None:
+        while self._ready:
+            try:
+                ports, handed_out_s = self._ready.popleft()
+            except IndexError:  # another thread was faster
+                return
             last = len(ports) - 1
             for index, port in enumerate(ports):
                 done = ReadDone(port.read(), port.bus, index == last)
-                more = index < last or not self._ready.empty()
+                more = index < last or bool(self._ready)
                 if more and time.monotonic() - handed_out_s < PATIENCE_S:
                     self._report_quietly(done)
                 else:

@@ -43,9 +43,10 @@ from support import (
     wait_until,
 )
 
-from node.doctor.packets import NotMqtt, cut_packet, framed
+from node.doctor.packets import NotMqtt, cut_packet
 from node.embedded_broker import _amqtt
 from node.identity import client_id, device_id
+from node.packets import framed
 
 ORDER = [
     *("configuration", "node", "name", "TCP", "TLS", "login", "publish", "subscribe"),

@@ -90,6 +90,7 @@ class Bench:
         for name in names:
             self.workers.submit(self.ports[name])
         self.workers.dispatch(time.monotonic())
+        self.workers.begin()
 
     def collect(self, seconds: float, count: int = 999, *, helping: bool = True) -> list[str]:
         """The sensors that answer within `seconds`, helping out as the loop does."""

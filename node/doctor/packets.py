@@ -10,7 +10,8 @@ import struct
 import msgspec
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
+
+from node.packets import failure_name
 
 __all__ = [
     "Connack",
@@ -18,17 +19,12 @@ __all__ = [
     "NotMqtt",
     "Will",
     "WireError",
-    "binary",
     "connack_of",
     "cut_packet",
-    "failure_name",
-    "framed",
     "message_of",
     "shown",
-    "text",
 ]
 
-_LONGEST = 268_435_455  # §1.5.5
 _FAILURE = 0x80
 # Return codes of a CONNACK of 3.1.1 (§3.2.2.3 there) -> the reason codes of MQTT 5.
 _RETURN_CODES = {1: 132, 2: 133, 3: 136, 4: 134, 5: 135}
@@ -72,29 +68,6 @@ class Connack(msgspec.Struct, frozen=True):
     keeps_retained: bool = True
     maximum_qos: int = 2
     receive_maximum: int = 65_535
-
-
-def binary(content: bytes) -> bytes:
-    """Binary data (§1.5.6)."""
-    return struct.pack(">H", len(content)) + content
-
-
-def text(content: str) -> bytes:
-    """A UTF-8 encoded string (§1.5.4)."""
-    return binary(content.encode())
-
-
-def framed(first: int, body: bytes) -> bytes:
-    """A whole packet: its first byte, its length, its body."""
-    size = len(body)
-    if size > _LONGEST:
-        raise ValueError(f"{size} bytes are too many for a packet")
-    length = bytearray()
-    while True:
-        size, low = divmod(size, 128)
-        length.append(low | (0x80 if size else 0))
-        if not size:
-            return bytes((first, *length)) + body
 
 
 def cut_packet(received: bytearray) -> tuple[int, bytes] | None:
@@ -180,16 +153,6 @@ def connack_of(body: bytes, *, version: int) -> Connack:
         maximum_qos=getattr(properties, "MaximumQoS", 2),
         receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
     )
-
-
-def failure_name(kind: int, code: int) -> str:
-    """The name of a reason code of a failure; "" for one of success."""
-    if code < _FAILURE and kind != PacketTypes.DISCONNECT:
-        return ""
-    try:
-        return str(ReasonCode(kind, identifier=code))
-    except KeyError:
-        return f"reason code 0x{code:02x}"
 
 
 def shown(received: bytes | bytearray) -> str:

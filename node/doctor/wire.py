@@ -21,15 +21,12 @@ from node.doctor.packets import (
     NotMqtt,
     Will,
     WireError,
-    binary,
     connack_of,
     cut_packet,
-    failure_name,
-    framed,
     message_of,
     shown,
-    text,
 )
+from node.packets import binary, failure_name, framed, text
 
 __all__ = ["Closed", "Connection", "NoAnswer"]
 
