@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +35,7 @@ from node.homeassistant import (
     discovery_topic,
     removal_of,
 )
+from node.jitter import at_random
 from node.publisher import Publisher
 from node.schema import Config
 from node.sensor import Sensor
@@ -119,7 +119,7 @@ class Announcer:
             return True
         if message.topic in self._birth_topics and self._enabled:
             if message.payload == b"online" and not message.retained:
-                at_s = self._clock.monotonic() + random.uniform(0, LONGEST_BIRTH_DELAY_S)
+                at_s = self._clock.monotonic() + at_random(0, LONGEST_BIRTH_DELAY_S)
                 at_s = max(at_s, self._born_at_s + BIRTHS_EVERY_S)
                 self._birth_at_s = min(self._birth_at_s, at_s)
             return True

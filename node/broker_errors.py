@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
+from typing import TYPE_CHECKING
 
 from node.schema import MqttTable
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["closed_early", "connect_failure", "no_answer", "refusal"]
 
@@ -24,16 +27,8 @@ def connect_failure(error: BaseException, mqtt: MqttTable) -> str:
     where = mqtt.address
     if isinstance(error, socket.gaierror):
         return f"the name {mqtt.host} does not resolve; check [mqtt] host, DNS and the network"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{where}: {_certificate_failure(error, mqtt)}"
-    if isinstance(error, ssl.SSLError) or (mqtt.tls and isinstance(error, ConnectionResetError)):
-        reason = getattr(error, "reason", None) or error.strerror
-        if "_ALERT_" in str(reason):
-            return f"{where} {_alert(str(reason))}"
-        return (
-            f"{where}: no TLS handshake ({reason}); is this the broker's TLS port, and does it "
-            "want a client certificate?"
-        )
+    if mqtt.tls is not None and (told := _tls_failure(error, mqtt)):
+        return f"{where}{told}"
     if isinstance(error, ConnectionRefusedError):
         return f"{where} refuses the connection; is the broker running, and the port right?"
     if isinstance(error, TimeoutError):
@@ -43,6 +38,23 @@ def connect_failure(error: BaseException, mqtt: MqttTable) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return f"{where} cannot be reached: {error.strerror}; is the network up?"
     return f"{where}: {error or type(error).__name__}"
+
+
+def _tls_failure(error: BaseException, mqtt: MqttTable) -> str:
+    """Why there is no TLS; "" if that is not what is wrong."""
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f": {_certificate_failure(error, mqtt)}"
+    if not isinstance(error, ssl.SSLError | ConnectionResetError):
+        return ""
+    reason = getattr(error, "reason", None) or error.strerror
+    if "_ALERT_" in str(reason):
+        return f" {_alert(str(reason))}"
+    return (
+        f": no TLS handshake ({reason}); is this the broker's TLS port, and does it want a client "
+        "certificate?"
+    )
 
 
 def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -> str:

@@ -69,7 +69,7 @@ class SystemClock:
 def _read_boot_id() -> str:
     """The kernel's id (random(4)); without one, every start of the process counts as a boot."""
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:
         return os.urandom(16).hex()
 

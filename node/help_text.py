@@ -1,17 +1,17 @@
 """What `sensor-node COMMAND --help` says beside its options: as much as a manual page.
 
-Each command's module has a `HELP`; `cli` puts it into the parser of the command that was chosen.
+Each command's module has a `HELP`; `cli` gives it to the parser of the command that was chosen.
 """
 
 from __future__ import annotations
 
 import argparse
-import textwrap
+import os
+import sys
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
-__all__ = ["CommandHelp", "put_into"]
+__all__ = ["CommandHelp", "CommandParser", "HelpFormatter"]
 
 _WIDTH = 78
 _EXIT_CODES = {
@@ -22,29 +22,72 @@ _EXIT_CODES = {
 }
 
 
-class CommandHelp(NamedTuple):
+class CommandHelp:
     """The parts of a command's manual."""
 
-    details: str
-    """Paragraphs, separated by empty lines."""
-    examples: dict[str, str]
-    """Command line -> what it does."""
-    exit_codes: Mapping[int, str] = MappingProxyType({})
-    """Those whose meaning is more than the usual one."""
-    without: tuple[int, ...] = ()
-    """Usual exit codes that this command does not have."""
+    def __init__(
+        self,
+        *,
+        details: str,
+        examples: dict[str, str],
+        exit_codes: Mapping[int, str] | None = None,
+        without: tuple[int, ...] = (),
+    ) -> None:
+        """`details`: paragraphs, separated by empty lines. `examples`: command line -> what it
+        does. `exit_codes`: those whose meaning is more than the usual one. `without`: usual exit
+        codes that this command does not have.
+        """
+        self._details = details
+        self._examples = examples
+        self._exit_codes = {**_EXIT_CODES, **(exit_codes or {})}
+        self._without = without
+
+    def put_into(self, parser: argparse.ArgumentParser) -> None:
+        """Add the manual to a command's parser, around its options."""
+        import textwrap  # only for who asks for help
+
+        paragraphs = self._details.strip().split("\n\n")
+        parser.description = "\n\n".join(
+            textwrap.fill(" ".join(paragraph.split()), _WIDTH) for paragraph in paragraphs
+        )
+        codes = sorted(self._exit_codes.keys() - set(self._without))
+        lines = ["exit codes:", *(f"  {code:<4}{self._exit_codes[code]}" for code in codes)]
+        lines += ["", "examples:"]
+        indented = " " * 6
+        for command, meaning in self._examples.items():
+            lines.append(f"  {command}")
+            lines += textwrap.wrap(
+                meaning, _WIDTH, initial_indent=indented, subsequent_indent=indented
+            )
+        parser.epilog = "\n".join(lines)
 
 
-def put_into(parser: argparse.ArgumentParser, text: CommandHelp) -> None:
-    """Add the manual to a command's parser, around its options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    paragraphs = text.details.strip().split("\n\n")
-    parser.description = "\n\n".join(textwrap.fill(" ".join(p.split()), _WIDTH) for p in paragraphs)
-    codes = {**_EXIT_CODES, **text.exit_codes}
-    lines = ["exit codes:"]
-    lines += [f"  {code:<4}{codes[code]}" for code in sorted(codes) if code not in text.without]
-    lines += ["", "examples:"]
-    for command, meaning in text.examples.items():
-        lines.append(f"  {command}")
-        lines += textwrap.wrap(meaning, _WIDTH, initial_indent="      ", subsequent_indent="      ")
-    parser.epilog = "\n".join(lines)
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """As argparse's, which makes one for each option there is, and asks shutil each time how wide
+    the terminal is: with it come four libraries for compressed files."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"width": _columns() - 2, **options})
+
+
+def _columns() -> int:
+    """How wide the terminal is: as `shutil.get_terminal_size` has it."""
+    try:
+        return int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        pass
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (AttributeError, ValueError, OSError):
+        return 80
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser with a manual around its options, once somebody asks for it."""
+
+    manual: CommandHelp | None = None
+
+    def format_help(self) -> str:
+        if self.manual is not None:
+            self.manual.put_into(self)
+        return super().format_help()

@@ -7,7 +7,6 @@ lock shared with it can deadlock. All other methods are called on the thread of 
 
 from __future__ import annotations
 
-import random
 import socket
 import sys
 import threading
@@ -36,6 +35,7 @@ from node.broker_events import (
 )
 from node.buffered_socket import BufferedSocket
 from node.intake import Intake, Verdict
+from node.jitter import at_random
 from node.messages import OFFLINE
 from node.packets import failure_name, publish_packet
 from node.schema import MqttTable
@@ -146,6 +146,14 @@ class NetworkClient(paho.Client):
     def _create_socket(self) -> Any:
         return BufferedSocket(super()._create_socket())
 
+    def _create_socket_connection(self) -> socket.socket:
+        """As paho's; for a host in ASCII without the codec for others, which takes as long to
+        import as paho itself."""
+        if self._get_proxy() or not self.host.isascii():
+            return super()._create_socket_connection()
+        address: Any = (self.host.encode("ascii"), self.port)
+        return socket.create_connection(address, self.connect_timeout)
+
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
         """An acknowledgement of what `publish` has sent, which paho knows nothing of."""
         packet = self._in_packet["packet"]
@@ -180,8 +188,8 @@ class NetworkClient(paho.Client):
         annotation says int, and it only adds and multiplies.
         """
         self.reconnect_delay_set(
-            pause_s + random.uniform(*_FIRST_DELAY_S),  # type: ignore[arg-type]
-            pause_s + random.uniform(*_LONGEST_DELAY_S),  # type: ignore[arg-type]
+            pause_s + at_random(*_FIRST_DELAY_S),  # type: ignore[arg-type]
+            pause_s + at_random(*_LONGEST_DELAY_S),  # type: ignore[arg-type]
         )
 
     @property

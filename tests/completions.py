@@ -38,7 +38,7 @@ _KINDS = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY, "ID": {"bash": "_sensor_no
 
 def scripts() -> dict[str, str]:
     """File name -> content, under the names that the shells look for."""
-    parser = command_parser(COMMANDS)
+    parser = command_parser(COMMANDS, whole=COMMANDS)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():

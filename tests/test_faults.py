@@ -585,7 +585,7 @@ def test_a_dead_network_thread_is_replaced(broker, subscribe, tmp_path, monkeypa
         def explode(*_: object) -> None:
             raise ZeroDivisionError
 
-        client.on_publish = explode
+        client._report = explode
         wait_until(lambda: "the network thread has died" in caplog.text)
         seen = len(subscriber.states("box"))
         subscriber.wait_for_states("box", seen + 2)

@@ -9,15 +9,11 @@ from pathlib import Path
 
 from node import __version__
 from node import config as configuration
-from node.board import bare_board, open_board
 from node.cli import EXIT_CONFIG
-from node.clock import SystemClock
 from node.help_text import CommandHelp
-from node.identity import client_id
+from node.imports import lean_imports
 from node.logs import RecentWarnings
-from node.loop import Node, preload_drivers
 from node.schema import Config
-from node.service import catch_signals
 from node.state_dir import (
     StateDirLock,
     StateDirTaken,
@@ -25,7 +21,6 @@ from node.state_dir import (
     find_state_dir,
 )
 from node.terminal import count
-from node.tls import tls_context
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -86,7 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
         if stand_in is None:
             return _tell_of_bad_configuration(error, simulate=arguments.simulate)
         config = stand_in
-    context = tls_context(config.mqtt.tls)
+    with lean_imports(with_ssl=config.mqtt.tls is not None):
+        # Not before: whether ssl is needed is for the configuration to say.
+        from node.board import open_board
+        from node.clock import SystemClock
+        from node.identity import client_id
+        from node.loop import Node, preload_drivers
+        from node.service import catch_signals
+    context = None
+    if config.mqtt.tls is not None:
+        from node.tls import tls_context
+
+        context = tls_context(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
     lock = StateDirLock(state_dir)
     try:
@@ -140,6 +146,7 @@ def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | 
 def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
     """On standard error, and on the LED where nobody may be reading that."""
     from node.bad_config import led_of, show_bad_configuration
+    from node.board import bare_board
 
     print(error.report(), file=sys.stderr, flush=True)  # noqa: T201
     led = led_of(error.source)
