@@ -82,7 +82,6 @@ class Announcer:
         publisher.remedies[self._topic] = ", or set [homeassistant] enabled = false"
         self._announced: set[str] = set()
         """The keys of the components that were announced last."""
-        self._channels_announced = 0
         self._gone: dict[str, dict[str, Any]] = {}
         """Key -> component of those that are no more, and that Home Assistant may still have."""
         self._said_at_s = self._born_at_s = -math.inf
@@ -105,10 +104,9 @@ class Announcer:
             self._set(message)
             self._remove_what_is_gone()
 
-    def mind_channels(self) -> None:
-        """Announce anew when a sensor has turned out to have channels that nobody knew of."""
-        if self._enabled and self._channel_count() > self._channels_announced:
-            self._channels_announced = self._channel_count()
+    def channel_found(self) -> None:
+        """Announce anew: a sensor has turned out to have a channel that nobody knew of."""
+        if self._enabled and self._said_at_s > -math.inf:
             self._announce_at_s = self._said_at_s + SETTLE_S
 
     def hear(self, message: Arrived) -> bool:
@@ -209,13 +207,9 @@ class Announcer:
             )
             for sensor in self._sensors
         ]
-        self._channels_announced = self._channel_count()
         return device_message(
             self._config, self._device, sensors, read_vitals(self._board), _model(self._board)
         )
-
-    def _channel_count(self) -> int:
-        return sum(len(sensor.state.pipelines) for sensor in self._sensors)
 
 
 def _model(board: Board) -> str:

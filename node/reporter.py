@@ -157,7 +157,9 @@ class Reporter:
             sensor.state.published(told, outcome.ended_s)
         for name in missing:
             self._retained.take_back(sensor.table, name)
-        self._announcer.mind_channels()
+        if sensor.state.found_channels:
+            sensor.state.found_channels = False
+            self._announcer.channel_found()
 
     def availability_changed(self, sensor: Sensor) -> None:
         """Say so; of one that is online again, after the value that makes it so."""

@@ -55,6 +55,8 @@ class SensorState:
         if not table.info.more_channels:
             for channel in table.info.channels_with(table.options):
                 self._pipeline(channel)
+        self.found_channels = False
+        """It has given a channel that nobody knew of; for who tells of it to set back."""
         self._last_measurement: Measurement = {}
         self._repeats = 0
         self._last_problem = ("", "no reading yet")
@@ -173,6 +175,7 @@ class SensorState:
 
     def _pipeline(self, channel: Channel) -> ChannelPipeline:
         if channel.name not in self._pipelines:
+            self.found_channels = True
             table = self.table.channel.get(channel.name, ChannelTable())
             self._pipelines[channel.name] = ChannelPipeline(channel, table)
         return self._pipelines[channel.name]

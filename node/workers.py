@@ -1,23 +1,27 @@
 """The threads that wait for sensors, so that the node loop never does.
 
 Reads on one bus are done one after another; buses do not wait for each other. A thread takes
-whichever bus is ready, so sensors that answer at once share one thread and one wake-up. When
-buses have waited for `PATIENCE_S` and the processor has not been busy meanwhile, so the threads
-must be held up by their sensors, as many again are started, up to one per bus. A thread that
-never comes back holds its own bus alone.
+whichever bus is ready, those that answer at once before the others, so quick sensors share one
+thread and one wake-up. When buses have waited for `PATIENCE_S` and the node has not been computing
+meanwhile, so the threads must be held up by their sensors, as many again take part, up to one per
+bus; where reads are known to take their time, from the start. A thread that never comes back holds
+its own bus alone.
 
 `Workers` is used on the loop's thread; the threads are daemons (a stuck read must not keep the
-process from ending) and only take batches from a queue and report outcomes.
+process from ending) and only take batches and report outcomes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -27,9 +31,7 @@ from node.sensor_port import SensorPort
 __all__ = ["ReadDone", "Workers"]
 
 PATIENCE_S = 0.02
-
-_Batch = tuple[list[SensorPort], float]
-"""The sensors of one bus to read, and when they were handed out."""
+_TASKS = Path("/proc/self/task")
 
 
 class ReadDone(msgspec.Struct, frozen=True):
@@ -44,7 +46,7 @@ class Workers:
     """Distributes reads over threads.
 
     Outcomes come by `report_quietly` while there is more to do at once, and by `report` with the
-    last one, or when they are late: the loop is woken once for a whole tick of quick sensors.
+    last one, and once in `PATIENCE_S`: the loop is woken once for a whole tick of quick sensors.
     Both are called on the threads.
     """
 
@@ -55,15 +57,23 @@ class Workers:
     ) -> None:
         self._report = report
         self._report_quietly = report_quietly
-        self._ready: deque[_Batch] = deque()
+        self._ready: deque[list[SensorPort]] = deque()
+        """Sensors of one bus each."""
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._to_ring = 0
+        self._rings = 0
+        """How many threads `begin` is to wake."""
         self._waiting: dict[str, list[SensorPort]] = {}
         self._busy: set[str] = set()
+        self._took_s: dict[str, float] = {}
+        """Bus -> how long its reads took the last time, or the time before where that was less."""
+        self._last_took_s: dict[str, float] = {}
         self._threads = 0
+        self._at_work: set[int] = set()
+        """The threads that are not waiting for the bell."""
         self._looks = 0
-        self._last_look_s = (0.0, 0.0)
-        """When batches were handed out or looked at last: monotonic, and our processor time."""
+        self._looked_at: tuple[float, float] | None = None
+        """When buses were found waiting last, and `_processor_s` then."""
+        self._rang_s = 0.0
         self.next_look_s = math.inf
         """When `help_out` wants to be called next; infinity for never."""
 
@@ -84,11 +94,13 @@ class Workers:
             return
         self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
         self._looks = 2
-        self._last_look_s = (now_s, time.process_time())
-        for bus in buses:
+        self._looked_at = None
+        self._rang_s = now_s
+        slow = {bus for bus in buses if self._took_s.get(bus, 0.0) > PATIENCE_S}
+        for bus in sorted(buses, key=slow.__contains__):
             self._busy.add(bus)
-            self._ready.append((self._waiting.pop(bus), now_s))
-        self._to_ring = len(buses)
+            self._ready.append(self._waiting.pop(bus))
+        self._rings = len(slow) + (len(slow) < len(buses))
 
     def begin(self) -> None:
         """Let the threads read what was dispatched.
@@ -96,12 +108,11 @@ class Workers:
         To be called right before the loop sleeps: a thread that is woken while the loop goes on
         has to sleep once more, until the interpreter is free.
         """
-        if self._to_ring and self._threads == 0:
+        if self._rings and self._threads == 0:
             self.add_thread()
-            self._to_ring = 0
-        for _ in range(min(self._to_ring, self._threads)):
+        for _ in range(min(self._rings, self._threads)):
             self._bell.put(None)
-        self._to_ring = 0
+        self._rings = 0
 
     def help_out(self, now_s: float) -> None:
         """Some time after `dispatch`: start threads if buses have found none in the meantime.
@@ -113,23 +124,30 @@ class Workers:
             return
         self._looks -= 1
         if self._ready:
-            if not self._processor_was_busy(now_s):
-                self._add_threads()
+            if not self._was_computing(now_s):
+                self._add_help()
         elif not self._busy or self._looks <= 0:
             self.next_look_s = math.inf
             return
         self.next_look_s = now_s + PATIENCE_S
 
-    def _processor_was_busy(self, now_s: float) -> bool:
-        """Whether we used most of the time since the last look: more threads would not help."""
-        (then_s, cpu_then_s), cpu_s = self._last_look_s, time.process_time()
-        self._last_look_s = (now_s, cpu_s)
-        return cpu_s - cpu_then_s > (now_s - then_s) / 2
+    def _was_computing(self, now_s: float) -> bool:
+        """Whether more threads would not help, for the processor is what there is too little of.
 
-    def _add_threads(self) -> None:
-        """Double their number, as far as there are buses waiting."""
-        for _ in range(min(max(self._threads, 1), len(self._ready))):
-            self.add_thread()
+        At the first look nothing is known yet.
+        """
+        before, self._looked_at = self._looked_at, (now_s, _processor_s())
+        return before is None or self._looked_at[1] - before[1] > (now_s - before[0]) / 2
+
+    def _add_help(self) -> None:
+        """Double the threads that take part, as far as there are buses waiting."""
+        idle = self._threads - len(self._at_work)
+        for _ in range(min(max(len(self._at_work), 1), len(self._ready))):
+            if idle > 0:
+                idle -= 1
+                self._bell.put(None)
+            else:
+                self.add_thread()
 
     def add_thread(self) -> None:
         """Start one more thread, unless every bus at work has one."""
@@ -139,21 +157,51 @@ class Workers:
             threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
+        me = threading.get_ident()
         while True:
+            self._at_work.add(me)
             self._read_what_is_ready()
+            self._at_work.discard(me)
             self._bell.get()
 
     def _read_what_is_ready(self) -> None:
         while self._ready:
             try:
-                ports, handed_out_s = self._ready.popleft()
+                ports = self._ready.popleft()
             except IndexError:  # another thread was faster
                 return
+            began_s = time.monotonic()
             last = len(ports) - 1
             for index, port in enumerate(ports):
                 done = ReadDone(port.read(), port.bus, index == last)
+                now_s = time.monotonic()
+                if index == last:
+                    self._note(port.bus, now_s - began_s)
                 more = index < last or bool(self._ready)
-                if more and time.monotonic() - handed_out_s < PATIENCE_S:
+                if more and now_s - self._rang_s < PATIENCE_S:
                     self._report_quietly(done)
                 else:
+                    self._rang_s = now_s
                     self._report(done)
+
+    def _note(self, bus: str, took_s: float) -> None:
+        """A thread that the system has interrupted was not held up by its sensor."""
+        self._took_s[bus] = min(took_s, self._last_took_s.get(bus, took_s))
+        self._last_took_s[bus] = took_s
+
+
+def _processor_s() -> float:
+    """What our threads have had of the processor, and have waited for it; in seconds.
+
+    A machine with more to do than it can makes us wait, and then more threads make it worse
+    (kernel scheduler/sched-stats.rst: the first two numbers of schedstat, in ns).
+    """
+    total_ns = 0
+    try:
+        for task in os.scandir(_TASKS):
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                had, waited, _ = Path(task.path, "schedstat").read_bytes().split()
+                total_ns += int(had) + int(waited)
+    except (OSError, ValueError):  # a kernel without it
+        return time.process_time()
+    return total_ns / 1e9
