@@ -70,5 +70,5 @@ def failure_name(kind: int, code: int) -> str:
         return ""
     try:
         return str(ReasonCode(kind, identifier=code))
-    except KeyError:
+    except (KeyError, ValueError):  # paho knows no such code, or not of this packet
         return _OUTSIDE_THE_STANDARD.get(code, f"reason code 0x{code:02x}")

@@ -1,0 +1,200 @@
+"""The packets that the node frames itself, and the socket that reads ahead."""
+
+from __future__ import annotations
+
+import select
+import socket
+import subprocess
+import sys
+
+import paho.mqtt.client as paho
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from support import ScriptedBroker, sysfs_config, wait_until
+
+from node.broker_events import Outgoing
+from node.buffered_socket import BufferedSocket
+from node.packets import failure_name, framed, length, publish_packet
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0+#"), min_size=1)
+
+
+def by_paho(message: Outgoing, message_id: int, version: MQTTProtocolVersion) -> bytes:
+    """What paho would send for it."""
+    sent: list[bytes] = []
+    client = Client(CallbackAPIVersion.VERSION2, protocol=version)
+    client._packet_queue = lambda _command, packet, *_rest: sent.append(bytes(packet))
+    client._sock = object()
+    properties = None
+    if version == MQTTProtocolVersion.MQTTv5 and (message.expiry_s or message.correlation):
+        properties = Properties(PacketTypes.PUBLISH)
+        if message.expiry_s:
+            properties.MessageExpiryInterval = message.expiry_s
+        if message.correlation:
+            properties.CorrelationData = message.correlation
+    topic = message.topic.encode()
+    client._send_publish(
+        message_id, topic, message.payload, 1, message.retain, properties=properties
+    )
+    client._sock = None
+    return sent[0]
+
+
+@given(
+    topic=TEXT,
+    payload=st.binary() | st.integers(1, 3).map(lambda power: b"x" * 128**power),
+    message_id=st.integers(1, 65_535),
+    expiry_s=st.integers(0, 2**32 - 1),
+    correlation=st.binary(max_size=300),
+    retain=st.booleans(),
+    mqtt_5=st.booleans(),
+)
+def test_a_publish_is_the_one_that_paho_would_send(
+    topic, payload, message_id, expiry_s, correlation, retain, mqtt_5
+):
+    message = Outgoing(topic, payload, expiry_s, retain, correlation)
+    version = MQTTProtocolVersion.MQTTv5 if mqtt_5 else MQTTProtocolVersion.MQTTv311
+    packet = publish_packet(message, message_id, mqtt_5=mqtt_5)
+    assert packet == by_paho(message, message_id, version)
+
+
+@pytest.mark.parametrize(
+    ("size", "encoded"),
+    [(0, "00"), (127, "7f"), (128, "8001"), (16_383, "ff7f"), (268_435_455, "ffffff7f")],
+)
+def test_a_length_is_that_of_the_standard(size, encoded):
+    """MQTT 5, table 1-1."""
+    assert length(size).hex() == encoded
+
+
+def test_what_is_too_long_for_a_packet_is_refused():
+    with pytest.raises(ValueError, match="268435456 bytes are too many"):
+        length(268_435_456)
+    assert framed(0xC0, b"") == b"\xc0\x00"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (0x00, ""),
+        (0x10, ""),  # nobody has subscribed to it
+        (0x87, "Not authorized"),
+        (0x95, "Packet too large"),
+        (0xF0, "reason code 0xf0"),
+    ],
+)
+def test_a_reason_of_failure_has_a_name(code, name):
+    assert failure_name(PacketTypes.PUBACK, code) == name
+
+
+@pytest.fixture
+def pair():
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    yield BufferedSocket(near), far
+    near.close()
+    far.close()
+
+
+def test_what_was_read_ahead_comes_in_pieces_as_it_was_sent(pair):
+    near, far = pair
+    sent = bytes(range(256)) * 64
+    far.sendall(sent)
+    received = b""
+    sizes = [1, 1, 2, 7, 1000, 5000]
+    while len(received) < len(sent):
+        piece = near.recv(sizes[len(received) % len(sizes)])
+        assert piece
+        received += piece
+    assert received == sent
+    assert near.pending() == 0
+    with pytest.raises(BlockingIOError):
+        near.recv(1)
+
+
+def test_what_select_does_not_tell_of_is_pending(pair):
+    near, far = pair
+    far.sendall(b"abc")
+    assert near.recv(1) == b"a"
+    assert select.select([near], [], [], 0)[0] == [], "the kernel has nothing any more"
+    assert near.pending() == 2
+
+
+def test_the_end_of_the_connection_comes_after_what_was_sent(pair):
+    near, far = pair
+    far.sendall(b"x")
+    far.close()
+    assert [near.recv(10), near.recv(10)] == [b"x", b""]
+
+
+def test_nothing_is_asked_of_the_kernel_for_each_byte():
+    """A negative control is what paho does with a plain socket: three calls a packet."""
+    calls = {"plain": 0, "buffered": 0}
+
+    class Counting:
+        def __init__(self, kind: str, content: bytes) -> None:
+            self.kind, self.content = kind, content
+
+        def recv(self, size: int) -> bytes:
+            calls[self.kind] += 1
+            piece, self.content = self.content[:size], self.content[size:]
+            if not piece:
+                raise BlockingIOError
+            return piece
+
+    for kind in calls:
+        client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        counting = Counting(kind, b"\x40\x02\x00\x01" * 10)
+        client._sock = BufferedSocket(counting) if kind == "buffered" else counting
+        for _ in range(10):
+            assert client._packet_read() == paho.MQTT_ERR_SUCCESS
+        client._sock = None
+    assert calls == {"plain": 30, "buffered": 1}
+
+
+def test_a_refusal_that_paho_does_not_know_costs_a_message_and_not_the_connection(
+    start_node, temperature_file
+):
+    """mosquitto answers with PUBACK 0x95 to what is above its message_size_limit."""
+    connects = states = 0
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        nonlocal connects, states
+        connects += kind == 1
+        if kind == 1:
+            return b"\x20\x03\x00\x00\x00"
+        if kind == 3:
+            id_at = 2 + int.from_bytes(body[:2], "big")
+            refused = body[2:id_at].endswith(b"/state")
+            states += refused
+            return b"\x40\x03" + body[id_at : id_at + 2] + (b"\x95" if refused else b"\x00")
+        return None
+
+    broker = ScriptedBroker(answer)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s"))
+    node.wait_for_log("does not take sensors/test/s/state: Packet too large")
+    wait_until(lambda: states >= 5)
+    assert connects == 1
+    assert len(node.log_lines("Packet too large")) == 1
+
+
+def test_run_brings_no_tls_where_there_is_none(tmp_path):
+    """OpenSSL, an HTTP client, e-mail, codecs for hosts: none of it is in the node's process."""
+    heavy = ("ssl", "_ssl", "_hashlib", "http", "email", "encodings.idna", "decimal", "inspect")
+    config = tmp_path / "node.toml"
+    config.write_text(sysfs_config(1, {"s": tmp_path / "temp"}))
+    script = (
+        "import os, sys, threading\n"
+        "from node import cli\n"
+        "threading.Timer(1.0, os.kill, (os.getpid(), 15)).start()\n"
+        f"assert cli.main(['run', '--config', {str(config)!r}, '--state-dir', "
+        f"{str(tmp_path / 'state')!r}]) == 0\n"
+        f"print([m for m in {heavy!r} if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
