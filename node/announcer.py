@@ -215,7 +215,7 @@ class Announcer:
 def _model(board: Board) -> str:
     """`Raspberry Pi 4 Model B Rev 1.4` (the device tree's root node; a NUL ends it)."""
     try:
-        text = board.path(_MODEL).read_text(encoding="ascii")
+        text = board.path(_MODEL).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return "Linux computer"
     return text.strip("\0\n ") or "Linux computer"

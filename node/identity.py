@@ -37,6 +37,6 @@ def _digits(text: str) -> str:
 
 def _machine() -> str:
     try:
-        return _MACHINE_ID.read_text(encoding="ascii").strip()
+        return _MACHINE_ID.read_text(encoding="utf-8").strip()
     except OSError:
         return f"{uuid.getnode():012x}"

@@ -86,7 +86,7 @@ def lock_holder(folder: Path) -> int | None:
     """
     try:
         status = folder.stat()
-        lines = _LOCKS.read_text(encoding="ascii").splitlines()
+        lines = _LOCKS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

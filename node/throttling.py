@@ -68,7 +68,7 @@ def read_throttled(board: Board) -> Throttled | None:
 def _firmware_bits(board: Board) -> int | None:
     for file in board.path(_PLATFORM).glob(_FIRMWARE):
         with contextlib.suppress(OSError, ValueError):
-            return int(file.read_text(encoding="ascii"), 16)
+            return int(file.read_text(encoding="utf-8"), 16)
     return None
 
 
@@ -82,6 +82,6 @@ def _alarm(board: Board) -> bool | None:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="ascii", errors="replace").strip()
+        return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

@@ -40,7 +40,7 @@ def read_vitals(board: Board) -> Vitals:
 def _cpu_temperature(board: Board) -> float | None:
     """Where the kernel has a thermal zone (thermal/sysfs-api.rst)."""
     try:
-        return round(int(board.path(_THERMAL_ZONE).read_text(encoding="ascii")) / 1000, 1)
+        return round(int(board.path(_THERMAL_ZONE).read_text(encoding="utf-8")) / 1000, 1)
     except (OSError, ValueError):
         return None
 
@@ -52,7 +52,7 @@ def _wifi_dbm(board: Board) -> int | None:
     drivers that do not say dBm, are taken for what they mean.
     """
     try:
-        lines = board.path(_WIRELESS).read_text(encoding="ascii").splitlines()[2:]
+        lines = board.path(_WIRELESS).read_text(encoding="utf-8").splitlines()[2:]
         for line in lines:
             level = round(float(line.split()[3]))
             if level not in (0, -256):
