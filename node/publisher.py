@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from node.broker_events import Acknowledged, BrokerEvent, Outgoing
@@ -34,6 +34,8 @@ _OVERHEAD_BYTES = 32
 ALWAYS_TAKEN_BYTES = 1024
 MOST_ANSWERS = 20
 """Answers to commands that may wait; more of them nobody has asked for in good faith."""
+LOSSES = 2
+"""How many links in a row must have been lost over something, for it to be held to be the cause."""
 _DISCONNECT_S = 0.5
 
 
@@ -53,6 +55,8 @@ class Publisher:
         """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
         for each connection, and whose loss costs no reading."""
         self._denied_for_good: set[str] = set()
+        self._losses_over: Counter[str] = Counter()
+        """Topic of `remedies` -> how many links in a row were soon lost with it in flight."""
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
         """Retained topics with a message that is not acknowledged yet."""
@@ -75,7 +79,7 @@ class Publisher:
         `expiry_s`: how long an MQTT 5 broker keeps it; 0 for ever. Without a link nothing is
         kept: the loop sets everything again on connecting.
         """
-        if self._link.connected:
+        if self._link.connected and self._losses_over[topic] < LOSSES:
             self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
 
     def stalled_for_s(self, now_s: float) -> float:
@@ -152,25 +156,34 @@ class Publisher:
         if event.generation != self._link.generation:
             return change
         if change is Change.DOWN:
-            self._mind_size()
+            self._mind_losses()
         if change is not Change.NONE:
             self.forget()
         elif isinstance(event, Acknowledged):
             self._acknowledged(event)
         return change
 
-    def _mind_size(self) -> None:
-        """Make messages smaller when the link is lost over them again and again.
+    def _mind_losses(self) -> None:
+        """Send less when the link is lost again and again, soon, over what is in flight.
 
         A broker that does not announce its maximum closes the connection over a larger message
-        (MQTT 5, §3.1.2.11.4; in 3.1.1 none does), and would for ever. Only history can be made
-        smaller, and only what is larger than `ALWAYS_TAKEN_BYTES` is.
+        (MQTT 5, §3.1.2.11.4; in 3.1.1 none does), and would for ever. History can be made
+        smaller, down to `ALWAYS_TAKEN_BYTES`; what is in `remedies` can be left out, until a
+        connection has lasted.
         """
+        if not self._link.was_short_lived:
+            self._losses_over.clear()
+        in_flight = {message.topic for message in self._message_of.values()}
+        for topic in in_flight & self.remedies.keys() if self._link.was_short_lived else ():
+            self._losses_over[topic] += 1
+            if self._losses_over[topic] == LOSSES:
+                why = f"it ends the connection over it; raise its limit{self.remedies[topic]}"
+                _log.warning("the broker does not take %s: %s", topic, why)
         if not self._settlements or not self._link.was_short_lived:
             self._losses_in_flight = 0
             return
         self._losses_in_flight += 1
-        if self._losses_in_flight > 1:
+        if self._losses_in_flight >= LOSSES:
             largest = max(len(self._message_of[i].payload) for i in self._settlements)
             self._largest_bytes = max(ALWAYS_TAKEN_BYTES, largest // 2)
 

@@ -612,6 +612,38 @@ def test_a_maximum_that_the_broker_does_not_announce_is_found_out(tmp_path, subs
         mosquitto.stop()
 
 
+@pytest.mark.real_time(seconds=30)
+def test_a_discovery_message_that_the_broker_ends_the_connection_over_is_left_out(
+    tmp_path, subscribe, start_node
+):
+    """MQTT 3.1.1 again; readings matter more. A broker that takes it gets it next time."""
+    mosquitto = Mosquitto(tmp_path, "max_packet_size 4000").start()
+    files = ten_files(tmp_path)
+    node = start_node(
+        with_outbox(
+            sysfs_config(mosquitto.port, files, interval="2s", mqtt='protocol = "3.1.1"'),
+            history_interval="2s",
+        )
+    )
+    try:
+        subscriber = subscribe(mosquitto.port)
+        node.wait_for_log("it ends the connection over it; raise its limit, or set [homeassistant]")
+        wait_until(lambda: len(node.log_lines("connected to")) == 3)
+        seen = len(subscriber.states("s0"))
+        # For longer than SHORT_LIFE_S, so that the next loss is no sign of trouble.
+        wait_until(lambda: len(subscriber.states("s0")) >= seen + 8, seconds=40)
+        assert len(node.log_lines("connected to")) == 3
+        assert len(node.log_lines("ends the connection over it")) == 1
+    finally:
+        mosquitto.stop()
+    mosquitto = Mosquitto(tmp_path, port=mosquitto.port).start()
+    try:
+        taken = subscribe(mosquitto.port, "homeassistant/#")
+        wait_until(lambda: any("/config" in topic for topic, *_ in taken.messages), seconds=30)
+    finally:
+        mosquitto.stop()
+
+
 def test_states_that_are_not_acknowledged_hold_up_no_history(start_node, temperature_file):
     """A newer value waits behind its own topic, and not in the way of others."""
     seen: list[str] = []
