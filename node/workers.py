@@ -100,7 +100,7 @@ class Workers:
         for bus in sorted(buses, key=slow.__contains__):
             self._busy.add(bus)
             self._ready.append(self._waiting.pop(bus))
-        self._rings = len(slow) + (len(slow) < len(buses))
+        self._rings += len(slow) + (len(slow) < len(buses))
 
     def begin(self) -> None:
         """Let the threads read what was dispatched.
