@@ -1,0 +1,69 @@
+"""The limits that the node is to keep to, and whether it does; ratios are of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from results import Results
+from table import number_text
+
+__all__ = ["GOALS", "Verdict", "goal_lines", "judge"]
+
+
+class Goal(NamedTuple):
+    """The node's `metric`, or its ratio to that of the peer `beside`, is to be `limit` at most.
+
+    With `at_least` it is to be more than `limit`.
+    """
+
+    what: str
+    scenario: str
+    metric: str
+    limit: float
+    beside: str | None = None
+    at_least: bool = False
+
+
+class Verdict(NamedTuple):
+    """`value` is None, and `met` too, where something was not measured."""
+
+    goal: Goal
+    value: float | None
+    met: bool | None
+
+
+GOALS = (
+    Goal("CPU per reading, 10 at 10 s", "steady-10s", "cpu_ms_per_reading", 1.0, "tutorial"),
+    Goal("CPU per reading, 10 at 10 s", "steady-10s", "cpu_ms_per_reading", 0.3, "mqtt-io"),
+    Goal("cold start, CPU", "cold", "cpu_ms", 1.3, "tutorial"),
+    Goal("cold start, CPU", "cold", "cpu_ms", 0.12, "mqtt-io"),
+    Goal("memory (RSS)", "steady-10s", "rss_mb", 1.15, "tutorial"),
+    Goal("wake-ups a second, 10 at 10 s", "steady-10s", "wakeups_per_s", 1.3),
+    Goal("drift per period, ms", "steady-10s", "abs_drift_ms", 0.1),
+    Goal("lateness p99, 10 at 1 s", "steady-1s", "late_p99_ms", 2.0, "c"),
+    Goal("CPU, 1,000 sensors at 1 s", "sizes", "cpu_percent@1000", 1.5, "tutorial"),
+    Goal("missed of 1,000 sensors at 1 s", "sizes", "missed@1000", 0),
+    Goal("readings a second", "throughput", "per_s", 1.0, "tutorial", at_least=True),
+)
+
+
+def judge(goal: Goal, results: Results) -> Verdict:
+    value = results.median(goal.scenario, "node", goal.metric)
+    if value is not None and goal.beside is not None:
+        other = results.median(goal.scenario, goal.beside, goal.metric)
+        value = value / other if other else None
+    if value is None:
+        return Verdict(goal, None, None)
+    return Verdict(goal, value, value > goal.limit if goal.at_least else value <= goal.limit)
+
+
+def goal_lines(results: Results) -> Iterator[str]:
+    for goal in GOALS:
+        _, value, met = judge(goal, results)
+        what = goal.what + (f", beside {goal.beside}" if goal.beside else "")
+        times = "x" if goal.beside else ""
+        measured = f"{value:.2f}{times}" if value is not None and times else number_text(value)
+        asked = f"{'more than' if goal.at_least else 'at most'} {goal.limit:g}{times}"
+        verdict = "not measured" if met is None else "met" if met else "NOT MET"
+        yield f"  {what:<48}{measured:>10}   {asked:<18}{verdict}"

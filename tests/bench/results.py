@@ -1,0 +1,63 @@
+"""The figures of a run: what is kept as JSON, and what table, goals and chart are made from."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from window import Figures
+
+__all__ = ["Results", "load", "save"]
+
+
+class Results(NamedTuple):
+    """`scenarios`: name -> peer -> metric -> samples. `settings`: name -> what it was run with."""
+
+    began: str
+    quick: bool
+    machine: dict[str, str]
+    peers: dict[str, str]
+    missing: dict[str, str]
+    scenarios: dict[str, dict[str, Figures]]
+    settings: dict[str, dict[str, Any]]
+    failed: dict[str, str]
+
+    def samples(self, scenario: str, peer: str, metric: str) -> list[float]:
+        """Those that are numbers; none for what was not measured."""
+        found = self.scenarios.get(scenario, {}).get(peer, {}).get(metric, [])
+        return [value for value in found if value is not None and not math.isnan(value)]
+
+    def median(self, scenario: str, peer: str, metric: str) -> float | None:
+        samples = self.samples(scenario, peer, metric)
+        return statistics.median(samples) if samples else None
+
+    def spread(self, scenario: str, peer: str, metric: str) -> float | None:
+        """Half of the distance between the quartiles; None for fewer than three samples."""
+        samples = self.samples(scenario, peer, metric)
+        if len(samples) < 3:
+            return None
+        lower, _, upper = statistics.quantiles(samples, n=4, method="inclusive")
+        return (upper - lower) / 2
+
+
+def save(results: Results, file: Path) -> None:
+    kept = _without_nan(results._asdict())
+    file.write_text(json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load(file: Path) -> Results:
+    return Results(**json.loads(file.read_text()))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no nan: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value

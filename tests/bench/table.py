@@ -1,0 +1,90 @@
+"""The table: a column for each peer, a row for each figure; 100 columns wide with all peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from results import Results
+
+__all__ = ["number_text", "table"]
+
+_LABEL = 30
+_COLUMN = 10
+
+
+class _Row(NamedTuple):
+    label: str
+    scenario: str
+    metric: str
+    with_spread: bool = False
+
+
+_ROWS: tuple[_Row | str, ...] = (
+    "cold start to the first retained reading",
+    _Row("CPU, ms", "cold", "cpu_ms", True),
+    _Row("time, ms", "cold", "wall_ms", True),
+    "10 sensors every 10 s",
+    _Row("CPU per reading, ms", "steady-10s", "cpu_ms_per_reading", True),
+    _Row("wake-ups a second", "steady-10s", "wakeups_per_s", True),
+    _Row("memory (RSS), MB", "steady-10s", "rss_mb"),
+    _Row("memory (PSS), MB", "steady-10s", "pss_mb"),
+    _Row("system calls a reading", "steady-10s", "system_calls_per_reading"),
+    _Row("written a reading, bytes", "steady-10s", "written_bytes_per_reading"),
+    _Row("drift per period, ms", "steady-10s", "drift_ms"),
+    "10 sensors every second",
+    _Row("CPU per reading, ms", "steady-1s", "cpu_ms_per_reading", True),
+    _Row("wake-ups a second", "steady-1s", "wakeups_per_s", True),
+    _Row("system calls a reading", "steady-1s", "system_calls_per_reading"),
+    _Row("written a reading, bytes", "steady-1s", "written_bytes_per_reading"),
+    _Row("interval, error p50, ms", "steady-1s", "error_p50_ms"),
+    _Row("interval, error p99, ms", "steady-1s", "error_p99_ms"),
+    _Row("lateness, p99, ms", "steady-1s", "late_p99_ms"),
+    _Row("drift per period, ms", "steady-1s", "drift_ms"),
+    "1 to 1,000 sensors every second",
+    *(
+        _Row(f"CPU, % of a core, {size:,}", "sizes", f"cpu_percent@{size}")
+        for size in (1, 10, 100, 1000)
+    ),
+    *(_Row(f"missed, %, {size:,}", "sizes", f"missed_percent@{size}") for size in (100, 1000)),
+)
+
+
+def number_text(value: float | None) -> str:
+    """Three digits or so; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    if value == int(value) and size < 1e6:
+        return f"{int(value):,}"
+    for bound, decimals in ((99.95, 0), (9.995, 1), (0.9995, 2)):
+        if size >= bound:
+            return f"{value:,.{decimals}f}"
+    return f"{value:.3f}"
+
+
+def table(results: Results) -> Iterator[str]:
+    """The lines; rows of scenarios that were not run are left out."""
+    peers = list(results.peers)
+    yield " " * _LABEL + "".join(f"{name:>{_COLUMN}}" for name in peers)
+    heading = ""
+    for row in _ROWS:
+        if isinstance(row, str):
+            heading = row
+            continue
+        if not any(results.samples(row.scenario, peer, row.metric) for peer in peers):
+            continue
+        if heading:
+            yield heading
+            heading = ""
+        cells = "".join(f"{_cell(results, peer, row):>{_COLUMN}}" for peer in peers)
+        yield f"  {row.label:<{_LABEL - 2}}{cells}"
+
+
+def _cell(results: Results, peer: str, row: _Row) -> str:
+    text = number_text(results.median(row.scenario, peer, row.metric))
+    spread = results.spread(row.scenario, peer, row.metric) if row.with_spread else None
+    if spread is None:
+        return text
+    decimals = len(text.partition(".")[2])
+    return f"{text}±{spread:.{decimals}f}".replace("±0.", "±.")
