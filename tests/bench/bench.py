@@ -16,53 +16,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import results as kept
+from chart import chart
 from contest import Workshop
 from counters import Feeder
-from goals import goal_lines
 from machine import file_system, note
-from peers import ALL, Missing, Peer
+from peer import Missing, Peer
+from peers import ALL
+from plan import SCENARIOS
+from report import report
 from results import Results
-from table import table
 
 CACHE = Path(__file__).parents[1] / ".venv" / "bench"
-
-
-class Scenario(NamedTuple):
-    """A module of scenarios/, and what its `measure` is given; `quick` is None where `--quick`
-    leaves it out. `quick_peers`: all, or those alone."""
-
-    name: str
-    module: str
-    full: dict[str, Any]
-    quick: dict[str, Any] | None
-    quick_peers: tuple[str, ...] = ()
-
-
-SCENARIOS = (
-    Scenario("cold", "cold", {"starts": 11}, {"starts": 3}),
-    Scenario(
-        "steady-10s",
-        "steady",
-        {"interval_s": 10.0, "slices": 5, "slice_s": 60, "traced_s": 20},
-        {"interval_s": 10.0, "slices": 1, "slice_s": 20, "traced_s": 0},
-    ),
-    Scenario(
-        "steady-1s",
-        "steady",
-        {"interval_s": 1.0, "slices": 5, "slice_s": 24, "traced_s": 10},
-        {"interval_s": 1.0, "slices": 1, "slice_s": 12, "traced_s": 3},
-    ),
-    Scenario(
-        "sizes",
-        "sizes",
-        {"sizes": [1, 10, 100, 1000], "slices": 3, "slice_s": 7, "rounds": 1},
-        {"sizes": [1000], "slices": 1, "slice_s": 6, "rounds": 1},
-        ("tutorial", "node"),
-    ),
-)
 
 
 def arguments() -> argparse.Namespace:
@@ -73,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", choices=names, default=names)
     parser.add_argument("--peers", nargs="+", metavar="NAME", choices=peers, default=peers)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the chart of the README")
     parser.add_argument(
         "--render", type=Path, metavar="FILE", help="measure nothing: of such a file"
     )
@@ -90,6 +57,8 @@ def main() -> None:
         print(file=sys.stderr)
     if chosen.json:
         kept.save(results, chosen.json)
+    if chosen.svg:
+        chosen.svg.write_text(chart(results))
     for line in report(results):
         print(line)
 
@@ -114,7 +83,7 @@ def workshop(names: Sequence[str]) -> Iterator[tuple[Workshop, dict[str, str]]]:
     if file_system(disk) in ("tmpfs", "ramfs"):
         tell("warning: /var/tmp is in memory, so the node's log is not on a disk\n")
     try:
-        yield Workshop(disk, memory, Feeder(), ready), missing
+        yield Workshop(disk, memory, Feeder(), ready, []), missing
     finally:
         shutil.rmtree(disk, ignore_errors=True)
         shutil.rmtree(memory, ignore_errors=True)
@@ -126,7 +95,7 @@ def measure(
     now = datetime.datetime.now(datetime.UTC)
     versions = {peer.name: peer.version for peer in shop.peers}
     results = Results(
-        f"{now:%Y-%m-%d %H:%M} UTC", quick, note(shop.disk), versions, missing, {}, {}, {}
+        f"{now:%Y-%m-%d %H:%M} UTC", quick, note(shop.disk), versions, missing, {}, {}, {}, []
     )
     for scenario in SCENARIOS:
         settings = scenario.quick if quick else scenario.full
@@ -140,28 +109,11 @@ def measure(
             results.scenarios[scenario.name] = module.measure(part, **settings)
         except RuntimeError as error:
             results.failed[scenario.name] = str(error)
+        results.remarks.extend(shop.remarks)
+        shop.remarks.clear()
         took_s = round(time.monotonic() - begun_s)
         results.settings[scenario.name] = {**settings, "took_s": took_s}
     return results
-
-
-def report(results: Results) -> Iterator[str]:
-    part = "a quick run, of a part of the scenarios: " if results.quick else ""
-    yield f"{part}{results.began}; medians, ± half the distance between the quartiles"
-    yield ""
-    yield from table(results)
-    yield ""
-    yield "goals of the node"
-    yield from goal_lines(results)
-    yield ""
-    for what, reason in {**results.missing, **results.failed}.items():
-        yield f"not measured: {what}: {reason}"
-    for name, version in results.peers.items():
-        yield f"{name}: {version}"
-    for name, value in results.machine.items():
-        yield f"{name}: {value}"
-    total_s = sum(settings["took_s"] for settings in results.settings.values())
-    yield f"measured in {total_s / 60:.0f} min"
 
 
 def tell(what: str) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from broker import Broker
 from counters import Feeder, SensorFiles
-from peers import Job, Peer
+from peer import Job, Peer
 from subscriber import Message, Subscriber
 
 __all__ = ["Arrival", "Contest", "Workshop", "open_contest"]
@@ -41,6 +41,8 @@ class Workshop(NamedTuple):
     memory: Path
     feeder: Feeder
     peers: Sequence[Peer]
+    remarks: list[str]
+    """What could not be measured, and why; for the reader of the table."""
 
     def only(self, names: Sequence[str]) -> Workshop:
         return self._replace(peers=[peer for peer in self.peers if peer.name in names])
@@ -50,7 +52,13 @@ class Contest:
     """`files`, `processes` and `jobs` are those of each peer, by its name."""
 
     def __init__(
-        self, workshop: Workshop, sensors: int, interval_s: float, *, session: bool
+        self,
+        workshop: Workshop,
+        sensors: int,
+        interval_s: float,
+        *,
+        session: bool,
+        counting: bool,
     ) -> None:
         self.interval_s = interval_s
         self.sensors = sensors
@@ -58,12 +66,16 @@ class Contest:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.jobs: dict[str, Job] = {}
         self.files: dict[str, SensorFiles] = {}
+        self._arrivals: dict[str, list[Arrival]] = {name: [] for name in self.peers}
+        self._decoded = dict.fromkeys(self.peers, 0)
+        """How many of the subscriber's messages were looked at for a peer."""
         self._workshop = workshop
         self._session = session
+        self._counting = counting
         self._subscriber: Subscriber | None = None
         self.broker = Broker(workshop.disk / "broker")
         for name in self.peers:
-            files = SensorFiles(workshop.memory / name, sensors)
+            files = workshop.feeder.make(workshop.memory / name, sensors)
             folder = workshop.disk / name
             folder.mkdir(parents=True)
             self.files[name] = files
@@ -75,7 +87,7 @@ class Contest:
         self._subscriber = Subscriber(self.broker.port, _TOPICS, session=self._session)
         if self._session:
             self.broker.save()
-        for files in self.files.values():
+        for files in self.files.values() if self._counting else ():
             self._workshop.feeder.watch(files)
 
     def close(self) -> None:
@@ -85,7 +97,6 @@ class Contest:
             self._subscriber.close()
         self.broker.kill()
         for files in self.files.values():
-            self._workshop.feeder.forget(files)
             shutil.rmtree(files.folder, ignore_errors=True)
         for name in [*self.files, "broker"]:
             shutil.rmtree(self._workshop.disk / name, ignore_errors=True)
@@ -128,21 +139,42 @@ class Contest:
             process.kill()
             process.wait()
 
+    def drop_the_late(self, patience_s: float) -> None:
+        """Wait until every sensor of every peer has arrived once. A peer that does not manage it
+        is stopped, and remarked on."""
+        deadline_s = time.monotonic() + patience_s
+        while wanting := self._wanting():
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(0.25)
+        for name, seen in wanting.items():
+            self.stop(name)
+            self._workshop.remarks.append(
+                f"{name}, {self.sensors} every {self.interval_s:g} s: "
+                f"{seen} of them have arrived {patience_s:g} s after the start"
+            )
+
+    def _wanting(self) -> dict[str, int]:
+        """Name -> how many sensors have arrived, of those that are not complete."""
+        seen = {name: len({a.sensor for a in self.arrivals(name)}) for name in self.processes}
+        return {name: count for name, count in seen.items() if count < self.sensors}
+
     def running(self) -> dict[str, int]:
         """Name -> process id of those that have not ended."""
         return {n: p.pid for n, p in self.processes.items() if p.poll() is None}
 
     def arrivals(self, name: str, since_s: float = 0.0, until_s: float = 1e18) -> list[Arrival]:
         """The readings of a peer that came in a time, in the order in which they came."""
-        return list(self._readings(name, since_s, until_s))
-
-    def _readings(self, name: str, since_s: float, until_s: float) -> Iterator[Arrival]:
+        known = self._arrivals[name]
         begin = f"sensors/{name}/"
         peer = self.peers[name]
-        for at_s, topic, payload in list(self.subscriber.messages):
-            if since_s <= at_s < until_s and topic.startswith(begin):
-                for sensor, number in peer.readings(topic, payload):
-                    yield Arrival(at_s, topic, sensor, number)
+        messages = self.subscriber.messages
+        for index in range(self._decoded[name], len(messages)):
+            at_s, topic, payload = messages[index]
+            if topic.startswith(begin):
+                known += [Arrival(at_s, topic, *found) for found in peer.readings(topic, payload)]
+            self._decoded[name] = index + 1
+        return [arrival for arrival in known if since_s <= arrival.at_s < until_s]
 
     def is_reading(self, name: str, message: Message) -> bool:
         topic = message.topic
@@ -153,10 +185,16 @@ class Contest:
 
 @contextmanager
 def open_contest(
-    workshop: Workshop, sensors: int, interval_s: float, *, session: bool = False
+    workshop: Workshop,
+    sensors: int,
+    interval_s: float,
+    *,
+    session: bool = False,
+    counting: bool = True,
 ) -> Iterator[Contest]:
-    """`session`: the subscriber misses nothing when the broker is away (see subscriber.py)."""
-    contest = Contest(workshop, sensors, interval_s, session=session)
+    """`session`: the subscriber misses nothing when the broker is away (see subscriber.py).
+    `counting`: the numbers in the files go up as they are read."""
+    contest = Contest(workshop, sensors, interval_s, session=session, counting=counting)
     try:
         contest.open()
         yield contest

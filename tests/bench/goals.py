@@ -45,6 +45,18 @@ GOALS = (
     Goal("CPU, 1,000 sensors at 1 s", "sizes", "cpu_percent@1000", 1.5, "tutorial"),
     Goal("missed of 1,000 sensors at 1 s", "sizes", "missed@1000", 0),
     Goal("readings a second", "throughput", "per_s", 1.0, "tutorial", at_least=True),
+    *(
+        Goal(what, scenario, metric, 0)
+        for scenario, where in (
+            ("outage-down", "broker down"),
+            ("outage-killed", "broker killed"),
+            ("outage-frozen", "broker frozen"),
+            ("kill", "kill -9 in an outage"),
+            ("absent", "no broker at the start"),
+            ("backlog", "a day's backlog"),
+        )
+        for what, metric in ((f"{where}: lost", "lost"), (f"{where}: out of order", "went_back"))
+    ),
 )
 
 

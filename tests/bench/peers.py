@@ -1,67 +1,18 @@
-"""Those that are compared: how each is installed, configured and started, and what it publishes.
-
-`prepare` brings a peer into the cache folder, or raises `Missing` with the reason why it cannot be
-measured here. `command` writes what it needs for a job and says how it is started. `readings` gives
-the (sensor, number) pairs of a message; the number is that of the file (see counters.py).
-"""
+"""Those that are compared."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-__all__ = ["ALL", "C", "CommandFailed", "Job", "Missing", "Node", "Peer", "Tutorial"]
+from peer import PROGRAMS, Job, Missing, Peer, said_by, thousandths
 
-_PROGRAMS = Path(__file__).parent / "programs"
+__all__ = ["ALL", "C", "Collectd", "MqttIo", "Node", "RawPaho", "ScheduleLoop", "Tutorial"]
+
 _MQTT_IO = "mqtt-io==2.7.0"
-
-
-class Missing(Exception):
-    """Why a peer cannot be measured here."""
-
-
-class CommandFailed(Missing):
-    """A program that was to prepare a peer has failed."""
-
-
-class Job(NamedTuple):
-    """What a peer is to do. `folder` is its own, on a disk, and kept from start to start."""
-
-    folder: Path
-    port: int
-    interval_s: float
-    files: list[Path]
-
-
-class Peer:
-    """A Python program of programs/ that takes port, interval and files as its arguments."""
-
-    name = ""
-    program = ""
-    shortest_s = 0.0
-    """Interval; 0 where it can go as fast as it can."""
-    leaves_without_broker = True
-    """Ends at once when there is no broker at its start."""
-    version = ""
-
-    def prepare(self, cache: Path) -> None:
-        self.version = f"paho-mqtt {importlib.metadata.version('paho-mqtt')}"
-
-    def command(self, job: Job) -> list[str]:
-        program = str(_PROGRAMS / self.program)
-        return [sys.executable, program, str(job.port), f"{job.interval_s:g}", *map(str, job.files)]
-
-    def readings(self, topic: str, payload: bytes) -> list[tuple[int, int]]:
-        """Of `sensors/NAME/s12/state` and its JSON; sensors/NAME/ is known to fit."""
-        _, _, sensor, kind = topic.split("/", 3)
-        if kind != "state" or not payload:
-            return []
-        return [(int(sensor[1:]), _number(json.loads(payload)["temperature"]))]
 
 
 class Tutorial(Peer):
@@ -102,8 +53,8 @@ class C(Peer):
         if shutil.which("gcc") is None or not Path("/usr/include/mosquitto.h").exists():
             raise Missing("needs gcc and libmosquitto-dev")
         self._program = cache / "mosquitto_loop"
-        source = str(_PROGRAMS / "mosquitto_loop.c")
-        _run(["gcc", "-O2", "-Wall", "-o", str(self._program), source, "-lmosquitto"])
+        source = str(PROGRAMS / "mosquitto_loop.c")
+        said_by(["gcc", "-O2", "-Wall", "-o", str(self._program), source, "-lmosquitto"])
         self.version = f"libmosquitto {_debian_version('libmosquitto1')}"
 
     def command(self, job: Job) -> list[str]:
@@ -116,7 +67,6 @@ class MqttIo(Peer):
 
     name = "mqtt-io"
     shortest_s = 1.0
-    leaves_without_broker = False
 
     def prepare(self, cache: Path) -> None:
         self._environment = cache / "mqtt-io"
@@ -124,15 +74,15 @@ class MqttIo(Peer):
         stamp = self._environment / _MQTT_IO
         if not stamp.exists():
             shutil.rmtree(self._environment, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(self._environment)])
+            said_by([sys.executable, "-m", "venv", str(self._environment)])
             pip = [str(self._python), "-m", "pip", "install", "--disable-pip-version-check"]
-            _run([*pip, "-q", _MQTT_IO])
+            said_by([*pip, "-q", _MQTT_IO])
             stamp.touch()
         (modules,) = self._environment.glob("lib/python3*/site-packages/mqtt_io/modules/sensor")
-        shutil.copy(_PROGRAMS / "mqtt_io_file.py", modules / "counted_file.py")
-        _run([str(self._python), "-m", "compileall", "-q", str(modules)])
+        shutil.copy(PROGRAMS / "mqtt_io_file.py", modules / "counted_file.py")
+        said_by([str(self._python), "-m", "compileall", "-q", str(modules)])
         asked = "import importlib.metadata as m; print(m.version('mqtt-io'), m.version('aiomqtt'))"
-        own, aiomqtt = _run([str(self._python), "-c", asked]).split()
+        own, aiomqtt = said_by([str(self._python), "-c", asked]).split()
         self.version = f"mqtt-io {own}, aiomqtt {aiomqtt}"
 
     def command(self, job: Job) -> list[str]:
@@ -158,7 +108,7 @@ class MqttIo(Peer):
 
     def readings(self, topic: str, payload: bytes) -> list[tuple[int, int]]:
         kind, _, sensor = topic.removeprefix("sensors/mqtt-io/").partition("/")
-        return [(int(sensor[1:]), _number(float(payload)))] if kind == "sensor" else []
+        return [(int(sensor[1:]), thousandths(float(payload)))] if kind == "sensor" else []
 
 
 class Collectd(Peer):
@@ -166,7 +116,6 @@ class Collectd(Peer):
     as a service."""
 
     name = "collectd"
-    leaves_without_broker = False
 
     def prepare(self, cache: Path) -> None:
         self._root = cache / "collectd"
@@ -176,11 +125,11 @@ class Collectd(Peer):
                 raise Missing("is taken from Debian's packages")
             shutil.rmtree(self._root, ignore_errors=True)
             self._root.mkdir(parents=True)
-            _run(["apt-get", "download", "-q", "collectd-core"], folder=self._root)
+            said_by(["apt-get", "download", "-q", "collectd-core"], folder=self._root)
             (package,) = self._root.glob("collectd-core*.deb")
-            _run(["dpkg", "-x", str(package), str(self._root)])
+            said_by(["dpkg", "-x", str(package), str(self._root)])
         self._program = str(program)
-        said = _run([self._program, "-h"], may_fail=True)
+        said = said_by([self._program, "-h"], may_fail=True)
         self.version = next(
             (x for x in said.splitlines() if x.startswith("collectd 5")), "collectd"
         )
@@ -214,7 +163,7 @@ class Node(Peer):
 
     name = "node"
     shortest_s = 0.1
-    leaves_without_broker = False
+    late_s = 65.0  # `history_interval`, and some
 
     def prepare(self, cache: Path) -> None:
         self.version = f"pi-sensor-node {importlib.metadata.version('pi-sensor-node')}"
@@ -241,36 +190,19 @@ class Node(Peer):
         """Of a sensor's state, or of the history, which has every reading."""
         if topic == "sensors/node/history":
             made = json.loads(payload)["readings"]
-            return [(int(r["sensor"][1:]), _number(r["temperature"])) for r in made]
+            return [(int(r["sensor"][1:]), thousandths(r["temperature"])) for r in made]
         sensor, _, kind = topic.removeprefix("sensors/node/").partition("/")
         if kind != "state" or not payload:
             return []
         value = json.loads(payload)["temperature"]
-        return [] if value is None else [(int(sensor[1:]), _number(value))]
+        return [] if value is None else [(int(sensor[1:]), thousandths(value))]
 
 
 ALL: tuple[type[Peer], ...] = (Tutorial, Node, MqttIo, Collectd, ScheduleLoop, RawPaho, C)
 """In the order of the table."""
 
 
-def _number(degrees: float) -> int:
-    return round(degrees * 1000)
-
-
-def _run(command: list[str], *, folder: Path | None = None, may_fail: bool = False) -> str:
-    """What it prints.
-
-    Raises:
-        CommandFailed: with the last line that it said.
-    """
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-    if done.returncode and not may_fail:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise CommandFailed(f"{' '.join(command[:4])} ... fails: {said[-1]}")
-    return done.stdout
-
-
 def _debian_version(package: str) -> str:
     if shutil.which("dpkg-query") is None:
         return "?"
-    return _run(["dpkg-query", "-W", "-f", "${Version}", package], may_fail=True) or "?"
+    return said_by(["dpkg-query", "-W", "-f", "${Version}", package], may_fail=True) or "?"

@@ -24,6 +24,7 @@ class Results(NamedTuple):
     scenarios: dict[str, dict[str, Figures]]
     settings: dict[str, dict[str, Any]]
     failed: dict[str, str]
+    remarks: list[str]
 
     def samples(self, scenario: str, peer: str, metric: str) -> list[float]:
         """Those that are numbers; none for what was not measured."""

@@ -47,6 +47,39 @@ _ROWS: tuple[_Row | str, ...] = (
         for size in (1, 10, 100, 1000)
     ),
     *(_Row(f"missed, %, {size:,}", "sizes", f"missed_percent@{size}") for size in (100, 1000)),
+    "as fast as it goes (the node: its log)",
+    _Row("readings a second", "throughput", "per_s", True),
+    *(
+        row
+        for kind in ("down", "killed", "frozen")
+        for row in (
+            f"broker {kind} for a while, 10 sensors every second",
+            _Row("made then", f"outage-{kind}", "made"),
+            _Row("lost", f"outage-{kind}", "lost"),
+            _Row("out of order", f"outage-{kind}", "went_back"),
+            _Row("repeated", f"outage-{kind}", "repeated"),
+            _Row("back after, s", f"outage-{kind}", "recovered_s"),
+            _Row("caught up after, s", f"outage-{kind}", "caught_up_s"),
+            _Row("memory grown by, MB", f"outage-{kind}", "grown_mb"),
+        )
+    ),
+    "kill -9 of the peer while the broker is down",
+    _Row("made then", "kill", "made"),
+    _Row("lost", "kill", "lost"),
+    _Row("out of order", "kill", "went_back"),
+    "no broker at the start, 10 sensors every second",
+    _Row("ends at once (1: yes)", "absent", "ended"),
+    _Row("lost", "absent", "lost"),
+    _Row("out of order", "absent", "went_back"),
+    "one sensor blocks for 5 s, of 10 every second",
+    _Row("period of the others, s", "blocking", "period_s"),
+    _Row("the longest, s", "blocking", "longest_s"),
+    "a day's backlog: 86,400 readings",
+    _Row("made", "backlog", "made"),
+    _Row("lost", "backlog", "lost"),
+    _Row("out of order", "backlog", "went_back"),
+    _Row("drained after, s", "backlog", "caught_up_s"),
+    _Row("memory grown by, MB", "backlog", "grown_mb"),
 )
 
 
@@ -86,5 +119,5 @@ def _cell(results: Results, peer: str, row: _Row) -> str:
     spread = results.spread(row.scenario, peer, row.metric) if row.with_spread else None
     if spread is None:
         return text
-    decimals = len(text.partition(".")[2])
+    decimals = len(text.partition(".")[2]) if spread < 1 else 1 if spread < 9.95 else 0
     return f"{text}±{spread:.{decimals}f}".replace("±0.", "±.")

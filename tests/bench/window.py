@@ -11,7 +11,7 @@ from contest import Arrival, Contest
 from meter import Counters, read_counters
 from timing import drift_ms, errors_ms, latenesses_ms, live_times, missed, percentile
 
-__all__ = ["Figures", "observe", "wait_for_all"]
+__all__ = ["Figures", "observe"]
 
 Figures = dict[str, list[float]]
 """Metric -> what was measured, once or several times."""
@@ -20,20 +20,6 @@ Figures = dict[str, list[float]]
 class _Slice(NamedTuple):
     begin: Counters
     end: Counters
-
-
-def wait_for_all(contest: Contest, patience_s: float) -> dict[str, str]:
-    """Until every sensor of every running peer has arrived once; what is missing, by peer."""
-    deadline_s = time.monotonic() + patience_s
-    while True:
-        wanting = {}
-        for name in contest.processes:
-            seen = {arrival.sensor for arrival in contest.arrivals(name)}
-            if len(seen) < contest.sensors:
-                wanting[name] = f"{len(seen)} of {contest.sensors} sensors in {patience_s:g} s"
-        if not wanting or time.monotonic() > deadline_s:
-            return wanting
-        time.sleep(0.25)
 
 
 def observe(contest: Contest, slices: int, slice_s: float) -> dict[str, Figures]:

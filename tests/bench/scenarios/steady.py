@@ -10,7 +10,7 @@ import time
 from contest import Workshop, open_contest
 from meter import count_system_calls
 from timing import live_times
-from window import Figures, observe, wait_for_all
+from window import Figures, observe
 
 __all__ = ["measure"]
 
@@ -20,7 +20,7 @@ def measure(
 ) -> dict[str, Figures]:
     with open_contest(workshop, 10, interval_s) as contest:
         contest.start_all()
-        wait_for_all(contest, 10 + 2 * interval_s)
+        contest.drop_the_late(10 + 2 * interval_s)
         time.sleep(interval_s)
         figures = observe(contest, slices, slice_s)
         if traced_s:

@@ -1,0 +1,90 @@
+"""The chart for the README: small bar charts as SVG, legible on light and on dark paper.
+
+The same results make the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+from results import Results
+from table import number_text
+
+__all__ = ["chart"]
+
+_COLUMNS = 3
+_PANEL = 300
+_LABEL = 62
+_BAR = 150
+_ROW = 17
+_HEAD = 38
+_GAP = 14
+_STYLE = """
+text{font:12px system-ui,sans-serif;fill:#4a4f57}
+.t{font-weight:600;fill:#1f2328}.b{fill:#a9b1bc}.n{fill:#0b7a75}.w{fill:#0b7a75;font-weight:600}
+@media(prefers-color-scheme:dark){
+text{fill:#a3abb5}.t{fill:#e6edf3}.b{fill:#59626d}.n,.w{fill:#39c5bb}}
+"""
+
+
+class _Panel(NamedTuple):
+    title: str
+    unit: str
+    scenario: str
+    metric: str
+
+
+_PANELS = (
+    _Panel("CPU per reading, 10 at 10 s", "ms", "steady-10s", "cpu_ms_per_reading"),
+    _Panel("CPU to the first reading", "ms", "cold", "cpu_ms"),
+    _Panel("memory (RSS)", "MB", "steady-10s", "rss_mb"),
+    _Panel("wake-ups a second", "", "steady-10s", "wakeups_per_s"),
+    _Panel("missed of 1,000 sensors at 1 s", "%", "sizes", "missed_percent@1000"),
+    _Panel("readings a second, at most", "", "throughput", "per_s"),
+    _Panel("lost: broker down for 60 s", "", "outage-down", "lost"),
+    _Panel("lost: kill -9 in an outage", "", "kill", "lost"),
+    _Panel("period while a sensor blocks", "s", "blocking", "period_s"),
+)
+
+
+def chart(results: Results) -> str:
+    """A panel for each figure that was measured."""
+    panels = [
+        panel
+        for panel in _PANELS
+        if results.median(panel.scenario, "node", panel.metric) is not None
+    ]
+    height_of_panel = _HEAD + _ROW * len(results.peers) + _GAP
+    rows = -(-len(panels) // _COLUMNS)
+    width, height = _PANEL * _COLUMNS, height_of_panel * rows
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label="sensor-node beside others">',
+        f"<style>{_STYLE.strip()}</style>",
+    ]
+    for place, panel in enumerate(panels):
+        x, y = place % _COLUMNS * _PANEL, place // _COLUMNS * height_of_panel
+        lines.append(f'<g transform="translate({x},{y})">')
+        lines += _bars(results, panel)
+        lines.append("</g>")
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _bars(results: Results, panel: _Panel) -> Iterator[str]:
+    unit = f" ({panel.unit})" if panel.unit else ""
+    yield f'<text class="t" x="4" y="20">{escape(panel.title + unit)}</text>'
+    values = {peer: results.median(panel.scenario, peer, panel.metric) for peer in results.peers}
+    largest = max((value for value in values.values() if value is not None), default=0) or 1
+    for row, (peer, value) in enumerate(values.items()):
+        top = _HEAD - 8 + row * _ROW
+        own = peer == "node"
+        text = "w" if own else "l"
+        yield f'<text class="{text}" x="{_LABEL}" y="{top + 11}" text-anchor="end">{peer}</text>'
+        length = max(1.5, _BAR * value / largest) if value is not None else 0
+        if value is not None:
+            bar = f'x="{_LABEL + 6}" y="{top + 1}" width="{length:.1f}" height="12" rx="2"'
+            yield f'<rect class="{"n" if own else "b"}" {bar}/>'
+        x = _LABEL + 11 + length
+        yield f'<text class="{text}" x="{x:.1f}" y="{top + 11}">{number_text(value)}</text>'
