@@ -71,11 +71,16 @@ def judge(goal: Goal, results: Results) -> Verdict:
 
 
 def goal_lines(results: Results) -> Iterator[str]:
-    for goal in GOALS:
-        _, value, met = judge(goal, results)
+    """A line for each goal that was measured, and one that counts the others."""
+    verdicts = [judge(goal, results) for goal in GOALS]
+    for goal, value, met in verdicts:
+        if value is None:
+            continue
         what = goal.what + (f", beside {goal.beside}" if goal.beside else "")
         times = "x" if goal.beside else ""
-        measured = f"{value:.2f}{times}" if value is not None and times else number_text(value)
+        measured = f"{value:.2f}x" if times else number_text(value)
         asked = f"{'more than' if goal.at_least else 'at most'} {goal.limit:g}{times}"
-        verdict = "not measured" if met is None else "met" if met else "NOT MET"
-        yield f"  {what:<48}{measured:>10}   {asked:<18}{verdict}"
+        yield f"  {what:<48}{measured:>10}   {asked:<18}{'met' if met else 'NOT MET'}"
+    unknown = sum(verdict.met is None for verdict in verdicts)
+    if unknown:
+        yield f"  {unknown} of {len(verdicts)} goals were not measured in this run"

@@ -38,7 +38,7 @@ def measure(
         for group in groups:
             for name, measured in _one(group, size, slices, slice_s).items():
                 for metric in _KEPT:
-                    figures[name][f"{metric}@{size}"] = measured[metric]
+                    figures[name][f"{metric}@{size}"] = measured.get(metric, [])
     return figures
 
 
@@ -46,4 +46,9 @@ def _one(workshop: Workshop, size: int, slices: int, slice_s: float) -> dict[str
     with open_contest(workshop, size, 1.0) as contest:
         contest.start_all()
         contest.drop_the_late(15 + size * _START_S)
-        return observe(contest, slices, slice_s)
+        figures = observe(contest, slices, slice_s)
+        for name in contest.peers:
+            if name not in figures:  # it was too late for `observe`: it has missed everything
+                expected = size * slices * slice_s
+                figures[name] = {"missed": [expected], "missed_percent": [100.0], "readings": [0]}
+        return figures
