@@ -51,7 +51,8 @@ def main() -> None:
     if chosen.render:
         results = kept.load(chosen.render)
     else:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
         with workshop(chosen.peers) as (shop, missing):
             results = measure(shop, missing, chosen.only, quick=chosen.quick)
         print(file=sys.stderr)
@@ -61,6 +62,13 @@ def main() -> None:
         chosen.svg.write_text(chart(results))
     for line in report(results):
         print(line)
+
+
+def _end(number: int, frame: object) -> None:
+    """Once: what was started is ended on the way out, and that is not to be interrupted."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 @contextmanager
