@@ -25,7 +25,7 @@ from machine import file_system, note
 from peer import Missing, Peer
 from peers import ALL
 from plan import SCENARIOS
-from report import report
+from report import readme_block, report
 from results import Results
 
 CACHE = Path(__file__).parents[1] / ".venv" / "bench"
@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", metavar="NAME", choices=peers, default=peers)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the chart of the README")
+    parser.add_argument("--readme", action="store_true", help="print the block of the README")
     parser.add_argument(
         "--render", type=Path, metavar="FILE", help="measure nothing: of such a file"
     )
@@ -60,7 +61,7 @@ def main() -> None:
         kept.save(results, chosen.json)
     if chosen.svg:
         chosen.svg.write_text(chart(results))
-    for line in report(results):
+    for line in readme_block(results) if chosen.readme else report(results):
         print(line)
 
 

@@ -41,10 +41,10 @@ _PANELS = (
     _Panel("CPU to the first reading", "ms", "cold", "cpu_ms"),
     _Panel("memory (RSS)", "MB", "steady-10s", "rss_mb"),
     _Panel("wake-ups a second", "", "steady-10s", "wakeups_per_s"),
-    _Panel("missed of 1,000 sensors at 1 s", "%", "sizes", "missed_percent@1000"),
+    _Panel("missed of 1,000 at 1 s", "%", "sizes", "missed_percent@1000"),
     _Panel("readings a second, at most", "", "throughput", "per_s"),
-    _Panel("lost: broker down for 60 s", "", "outage-down", "lost"),
-    _Panel("lost: kill -9 in an outage", "", "kill", "lost"),
+    _Panel("lost while the broker is frozen", "", "outage-frozen", "lost"),
+    _Panel("lost by kill -9 in an outage", "", "kill", "lost"),
     _Panel("period while a sensor blocks", "s", "blocking", "period_s"),
 )
 
@@ -73,7 +73,7 @@ def chart(results: Results) -> str:
 
 
 def _bars(results: Results, panel: _Panel) -> Iterator[str]:
-    unit = f" ({panel.unit})" if panel.unit else ""
+    unit = f", {panel.unit}" if panel.unit else ""
     yield f'<text class="t" x="4" y="20">{escape(panel.title + unit)}</text>'
     values = {peer: results.median(panel.scenario, peer, panel.metric) for peer in results.peers}
     largest = max((value for value in values.values() if value is not None), default=0) or 1
@@ -82,8 +82,8 @@ def _bars(results: Results, panel: _Panel) -> Iterator[str]:
         own = peer == "node"
         text = "w" if own else "l"
         yield f'<text class="{text}" x="{_LABEL}" y="{top + 11}" text-anchor="end">{peer}</text>'
-        length = max(1.5, _BAR * value / largest) if value is not None else 0
-        if value is not None:
+        length = max(1.5, _BAR * value / largest) if value else 0
+        if value:
             bar = f'x="{_LABEL + 6}" y="{top + 1}" width="{length:.1f}" height="12" rx="2"'
             yield f'<rect class="{"n" if own else "b"}" {bar}/>'
         x = _LABEL + 11 + length

@@ -131,7 +131,7 @@ class Collectd(Peer):
         self._program = str(program)
         said = said_by([self._program, "-h"], may_fail=True)
         self.version = next(
-            (x for x in said.splitlines() if x.startswith("collectd 5")), "collectd"
+            (x.split(",")[0] for x in said.splitlines() if x.startswith("collectd 5")), "collectd"
         )
 
     def command(self, job: Job) -> list[str]:

@@ -9,13 +9,13 @@ from goals import goal_lines
 from results import Results
 from table import table
 
-__all__ = ["report"]
+__all__ = ["readme_block", "report"]
 
 _WIDTH = 100
 
 
 def report(results: Results) -> Iterator[str]:
-    """The lines; those of the README as well."""
+    """The lines of the whole table, and all beneath it."""
     yield from table(results)
     yield ""
     yield "Medians, ± half the distance between the quartiles; -: not measured."
@@ -27,6 +27,21 @@ def report(results: Results) -> Iterator[str]:
     yield ""
     for what, reason in {**results.missing, **results.failed}.items():
         yield f"not measured: {what}: {reason}"
+    yield from _notes(results)
+
+
+def readme_block(results: Results) -> Iterator[str]:
+    """What the README has between its sentences: the main rows and the goals."""
+    yield "```"
+    yield from table(results, brief=True)
+    yield ""
+    yield from goal_lines(results)
+    yield ""
+    yield from _notes(results)
+    yield "```"
+
+
+def _notes(results: Results) -> Iterator[str]:
     for remark in results.remarks:
         yield f"not measured: {remark}"
     yield from _paragraph("peers", results.peers)

@@ -96,14 +96,41 @@ def number_text(value: float | None) -> str:
     return f"{value:.3f}"
 
 
-def table(results: Results) -> Iterator[str]:
-    """The lines; rows of scenarios that were not run are left out."""
+_BRIEF = {
+    ("cold", "cpu_ms"),
+    ("steady-10s", "cpu_ms_per_reading"),
+    ("steady-10s", "wakeups_per_s"),
+    ("steady-10s", "rss_mb"),
+    ("steady-10s", "written_bytes_per_reading"),
+    ("steady-1s", "late_p99_ms"),
+    ("steady-1s", "drift_ms"),
+    ("sizes", "cpu_percent@1000"),
+    ("sizes", "missed_percent@1000"),
+    ("throughput", "per_s"),
+    *(
+        (f"outage-{kind}", metric)
+        for kind in ("down", "frozen")
+        for metric in ("lost", "went_back")
+    ),
+    ("kill", "lost"),
+    ("absent", "lost"),
+    ("blocking", "period_s"),
+    ("backlog", "made"),
+    ("backlog", "lost"),
+    ("backlog", "caught_up_s"),
+}
+
+
+def table(results: Results, *, brief: bool = False) -> Iterator[str]:
+    """The lines; rows of scenarios that were not run are left out. `brief`: for the README."""
     peers = list(results.peers)
     yield " " * _LABEL + "".join(f"{name:>{_COLUMN}}" for name in peers)
     heading = ""
     for row in _ROWS:
         if isinstance(row, str):
             heading = row
+            continue
+        if brief and (row.scenario, row.metric) not in _BRIEF:
             continue
         if not any(results.samples(row.scenario, peer, row.metric) for peer in peers):
             continue

@@ -1,0 +1,130 @@
+"""The bench itself: what it counts, and what it makes of its figures. Nothing is timed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+BENCH = Path(__file__).parent / "bench"
+
+FIGURES = {
+    "cold": {
+        "tutorial": {"cpu_ms": [100.0, 101.0, 99.0], "wall_ms": [110.0]},
+        "node": {"cpu_ms": [125.0, 126.0, 124.0], "wall_ms": [130.0]},
+        "mqtt-io": {"cpu_ms": [1600.0, None, 1601.0], "wall_ms": [1700.0]},
+    },
+    "outage-down": {
+        "tutorial": {"lost": [0], "went_back": [0]},
+        "node": {"lost": [3], "went_back": [0]},
+        "mqtt-io": {"lost": [1], "went_back": [580]},
+    },
+}
+
+
+def render(folder: Path, *arguments: str) -> str:
+    """What bench.py prints of FIGURES."""
+    kept = folder / "kept.json"
+    results = {
+        "began": "2026-01-02 03:04 UTC",
+        "quick": False,
+        "machine": {"processor": "a fast one"},
+        "peers": {name: f"{name} 1.0" for name in FIGURES["cold"]},
+        "missing": {"c": "needs gcc"},
+        "scenarios": FIGURES,
+        "settings": {name: {"took_s": 60} for name in FIGURES},
+        "failed": {},
+        "remarks": [],
+    }
+    kept.write_text(json.dumps(results))
+    command = [sys.executable, str(BENCH / "bench.py"), "--render", str(kept), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def inside(script: str) -> str:
+    """What a script prints that is run among the bench's modules."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=BENCH, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_table_fits_and_each_goal_is_judged(tmp_path: Path) -> None:
+    """Medians with their spread, ratios against the limits, and why a peer is not there."""
+    printed = render(tmp_path)
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "125±" in printed
+    assert "1,600" in printed
+    (cold,) = [line for line in lines if line.startswith("  cold start, CPU, beside tutorial")]
+    assert cold.split()[-5:] == ["1.25x", "at", "most", "1.3x", "met"]
+    (lost,) = [line for line in lines if line.startswith("  broker down: lost")]
+    assert lost.endswith("NOT MET")
+    assert "not measured: c: needs gcc" in lines
+    assert "goals were not measured in this run" in printed
+
+
+def test_the_chart_is_small_and_always_the_same(tmp_path: Path) -> None:
+    """Well-formed, below 30 kB, the same bytes for the same figures; no value, no bar."""
+    for name in ("a.svg", "b.svg"):
+        render(tmp_path, "--svg", str(tmp_path / name))
+    drawn = (tmp_path / "a.svg").read_bytes()
+    assert drawn == (tmp_path / "b.svg").read_bytes()
+    assert len(drawn) < 30_000
+    root = xml.etree.ElementTree.fromstring(drawn)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}rect"))) == 3
+
+
+def test_every_read_of_a_file_gives_the_next_number(tmp_path: Path) -> None:
+    """By whomever; and a folder that nobody watches stays as it is."""
+    printed = inside(
+        f"""
+import time
+from pathlib import Path
+from counters import Feeder
+feeder = Feeder()
+watched, other = (feeder.make(Path({str(tmp_path)!r}) / name, 2) for name in ("a", "b"))
+feeder.watch(watched)
+for turn in range(1, 4):
+    print(watched.paths[1].read_text().strip(), other.paths[1].read_text().strip())
+    while watched.made() < turn or watched.paths[0].stat().st_size != 6:
+        time.sleep(0.001)
+    time.sleep(0.01)
+print(watched.numbers, watched.made(), other.made())
+"""
+    )
+    assert printed.splitlines() == [
+        "20000 20000",
+        "20001 20000",
+        "20002 20000",
+        "[20000, 20003] 3 0",
+    ]
+
+
+def test_what_is_lost_repeated_and_out_of_order_is_told_apart() -> None:
+    """Of one sensor: 1 is lost, 3 comes twice, 2 comes after 3; 5 is after the time that counts."""
+    printed = inside(
+        """
+from contest import Arrival
+from ledger import account
+came = [Arrival(0.0, "state", 0, number) for number in (0, 3, 3, 2, 4, 5)]
+print(*account(came, [0], [5]))
+came += [Arrival(0.0, "history", 0, number) for number in (0, 1, 2, 3, 4)]
+print(*account(came, [0], [5]))
+"""
+    )
+    assert printed.splitlines() == ["5 1 1 1", "5 0 1 1"]
+
+
+def test_missed_readings_are_counted_and_drift_is_no_miss() -> None:
+    """A sensor at its pace misses none, one that drifts none, one at half its pace half of them."""
+    printed = inside(
+        """
+from timing import missed
+for period in (1.0, 1.002, 2.0):
+    times = {0: [n * period for n in range(100) if n * period < 50]}
+    print(missed(times, 1, 1.0, 0.0, 50.0))
+print(missed({}, 1, 1.0, 0.0, 50.0))
+"""
+    )
+    assert printed.split() == ["0", "0", "25", "50"]
