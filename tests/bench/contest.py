@@ -141,7 +141,7 @@ class Contest:
 
     def drop_the_late(self, patience_s: float) -> None:
         """Wait until every sensor of every peer has arrived once. A peer that does not manage it
-        is stopped, and remarked on."""
+        is stopped, remarked on, and takes no further part."""
         deadline_s = time.monotonic() + patience_s
         while wanting := self._wanting():
             if time.monotonic() > deadline_s:
@@ -149,6 +149,7 @@ class Contest:
             time.sleep(0.25)
         for name, seen in wanting.items():
             self.stop(name)
+            del self.peers[name]
             self._workshop.remarks.append(
                 f"{name}, {self.sensors} every {self.interval_s:g} s: "
                 f"{seen} of them have arrived {patience_s:g} s after the start"

@@ -47,7 +47,7 @@ def _one(workshop: Workshop, size: int, slices: int, slice_s: float) -> dict[str
         contest.start_all()
         contest.drop_the_late(15 + size * _START_S)
         figures = observe(contest, slices, slice_s)
-        for name in contest.peers:
+        for name in (peer.name for peer in workshop.peers):
             if name not in figures:  # it was too late for `observe`: it has missed everything
                 expected = size * slices * slice_s
                 figures[name] = {"missed": [expected], "missed_percent": [100.0], "readings": [0]}
