@@ -37,10 +37,10 @@ class Job(NamedTuple):
 
 
 class Peer:
-    """A Python program of programs/ that takes port, interval and files as its arguments."""
+    """A Python program that takes port, interval and files as its arguments."""
 
     name = ""
-    program = ""
+    program = Path()
     shortest_s = 0.0
     """Interval; 0 where it can go as fast as it can."""
     late_s = 8.0
@@ -51,8 +51,13 @@ class Peer:
         self.version = f"paho-mqtt {importlib.metadata.version('paho-mqtt')}"
 
     def command(self, job: Job) -> list[str]:
-        program = str(PROGRAMS / self.program)
-        return [sys.executable, program, str(job.port), f"{job.interval_s:g}", *map(str, job.files)]
+        return [
+            sys.executable,
+            str(self.program),
+            str(job.port),
+            f"{job.interval_s:g}",
+            *map(str, job.files),
+        ]
 
     def readings(self, topic: str, payload: bytes) -> list[tuple[int, int]]:
         """Of `sensors/NAME/s12/state` and its JSON; sensors/NAME/ is known to fit."""

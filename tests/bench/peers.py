@@ -19,14 +19,14 @@ class Tutorial(Peer):
     """Read, publish, sleep."""
 
     name = "tutorial"
-    program = "tutorial_loop.py"
+    program = PROGRAMS.with_name("tutorial_loop.py")
 
 
 class ScheduleLoop(Peer):
     """The `schedule` library, as its documentation uses it."""
 
     name = "schedule"
-    program = "schedule_loop.py"
+    program = PROGRAMS / "schedule_loop.py"
     shortest_s = 1.0
 
     def prepare(self, cache: Path) -> None:
@@ -38,7 +38,7 @@ class RawPaho(Peer):
     """The least that can be done with paho."""
 
     name = "paho"
-    program = "paho_loop.py"
+    program = PROGRAMS / "paho_loop.py"
 
     def readings(self, topic: str, payload: bytes) -> list[tuple[int, int]]:
         return [(int(topic.split("/")[2][1:]), int(payload))]

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from contest import Arrival, Contest
-from meter import Counters, read_counters
+from process_meter import Counters, read_counters
 from timing import drift_ms, errors_ms, latenesses_ms, live_times, missed, percentile
 
 __all__ = ["Figures", "observe"]

@@ -12,7 +12,7 @@ import math
 import time
 
 from contest import Contest, Workshop, open_contest
-from meter import read_counters
+from process_meter import read_counters
 from window import Figures
 
 from scenarios.outage import figures_of, numbers, wait_for_readings

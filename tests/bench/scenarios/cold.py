@@ -10,7 +10,7 @@ import threading
 import time
 
 from contest import Contest, Workshop, open_contest
-from meter import cpu_s
+from process_meter import cpu_s
 from subscriber import Message
 from window import Figures
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contest import Contest, Workshop, open_contest
 from counters import FIRST
 from ledger import account
-from meter import read_counters
+from process_meter import read_counters
 from window import Figures
 
 __all__ = ["figures_of", "measure", "numbers", "wait_for_readings"]

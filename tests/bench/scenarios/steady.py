@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from contest import Workshop, open_contest
-from meter import count_system_calls
+from process_meter import count_system_calls
 from timing import live_times
 from window import Figures, observe
 
