@@ -14,8 +14,6 @@ from window import Figures, observe
 __all__ = ["measure"]
 
 _ALONE_FROM = 1000
-_START_S = 0.15
-"""Of a sensor: mqtt-io takes a tenth of a second of the processor to look at its table."""
 _KEPT = (
     "cpu_ms_per_reading",
     "cpu_percent",
@@ -28,24 +26,26 @@ _KEPT = (
 
 
 def measure(
-    workshop: Workshop, *, sizes: Sequence[int], slices: int, slice_s: float
+    workshop: Workshop, *, sizes: Sequence[int], slices: int, slice_s: float, start_s: float
 ) -> dict[str, Figures]:
-    """Metrics are named `METRIC@SIZE`."""
+    """Metrics are named `METRIC@SIZE`. `start_s`: what a start may take for each sensor."""
     figures: dict[str, Figures] = {peer.name: {} for peer in workshop.peers}
     for size in sizes:
         alone = size >= _ALONE_FROM
         groups = [workshop.only([peer.name]) for peer in workshop.peers] if alone else [workshop]
         for group in groups:
-            for name, measured in _one(group, size, slices, slice_s).items():
+            for name, measured in _one(group, size, slices, slice_s, start_s).items():
                 for metric in _KEPT:
                     figures[name][f"{metric}@{size}"] = measured.get(metric, [])
     return figures
 
 
-def _one(workshop: Workshop, size: int, slices: int, slice_s: float) -> dict[str, Figures]:
+def _one(
+    workshop: Workshop, size: int, slices: int, slice_s: float, start_s: float
+) -> dict[str, Figures]:
     with open_contest(workshop, size, 1.0) as contest:
         contest.start_all()
-        contest.drop_the_late(15 + size * _START_S)
+        contest.drop_the_late(15 + size * start_s)
         figures = observe(contest, slices, slice_s)
         for name in (peer.name for peer in workshop.peers):
             if name not in figures:  # it was too late for `observe`: it has missed everything
