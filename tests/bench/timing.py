@@ -11,6 +11,8 @@ from contest import Arrival
 
 __all__ = ["drift_ms", "errors_ms", "latenesses_ms", "live_times", "missed", "percentile"]
 
+_JITTER = 0.25  # of an interval
+
 
 def live_times(arrivals: Iterable[Arrival]) -> dict[int, list[float]]:
     """Sensor -> times of its readings, those of a history left out."""
@@ -68,18 +70,21 @@ def missed(
     """How many readings less there are between two times than the interval promises.
 
     Counted from one arrival to another, so that it does not matter where the times fall within
-    an interval; a silence at the beginning or the end counts from its second interval on.
+    an interval; a silence at the beginning or the end counts from its second interval on. A loop
+    that is too slow misses a part of a reading in every interval: those add up, once they are more
+    than jitter.
     """
-    total = 0
+    total = 0.0
     for sensor in range(sensors):
         one = times.get(sensor, [])
         if not one:
             total += math.floor((end_s - begin_s) / interval_s)
             continue
-        total += max(0, round((one[-1] - one[0]) / interval_s) - (len(one) - 1))
+        short = (one[-1] - one[0]) / interval_s - (len(one) - 1)
+        total += short if short > _JITTER else 0
         for silence_s in (one[0] - begin_s, end_s - one[-1]):
             total += max(0, math.floor(silence_s / interval_s - 0.5))
-    return total
+    return round(total)
 
 
 def _slots(times: list[float], interval_s: float) -> list[int]:
