@@ -46,6 +46,7 @@ _ROWS: tuple[_Row | str, ...] = (
         _Row(f"CPU, % of a core, {size:,}", "sizes", f"cpu_percent@{size}")
         for size in (1, 10, 100, 1000)
     ),
+    _Row("CPU per reading, ms, 1,000", "sizes", "cpu_ms_per_reading@1000"),
     *(_Row(f"missed, %, {size:,}", "sizes", f"missed_percent@{size}") for size in (100, 1000)),
     "as fast as it goes (the node: its log)",
     _Row("readings a second", "throughput", "per_s", True),
