@@ -16,6 +16,7 @@ import math
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import islice
 
 from node.broker_events import Acknowledged, BrokerEvent, Outgoing
 from node.link import Change, Link
@@ -137,17 +138,14 @@ class Publisher:
 
     def _sendable(self) -> list[Outgoing]:
         """Take out of those waiting what may be sent now, and count it as in flight."""
-        messages: list[Outgoing] = []
         if not self._waiting or not self._link.connected:
-            return messages
+            return []
         window = self._window - self._window // 10  # a slot or two are left for history
-        for topic in [topic for topic in self._waiting if topic not in self._in_flight]:
-            if self._so_many_in_flight >= window:
-                break
-            message = self._waiting.pop(topic)
-            if self._fits(message):
-                messages.append(message)
-                self._in_flight.add(topic)
+        room = window - self._so_many_in_flight
+        free = (topic for topic in self._waiting if topic not in self._in_flight)
+        topics = list(islice(free, max(0, room)))
+        messages = [m for m in map(self._waiting.pop, topics) if self._fits(m)]
+        self._in_flight.update(message.topic for message in messages)
         return messages
 
     def handle(self, event: BrokerEvent) -> Change:

@@ -66,6 +66,8 @@ class Timetable:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._scheduler = schedule.Scheduler()
+        self._shared: dict[tuple[float, float], tuple[GridJob, list[Callable[[float], None]]]] = {}
+        """(interval, start) -> the job of all actions with these."""
         self._next_due_s = math.inf
 
     def every(
@@ -73,11 +75,17 @@ class Timetable:
     ) -> GridJob:
         """Call `action(due_s)` at `start_s`, and every `interval_s` after it.
 
-        Actions with the same interval and start share their slots, to the last bit.
+        Actions with the same interval and start are one job: they share their slots to the last
+        bit, and a thousand of them take little more time than one.
         """
-        job = GridJob(interval_s, start_s, self._scheduler, self._clock)
-        job.do(lambda: self._contained(action, job.due_s))
-        self._next_due_s = min(self._next_due_s, job.due_s)
+        if (interval_s, start_s) not in self._shared:
+            actions: list[Callable[[float], None]] = []
+            job = GridJob(interval_s, start_s, self._scheduler, self._clock)
+            job.do(self._do_all, actions, job)
+            self._shared[interval_s, start_s] = job, actions
+            self._next_due_s = min(self._next_due_s, job.due_s)
+        job, actions = self._shared[interval_s, start_s]
+        actions.append(action)
         return job
 
     def once(self, at_s: float, action: Callable[[float], None]) -> None:
@@ -105,6 +113,10 @@ class Timetable:
 
     def _jobs(self) -> list[GridJob]:
         return [job for job in self._scheduler.jobs if isinstance(job, GridJob)]
+
+    def _do_all(self, actions: list[Callable[[float], None]], job: GridJob) -> None:
+        for action in actions:
+            self._contained(action, job.due_s)
 
     @staticmethod
     def _contained(action: Callable[[float], None], due_s: float) -> None:
