@@ -34,6 +34,8 @@ COMMANDS = {
     "doctor": "look for what is wrong, from the broker to the buses, and say what to do",
     "status": "show what the node on this machine knows",
     "watch": "show what the nodes at the broker publish",
+    "web": "serve the status page of the node on this machine",
+    "plot": "draw the readings of a sensor, as SVG",
     "drivers": "the drivers, their options and channels",
 }
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with lean_imports(with_ssl=chosen != "run"):
         names = [chosen] if argv[:1] == [chosen] else list(COMMANDS)
         arguments = command_parser(names, whole={chosen}).parse_args(argv)
-        from node.config import ConfigError
+        from node.config_reader import ConfigError
         from node.logs import set_up_logging
 
     for stream in (sys.stdout, sys.stderr):

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 import msgspec
 
 from drivers.base import Claim
-from node.config_mqtt import read_mqtt, read_node
-from node.config_reader import ConfigError, Problem, TableReader
+from node.config_mqtt import note_of_web, read_mqtt, read_node
+from node.config_reader import ConfigError, Problem, TableReader, find_file
 from node.config_sensors import Claimed, check_claims, check_expiry, read_sensors
 from node.config_values import did_you_mean
 from node.schema import (
@@ -30,11 +29,10 @@ from node.schema import (
     NodeTable,
     OutboxTable,
     StatusLedTable,
+    WebTable,
 )
 
 __all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read"]
-
-DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "node": NodeTable,
@@ -44,13 +42,9 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "homeassistant": HomeAssistantTable,
     "status_led": StatusLedTable,
     "button": ButtonTable,
+    "web": WebTable,
 }
 _OTHER_TABLES = ("sensor", "simulation")
-
-
-def find_file(option: str | None) -> Path:
-    """The file to read: `--config`, else $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml."""
-    return Path(option or os.environ.get("SENSOR_NODE_CONFIG") or DEFAULT_FILE)
 
 
 def load(source: Path, *, copies: Path | None = None) -> Config:
@@ -116,8 +110,9 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     claimed: list[Claimed] = []
     tables = {
         name: _optional_table(reader, name, document, claimed)
-        for name in ("outbox", "commands", "homeassistant", "status_led", "button")
+        for name in ("outbox", "commands", "homeassistant", "status_led", "button", "web")
     }
+    note_of_web(reader, tables["web"])
     node = read_node(reader, document.get("node", {}))
     mqtt, retain_for_s = read_mqtt(reader, document.get("mqtt"))
     sensors = read_sensors(reader, document.get("sensor", []), claimed)

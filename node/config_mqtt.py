@@ -1,4 +1,4 @@
-"""The tables `[node]` and `[mqtt]`, and where the password comes from.
+"""The tables `[node]` and `[mqtt]`, and where the passwords come from.
 
 The configuration's own `password` or `password_file` comes first: what a file names is what is
 used, whatever a shell was left with. Then the environment, which somebody sets for one start; then
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.config_reader import TableReader
-from node.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable
+from node.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable, WebTable
 
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
-__all__ = ["read_mqtt", "read_node"]
+__all__ = ["note_of_web", "read_mqtt", "read_node", "web_password"]
 
 _VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
 _CREDENTIAL = "mqtt.password"
@@ -132,6 +132,33 @@ def _set_password(
     elif len(encoded) > _LONGEST_PASSWORD_BYTES:
         reader.problem(path, f"{source} is too long for a password")
     values["password"] = Secret(text)
+
+
+def web_password(reader: TableReader, table: WebTable) -> Secret | None:
+    """The password of the status page; a problem noted where there should be one and is none."""
+    values: dict[str, Any] = {}
+    if table.password is not None and table.password_file is not None:
+        what = "password and password_file exclude each other"
+        reader.problem(("web", "password"), what)
+    elif table.password_file is not None:
+        file = reader.locate(table.password_file, "web_password_file")
+        _password_from(reader, file, ("web", "password_file"), values)
+    elif table.password is not None:
+        _set_password(reader, table.password, "it", ("web", "password"), values)
+    return values.get("password")
+
+
+def note_of_web(reader: TableReader, table: WebTable | None) -> None:
+    """Say what is wrong with the password of the status page: the node runs without the page."""
+    if table is None:
+        return
+    before = len(reader.problems)
+    web_password(reader, table)
+    for problem in reader.problems[before:]:
+        reader.notes.append(f"{problem.where}: {problem.message}; the status page does not start")
+    del reader.problems[before:]
+    if table.password is not None:
+        _note_if_open(reader, reader.source, "has the password in it, and ")
 
 
 def _note_if_open(reader: TableReader, file: Path, why: str = "") -> None:

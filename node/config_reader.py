@@ -7,6 +7,7 @@ what the tables mean.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,15 @@ from node.config_values import convert_value, did_you_mean, shown
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
-__all__ = ["ConfigError", "Problem", "TableReader", "fields_of"]
+__all__ = ["ConfigError", "Problem", "TableReader", "fields_of", "find_file"]
 
+DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 _NOTHING = object()
+
+
+def find_file(option: str | None) -> Path:
+    """The file to read: `--config`, else $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml."""
+    return Path(option or os.environ.get("SENSOR_NODE_CONFIG") or DEFAULT_FILE)
 
 
 @functools.cache
@@ -169,6 +176,6 @@ def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
 
 def _may_be_secret(path: KeyPath, written: object) -> bool:
     """Whether a value that is wrong had better not be repeated: it goes into logs."""
-    if path[0] != "mqtt":
+    if path[0] not in ("mqtt", "web"):
         return False
     return path[-1] in ("password", "username") or "@" in str(written)

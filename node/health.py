@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from drivers.bus import Board
 from node import __version__
 from node.clock import Clock, utc_text
-from node.history import History
-from node.link import Link
-from node.outbox import Outbox
 from node.reading import Reading
-from node.sensor_state import SensorState
-from node.vitals import read_vitals
+
+if TYPE_CHECKING:  # whoever only reads a health needs no link and no log to write
+    from drivers.bus import Board
+    from node.history import History
+    from node.link import Link
+    from node.outbox import Outbox
+    from node.sensor_state import SensorState
 
 __all__ = ["Health", "SensorHealth", "age_of", "take_health"]
 
@@ -92,6 +94,8 @@ def take_health(
     began (`node.notice`); `bad_configuration` what is wrong with the configuration, where the
     node runs on the last good one.
     """
+    from node.vitals import read_vitals
+
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
     if bad_configuration:

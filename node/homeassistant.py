@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -109,8 +110,8 @@ def device_message(
         "mdl": model,
         "sw": __version__,
     }
-    if config.homeassistant.configuration_url is not None:
-        about["cu"] = config.homeassistant.configuration_url
+    if url := _configuration_url(config):
+        about["cu"] = url
     components: dict[str, Component] = {}
     for sensor in sensors:
         components.update(_channels(config, topics, sensor))
@@ -126,6 +127,16 @@ def device_message(
         "avty_mode": "all",
         "cmps": components,
     }
+
+
+def _configuration_url(config: Config) -> str | None:
+    """The link on the device's page: what is configured, else the node's own status page."""
+    if config.homeassistant.configuration_url is not None:
+        return config.homeassistant.configuration_url
+    if not (config.web.enabled and config.web.on_the_network):
+        return None
+    host = socket.gethostname().partition(".")[0]
+    return f"http://{host}.local:{config.web.port}/"
 
 
 def components_of(payload: bytes, device: str) -> dict[str, Component]:

@@ -111,7 +111,10 @@ class OutboxFile:
         uri = path.absolute().as_uri()
         if read_only:
             # Without a WAL there is no writer, and nothing that a reader should make beside it.
+            # With one, its index is only read too (https://sqlite.org/wal.html, "Read-Only
+            # Databases"), unless a crash has left none.
             uri += "?mode=ro" if wal.exists() else "?immutable=1"
+            uri += "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
         self._db = sqlite3.connect(
             uri,
             uri=True,

@@ -94,6 +94,7 @@ class Reporter:
         self._started_s = clock.monotonic()
         self._health_at_s = self._save_at_s = self._started_s
         self._health_stale = True
+        self._rejected_saved = 0
         self._health_not_before_s = -math.inf
         self._outbox_condition = outbox.condition
         self._link_said = ""
@@ -258,7 +259,9 @@ class Reporter:
         )
         payload = msgspec.json.encode(health)
         self._publisher.set(self._topics.health, payload)
-        if changed:
+        if changed or health.rejected != self._rejected_saved:
+            # What was rejected is nowhere else in the log: the status page marks when it was.
+            self._rejected_saved = health.rejected
             self._outbox.set_health(payload.decode())
             self._save_at_s = min(self._save_at_s, now_s + SAVE_HEALTH_WITHIN_S)
 

@@ -36,6 +36,7 @@ __all__ = [
     "TopicPart",
     "TopicPath",
     "WebAddress",
+    "WebTable",
 ]
 
 
@@ -178,6 +179,21 @@ class ButtonTable(_Table, frozen=True, kw_only=True):
     pin: BcmPin
 
 
+class WebTable(_Table, frozen=True, kw_only=True):
+    """`[web]`: the status page; `sensor-node web` serves it, `run` has nothing to do with it."""
+
+    enabled: bool = False
+    host: HostName = HostName("127.0.0.1")
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8080
+    password: Secret | None = None
+    password_file: Path | None = None
+
+    @property
+    def on_the_network(self) -> bool:
+        """Whether others than this computer can reach it."""
+        return self.host != "localhost" and not self.host.startswith("127.") and self.host != "::1"
+
+
 class ChannelTable(_Table, frozen=True, kw_only=True):
     """`[sensor.channel.<name>]`; every number is in `unit`. See `pipeline.py` for the order."""
 
@@ -247,6 +263,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     homeassistant: HomeAssistantTable = HomeAssistantTable()
     status_led: StatusLedTable | None = None
     button: ButtonTable | None = None
+    web: WebTable = WebTable()
     simulation: SimulationTable | None = None
     sensors: tuple[SensorTable, ...]
     notes: tuple[str, ...] = ()

@@ -279,6 +279,7 @@ TABLES = {
     "homeassistant": schema.HomeAssistantTable,
     "status_led": schema.StatusLedTable,
     "button": schema.ButtonTable,
+    "web": schema.WebTable,
     "sensor.channel": schema.ChannelTable,
     "simulation": schema.SimulationTable,
     "simulation.fault": schema.FaultTable,
@@ -307,7 +308,7 @@ def test_the_configurations_of_the_readme_are_valid(tmp_path):
     for block in whole:
         file = tmp_path / "node.toml"
         file.write_text(block)
-        for name in ("mqtt.password", "ca.crt", "node.crt", "node.key"):
+        for name in ("mqtt.password", "web.password", "ca.crt", "node.crt", "node.key"):
             (tmp_path / name).write_text("x")
         done = sensor_node("check", "--config", str(file))
         problems = [line for line in done.stderr.splitlines() if "PEM" not in line]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,40 @@ def test_without_a_terminal_it_prints_lines():
     assert "\x1b" not in done.stdout
 
 
+def test_it_serves_the_status_page_of_its_node_and_says_where():
+    """Without waitress it says how to get the page, and goes on."""
+    process = subprocess.Popen([SENSOR_NODE, "demo"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().removeprefix("page: ").strip()
+
+        def sensors() -> set[str]:
+            with urllib.request.urlopen(f"{address}api/v1/now", timeout=20) as answer:
+                now = json.load(answer)
+            return {s["id"] for s in now["sensors"] if s["state"] == "online"}
+
+        wait_until(lambda: sensors() == SENSORS)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    without = WITHOUT_WAITRESS.replace("DEMO", "'demo', '--seconds', '2'")
+    done = subprocess.run(
+        [sys.executable, "-c", without], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("no status page without pip install 'pi-sensor-node[web]'")
+    assert "sensors/demo/box/state temperature" in done.stdout
+
+
+WITHOUT_WAITRESS = """
+import sys
+sys.modules["waitress"] = None
+from importlib import util
+found = util.find_spec
+util.find_spec = lambda name, *more: None if name == "waitress" else found(name, *more)
+from node.cli import main
+sys.exit(main([DEMO]))
+"""
+
 WITHOUT_MOSQUITTO = """
 import sys
 from node import embedded_broker
@@ -68,9 +103,10 @@ def test_a_signal_ends_it_at_once_and_leaves_nothing_behind(tmp_path, number):
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen([SENSOR_NODE, "demo"], stdout=subprocess.PIPE, env=env)
     assert process.stdout is not None
-    process.stdout.readline()
+    while b"sensors/demo/" not in process.stdout.readline():
+        pass
     started = children(process.pid)
-    assert len(started) == 2, "a broker and a node"
+    assert len(started) == 3, "a broker, a status page and a node"
     began_s = time.monotonic()
     process.send_signal(number)
     assert process.wait(5) == 0
@@ -84,7 +120,8 @@ def test_a_node_that_dies_ends_the_demo_and_shows_its_log():
         [SENSOR_NODE, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    process.stdout.readline()
+    while "sensors/demo/" not in process.stdout.readline():
+        pass
     node = max(children(process.pid))
     os.kill(node, signal.SIGKILL)
     _, errors = process.communicate(timeout=5)

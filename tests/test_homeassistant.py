@@ -6,6 +6,7 @@ What a real Home Assistant makes of it is in `tests/homeassistant/`.
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,24 @@ def test_the_configuration_url_is_a_link_of_the_device(tmp_path):
     with pytest.raises(configuration.ConfigError, match="1 problems") as caught:
         load(tmp_path, '[homeassistant]\nconfiguration_url = "wiki"\n')
     assert "http://" in caught.value.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("web", "link"),
+    [
+        ("", False),
+        ("[web]\nenabled = true\n", False),
+        ('[web]\nenabled = true\nhost = "localhost"\n', False),
+        ('[web]\nhost = "0.0.0.0"\n', False),
+        ('[web]\nenabled = true\nhost = "0.0.0.0"\nport = 8123\n', True),
+    ],
+)
+def test_the_device_links_to_the_status_page_where_others_can_reach_it(tmp_path, web, link):
+    host = socket.gethostname().partition(".")[0]
+    expected = f"http://{host}.local:8123/" if link else None
+    assert message(load(tmp_path, web))["dev"].get("cu") == expected
+    set_by_hand = web + '[homeassistant]\nconfiguration_url = "http://a.lan/"\n'
+    assert message(load(tmp_path, set_by_hand))["dev"]["cu"] == "http://a.lan/"
 
 
 TWO = '[[sensor]]\nid = "{}"\ndriver = "dht22"\npin = 4\n[[sensor]]\nid = "{}"\ndriver = "cpu"\n'

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +24,13 @@ from node.help_text import CommandHelp
 from node.live_model import units_of
 from node.option_text import positive
 from node.schema import HostName, MqttTable
+from node.terminal import is_plain
 from node.watching import watch
 
 __all__ = ["HELP", "add_arguments", "run"]
 
+_PAGE_WITHIN_S = 5.0
+_NO_PAGE = "no status page without pip install 'pi-sensor-node[web]'"
 _CONFIG = """\
 [node]
 name = "demo"
@@ -73,6 +79,7 @@ HELP = CommandHelp(
 A node of its own, with five simulated sensors; a broker on a free port of 127.0.0.1
 (mosquitto where it is installed, else amqtt); and a view of what a subscriber receives from
 it. Nothing is configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
+Beside that (not with --json) it serves the status page of that node, and prints where.
 
 The sensors are simulated at the level of pulses, registers and files: it is the real
 drivers that decode them.
@@ -118,20 +125,67 @@ def _demonstrate(folder: Path, arguments: argparse.Namespace) -> int:
 
 def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -> int:
     log = config.with_name("node.log")
-    with _node(config, log) as node:
-        where = f"127.0.0.1:{broker.port}"
+    # The page first: it starts while the node does.
+    with _page(config, wanted=not arguments.json) as page, _node(config, log) as node:
+        title = f"simulated sensors, through {broker.name} on 127.0.0.1:{broker.port}"
+        url = page.url()
+        if url:
+            title = f"simulated sensors at {url}, {broker.name} :{broker.port}"
+        if not arguments.json and (page.missing or is_plain(sys.stdout)):
+            print(_NO_PAGE if page.missing else f"page: {url}", flush=True)  # noqa: T201
         watch(
             MqttTable(host=HostName("127.0.0.1"), port=broker.port, protocol=broker.protocol),
             units=units_of(configuration.load(config)),
             seconds=arguments.seconds,
             as_json=arguments.json,
-            title=f"simulated sensors, through {broker.name} on {where} (Ctrl-C ends)",
+            title=f"{title} (Ctrl-C ends)",
             go_on=lambda: node.poll() is None,
         )
         if node.poll() is not None:
             print(log.read_text(), file=sys.stderr)  # noqa: T201
             return 1
     return 0
+
+
+class _Page:
+    """The status page of the demo's node, a process of its own."""
+
+    def __init__(self, log_file: Path | None = None) -> None:
+        self._log_file = log_file
+        self.missing = log_file is None
+
+    def url(self) -> str:
+        """Where it is, as soon as it says so; "" where there is none."""
+        deadline_s = time.monotonic() + _PAGE_WITHIN_S
+        while self._log_file is not None and time.monotonic() < deadline_s:
+            said = self._log_file.read_text(errors="replace")
+            if match := re.search(r"status page is at (http://\S+)", said):
+                return match[1]
+            time.sleep(0.02)
+        return ""
+
+
+@contextlib.contextmanager
+def _page(config: Path, *, wanted: bool) -> Iterator[_Page]:
+    if not wanted or importlib.util.find_spec("waitress") is None:
+        yield _Page()
+        return
+    log_file = config.with_name("web.log")
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "node", "web", "--config", str(config)),
+                *("--state-dir", str(config.with_name("state")), "--port", "0"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield _Page(log_file)
+    finally:
+        end_process(process, patience_s=1.0)
 
 
 @contextlib.contextmanager

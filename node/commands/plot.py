@@ -1,0 +1,178 @@
+"""`sensor-node plot`: the readings of a sensor as an SVG file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from node.clock import SystemClock
+from node.help_text import CommandHelp
+from node.reading import Reading
+from node.state_dir import add_state_dir_argument, find_state_dir
+from node.terminal import visible
+from node.web.buckets import Buckets
+from node.web.log import LOG_TROUBLE, open_log, readings_from, why_not
+from node.web.plot import Plot, standalone
+from node.web.summary import Moment
+from node.web.text import slug
+from node.web.times import parse_since
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+# ruff: noqa: T201
+
+_WIDTH = 960
+_HEIGHT = 260
+_POINTS = 450
+"""About half as many buckets as pixels."""
+_LEAST_WIDTH_MS = 1000
+_STEPS = 25
+
+HELP = CommandHelp(
+    details="""\
+Draws one channel of a sensor, from the log of the node on this machine: the mean as a line,
+lowest to highest as a band, gaps as gaps, dashed where the clock was not set. Times are those
+of this computer's time zone. A running node is not disturbed.
+""",
+    examples={
+        "sensor-node plot air --since 24h -o air.svg": "the last day",
+        "sensor-node plot air --channel humidity --since 2026-11-24 -o -": "to standard output",
+    },
+    exit_codes={1: "the log cannot be read, or has no such sensor or channel"},
+    without=(78,),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sensor", metavar="SENSOR", help="its id")
+    parser.add_argument("--channel", metavar="NAME", help="default: its first")
+    parser.add_argument(
+        "--since", metavar="TIME", default="24h", help='"90m", "24h", "2d", or a date (24h)'
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="where to write; - is standard output"
+    )
+    add_state_dir_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 when there is nothing to draw."""
+    from node.outbox_store import FILE_NAME
+
+    clock = SystemClock()
+    now = Moment(
+        utc_ms=round(clock.utc_s() * 1000),
+        boot_ms=round(clock.boot_s() * 1000),
+        boot_id=clock.boot_id,
+    )
+    try:
+        start_ms = parse_since(arguments.since, now.utc_ms)
+    except ValueError as error:
+        print(f"--since {arguments.since}: {error}", file=sys.stderr)
+        return 2
+    if start_ms >= now.utc_ms:
+        print(f"--since {arguments.since}: that is not before now", file=sys.stderr)
+        return 2
+    file = find_state_dir(arguments.state_dir) / FILE_NAME
+    try:
+        found = _Found(arguments.sensor, arguments.channel, start_ms, now)
+        found.read(file)
+    except LOG_TROUBLE as error:
+        print(why_not(file, error), file=sys.stderr)
+        return 1
+    if found.channel is None:
+        print(found.why_nothing(), file=sys.stderr)
+        return 1
+    svg = standalone(found.plot())
+    if arguments.output == "-":
+        sys.stdout.write(svg)
+        return 0
+    try:
+        Path(arguments.output).write_text(svg, encoding="utf-8")
+    except OSError as error:
+        print(f"{arguments.output} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Found:
+    """The readings of one channel, in buckets."""
+
+    def __init__(self, sensor: str, channel: str | None, start_ms: int, now: Moment) -> None:
+        self._sensor = sensor
+        self._wanted = channel
+        self._start_ms = start_ms
+        self._now = now
+        long_ms = now.utc_ms - start_ms
+        self._width_ms = max(_LEAST_WIDTH_MS, -(-long_ms // _POINTS))
+        self._buckets = Buckets(self._width_ms, long_ms // self._width_ms + 2)
+        self._sensors: set[str] = set()
+        self._channels: set[str] = set()
+        self._before: Reading | None = None
+        self._steps_ms: list[int] = []
+        self.channel: str | None = None
+        self._unit = ""
+        self._decimals = 0
+
+    def read(self, file: Path) -> None:
+        with open_log(file) as log:
+            after = log.last_before(self._start_ms)
+            for readings in readings_from(log, after):
+                for reading in readings:
+                    self._take(reading)
+
+    def _take(self, reading: Reading) -> None:
+        self._sensors.add(reading.sensor)
+        if reading.sensor != self._sensor:
+            return
+        layout = reading.layout
+        self._channels.update(layout.channels)
+        name = self._wanted or self.channel or layout.channels[0]
+        if name not in layout.channels:
+            return
+        place = layout.channels.index(name)
+        if layout.units[place] != self._unit:  # configured anew: what is drawn has one unit
+            self._buckets = Buckets(self._buckets.width_ms, self._buckets.count)
+            self._unit = layout.units[place]
+        self.channel = name
+        number = reading.numbers[place]
+        _, _, after_point = repr(number).partition(".")
+        self._decimals = max(self._decimals, min(6, len(after_point.rstrip("0"))))
+        if self._before is not None and self._before.boot_id == reading.boot_id:
+            self._steps_ms.append(reading.boot_ms - self._before.boot_ms)
+            del self._steps_ms[:-_STEPS]
+        self._before = reading
+        at_ms = self._now.time_of(reading)
+        if self._start_ms <= at_ms <= self._now.utc_ms:
+            self._buckets.add(at_ms, number, unsynced=not reading.synced)
+
+    def why_nothing(self) -> str:
+        if self._channels:
+            known = ", ".join(sorted(map(visible, self._channels)))
+            return f"{visible(self._sensor)} has no channel {visible(self._wanted or '')}: {known}"
+        known = ", ".join(sorted(map(visible, self._sensors))) or "none"
+        return f"no reading of {visible(self._sensor)} in this time; sensors with some: {known}"
+
+    def plot(self) -> Plot:
+        zone = datetime.now(UTC).astimezone().tzinfo
+        steps = sorted(self._steps_ms) or [600_000]
+        typical_ms = steps[(len(steps) - 1) * 9 // 10]
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._start_ms / 1000))
+        name = datetime.now(zone).tzname() or "local time"
+        return Plot(
+            key=f"{slug(self._sensor)}-{slug(self.channel or '')}",
+            title=f"{self._sensor} {self.channel}, {self._unit}, since {began} ({name})",
+            unit=self._unit,
+            buckets=self._buckets.between(self._start_ms, self._now.utc_ms + 1),
+            width_ms=self._width_ms,
+            start_ms=self._start_ms,
+            end_ms=self._now.utc_ms,
+            gap_ms=max(3 * typical_ms, 5000) + self._width_ms,
+            decimals=self._decimals,
+            width=_WIDTH,
+            height=_HEIGHT,
+            zone=zone,
+        )

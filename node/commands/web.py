@@ -1,0 +1,165 @@
+"""`sensor-node web`: the status page, a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import logging
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from node.cli import EXIT_CONFIG, EXIT_FAILED
+from node.clock import SystemClock
+from node.config_reader import ConfigError, find_file
+from node.config_values import parse_host
+from node.help_text import CommandHelp
+from node.schema import HostName, WebTable
+from node.service import Service, catch_signals
+from node.state_dir import add_state_dir_argument, find_state_dir
+from node.web.settings import Settings, read_settings
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+# ruff: noqa: T201
+
+_log = logging.getLogger(__name__)
+
+HELP = CommandHelp(
+    details="""\
+Serves a page with the newest values of the node on this machine, plots of the last hour and
+days, its broker, its outbox and its last errors; the same as JSON, as metrics for Prometheus,
+and as CSV. It reads the log and never writes it, and a running node is not disturbed.
+
+Where it listens, and with which password, stands in [web] of the configuration; the options
+come before that. It listens on 127.0.0.1 unless it is told otherwise. It is needed neither to
+have a configuration nor that the configuration is right, but for [web].
+""",
+    examples={
+        "sensor-node web": "of the service; then open http://127.0.0.1:8080/",
+        "sensor-node web --state-dir ./state --host 0.0.0.0": "of another node, for the network",
+    },
+    exit_codes={
+        0: "ended by a signal; --is-enabled: it is",
+        1: "it cannot listen there, or waitress is missing; --is-enabled: it is not",
+        78: "the configuration cannot be read, or [web] in it is invalid",
+    },
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", metavar="HOST", help="listen there; 0.0.0.0 or :: is everywhere")
+    parser.add_argument("--port", metavar="N", type=_port, help="default: 8080; 0: a free one")
+    parser.add_argument(
+        "--last-good",
+        metavar="FILE",
+        type=Path,
+        help="the configuration that `run --last-good` has kept; for when the newest is no TOML",
+    )
+    parser.add_argument(
+        "--is-enabled",
+        action="store_true",
+        help="serve nothing; only tell by the exit code whether [web] is enabled",
+    )
+    add_state_dir_argument(parser)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; exit code 1 where it cannot."""
+    try:
+        settings = _settings(arguments)
+    except ConfigError as error:
+        print(error.report(), file=sys.stderr)
+        # As a condition of the unit: not enabled, and no fault of the unit's.
+        return EXIT_FAILED if arguments.is_enabled else EXIT_CONFIG
+    if arguments.is_enabled:
+        return 0 if settings.web.enabled else EXIT_FAILED
+    if importlib.util.find_spec("waitress") is None:
+        print("the status page needs waitress: pip install 'pi-sensor-node[web]'", file=sys.stderr)
+        return EXIT_FAILED
+    return _serve(settings, arguments)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """Those of the configuration; the defaults where none is named and there is none."""
+    source = find_file(arguments.config)
+    if not arguments.config and not source.exists() and not arguments.is_enabled:
+        settings = Settings(node=socket.gethostname().partition(".")[0])
+    else:
+        settings = read_settings(source, arguments.last_good)
+    changes: dict[str, object] = {}
+    if arguments.host is not None:
+        changes["host"] = _host(arguments.host, source)
+    if arguments.port is not None:
+        changes["port"] = arguments.port
+    table: WebTable = msgspec.structs.replace(settings.web, **changes)
+    return msgspec.structs.replace(settings, web=table)
+
+
+def _host(written: str, source: Path) -> HostName:
+    try:
+        return parse_host(written)
+    except ValueError as error:
+        print(f"--host {written}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    from node.web.application import Application
+    from node.web.mdns import announced
+    from node.web.server import listening_socket, make_server
+    from node.web.watcher import Watcher
+
+    table = settings.web
+    try:
+        listener = listening_socket(table.host, table.port)
+    except OSError as error:
+        what = error.strerror or error
+        print(
+            f"the page cannot listen on {table.host} port {table.port}: {what}; choose another "
+            "with [web] host and port, or --host and --port",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    watcher = Watcher(find_state_dir(arguments.state_dir), SystemClock())
+    watcher.look()  # the one long scan, before anybody waits for an answer
+    service = Service(SystemClock())
+    server = make_server(Application(watcher, settings), listener, watcher, service)
+    catch_signals(_end)
+    port = listener.getsockname()[1]
+    url = _url(table.host, port)
+    print(f"the status page is at {url}", file=sys.stderr, flush=True)
+    if table.on_the_network and settings.password:
+        _log.warning("the password and the page go over the network as they are, without TLS")
+    elif table.on_the_network:
+        _log.warning("everybody on the network can read the page: [web] password closes it")
+    node = watcher.look().health
+    name = node.node if node else settings.node
+    announce = announced(name, port) if table.on_the_network else contextlib.nullcontext(False)
+    with announce:
+        service.ready()
+        service.status(f"serves {url}")
+        server.run()
+        service.stopping()
+    return 0
+
+
+def _end(_name: str) -> None:
+    raise SystemExit(0)
+
+
+def _url(host: str, port: int) -> str:
+    """Where a browser finds it."""
+    if host in ("0.0.0.0", "::"):
+        host = f"{socket.gethostname().partition('.')[0]}.local"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

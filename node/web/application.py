@@ -1,0 +1,234 @@
+"""The page as a WSGI application: who may ask what, and which headers go with every answer.
+
+Runs on the server's threads. The watcher's lock is held while an answer is made, not while it is
+sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.web import api
+from node.web.export import csv_pieces
+from node.web.login import Login, names_of_this_computer
+from node.web.metrics import CONTENT_TYPE, metrics_text
+from node.web.page import Assets, index_page, sensor_page
+from node.web.requests import (
+    Refused,
+    api_answer,
+    number_of,
+    parameters_of,
+    sensor_of,
+    span_of,
+)
+from node.web.settings import Settings
+from node.web.times import parse_since
+from node.web.view import view_of
+from node.web.watcher import Watcher
+
+__all__ = ["Application"]
+
+_log = logging.getLogger(__name__)
+
+MOST_EXPORTS = 2
+"""At a time: each may last as long as its reader is slow, and holds a thread."""
+_STATIC = Path(__file__).with_name("static")
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+_HEADERS = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+)
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" '
+    'rx="7" fill="#0b6e5f"/><path d="M5 20l6-5 5 4 5-9 6 6" fill="none" stroke="#fff" '
+    'stroke-width="3" stroke-linecap="round" stroke-linejoin="round"/></svg>'
+)
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    421: "Misdirected Request",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+
+class Answer(msgspec.Struct):
+    """What goes back. A `body` of pieces is made while it is sent."""
+
+    code: int
+    kind: str
+    body: bytes | Iterator[bytes]
+    headers: tuple[tuple[str, str], ...] = ()
+    lasting: bool = False
+    """It may be kept: its address changes with its content."""
+
+
+class Application:
+    """One page, over one log."""
+
+    def __init__(self, watcher: Watcher, settings: Settings) -> None:
+        self._watcher = watcher
+        self._settings = settings
+        self._login = Login(settings.password) if settings.password else None
+        table = settings.web
+        self._names = None if table.on_the_network else names_of_this_computer(table.host)
+        self._exports = threading.BoundedSemaphore(MOST_EXPORTS)
+        self._files = {name: (_STATIC / name).read_bytes() for name in ("page.css", "page.js")}
+        version = {
+            name: hashlib.sha256(content).hexdigest()[:12] for name, content in self._files.items()
+        }
+        self._assets = Assets(
+            style=f"/page.css?v={version['page.css']}", script=f"/page.js?v={version['page.js']}"
+        )
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            answer = self._answer(environ)
+        except Refused as refused:
+            answer = _plain(refused.code, str(refused), *refused.headers)
+        except Exception:
+            _log.exception("a request could not be answered")
+            answer = _plain(500, "this page has a fault: see its log")
+        headers = [*_HEADERS, ("Content-Type", answer.kind), *answer.headers]
+        keep = "public, max-age=31536000, immutable" if answer.lasting else "no-store"
+        headers.append(("Cache-Control", keep))
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        if isinstance(answer.body, bytes):
+            headers.append(("Content-Length", str(len(answer.body))))
+        start_response(f"{answer.code} {_REASONS[answer.code]}", headers)
+        if head:
+            if not isinstance(answer.body, bytes):
+                answer.body.close()  # type: ignore[attr-defined]
+            return []
+        return [answer.body] if isinstance(answer.body, bytes) else answer.body
+
+    def _answer(self, environ: Environ) -> Answer:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise Refused(405, "this page can only be read", ("Allow", "GET, HEAD"))
+        self._check_host(environ)
+        self._check_password(environ)
+        path = _path(environ)
+        if path in ("/page.css", "/page.js"):
+            kind = "text/css" if path == "/page.css" else "text/javascript"
+            return Answer(200, f"{kind}; charset=utf-8", self._files[path[1:]], lasting=True)
+        if path in ("/icon.svg", "/favicon.ico"):
+            return Answer(200, "image/svg+xml", _ICON.encode(), lasting=True)
+        query = parameters_of(environ)
+        if path == "/export.csv":
+            return self._export(query)
+        with self._watcher.lock:
+            return self._of_now(path, query)
+
+    def _of_now(self, path: str, query: dict[str, str]) -> Answer:
+        """An answer that is made of what the log says now."""
+        node = view_of(self._watcher, self._settings)
+        if path == "/":
+            html = index_page(node, span_of(query), number_of(query, "page", 1), self._assets)
+            return Answer(200, "text/html; charset=utf-8", html.encode())
+        if path.startswith("/sensor/"):
+            html = sensor_page(node, sensor_of(node, path.removeprefix("/sensor/")), self._assets)
+            return Answer(200, "text/html; charset=utf-8", html.encode())
+        if path == "/metrics":
+            return Answer(200, CONTENT_TYPE, metrics_text(node).encode())
+        if path == "/healthz":
+            if node.unhealthy:
+                return _plain(503, node.unhealthy)
+            return _plain(200, "ok")
+        if path.startswith("/api/v1/"):
+            return _json(api_answer(node, path.removeprefix("/api/v1/").split("/"), query))
+        raise Refused(404, "there is nothing here")
+
+    def _export(self, query: dict[str, str]) -> Answer:
+        since_ms = None
+        if "since" in query:
+            try:
+                since_ms = parse_since(query["since"], self._watcher.now_ms())
+            except ValueError as error:
+                raise Refused(400, f"since: {error}") from error
+        if not self._exports.acquire(blocking=False):
+            raise Refused(503, "others are exporting: try again later", ("Retry-After", "10"))
+        pieces = csv_pieces(self._watcher.file, since_ms=since_ms, sensor=query.get("sensor"))
+        return Answer(
+            200,
+            "text/csv; charset=utf-8; header=present",
+            _Releasing(pieces, self._exports.release),
+            headers=(("Content-Disposition", 'attachment; filename="readings.csv"'),),
+        )
+
+    def _check_host(self, environ: Environ) -> None:
+        if self._names is None:
+            return
+        host = environ.get("HTTP_HOST", "")
+        if not host and environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+            return  # no browser asks like that
+        match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d+)?|([^:\[\]]+?)\.?(?::\d+)?", host)
+        name = (match[1] or match[2]).lower() if match else ""
+        if name not in self._names:
+            raise Refused(421, "this computer has another name: open http://localhost")
+
+    def _check_password(self, environ: Environ) -> None:
+        if self._login is None:
+            return
+        address = environ.get("REMOTE_ADDR", "")
+        wait_s = self._login.wait_s(address)
+        if wait_s > 0:
+            retry = ("Retry-After", str(math.ceil(wait_s)))
+            raise Refused(429, "too many wrong passwords: wait", retry)
+        if not self._login.admits(environ.get("HTTP_AUTHORIZATION", ""), address):
+            realm = ("WWW-Authenticate", 'Basic realm="sensor-node", charset="UTF-8"')
+            raise Refused(401, "the password of the page is wanted; any name goes with it", realm)
+
+
+class _Releasing(Iterator[bytes]):
+    """Pieces, and what is to be done when there are no more, or when nobody wants them."""
+
+    def __init__(self, pieces: Iterator[bytes], release: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._release: Callable[[], None] | None = release
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """WSGI calls it, however the answer ended (PEP 3333)."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
+def _plain(code: int, text: str, *headers: tuple[str, str]) -> Answer:
+    return Answer(code, "text/plain; charset=utf-8", f"{text}\n".encode(), headers=headers)
+
+
+def _json(answer: dict[str, Any]) -> Answer:
+    return Answer(200, "application/json", api.encoded(answer))
+
+
+def _path(environ: Environ) -> str:
+    try:
+        return str(environ.get("PATH_INFO", "")).encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        raise Refused(404, "there is nothing here") from None

@@ -1,0 +1,108 @@
+"""The log as the page opens it: only read, for milliseconds; what is sound of a damaged one."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from node.health import Health
+from node.outbox_file import NewerSchema, OutboxFile, is_damage
+from node.outbox_records import Ledger
+from node.outbox_rows import Damaged
+from node.reading import Reading
+
+__all__ = ["LOG_TROUBLE", "health_in", "open_log", "readings_from", "why_not", "written_s"]
+
+LOG_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError)
+_AT_ONCE = 1000
+"""Readings of one query: the log is held for some milliseconds at a time."""
+_MOST_UNSOUND = 300
+"""Readings that cannot be read, in one look; behind so many it is given up for now."""
+
+
+@contextlib.contextmanager
+def open_log(file: Path) -> Iterator[OutboxFile]:
+    """The log, for as short as can be.
+
+    Raises:
+        One of LOG_TROUBLE.
+    """
+    if not file.exists():
+        raise FileNotFoundError("there is none yet: has the node been started?")
+    wal, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
+    if wal.exists() and not index.exists():
+        raise sqlite3.OperationalError(
+            "it was not closed in good order, and the index of its WAL is gone; "
+            "the node makes it anew when it is started"
+        )
+    log = OutboxFile(file, read_only=True)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def readings_from(
+    log: OutboxFile, seq: int, unsound: Callable[[], None] | None = None, *, most: int = 1 << 62
+) -> Iterator[list[Reading]]:
+    """The readings after `seq`, some at a time, about `most` of them; damaged ones are left out.
+
+    `unsound` is called for each query that met one.
+    """
+    limit, step, failed, found = _AT_ONCE, 1, 0, 0
+    while found < most and seq < log.ledger.last_seq:
+        try:
+            readings = log.readings_after(seq, min(limit, most))
+        except (sqlite3.DatabaseError, Damaged, UnicodeDecodeError) as error:
+            if not is_damage(error):
+                raise
+            if limit > 1:
+                limit = max(1, limit // 8)
+                continue
+            failed += 1
+            if unsound is not None:
+                unsound()
+            if failed > _MOST_UNSOUND:
+                return
+            seq, step = seq + step, min(2 * step, 64)
+            continue
+        if not readings:
+            return
+        yield readings
+        found += len(readings)
+        seq = max(seq + 1, readings[-1].seq)
+        limit, step = min(2 * limit, _AT_ONCE), 1
+
+
+def why_not(file: Path, error: Exception) -> str:
+    """Why the log cannot be read, and what to do."""
+    hint = "may the page's user read it?"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no log in {file.parent} yet: has the node been started?"
+    if isinstance(error, NewerSchema):
+        hint = "restart the page with the version that the node has"
+    elif is_damage(error):
+        hint = "it is damaged; the node sets it aside when it is started, or meets the damage"
+    return f"the log {file} cannot be read: {error} ({hint})"
+
+
+def health_in(ledger: Ledger) -> Health | None:
+    """What the node knew of itself last; None where it is of another version."""
+    try:
+        return msgspec.json.decode(ledger.health, type=Health)
+    except msgspec.DecodeError:
+        return None
+
+
+def written_s(file: Path) -> float:
+    wal = file.with_name(file.name + "-wal")
+    times = []
+    for part in (file, wal):
+        with contextlib.suppress(OSError):
+            times.append(part.stat().st_mtime)
+    return max(0.0, time.time() - max(times)) if times else 0.0

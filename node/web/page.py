@@ -1,0 +1,206 @@
+"""The page as HTML: all of it is made here, and the script only keeps it fresh. Pure.
+
+Everything that comes from the log or the configuration goes through `esc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from node.terminal import count
+from node.web.buckets import SPANS, Span
+from node.web.page_facts import counts_of, events_section, footer_of, node_section
+from node.web.plot import Plot, render
+from node.web.text import age_text, esc, label_of, slug
+from node.web.view import ChannelView, NodeView, SensorView
+
+__all__ = ["PER_PAGE", "Assets", "index_page", "plot_of", "sensor_page"]
+
+PER_PAGE = 24
+"""Sensors of one page: what bounds its size."""
+_STATE_WORDS = {
+    "running": "running",
+    "starting": "starting",
+    "stopped": "not running",
+    "unknown": "unknown",
+}
+
+
+class Assets(msgspec.Struct, frozen=True):
+    """Where the style sheet and the script are; their names change with their content."""
+
+    style: str
+    script: str
+
+
+def plot_of(
+    sensor: SensorView, channel: ChannelView, span: Span, now_ms: int, *, large: bool = False
+) -> Plot:
+    """A plot of the time until now."""
+    return Plot(
+        key=f"{slug(sensor.id)}-{slug(channel.name)}-{span.name}",
+        title=f"{sensor.id} {channel.name}, {channel.unit}, the last {span.label.lower()}",
+        unit=channel.unit,
+        buckets=channel.channel.buckets.of(span, now_ms),
+        width_ms=span.width_ms,
+        start_ms=now_ms - span.long_ms,
+        end_ms=now_ms,
+        # Two buckets in a row may be nearly one wider apart than the readings in them.
+        gap_ms=sensor.gap_ms + span.width_ms,
+        decimals=channel.decimals,
+        marks=sensor.sensor.marks if sensor.sensor else (),
+        width=560 if large else 360,
+        height=180 if large else 120,
+    )
+
+
+def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
+    """All sensors, with a plot of one span each; then the node itself."""
+    pages = max(1, -(-len(node.sensors) // PER_PAGE))
+    page = min(max(page, 1), pages)
+    shown = node.sensors[(page - 1) * PER_PAGE : page * PER_PAGE]
+    body = [
+        _header(node),
+        '<main id="main">',
+        _problems(node.problems),
+        '<section aria-label="Sensors"><div class="bar"><h2>Sensors</h2>',
+        _span_links(span, page),
+        "</div>",
+        f'<div class="cards{" few" if len(shown) < 3 else ""}">',
+        *(_card(sensor, span, node.known.now.utc_ms) for sensor in shown),
+        "</div>",
+        "" if shown else '<p class="empty">No sensor has given a reading yet.</p>',
+        _page_links(span, page, pages),
+        "</section>",
+        node_section(node),
+        events_section(node),
+        "</main>",
+    ]
+    return _document(f"{node.name} · sensor-node", body, node, assets)
+
+
+def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
+    """One sensor, with a large plot of each span."""
+    now_ms = node.known.now.utc_ms
+    body = [
+        _header(node),
+        '<main id="main"><p class="back"><a href="/">← all sensors</a></p>',
+        _problems(node.problems),
+        f'<article class="card wide" data-sensor="{esc(sensor.id)}">',
+        _card_head(sensor, linked=False),
+        _card_error(sensor),
+        "".join(_reading(sensor, channel) for channel in sensor.channels),
+    ]
+    for channel in sensor.channels:
+        body.append(f"<h3>{esc(label_of(channel.name))}, {esc(channel.unit)}</h3>")
+        body.append('<div class="figures">')
+        for span in SPANS.values():
+            plot = plot_of(sensor, channel, span, now_ms, large=True)
+            body.append(f"<figure><figcaption>{span.label}</figcaption>{render(plot)}</figure>")
+        body.append("</div>")
+    body += [counts_of(sensor), "</article></main>"]
+    return _document(f"{sensor.id} · {node.name}", body, node, assets)
+
+
+def _document(title: str, body: Sequence[str], node: NodeView, assets: Assets) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{esc(title)}</title>"
+        f'<link rel="stylesheet" href="{assets.style}">'
+        f'<link rel="icon" href="/icon.svg" type="image/svg+xml">'
+        f'<script src="{assets.script}" defer></script>'
+        '<noscript><meta http-equiv="refresh" content="30"></noscript>'
+        "</head><body>"
+        '<p id="lost" class="problem" role="alert" hidden>This page has lost its connection: '
+        "what it shows is old.</p>"
+        f"{''.join(body)}{footer_of(node)}</body></html>"
+    )
+
+
+def _header(node: NodeView) -> str:
+    broker = f" · broker {esc(node.health.broker)}" if node.health else ""
+    return (
+        f'<header><h1><a href="/">{esc(node.name)}</a></h1>'
+        f'<p class="state" id="state"><span class="dot-{node.state}"></span>'
+        f"{_STATE_WORDS[node.state]}{broker} · {node.online} of "
+        f"{count(node.sensors, 'sensor')} online</p></header>"
+    )
+
+
+def _problems(problems: Iterable[str]) -> str:
+    items = "".join(f"<li>{esc(problem)}</li>" for problem in problems)
+    return f'<ul class="problem" role="alert">{items}</ul>' if items else ""
+
+
+def _span_links(span: Span, page: int) -> str:
+    def link(other: Span) -> str:
+        query = urlencode({"span": other.name, **({"page": page} if page > 1 else {})})
+        here = ' aria-current="true"' if other is span else ""
+        return f'<a href="/?{query}"{here}>{other.label}</a>'
+
+    links = "".join(map(link, SPANS.values()))
+    return f'<nav class="spans" aria-label="Time shown in the plots">{links}</nav>'
+
+
+def _page_links(span: Span, page: int, pages: int) -> str:
+    if pages == 1:
+        return ""
+    links = []
+    if page > 1:
+        links.append(f'<a rel="prev" href="/?span={span.name}&amp;page={page - 1}">← before</a>')
+    links.append(f"<span>{page} of {pages}</span>")
+    if page < pages:
+        links.append(f'<a rel="next" href="/?span={span.name}&amp;page={page + 1}">more →</a>')
+    return f'<nav class="pages" aria-label="Pages">{"".join(links)}</nav>'
+
+
+def _card(sensor: SensorView, span: Span, now_ms: int) -> str:
+    parts = [
+        f'<article class="card" data-sensor="{esc(sensor.id)}">',
+        _card_head(sensor, linked=True),
+        _card_error(sensor),
+    ]
+    for channel in sensor.channels:
+        parts.append(_reading(sensor, channel))
+        parts.append(render(plot_of(sensor, channel, span, now_ms)))
+    if not sensor.channels:
+        parts.append('<p class="empty">no readings lately</p>')
+    parts.append("</article>")
+    return "".join(parts)
+
+
+def _card_head(sensor: SensorView, *, linked: bool) -> str:
+    title = f"<h2>{esc(sensor.id)}</h2>"
+    if linked:
+        title = f'<h3><a href="/sensor/{quote(sensor.id, safe="")}">{esc(sensor.id)}</a></h3>'
+    age = "" if sensor.newest is None else age_text(sensor.age_s)
+    unsynced = ""
+    if sensor.newest is not None and not sensor.synced:
+        unsynced = ' <span class="note">clock not set</span>'
+    known = "" if sensor.age_s is None else f' data-age="{sensor.age_s}"'
+    return (
+        f'<div class="head">{title}'
+        f'<p><span class="pill {sensor.state}">{sensor.state}</span> '
+        f'<span class="age"{known}>{age}</span>{unsynced}</p></div>'
+    )
+
+
+def _card_error(sensor: SensorView) -> str:
+    if sensor.state == "online" or sensor.health is None or not sensor.health.last_error:
+        return ""
+    return f'<p class="error">{esc(sensor.health.last_error)}</p>'
+
+
+def _reading(sensor: SensorView, channel: ChannelView) -> str:
+    old = "" if channel.current else " old"
+    last = "" if channel.current else '<span class="note">last value</span>'
+    return (
+        f'<div class="reading{old}" data-channel="{esc(channel.name)}">'
+        f'<span class="label">{esc(label_of(channel.name))}</span>{last}'
+        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span></div>'
+    )

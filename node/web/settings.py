@@ -1,0 +1,97 @@
+"""What the page needs of the configuration: `[web]`, the node's name, and the sensors' intervals.
+
+Of the rest nothing is read or checked: the page is there when the node's configuration is wrong,
+and this process never knows the broker's password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from node.config_mqtt import web_password
+from node.config_reader import ConfigError, Problem, TableReader
+from node.schema import Secret, WebTable
+from node.units import Seconds
+
+__all__ = ["Settings", "read_settings", "settings_of"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page goes by."""
+
+    web: WebTable = WebTable()
+    password: Secret | None = None
+    node: str = ""
+    """The name of the node, until its log tells it."""
+    intervals: dict[str, float] = {}
+    """Sensor -> seconds from one reading to the next."""
+
+
+def read_settings(source: Path, last_good: Path | None = None) -> Settings:
+    """Read the file; where it is no TOML, `last_good`, the copy that the node keeps.
+
+    Raises:
+        ConfigError: there is neither, or `[web]` is wrong.
+    """
+    try:
+        return settings_of(source)
+    except ConfigError as error:
+        if last_good is None or any("[web]" in problem.where for problem in error.problems):
+            raise
+        with contextlib.suppress(ConfigError):
+            return settings_of(last_good)
+        raise
+
+
+def settings_of(source: Path) -> Settings:
+    """Read one file.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or `[web]` is wrong.
+    """
+    try:
+        text = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+        document = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        what = f"cannot be read: {reason}; name the file with --config FILE"
+        raise ConfigError(source, [Problem(0, "file", what)]) from error
+    reader = TableReader(source, text)
+    values = reader.table(WebTable, document.get("web", {}), ("web",))
+    table = WebTable(**values) if values is not None else WebTable()
+    password = web_password(reader, table)
+    if reader.problems:
+        raise ConfigError(source, reader.problems)
+    # It is of no use beyond here, and is not to be found in a second place.
+    table = msgspec.structs.replace(table, password=None)
+    return Settings(
+        web=table,
+        password=password,
+        node=_node_name(document),
+        intervals=_intervals(document),
+    )
+
+
+def _node_name(document: dict[str, Any]) -> str:
+    node = document.get("node")
+    name = node.get("name") if isinstance(node, dict) else None
+    if isinstance(name, str) and name:
+        return name[:64]
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:64] or "node"
+
+
+def _intervals(document: dict[str, Any]) -> dict[str, float]:
+    sensors = document.get("sensor")
+    found: dict[str, float] = {}
+    for sensor in sensors if isinstance(sensors, list) else []:
+        if isinstance(sensor, dict) and isinstance(sensor.get("id"), str):
+            with contextlib.suppress(ValueError):
+                found[sensor["id"]] = float(Seconds.parse(sensor.get("interval", 30)))
+    return found

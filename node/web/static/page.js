@@ -1,0 +1,141 @@
+// Keeps the page fresh: values every two seconds while somebody looks, the whole of it when more
+// than values has changed, and every half minute for the plots. Times become those of the reader.
+"use strict";
+
+const EVERY_MS = 2000;
+const WHOLE_EVERY_MS = 30000;
+const PATIENCE_MS = 8000;
+let wholeAt = Date.now();
+let seenAt = performance.now();
+let signature = null;
+
+function localTimes(root) {
+  for (const text of root.querySelectorAll("text[data-ms]")) {
+    const at = new Date(Number(text.dataset.ms));
+    const midnight = at.getHours() === 0 && at.getMinutes() === 0;
+    text.textContent = midnight
+      ? at.toLocaleDateString("en", { day: "numeric", month: "short" })
+      : String(at.getHours()).padStart(2, "0") + ":" + String(at.getMinutes()).padStart(2, "0");
+  }
+  const two = (number) => String(number).padStart(2, "0");
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    time.textContent =
+      `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ` +
+      `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+  }
+  const zone = root.querySelector("#zone");
+  if (zone) {
+    zone.textContent = "Times are those of " + Intl.DateTimeFormat().resolvedOptions().timeZone;
+  }
+}
+
+function ageText(seconds) {
+  if (seconds < 1) return "now";
+  const whole = Math.round(seconds);
+  const sizes = [["d", 86400, "h", 3600], ["h", 3600, "m", 60], ["m", 60, "s", 1]];
+  for (const [unit, size, smaller, smallerSize] of sizes) {
+    if (whole >= size) {
+      const rest = Math.floor((whole % size) / smallerSize);
+      return Math.floor(whole / size) + unit + (rest ? ` ${rest}${smaller}` : "") + " ago";
+    }
+  }
+  return whole + "s ago";
+}
+
+function showAges() {
+  const passed = (performance.now() - seenAt) / 1000;
+  for (const age of document.querySelectorAll(".age[data-age]")) {
+    age.textContent = ageText(Number(age.dataset.age) + passed);
+  }
+}
+
+function lost(is) {
+  document.getElementById("lost").hidden = !is;
+  document.body.classList.toggle("lost", is);
+}
+
+async function ask(address) {
+  const answer = await fetch(address, {
+    cache: "no-store",
+    signal: AbortSignal.timeout(PATIENCE_MS),
+  });
+  if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
+  return answer;
+}
+
+async function wholePage() {
+  const html = await (await ask(location.href)).text();
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  localTimes(fresh);
+  for (const name of ["header", "main", "footer"]) {
+    const old = document.querySelector(name);
+    const next = fresh.querySelector(name);
+    const focused = old.contains(document.activeElement) ? document.activeElement : null;
+    const address = focused && focused.getAttribute("href");
+    old.replaceWith(document.importNode(next, true));
+    if (address) {
+      const again = [...document.querySelectorAll(`${name} a`)];
+      again.find((link) => link.getAttribute("href") === address)?.focus();
+    }
+  }
+  seenAt = performance.now();
+  wholeAt = Date.now();
+}
+
+function showValues(now) {
+  for (const sensor of now.sensors) {
+    const card = document.querySelector(`[data-sensor="${CSS.escape(sensor.id)}"]`);
+    if (!card) continue;
+    if (sensor.age_s !== null) card.querySelector(".age").dataset.age = sensor.age_s;
+    for (const channel of sensor.channels) {
+      const place = card.querySelector(`[data-channel="${CSS.escape(channel.channel)}"] b`);
+      if (place && place.textContent !== channel.text) place.textContent = channel.text;
+    }
+  }
+  const unsent = document.getElementById("unsent");
+  if (unsent) {
+    const waiting = now.node.outbox_readings;
+    if (!waiting) unsent.textContent = "0 readings";
+    else if (!unsent.textContent.startsWith(waiting + " ")) {
+      unsent.textContent = waiting + (waiting === 1 ? " reading" : " readings");
+    }
+  }
+}
+
+function whatIsShown() {
+  const sensor = location.pathname.startsWith("/sensor/");
+  const page = new URLSearchParams(location.search).get("page") || "1";
+  return sensor
+    ? "sensor=" + location.pathname.slice("/sensor/".length)
+    : "page=" + encodeURIComponent(page);
+}
+
+async function refresh() {
+  try {
+    const now = await (await ask("/api/v1/now?" + whatIsShown())).json();
+    const changed = signature !== null && signature !== now.signature;
+    signature = now.signature;
+    if (changed || Date.now() - wholeAt > WHOLE_EVERY_MS) {
+      await wholePage();
+    } else {
+      seenAt = performance.now();
+      showValues(now);
+    }
+    lost(false);
+  } catch (error) {
+    lost(performance.now() - seenAt > PATIENCE_MS);
+  }
+}
+
+async function go() {
+  for (;;) {
+    if (!document.hidden) await refresh();
+    await new Promise((done) => setTimeout(done, EVERY_MS));
+  }
+}
+
+localTimes(document);
+setInterval(showAges, 1000);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+go();

@@ -1,0 +1,194 @@
+"""What the log says, in as little memory as plots need: fed with readings, each once. Pure.
+
+`Watcher` gives it the readings that are new. Bounded: about 12 kB a channel, and no more than
+`MOST_CHANNELS` of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from node.reading import Layout, Reading
+from node.web.buckets import ChannelBuckets
+
+__all__ = ["MOST_CHANNELS", "Channel", "Mark", "Moment", "Sensor", "Summary"]
+
+MOST_CHANNELS = 4000
+_FORGET_AFTER_MS = 172_800_000
+_MOST_MARKS = 300
+_STEPS = 25
+"""So many of a sensor's newest readings tell how often it is read."""
+_FINE_MS = 3_660_000
+_MOST_DECIMALS = 6
+_AHEAD_MS = 120_000
+"""A time that is later than now by more than this is of a clock that was wrong."""
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """Now, by the clocks that tell when a reading was taken."""
+
+    utc_ms: int
+    boot_ms: int
+    boot_id: str
+
+    def time_of(self, reading: Reading) -> int:
+        """When it was taken, since 1970; of one without a true time, the best that is known."""
+        if not reading.synced and reading.boot_id == self.boot_id:
+            return self.utc_ms - (self.boot_ms - reading.boot_ms)
+        return reading.utc_ms
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Values that a filter rejected, and were seen to be counted at this time."""
+
+    at_ms: int
+    count: int
+
+
+class Channel:
+    """One channel of a sensor, in one unit."""
+
+    __slots__ = ("buckets", "decimals", "name", "newest", "unit", "value")
+
+    def __init__(self, name: str, unit: str) -> None:
+        self.name = name
+        self.unit = unit
+        self.buckets = ChannelBuckets()
+        self.newest: Reading | None = None
+        self.value = 0.0
+        self.decimals = 0
+        """As many as any of its newer values had."""
+
+    def add(self, at_ms: int, number: float, now_ms: int, *, unsynced: bool) -> None:
+        self.buckets.days.add(at_ms, number, unsynced=unsynced)
+        if at_ms > now_ms - _FINE_MS:
+            self.buckets.hour.add(at_ms, number, unsynced=unsynced)
+            if self.decimals < _MOST_DECIMALS:
+                self.decimals = max(self.decimals, _decimals(number))
+
+
+class Sensor:
+    """One sensor, as far as the log tells."""
+
+    __slots__ = ("channels", "id", "marks", "newest", "steps")
+
+    def __init__(self, sensor_id: str) -> None:
+        self.id = sensor_id
+        self.newest: Reading | None = None
+        self.channels: dict[tuple[str, str], Channel] = {}
+        self.marks: deque[Mark] = deque(maxlen=_MOST_MARKS)
+        self.steps: deque[int] = deque(maxlen=_STEPS)
+        """How long after the one before it each of the newest readings was taken, in ms."""
+
+    @property
+    def interval_ms(self) -> int:
+        """How often there is a reading: as often as in nine steps of ten, at the least; 0: unknown.
+
+        Not the longest: that one may be a gap.
+        """
+        steps = sorted(self.steps)
+        return steps[(len(steps) - 1) * 9 // 10] if steps else 0
+
+
+class Summary:
+    """The sensors in the log, each with the buckets of its channels."""
+
+    def __init__(self) -> None:
+        self.sensors: dict[str, Sensor] = {}
+        self.last_seq = 0
+        self.unsynced_boots: set[str] = set()
+        """Boots with readings here whose true time was not known."""
+        self.left_out: set[str] = set()
+        """Sensors with channels beyond the bound."""
+        self._channels = 0
+        self._rejected: dict[str, int] = {}
+
+    def take(self, readings: Iterable[Reading], now: Moment) -> None:
+        """Add readings, in order of seq."""
+        oldest_ms, newest_ms = now.utc_ms - _FORGET_AFTER_MS, now.utc_ms + _AHEAD_MS
+        known: dict[int, tuple[Sensor, list[Channel | None]]] = {}
+        for reading in readings:
+            layout = reading.layout
+            parts = known.get(id(layout))  # those of a query share the objects, and keep them alive
+            if parts is None:
+                parts = known[id(layout)] = self._parts_of(layout)
+            sensor, channels = parts
+            before = sensor.newest
+            if before is not None and before.boot_id == reading.boot_id:
+                sensor.steps.append(reading.boot_ms - before.boot_ms)
+            sensor.newest = reading
+            at_ms = reading.utc_ms
+            if not reading.synced:
+                at_ms = now.time_of(reading)
+                self.unsynced_boots.add(reading.boot_id)
+            in_time = oldest_ms <= at_ms <= newest_ms
+            for channel, number in zip(channels, reading.numbers, strict=True):
+                if channel is not None:
+                    channel.newest = reading
+                    channel.value = number
+                    if in_time:
+                        channel.add(at_ms, number, now.utc_ms, unsynced=not reading.synced)
+            self.last_seq = reading.seq
+
+    def _parts_of(self, layout: Layout) -> tuple[Sensor, list[Channel | None]]:
+        """The sensor and the channels that numbers of this layout belong to; None: left out."""
+        sensor = self.sensors.get(layout.sensor)
+        if sensor is None:
+            sensor = self.sensors[layout.sensor] = Sensor(layout.sensor)
+        channels: list[Channel | None] = []
+        for name, unit in zip(layout.channels, layout.units, strict=True):
+            channel = sensor.channels.get((name, unit))
+            if channel is None and self._channels < MOST_CHANNELS:
+                self._channels += 1
+                channel = sensor.channels[name, unit] = Channel(name, unit)
+            if channel is None:
+                self.left_out.add(layout.sensor)
+            channels.append(channel)
+        return sensor, channels
+
+    def take_rejected(self, counts: Mapping[str, int], process: int, at_ms: int) -> None:
+        """Compare how often each sensor's values were rejected with what was known before.
+
+        The counts begin anew with each start of the node, so with each `process`.
+        """
+        for sensor_id, count in counts.items():
+            key = f"{process} {sensor_id}"
+            before = self._rejected.get(key)
+            if before is not None and count > before and sensor_id in self.sensors:
+                self.sensors[sensor_id].marks.append(Mark(at_ms, count - before))
+        self._rejected = {f"{process} {name}": count for name, count in counts.items()}
+
+    def keep_marks_of(self, other: Summary) -> None:
+        """What the log cannot tell again, of the summary that this one takes the place of."""
+        self._rejected = other._rejected
+        for sensor_id, sensor in other.sensors.items():
+            if sensor_id in self.sensors:
+                self.sensors[sensor_id].marks = sensor.marks
+
+    def forget_old(self, now: Moment) -> None:
+        """Leave out sensors and channels that have not been read for as long as plots reach."""
+        for sensor in list(self.sensors.values()):
+            for key, channel in list(sensor.channels.items()):
+                if channel.newest is None or _is_old(channel.newest, now):
+                    del sensor.channels[key]
+                    self._channels -= 1
+            if not sensor.channels and sensor.id not in self.left_out:
+                del self.sensors[sensor.id]
+
+
+def _is_old(reading: Reading, now: Moment) -> bool:
+    """Whether it is out of every plot; one whose true time may still become known is not."""
+    if not reading.synced and reading.boot_id != now.boot_id:
+        return False
+    return now.utc_ms - now.time_of(reading) > _FORGET_AFTER_MS
+
+
+def _decimals(number: float) -> int:
+    """How many decimals a number is written with, six at the most."""
+    text = repr(number)
+    if "e" in text or "." not in text:
+        return 0
+    return min(_MOST_DECIMALS, len(text.partition(".")[2].rstrip("0")))

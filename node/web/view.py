@@ -1,0 +1,202 @@
+"""What is to be shown, for the page, the API and the metrics alike. Pure, but for the clock's ages.
+
+A value counts as current only while its node runs, says that the sensor is online, and the
+reading is not older than three intervals: the rule of the node, and once more here, for a log that
+is no longer written cannot say so.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from node.clock import utc_text
+from node.health import Health, SensorHealth
+from node.reading import Reading
+from node.web.settings import Settings
+from node.web.summary import Channel, Sensor
+from node.web.text import number_text
+from node.web.watcher import Known, Watcher
+
+__all__ = ["ChannelView", "NodeView", "SensorView", "view_of"]
+
+_LONG_S = 180.0
+"""A running node writes something at least each minute, if there is anything to write."""
+_GRACE_S = 60.0
+_LEAST_GAP_MS = 5_000
+_UNKNOWN_GAP_MS = 600_000
+
+
+class ChannelView(msgspec.Struct, frozen=True):
+    """The newest value of a channel."""
+
+    name: str
+    unit: str
+    value: float
+    text: str
+    current: bool
+    channel: Channel
+    decimals: int
+
+
+class SensorView(msgspec.Struct, frozen=True):
+    """A sensor; without a newest reading where the log has none."""
+
+    id: str
+    state: str
+    """online, offline, or unknown."""
+    age_s: float | None
+    newest: Reading | None
+    time: str
+    """RFC 3339; "" where the time of the newest reading is not known."""
+    gap_ms: int
+    """A longer time without a reading is a gap."""
+    health: SensorHealth | None
+    channels: tuple[ChannelView, ...]
+    sensor: Sensor | None
+
+    @property
+    def synced(self) -> bool:
+        return self.newest is not None and self.newest.synced
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """The node, and all its sensors by name."""
+
+    name: str
+    state: str
+    """running, starting, stopped, or unknown."""
+    known: Known
+    health: Health | None
+    """Of this run."""
+    problems: tuple[str, ...]
+    sensors: tuple[SensorView, ...]
+    unhealthy: str
+    """Why `/healthz` says no; "" where all is well."""
+
+    @property
+    def unsent(self) -> int:
+        return self.known.ledger.last_seq - self.known.ledger.cursor
+
+    @property
+    def online(self) -> int:
+        return sum(sensor.state == "online" for sensor in self.sensors)
+
+
+def view_of(watcher: Watcher, settings: Settings) -> NodeView:
+    """Look, and make something to show of it. `watcher.lock` is to be held."""
+    known = watcher.look()
+    health = known.health
+    if known.problem:
+        state = "unknown"
+    elif known.process is None:
+        state = "stopped"
+    else:
+        state = "starting" if known.health_is_old else "running"
+    fresh = None if known.health_is_old or known.problem else health
+    names = set(watcher.summary.sensors) | (set(health.sensors) if health else set())
+    sensors = tuple(_sensor(name, watcher, known, settings, state) for name in sorted(names))
+    return NodeView(
+        name=health.node if health else settings.node,
+        state=state,
+        known=known,
+        health=fresh,
+        problems=tuple(_problems(known, fresh, watcher)),
+        sensors=sensors,
+        unhealthy=_unhealthy(state, known, sensors),
+    )
+
+
+def _sensor(
+    name: str, watcher: Watcher, known: Known, settings: Settings, node_state: str
+) -> SensorView:
+    sensor = watcher.summary.sensors.get(name)
+    health = known.health.sensors.get(name) if known.health else None
+    newest = sensor.newest if sensor else None
+    interval_ms = settings.intervals.get(name, 0.0) * 1000 or (sensor.interval_ms if sensor else 0)
+    gap_ms = max(round(3 * interval_ms), _LEAST_GAP_MS) if interval_ms else _UNKNOWN_GAP_MS
+    age_s = watcher.age_s(newest) if newest else None
+    fresh = age_s is not None and age_s <= gap_ms / 1000 + _GRACE_S
+    if node_state == "unknown" or (node_state == "starting" and fresh):
+        state = "unknown"
+    elif node_state == "stopped" or not fresh:
+        state = "offline"
+    else:
+        state = "online" if health is not None and health.online else "offline"
+    channels = _newest_units(sensor) if sensor else []
+    return SensorView(
+        id=name,
+        state=state,
+        age_s=age_s,
+        newest=newest,
+        time="" if newest is None or age_s is None else utc_text(watcher.time_of(newest)),
+        gap_ms=gap_ms,
+        health=health,
+        channels=tuple(
+            _channel(channel, watcher, gap_ms, online=state == "online") for channel in channels
+        ),
+        sensor=sensor,
+    )
+
+
+def _newest_units(sensor: Sensor) -> list[Channel]:
+    """Each channel in the unit that it has now: it may have been configured anew."""
+    newest: dict[str, Channel] = {}
+    for channel in sensor.channels.values():
+        other = newest.get(channel.name)
+        if other is None or _seq(channel) > _seq(other):
+            newest[channel.name] = channel
+    return list(newest.values())
+
+
+def _seq(channel: Channel) -> int:
+    return channel.newest.seq if channel.newest else 0
+
+
+def _channel(channel: Channel, watcher: Watcher, gap_ms: int, *, online: bool) -> ChannelView:
+    age_s = watcher.age_s(channel.newest) if channel.newest else None
+    decimals = min(channel.decimals, 6)
+    if not decimals and channel.value != round(channel.value):
+        decimals = 2
+    return ChannelView(
+        name=channel.name,
+        unit=channel.unit,
+        value=channel.value,
+        text=number_text(channel.value, decimals),
+        current=online and age_s is not None and age_s <= gap_ms / 1000 + _GRACE_S,
+        channel=channel,
+        decimals=decimals,
+    )
+
+
+def _problems(known: Known, health: Health | None, watcher: Watcher) -> list[str]:
+    """What is wrong with the node, each with what to do."""
+    if known.problem:
+        return [known.problem]
+    problems = list(health.problems) if health else []
+    if known.process is None:
+        problems.append(
+            "the node does not run: start it (systemctl start sensor-node), "
+            "or see why it ended (journalctl -u sensor-node)"
+        )
+    elif known.written_s > _LONG_S:
+        problems.append("the log is not written: is the disk full, or read-only?")
+    if known.unsound:
+        problems.append(
+            "a part of the log is damaged and not shown; the node sets such a log aside when it "
+            "is started"
+        )
+    if watcher.summary.left_out:
+        problems.append("there are more channels than the page can show; some are left out")
+    return problems
+
+
+def _unhealthy(state: str, known: Known, sensors: tuple[SensorView, ...]) -> str:
+    if known.problem:
+        return known.problem
+    if state == "stopped":
+        return "the node does not run"
+    if not sensors:
+        return "no reading has been committed yet"
+    if not any(s.age_s is not None and s.age_s <= s.gap_ms / 1000 + _GRACE_S for s in sensors):
+        return "no sensor has given a reading that was committed for three intervals"
+    return ""

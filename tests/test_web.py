@@ -1,0 +1,867 @@
+"""The status page as a process: what it tells of a log in any state, and that it only reads."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import fcntl
+import io
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support import SENSOR_NODE, open_folder, sysfs_config, wait_until
+from web_log import health_text, make_log
+from web_support import WebProcess
+
+from node.clock import SystemClock
+from node.outbox_file import OutboxFile
+from node.outbox_records import Batch, Event, Retiming
+from node.reading import Layout, Reading
+from node.web.watcher import Watcher
+
+pytestmark = pytest.mark.real_time
+
+EVIL = "<script>alert(1)</script>\"'&\x1b[31m\u202e"
+
+
+@pytest.fixture
+def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
+    """Starts pages that are killed at the end."""
+    started: list[WebProcess] = []
+
+    def start(state_dir: Path | None = None, *arguments: str, **options: Any) -> WebProcess:
+        folder = state_dir or tmp_path / "state"
+        started.append(WebProcess(folder, *arguments, folder=tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for web in started:
+        web.kill()
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The lock of a node that runs, by this process."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def now(web: WebProcess) -> dict[str, Any]:
+    answer: dict[str, Any] = web.get("/api/v1/now").json
+    return answer
+
+
+def sensor(web: WebProcess, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = web.get(f"/api/v1/sensors/{name}").json
+    return found
+
+
+def write(folder: Path, name: str, value: float, **more: Any) -> None:
+    """Append a reading as the node does; `retime` sets the clock of its boot."""
+    clock = SystemClock()
+    log = OutboxFile(folder / "outbox.db")
+    ledger = log.ledger
+    ledger.last_seq += 1
+    one = Reading(
+        seq=ledger.last_seq,
+        layout=Layout(name, ("temperature",), ("°C",)),
+        numbers=(value,),
+        boot_id=more.get("boot_id", clock.boot_id),
+        boot_ms=round(clock.boot_s() * 1000),
+        utc_ms=more.get("utc_ms", round(clock.utc_s() * 1000)),
+        synced=more.get("synced", True),
+    )
+    batch = Batch([one], retimings=more.get("retimings", {}))
+    log.commit(batch, ledger, stream=log.stream, keep_ledger=True)
+    log.close()
+
+
+# -- a node that runs
+
+
+def test_it_shows_what_the_broker_has_and_that_the_node_is_gone(
+    broker, subscribe, start_node, start_web, temperature_file, tmp_path
+):
+    subscriber = subscribe(broker.port)
+    files = {"good": temperature_file, "gone": tmp_path / "gone"}
+    node = start_node(sysfs_config(broker.port, files, interval="0.5s"))
+    subscriber.wait_for_states("good", 2)
+    web = start_web(node.state_dir)
+    wait_until(lambda: sensor(web, "good")["state"] == "online")
+    temperature_file.write_text("33300\n")
+    wait_until(lambda: subscriber.states("good")[-1]["temperature"] == 33.3)
+    wait_until(lambda: sensor(web, "good")["channels"][0]["text"] == "33.3", seconds=5)
+    shown = sensor(web, "good")
+    assert shown["seq"] in [state["seq"] for state in subscriber.states("good")]
+    assert shown["age_s"] < 5
+    gone = sensor(web, "gone")
+    assert (gone["state"], gone["channels"]) == ("offline", [])
+    assert "does not exist" in gone["last_error"]
+    page = web.get("/").text
+    assert "broker connected, MQTT 5" in page
+    assert "gone (sysfs): offline:" in page, "the last errors"
+    assert web.get("/healthz").code == 200
+    node.kill()
+    wait_until(lambda: now(web)["node"]["state"] == "stopped")
+    assert sensor(web, "good")["state"] == "offline"
+    assert not sensor(web, "good")["channels"][0]["current"]
+    assert "the node does not run: start it" in web.get("/").text
+    assert (web.get("/healthz").code, web.get("/healthz").text) == (503, "the node does not run\n")
+    again = start_node(sysfs_config(broker.port, files, interval="0.5s"))
+    wait_until(lambda: sensor(web, "good")["state"] == "online")
+    assert now(web)["node"]["process"] == again.process.pid
+    assert web.stop() == 0
+
+
+@pytest.mark.real_time(seconds=17)
+def test_the_node_folds_its_log_and_leaves_it_in_good_order_while_pages_are_asked_for(
+    broker, start_node, start_web, temperature_file
+):
+    """No reader holds the WAL: it does not grow, and a clean stop leaves none."""
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s"))
+    web = start_web(node.state_dir)
+    wal = node.state_dir / "outbox.db-wal"
+    node.wait_for_log("s (sysfs): online")
+    began_s, largest = time.monotonic(), 0
+    while now(web)["node"]["last_seq"] < 130 and time.monotonic() < began_s + 60:
+        assert web.get("/").code == 200
+        assert web.get("/export.csv").code == 200
+        largest = max(largest, wal.stat().st_size)
+    assert largest < 300 * 1024, "it is folded at 200 pages of a kilobyte"
+    assert node.terminate() == 0
+    assert not wal.exists()
+    assert not (node.state_dir / "outbox.db-shm").exists()
+
+
+def test_a_page_that_is_killed_or_frozen_in_a_read_does_not_stop_the_node(
+    broker, subscribe, start_node, temperature_file
+):
+    """A reader of the same file, in the midst of a query: frozen, then killed with -9."""
+    subscriber = subscribe(broker.port)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s"))
+    subscriber.wait_for_states("s", 5)
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom node.outbox_file import OutboxFile\n"
+        "log = OutboxFile(Path(sys.argv[1]), read_only=True)\n"
+        "rows = log._db.execute('SELECT * FROM tick')\nnext(rows)\nprint(1, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    python = str(Path(SENSOR_NODE).with_name("python"))
+    reader = subprocess.Popen(
+        [python, "-c", program, str(node.state_dir / "outbox.db")], stdout=subprocess.PIPE
+    )
+    try:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"1\n"
+        reader.send_signal(signal.SIGSTOP)
+        seen = len(subscriber.states("s"))
+        subscriber.wait_for_states("s", seen + 10)
+    finally:
+        reader.kill()
+        reader.wait()
+        reader.stdout.close()
+    seen = len(subscriber.states("s"))
+    subscriber.wait_for_states("s", seen + 10)
+    assert node.terminate() == 0
+    assert not (node.state_dir / "outbox.db-wal").exists()
+    assert "cannot be written" not in node.log
+
+
+# -- only reading
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of each file: inode, size, owner, rights, when its content was changed."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        status = file.stat()
+        found[file.name] = (
+            status.st_ino,
+            status.st_size,
+            status.st_uid,
+            status.st_mode,
+            status.st_mtime_ns,
+        )
+    return found
+
+
+def ask_everything(web: WebProcess) -> None:
+    paths = ["/", "/?span=day", "/?span=2days", "/sensor/s0", "/metrics", "/healthz"]
+    paths += ["/export.csv", "/api/v1/now", "/api/v1/health", "/api/v1/sensors/s0/history"]
+    for path in paths:
+        assert web.get(path).code in (200, 503), path
+    time.sleep(1.1)
+    web.get("/")
+
+
+def crashed_log(folder: Path) -> None:
+    """A log as a node leaves it that was killed: with WAL and index."""
+    make_log(folder, hours=0.5)
+    log = OutboxFile(folder / "outbox.db")
+    ledger = log.ledger
+    ledger.dropped = 7
+    log.commit(Batch(), ledger, stream=log.stream, keep_ledger=True)
+    for name in ("outbox.db", "outbox.db-wal", "outbox.db-shm"):
+        (folder / f"copy-{name}").write_bytes((folder / name).read_bytes())
+    log.close()
+    for name in ("outbox.db", "outbox.db-wal", "outbox.db-shm"):
+        (folder / f"copy-{name}").rename(folder / name)
+
+
+@pytest.mark.parametrize("state", ["closed", "crashed"])
+def test_nothing_in_the_state_directory_is_made_or_changed(tmp_path, start_web, state):
+    folder = tmp_path / "state"
+    if state == "closed":
+        make_log(folder, hours=0.5)
+    else:
+        crashed_log(folder)
+    before = snapshot(folder)
+    web = start_web(folder)
+    ask_everything(web)
+    if state == "crashed":
+        assert now(web)["node"]["dropped_readings"] == 7, "what is in the WAL is seen"
+    web.stop()
+    assert snapshot(folder) == before
+
+
+def test_a_crashed_log_whose_index_is_lost_waits_for_its_node(tmp_path, start_web):
+    """To read it, somebody would have to make the index anew; the page does not."""
+    folder = tmp_path / "state"
+    crashed_log(folder)
+    (folder / "outbox.db-shm").unlink()
+    before = snapshot(folder)
+    web = start_web(folder)
+    assert "the node makes it anew when it is started" in web.get("/").text
+    assert snapshot(folder) == before
+
+
+def test_a_reader_without_that_care_would_leave_files_behind(tmp_path):
+    """The control: the same log, opened for reading by SQLite's defaults."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    before = snapshot(folder)
+    db = sqlite3.connect(f"file:{folder / 'outbox.db'}?mode=ro", uri=True)
+    db.execute("SELECT count(*) FROM tick").fetchone()
+    assert set(snapshot(folder)) > set(before)
+    db.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user, one must be root")
+def test_a_user_that_may_only_read_sees_a_log_that_is_written(start_web):
+    """In a folder where it could make nothing, with files of another's."""
+    with open_folder() as folder:
+        state = folder / "state"
+        make_log(state, hours=0.5)
+        log = OutboxFile(state / "outbox.db")
+        for file in state.iterdir():
+            file.chmod(0o644)
+        drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        web = start_web(state, prefix=drop)
+        first = now(web)["node"]["last_seq"]
+        assert first > 0
+        ledger = log.ledger
+        [newest] = log.newest_readings(1)
+        ledger.last_seq += 1
+        one = Reading(
+            **{f: getattr(newest, f) for f in newest.__struct_fields__} | {"seq": ledger.last_seq}
+        )
+        log.commit(Batch([one]), ledger, stream=log.stream, keep_ledger=False)
+        wait_until(lambda: now(web)["node"]["last_seq"] == first + 1)
+        assert {file.stat().st_uid for file in state.iterdir()} == {0}
+        web.stop()
+        log.close()
+        assert not (state / "outbox.db-wal").exists(), "it did not stay open"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to mount, one must be root")
+def test_a_read_only_file_system_is_read(tmp_path, start_web):
+    folder = tmp_path / "state"
+    crashed_log(folder)
+    prefix = (
+        *("unshare", "--mount", "bash", "-c"),
+        f'mount --bind -o ro "{folder}" "{folder}" && exec "$@"',
+        "bash",
+    )
+    probe = subprocess.run([*prefix, "touch", str(folder / "x")], capture_output=True, check=False)
+    if b"Read-only" not in probe.stderr:
+        pytest.skip("this machine lets nobody mount")
+    web = start_web(folder, prefix=prefix)
+    assert now(web)["node"]["dropped_readings"] == 7
+
+
+# -- logs in every state
+
+
+def test_without_a_log_it_waits_for_one(tmp_path, start_web):
+    web = start_web(tmp_path / "state")
+    page = web.get("/")
+    assert page.code == 200
+    assert "has the node been started?" in page.text
+    assert web.get("/healthz").code == 503
+    families = {f.name: f for f in text_string_to_metric_families(web.get("/metrics").text)}
+    assert families["sensor_node_up"].samples[0].value == 0
+    make_log(tmp_path / "state", hours=0.1)
+    wait_until(lambda: len(now(web)["sensors"]) == 2)
+
+
+def test_a_log_that_is_replaced_is_read_from_its_beginning(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, sensors=3, hours=0.2)
+    web = start_web(folder)
+    assert len(now(web)["sensors"]) == 3
+    (folder / "outbox.db").rename(folder / "outbox-set-aside-x.db")
+    make_log(folder, sensors=1, hours=0.1)
+    wait_until(lambda: [s["id"] for s in now(web)["sensors"]] == ["s0"])
+
+
+def test_another_stream_in_the_same_file_is_followed(tmp_path):
+    """The node gives its log another stream when it could not write for a while."""
+    make_log(tmp_path / "state", hours=0.1)
+    watcher = Watcher(tmp_path / "state", _Hurried())
+    before = watcher.look()
+    log = OutboxFile(tmp_path / "state" / "outbox.db")
+    log.commit(Batch(), log.ledger, stream="another", keep_ledger=True)
+    log.close()
+    after = watcher.look()
+    assert (before.stream, after.stream) == ("5f2c000000000001", "another")
+    assert after.ledger.last_seq == before.ledger.last_seq
+    assert len(watcher.summary.sensors) == 2
+
+
+class _Hurried(SystemClock):
+    """So that each look looks."""
+
+    def monotonic(self) -> float:
+        self._at_s = getattr(self, "_at_s", 0.0) + 2
+        return self._at_s
+
+
+def break_row(folder: Path, which: str) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "outbox.db", isolation_level=None)) as db:
+        db.execute(
+            "UPDATE tick SET checksum = checksum + 1 WHERE last_seq IN "
+            f"(SELECT last_seq FROM tick ORDER BY last_seq {which})"
+        )
+
+
+def test_readings_before_and_behind_a_damage_are_shown(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=1)
+    break_row(folder, "LIMIT 3 OFFSET 50")
+    web = start_web(folder)
+    shown = web.get("/api/v1/sensors/s0/history?span=hour").json
+    assert sum(b["count"] for b in shown["channels"][0]["buckets"]) in (116, 117, 118)
+    assert "a part of the log is damaged and not shown" in web.get("/").text
+    # Behind the damage it goes on in growing steps.
+    assert 4 * (121 - 6) <= len(web.get("/export.csv").text.splitlines()) <= 1 + 4 * (121 - 3)
+
+
+@pytest.mark.parametrize("damage", ["newest", "garbage", "empty", "folder"])
+def test_a_log_that_cannot_be_read_is_said_so_and_the_page_lives(tmp_path, start_web, damage):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    web = start_web(folder)
+    assert now(web)["node"]["problems"] != []
+    file = folder / "outbox.db"
+    if damage == "newest":
+        break_row(folder, "DESC LIMIT 1")
+    elif damage == "folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(bytes(range(256)) * 40 if damage == "garbage" else b"")
+    wait_until(lambda: now(web)["node"]["state"] == "unknown")
+    page = web.get("/").text
+    assert "cannot be read:" in page
+    assert web.get("/healthz").code == 503
+    assert {s["state"] for s in now(web)["sensors"]} <= {"unknown"}
+    assert web.get("/export.csv").code == 200
+    list(text_string_to_metric_families(web.get("/metrics").text))
+
+
+def test_a_log_of_a_later_version_is_not_guessed_at(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    with contextlib.closing(sqlite3.connect(folder / "outbox.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+        db.commit()
+    web = start_web(folder)
+    assert "restart the page with the version that the node has" in web.get("/").text
+
+
+def test_health_of_another_version_costs_only_itself(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1, health='{"node": 5}')
+    with held(folder):
+        web = start_web(folder)
+        assert now(web)["node"]["state"] == "starting"
+        assert [s["state"] for s in now(web)["sensors"]] == ["unknown", "unknown"]
+
+
+def test_readings_that_get_their_true_time_later_are_drawn_there(tmp_path):
+    """The boot of before was an hour in the past when its clock was not set yet."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.01)
+    clock = _Hurried()
+    watcher = Watcher(folder, clock)
+    wrong_ms = round(clock.utc_s() * 1000) - 30 * 86_400_000
+    write(folder, "late", 5.0, boot_id="before", utc_ms=wrong_ms, synced=False)
+    watcher.look()
+    [late] = watcher.summary.sensors["late"].channels.values()
+    assert late.buckets.days.between(0, 1 << 62) == [], "a month ago: in no plot"
+    boot_ms = watcher.summary.sensors["late"].newest.boot_ms  # type: ignore[union-attr]
+    true_ms = round(clock.utc_s() * 1000) - 600_000
+    retiming = Retiming(set_at_ms=boot_ms + 1, offset_ms=true_ms - boot_ms)
+    write(folder, "other", 1.0, retimings={"before": retiming})
+    watcher.look()
+    [late] = watcher.summary.sensors["late"].channels.values()
+    [found] = late.buckets.hour.between(0, 1 << 62)
+    assert abs(found.start_ms - true_ms) <= 15_000
+    assert not found.unsynced
+    assert watcher.scans == 2
+    watcher.look()
+    assert watcher.scans == 2, "and no third time"
+
+
+def test_rows_that_are_deleted_are_no_trouble(tmp_path, start_web):
+    folder = tmp_path / "state"
+    ledger = make_log(folder, hours=1)
+    web = start_web(folder)
+    assert len(now(web)["sensors"]) == 2
+    log = OutboxFile(folder / "outbox.db")
+    log.purge(ledger.last_seq - 10, log.ledger, stream=log.stream)
+    log.close()
+    write(folder, "s0", 77.0)
+    wait_until(lambda: sensor(web, "s0")["channels"][0]["value"] == 77.0)
+    assert len(web.get("/export.csv").text.splitlines()) < 40
+
+
+# -- what is served
+
+
+def health_for_two(**more: Any) -> str:
+    return health_text({"s0": True, "s1": False}, process=os.getpid(), **more)
+
+
+@pytest.fixture
+def shown(tmp_path: Path, start_web) -> Iterator[WebProcess]:
+    """A page over a log of an hour, with a node that runs."""
+    folder = tmp_path / "state"
+    events = (Event(1_795_550_400_000, "ERROR", "the broker refuses: check username"),)
+    make_log(folder, hours=1, health=health_for_two(), events=events)
+    with held(folder):
+        yield start_web(folder)
+
+
+def test_the_api_is_as_documented(shown):
+    """The examples of node/web/README.md have the keys that the answers have."""
+    import json
+
+    text = (Path(__file__).parent.parent / "node" / "web" / "README.md").read_text()
+    blocks = re.findall(r"`GET (/\S+?)`.*?```json\n(.*?)```", text, re.S)
+    assert len(blocks) >= 5
+    for path, block in blocks:
+        example = json.loads(block)
+        answer = shown.get(path.replace("air", "s0")).json
+        assert set(example) == set(answer), path
+        for key in ("sensors", "channels"):
+            if isinstance(example.get(key), list):
+                assert set(example[key][0]) == set(answer[key][0]), (path, key)
+
+
+def test_history_has_the_resolution_that_was_asked_for(shown):
+    hour = shown.get("/api/v1/sensors/s0/history?span=hour&channel=temperature").json
+    assert hour["resolution_s"] == 15
+    assert [c["channel"] for c in hour["channels"]] == ["temperature"]
+    assert sum(b["count"] for b in hour["channels"][0]["buckets"]) in (119, 120, 121)
+    wide = shown.get("/api/v1/sensors/s0/history?span=hour&resolution=600").json
+    assert 6 <= len(wide["channels"][0]["buckets"]) <= 7
+    for wrong in (
+        "span=week",
+        "resolution=7",
+        "resolution=0",
+        "resolution=x",
+        "span=day&resolution=60",
+    ):
+        assert shown.get(f"/api/v1/sensors/s0/history?{wrong}").code == 400, wrong
+    assert shown.get("/api/v1/sensors/nobody/history").code == 404
+    assert shown.get("/api/v1/sensors/s0/history?channel=x").code == 404
+
+
+def test_metrics_are_what_prometheus_reads(shown):
+    answer = shown.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = {f.name: f for f in text_string_to_metric_families(answer.text)}
+    assert all(f.documentation and f.type in ("gauge", "counter") for f in families.values())
+    assert all(name.startswith("sensor_node_") for name in families)
+    found = families["sensor_node_reading"].samples
+    assert {(s.labels["sensor"], s.labels["channel"], s.labels["unit"]) for s in found} == {
+        ("s0", "temperature", "°C"),
+        ("s0", "humidity", "%"),
+    }, "s1 is offline: its value is not current"
+    assert found[0].value == sensor(shown, "s0")["channels"][0]["value"]
+    online = {s.labels["sensor"]: s.value for s in families["sensor_node_sensor_online"].samples}
+    assert online == {"s0": 1, "s1": 0}
+    assert families["sensor_node_up"].samples[0].value == 1
+    assert families["sensor_node_broker_connected"].samples[0].value == 1
+    assert families["sensor_node_outbox_readings"].samples[0].value == 0
+    assert families["sensor_node_read_failures"].samples[0].name.endswith("_total")
+
+
+def test_healthz_says_why_not(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=1, health=health_for_two(), keep=lambda age_s: age_s > 1800)
+    with held(folder):
+        web = start_web(folder)
+        answer = web.get("/healthz")
+    assert answer.code == 503
+    assert answer.text == ("no sensor has given a reading that was committed for three intervals\n")
+
+
+def test_the_log_as_csv(shown):
+    answer = shown.get("/export.csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.body.count(b"\r\n") == answer.body.count(b"\n")
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert len(rows) == 121 * 2 * 2
+    assert [int(row["seq"]) for row in rows] == sorted(int(row["seq"]) for row in rows)
+    assert rows[0].keys() == {"seq", "sensor", "time", "clock", "channel", "value", "unit"}
+    newest = [row for row in rows if row["sensor"] == "s0" and row["channel"] == "temperature"][-1]
+    assert float(newest["value"]) == sensor(shown, "s0")["channels"][0]["value"]
+    some = list(csv.DictReader(io.StringIO(shown.get("/export.csv?since=10m&sensor=s1").text)))
+    assert {row["sensor"] for row in some} == {"s1"}
+    assert 19 * 2 <= len(some) <= 21 * 2
+    assert shown.get("/export.csv?since=nonsense").code == 400
+
+
+def test_names_and_messages_cannot_leave_their_place(tmp_path, start_web):
+    """A log may hold anything: somebody else's driver, or a disk, has written it."""
+    folder = tmp_path / "state"
+    health = health_text({"x": True}, process=os.getpid(), node=EVIL, problems=[EVIL], broker=EVIL)
+    health = health.replace('"x":', '"<i>=cmd|x":').replace(
+        '"last_error":null', '"last_error":"<b>"'
+    )
+    events = (Event(0, "ERROR", EVIL),)
+    make_log(folder, hours=0.1, sensors=1, layout=((EVIL,), (EVIL,)), health=health, events=events)
+    write(folder, EVIL, 1.0)
+    write(folder, "=HYPERLINK(1)", 1.0)
+    with held(folder):
+        web = start_web(folder)
+        page = web.get("/").text
+        for text in (page, web.get("/sensor/s0").text):
+            assert "<script>alert" not in text
+            assert "<i>" not in text
+            assert "\x1b" not in text
+            assert "\u202e" not in text
+            assert len(re.findall("<script", text)) == 1
+        assert "&lt;script&gt;alert(1)" in page
+        assert "'=HYPERLINK(1)" in web.get("/export.csv").text
+        list(text_string_to_metric_families(web.get("/metrics").text))
+        assert web.get("/api/v1/now").json["node"]["name"] == EVIL
+
+
+def test_no_answer_has_a_style_or_script_of_its_own_and_all_have_the_headers(shown):
+    for path in ("/", "/sensor/s0", "/metrics", "/api/v1/now", "/export.csv", "/healthz", "/x"):
+        answer = shown.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; style-src 'self'; script-src 'self'")
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers
+    page = shown.get("/").text
+    assert not re.search(r"<style| style=| on\w+=|javascript:", page)
+    outside = [a for a in re.findall(r'(?:href|src)="([^"]+)"', page) if not a.startswith("/")]
+    assert outside == []
+    for path in re.findall(r'(?:href|src)="(/page\.[^"]+)"', page):
+        assert "immutable" in shown.get(path).headers["cache-control"]
+
+
+def test_it_can_only_be_read(shown):
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"):
+        answer = shown.get("/", method)
+        assert (answer.code, answer.headers["allow"]) == (405, "GET, HEAD")
+    for path in ("/", "/export.csv", "/metrics"):
+        head = shown.get(path, "HEAD")
+        assert (head.code, head.body) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["/../etc/passwd", "/%2e%2e/x", "/sensor/%ff", "/page.css/x"])
+def test_there_is_nothing_beside_what_is_served(shown, path):
+    assert shown.get(path).code == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("localhost", 200),
+        ("localhost:80", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8080", 200),
+        ("LOCALHOST.", 200),
+        ("evil.example", 421),
+        ("evil.example:8080", 421),
+        ("localhost.evil.example", 421),
+        ("192.168.1.5", 421),
+        ("", 421),
+        ("[", 421),
+        ("a:b:c", 421),
+    ],
+)
+def test_another_name_for_this_computer_is_not_answered_on_loopback(shown, host, code):
+    """DNS rebinding: a page of the web that has its own name lead to 127.0.0.1."""
+    assert shown.get("/api/v1/now", Host=host).code == code
+
+
+# -- the configuration
+
+
+def test_a_password_is_wanted_and_no_answer_has_it(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    config = (
+        '[node]\nname = "n"\n[mqtt]\nhost = "h"\nusername = "mqtt-user-7"\n'
+        'password = "mqtt-secret-7"\n[web]\nenabled = true\npassword = "page-secret-7"\n'
+    )
+    web = start_web(folder, config=config)
+    assert "WARNING" not in web.log, "on loopback nobody can listen in"
+    for path in ("/", "/metrics", "/api/v1/now", "/export.csv", "/page.css", "/healthz"):
+        answer = web.get(path)
+        assert answer.code == 401
+        assert answer.headers["www-authenticate"].startswith("Basic realm=")
+    right = {"Authorization": "Basic " + base64.b64encode(b":page-secret-7").decode()}
+    told = b""
+    paths = ["/", "/sensor/s0", "/metrics", "/healthz", "/export.csv", "/page.js"]
+    paths += ["/api/v1/now", "/api/v1/node", "/api/v1/health", "/api/v1/sensors", "/nothing"]
+    for path in paths:
+        answer = web.get(path, **right)
+        assert answer.code in (200, 404, 503)
+        told += answer.body + repr(answer.headers).encode()
+    for secret in (b"page-secret-7", b"mqtt-secret-7", b"mqtt-user-7"):
+        assert secret not in told
+        assert secret.decode() not in web.log
+    command = Path(f"/proc/{web.process.pid}/cmdline").read_bytes()
+    assert b"secret" not in command
+
+
+def test_wrong_passwords_are_slowed_down_and_hold_nobody_up(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    web = start_web(folder, config='[web]\npassword_file = "page.password"\n', **_secret(tmp_path))
+    wrong = {"Authorization": "Basic " + base64.b64encode(b":guess").decode()}
+    codes = [web.get("/", **wrong).code for _ in range(12)]
+    assert codes[:5] == [401] * 5
+    assert codes[5:] == [429] * 7
+    refused = web.get("/", **wrong)
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    # Another address, the same computer.
+    request = b"GET /healthz HTTP/1.0\r\nAuthorization: Basic OnNlc2FtZQ==\r\n\r\n"
+    import socket
+
+    with socket.create_connection(("127.0.0.1", web.port), 5, ("127.0.0.9", 0)) as other:
+        other.sendall(request)
+        assert b" 503 " in other.recv(100), "admitted; only the node does not run"
+
+
+def _secret(folder: Path) -> dict[str, Any]:
+    (folder / "page.password").write_text("sesame\n")
+    return {}
+
+
+def test_beyond_loopback_it_warns_and_takes_any_name(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    web = start_web(folder, "--host", "0.0.0.0")
+    assert "everybody on the network can read the page" in web.log
+    assert web.get("/healthz", Host="greenhouse.lan").code == 503
+    web.kill()
+    config = '[web]\nhost = "0.0.0.0"\npassword = "p"\n'
+    web = start_web(folder, config=config)
+    assert "go over the network as they are, without TLS" in web.log
+
+
+def test_avahi_is_asked_to_tell_of_a_page_that_others_can_reach(tmp_path, start_web):
+    """By its own program, in whose place one stands that writes down its words and waits."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "avahi-publish-service"
+    told = tmp_path / "told"
+    program.write_text(
+        f'#!/bin/sh\necho "$$" "$@" >"{told}.new"\nmv "{told}.new" "{told}"\nexec sleep 600\n'
+    )
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    config = '[node]\nname = "greenhouse"\n'
+    web = start_web(folder, "--host", "0.0.0.0", config=config, env=env)
+    wait_until(told.exists)
+    process, *words = told.read_text().split()
+    assert " ".join(words) == f"-f greenhouse (sensor-node) _http._tcp {web.port} path=/"
+    assert web.stop() == 0
+    wait_until(lambda: not Path(f"/proc/{process}").exists())
+    told.unlink()
+    web = start_web(folder, config=config, env=env)
+    assert web.get("/").code == 200
+    assert not told.exists(), "nobody else could open it"
+
+
+def test_the_rest_of_the_configuration_may_be_wrong(tmp_path, start_web):
+    """The page is there when it is needed most; and on the last good one, when it is no TOML."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    web = start_web(folder, config='[mqtt]\nhots = 1\n[[sensor]]\nid = "s0"\ninterval = "x"\n')
+    assert web.get("/").code == 200
+    web.kill()
+    good = tmp_path / "good.toml"
+    good.write_text('[node]\nname = "kept"\n')
+    web = start_web(folder, "--last-good", str(good), config="[mqtt\n")
+    assert now(web)["node"]["name"] == "kept"
+
+
+def web_command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SENSOR_NODE, "web", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "SENSOR_NODE_CONFIG": "/nonexistent", **env},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[web]\nprot = 1\n", "[web] prot: unknown key; did you mean port?"),
+        ("[web]\nport = 0\n", "[web] port:"),
+        ('[web]\nhost = "http://x"\n', "[web] host: expected a host name, not a URL"),
+        ('[web]\npassword = "a"\npassword_file = "b"\n', "exclude each other"),
+        ('[web]\npassword_file = "missing"\n', "cannot be read"),
+        ('[web]\npassword = ""\n', "[web] password:"),
+    ],
+)
+def test_a_web_table_that_is_wrong_exits_with_78(tmp_path, text, problem):
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    done = web_command("--config", str(file))
+    assert done.returncode == 78
+    assert problem in done.stderr
+
+
+def test_run_is_not_stopped_by_a_password_of_the_page_that_is_missing(tmp_path):
+    from node import config as configuration
+
+    file = tmp_path / "node.toml"
+    file.write_text('[mqtt]\nhost = "h"\n[web]\npassword_file = "missing"\n')
+    config = configuration.load(file)
+    [note] = [note for note in config.notes if "[web]" in note]
+    assert "missing cannot be read" in note
+    assert "the status page does not start" in note
+
+
+def test_is_enabled_tells_the_unit_whether_to_start(tmp_path):
+    file = tmp_path / "node.toml"
+    for text, code in (("", 1), ("[web]\nenabled = true\n", 0), ("[web]\nenabled = 5\n", 1)):
+        file.write_text(text)
+        assert web_command("--config", str(file), "--is-enabled").returncode == code
+    assert web_command("--is-enabled").returncode == 1
+
+
+def test_a_port_that_is_taken_is_said_so(tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = web_command("--port", port, "--state-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
+
+
+def test_without_waitress_it_says_how_to_get_it(tmp_path):
+    program = (
+        "import sys\nfrom importlib import util\nutil.find_spec = lambda *_: None\n"
+        "from node.cli import main\nsys.exit(main(['web', '--state-dir', sys.argv[1]]))\n"
+    )
+    python = str(Path(SENSOR_NODE).with_name("python"))
+    done = subprocess.run(
+        [python, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "the status page needs waitress: pip install 'pi-sensor-node[web]'\n"
+
+
+def test_run_imports_nothing_of_the_page():
+    program = (
+        "import sys\nimport node.commands.run\n"
+        "print([m for m in sys.modules if m.startswith(('node.web', 'waitress', 'html'))])"
+    )
+    python = str(Path(SENSOR_NODE).with_name("python"))
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# -- plot
+
+
+def plot(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SENSOR_NODE, "plot", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "TZ": "Europe/Berlin"},
+    )
+
+
+def test_plot_draws_a_sensor_into_a_file_or_to_standard_output(tmp_path):
+    import xml.etree.ElementTree as ET
+
+    folder = tmp_path / "state"
+    make_log(folder, hours=3, keep=lambda age_s: not 3000 < age_s < 6000)
+    before = snapshot(folder)
+    file = tmp_path / "air.svg"
+    done = plot("s0", "--since", "2h", "-o", str(file), "--state-dir", str(folder))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    text = file.read_text()
+    assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(re.findall('class="line"', text)) == 2, "a gap"
+    assert "s0 temperature, °C, since" in text
+    assert "CET" in text or "CEST" in text
+    done = plot("s0", "--channel", "humidity", "-o", "-", "--state-dir", str(folder))
+    assert "s0 humidity, %" in done.stdout
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nobody", "-o", "-"], 1, "no reading of nobody in this time; sensors with some: s0, s1"),
+        (["s0", "--channel", "x", "-o", "-"], 1, "s0 has no channel x: humidity, temperature"),
+        (["s0", "--since", "soon", "-o", "-"], 2, "expected a duration"),
+        (["s0", "--since", "2999-01-01", "-o", "-"], 2, "not before now"),
+        (["s0", "-o", "/nonexistent/x.svg"], 1, "cannot be written: No such file"),
+        (["s0"], 2, "--output"),
+    ],
+)
+def test_plot_says_what_is_wrong(tmp_path, arguments, code, said):
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    done = plot(*arguments, "--state-dir", str(folder))
+    assert done.returncode == code
+    assert said in done.stderr
