@@ -106,6 +106,10 @@ install_packages() {
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     # gpiozero's way to the pins; PyPI has no wheel of it for every Pi.
     if is_pi && ! python3 -c 'import lgpio' 2>/dev/null; then missing+=(python3-lgpio); fi
+    # What tells the network of the status page, where avahi gives the Pi its name there.
+    if [[ ! $wheels && -x /usr/sbin/avahi-daemon && ! -x /usr/bin/avahi-publish-service ]]; then
+        missing+=(avahi-utils)
+    fi
     ((${#missing[@]})) || return 0
     [[ ! $wheels ]] || fail "without the network, these packages must be there: ${missing[*]}"
     say "installing Debian's ${missing[*]} ..."
@@ -130,7 +134,7 @@ place_files() {
     local unit
     install -m 755 "$here/deploy/update" "$root/update"
     install -m 644 "$here/README.md" "$root/README.md"
-    for unit in sensor-node.service sensor-node-update.service; do
+    for unit in sensor-node.service sensor-node-update.service sensor-node-web.service; do
         install -m 644 "$here/deploy/$unit" "$units/$unit"
     done
     install -m 644 "$here/deploy/sensor-node.rules" "$rules"
@@ -258,7 +262,9 @@ place_release() {
 }
 
 start_service() {
-    systemctl enable --quiet sensor-node.service sensor-node-update.service
+    # That of the status page looks by itself whether [web] is enabled.
+    systemctl enable --quiet sensor-node.service sensor-node-update.service sensor-node-web.service
+    systemctl restart --no-block sensor-node-web.service
     if systemctl is-active --quiet sensor-node.service; then
         say "sensor-node runs"
         return
@@ -279,14 +285,14 @@ start_service() {
 
 take_away() {
     local unit group config
-    for unit in sensor-node-update.service sensor-node.service; do
+    for unit in sensor-node-web.service sensor-node-update.service sensor-node.service; do
         if [[ -e $units/$unit ]]; then
             systemctl disable --quiet --now "$unit" 2>/dev/null || true
             rm -f "$units/$unit"
         fi
     done
     systemctl daemon-reload
-    systemctl reset-failed sensor-node.service sensor-node-update.service 2>/dev/null || true
+    systemctl reset-failed 'sensor-node*.service' 2>/dev/null || true
     # The data outlives the user's number, which may be given to another.
     for folder in "$config_folder" "$state"; do
         if [[ -e $folder ]]; then chown -R root:root "$folder"; fi

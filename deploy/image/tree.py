@@ -21,6 +21,7 @@ _HOME = Path("opt/sensor-node")
 _SITE = _HOME / "lib/python3.13/site-packages"
 _ENABLED = (
     "sensor-node.service",
+    "sensor-node-web.service",
     "sensor-node-panel.service",
     "sensor-node-status.timer",
     "systemd-networkd.service",
@@ -173,7 +174,8 @@ class Tree:
     def _add_files(self) -> None:
         _run("systemd-sysusers", f"--root={self.root}", _DEPLOY / "sensor-node.sysusers")
         group = _group_id(self.root, "sensor-node")
-        shutil.copy(_DEPLOY / "sensor-node.service", self._etc("systemd/system"))
+        for unit in ("sensor-node.service", "sensor-node-web.service"):
+            shutil.copy(_DEPLOY / unit, self._etc("systemd/system"))
         shutil.copy(
             _DEPLOY / "sensor-node.rules", self._etc("udev/rules.d") / "90-sensor-node.rules"
         )

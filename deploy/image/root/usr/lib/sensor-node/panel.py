@@ -18,20 +18,21 @@ from typing import Any
 
 from card import CONFIG, LAST_GOOD, RUN, SSH_KEYS, WIFI, BadFile, read_toml, writable
 
-__all__ = ["host_name", "ssh_keys", "wpa_supplicant_conf"]
+__all__ = ["host_name", "page_announcement", "ssh_keys", "wpa_supplicant_conf"]
 
 # ruff: noqa: T201
 
 _STATE = Path("/var/lib/sensor-node-panel")
 _SSH_STATE = Path("/var/lib/sensor-node-ssh")
 _MACHINE_ID = Path("/etc/machine-id")
+_ANNOUNCEMENT = Path("/run/systemd/dnssd/sensor-node.dnssd")
 _SERIAL = Path("/proc/device-tree/serial-number")
 _KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
 
 def main() -> int:
     problems = []
-    for step in (_keep_machine_id, _name_host, _set_up_wifi, _set_up_ssh):
+    for step in (_keep_machine_id, _name_host, _announce_page, _set_up_wifi, _set_up_ssh):
         try:
             step()
         except BadFile as error:
@@ -50,6 +51,19 @@ def host_name(document: dict[str, Any], unique: str) -> str:
     name = str(node.get("name", "")) if isinstance(node, dict) else ""
     name = re.sub(r"[^A-Za-z0-9-]", "-", name).strip("-")[:63]
     return name.lower() or f"sensor-node-{unique}"
+
+
+def page_announcement(document: dict[str, Any]) -> str:
+    """systemd.dnssd(5) for the status page; "" where others cannot reach it."""
+    web = document.get("web")
+    if not isinstance(web, dict) or web.get("enabled") is not True:
+        return ""
+    host, port = web.get("host", "127.0.0.1"), web.get("port", 8080)
+    if not isinstance(host, str) or host in ("localhost", "::1") or host.startswith("127."):
+        return ""
+    if type(port) is not int or not 1 <= port <= 65535:
+        return ""
+    return f"[Service]\nName=%H (sensor-node)\nType=_http._tcp\nPort={port}\nTxtText=path=/\n"
 
 
 def ssh_keys(text: str) -> tuple[list[str], list[int]]:
@@ -121,12 +135,26 @@ def _keep_machine_id() -> None:
             subprocess.run(["systemd-machine-id-setup", "--commit"], check=True)
 
 
-def _name_host() -> None:
+def _configuration() -> dict[str, Any]:
     try:
-        document = read_toml(CONFIG) or read_toml(LAST_GOOD)
+        return read_toml(CONFIG) or read_toml(LAST_GOOD)
     except BadFile:  # the node says what is wrong with it
-        document = read_toml(LAST_GOOD)
-    socket.sethostname(host_name(document, _unique()))
+        return read_toml(LAST_GOOD)
+
+
+def _name_host() -> None:
+    socket.sethostname(host_name(_configuration(), _unique()))
+
+
+def _announce_page() -> None:
+    """Let systemd-resolved tell the network of the status page."""
+    text = page_announcement(_configuration())
+    if text:
+        _ANNOUNCEMENT.parent.mkdir(exist_ok=True)
+        _ANNOUNCEMENT.write_text(text)  # for resolved's own user to read
+        # It has looked already: it is there before anything else.
+        restart = ["systemctl", "try-restart", "--no-block", "systemd-resolved.service"]
+        subprocess.run(restart, check=True)
 
 
 def _unique() -> str:
