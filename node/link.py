@@ -142,7 +142,7 @@ class Link:
         """Leave this connection for another one."""
         self._complain(f"{self._mqtt.address} {why}; connecting anew")
         self.connected = False
-        self._client.disconnect()  # its thread sees that, and ends
+        self._client.end()
         self.start()
 
     @property
@@ -281,7 +281,7 @@ class Link:
             self._version = MQTTProtocolVersion.MQTTv5
         self._silent_closes = 0
         self._patience = min(2 * self._patience, _MOST_SILENT_CLOSES)
-        self._client.disconnect()  # its thread sees that, and ends
+        self._client.end()
         self.start()
 
     def _complain(self, message: str) -> None:

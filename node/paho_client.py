@@ -144,7 +144,11 @@ class NetworkClient(paho.Client):
         return isinstance(sock, BufferedSocket) and sock.pending() > 0
 
     def _create_socket(self) -> Any:
-        return BufferedSocket(super()._create_socket())
+        sock = BufferedSocket(super()._create_socket())
+        if self._thread_terminate:  # while it connected
+            sock.close()
+            raise ConnectionAbortedError("the client was replaced meanwhile")
+        return sock
 
     def _create_socket_connection(self) -> socket.socket:
         """As paho's; for a host in ASCII without the codec for others, which takes as long to
@@ -197,9 +201,14 @@ class NetworkClient(paho.Client):
         """Whether the network thread lives; without it nothing would ever connect again."""
         return self._network_thread is not None and self._network_thread.is_alive()
 
-    def end(self, wait_s: float) -> None:
-        """Send DISCONNECT, so that the broker discards the will; the thread ends by itself."""
+    def end(self, wait_s: float = 0) -> None:
+        """Send DISCONNECT, so that the broker discards the will; the thread ends by itself.
+
+        `disconnect` alone would be forgotten by a thread that is just connecting: two clients
+        with one id would then end each other's connections for ever.
+        """
         self.disconnect()
+        self._thread_terminate = True
         if self._network_thread is not None:
             self._network_thread.join(wait_s)
 
