@@ -45,8 +45,9 @@ class ReadDone(msgspec.Struct, frozen=True):
 class Workers:
     """Distributes reads over threads.
 
-    Outcomes come by `report_quietly` while there is more to do at once, and by `report` with the
-    last one, and once in `PATIENCE_S`: the loop is woken once for a whole tick of quick sensors.
+    Outcomes come by `report_quietly` while there is more to do at once and `help_out` is to be
+    called again, and by `report` with the last one, and once in `PATIENCE_S`: the loop is woken
+    once for a whole tick of quick sensors.
     Both are called on the threads.
     """
 
@@ -94,7 +95,8 @@ class Workers:
             return
         self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
         self._looks = 2
-        self._looked_at = None
+        if not self._ready:  # else those that wait would never be helped where much comes due
+            self._looked_at = None
         self._rang_s = now_s
         slow = {bus for bus in buses if self._took_s.get(bus, 0.0) > PATIENCE_S}
         for bus in sorted(buses, key=slow.__contains__):
@@ -178,7 +180,9 @@ class Workers:
                 if index == last:
                     self._note(port.bus, now_s - began_s)
                 more = index < last or bool(self._ready)
-                if more and now_s - self._rang_s < PATIENCE_S:
+                # Nobody looks for what is quiet later on, and the next read may never end.
+                is_looking = self.next_look_s < math.inf
+                if more and is_looking and now_s - self._rang_s < PATIENCE_S:
                     self._report_quietly(done)
                 else:
                     self._rang_s = now_s

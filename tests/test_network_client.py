@@ -52,7 +52,7 @@ def test_a_client_that_is_ended_while_it_connects_never_comes_about(replaced):
         client.begin()
         raw, _ = listener.accept()  # the client now waits for the server's part of the handshake
         if replaced:
-            client.end()
+            client.end(0)
         with server.wrap_socket(raw, server_side=True) as connection:
             connection.settimeout(10)
             first = connection.recv(1)
@@ -62,5 +62,5 @@ def test_a_client_that_is_ended_while_it_connects_never_comes_about(replaced):
         event = events.get(timeout=10)
         assert isinstance(event, ConnectFailed if replaced else Connected)
         if not replaced:
-            client.end()
+            client.end(0)
         wait_until(lambda: not client.alive, 5, "the thread to end")

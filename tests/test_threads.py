@@ -16,7 +16,7 @@ from node.clock import SystemClock
 from node.inbox import Inbox
 from node.schema import SensorTable
 from node.sensor_port import SensorPort
-from node.workers import ReadDone, Workers
+from node.workers import PATIENCE_S, ReadDone, Workers
 
 pytestmark = pytest.mark.real_time
 
@@ -151,6 +151,51 @@ def test_every_sensor_but_one_may_block_for_ever(bench):
     for _ in range(20):
         bench.tick(["s9"])
         assert bench.collect(5, 1) == ["s9"]
+
+
+def test_a_blocked_sensor_holds_nobody_up_where_something_comes_due_all_the_time(bench):
+    """The look for those that wait is not begun anew with each."""
+    names = [f"n{number}" for number in range(600)]
+    for name in names:
+        bench.add(name)
+    bench.blocked["s0"] = threading.Event()
+    bench.tick(["s0"])
+    assert bench.collect(0.1) == []
+    answered: list[str] = []
+    for name in names:
+        bench.tick([name])
+        answered = bench.collect(0.005)
+        if answered:
+            break
+    assert answered, "none of 600 sensors was read in 3 s"
+
+
+def test_an_outcome_is_seen_though_the_next_sensor_on_the_bus_blocks(bench):
+    """It is not left for the next turn of a loop that has no reason for one."""
+    inbox: Inbox[ReadDone] = Inbox()
+    bench.workers = Workers(inbox.put, inbox.put_quietly)
+    plain = bench.board.files["/s0"]
+
+    def after(seconds: float) -> str:
+        time.sleep(seconds)
+        return plain()
+
+    bench.board.files["/s0"] = lambda: after(3 * PATIENCE_S)
+    bench.board.files["/s1"] = lambda: after(PATIENCE_S / 4)  # when the loop sleeps again
+    bench.blocked["s2"] = threading.Event()
+    names = ["s0", "s1", "s2"]
+    for name in names:
+        bench.ports[name].bus = "shared"
+    bench.tick(names)
+    seen: list[str] = []
+    start_s = now_s = time.monotonic()
+    while len(seen) < 2 and now_s < start_s + 5:
+        bench.workers.help_out(now_s)
+        until_s = min(bench.workers.next_look_s, start_s + 5)
+        seen += [done.outcome.sensor for done in inbox.take(until_s - now_s)]
+        now_s = time.monotonic()
+    assert seen == ["s0", "s1"]
+    assert now_s - start_s < 4
 
 
 def test_a_blocked_bus_gets_no_second_thread(bench):
