@@ -229,7 +229,8 @@ class Publisher:
             self._link.disconnect(_DISCONNECT_S)
 
     def _fits(self, message: Outgoing) -> bool:
-        size = len(message.topic.encode()) + len(message.payload) + _OVERHEAD_BYTES
+        content = len(message.payload) + len(message.correlation)
+        size = len(message.topic.encode()) + content + _OVERHEAD_BYTES
         if size > self._link.max_packet_bytes:
             self._refuse(message, "it is above the broker's maximum packet size")
             return False

@@ -415,3 +415,24 @@ def test_a_broker_without_wildcards_gets_the_readings_all_the_same(start_node, t
     wait_until(lambda: published.count("sensors/test/s/state") > 2)
     assert broker.connections == 1
     broker.close()
+
+
+def test_an_answer_that_its_correlation_makes_too_large_costs_no_connection(
+    tmp_path, start_node, temperature_file
+):
+    """The asker gets none; the broker would end the connection over it."""
+    mosquitto = Mosquitto(tmp_path, "max_packet_size 2000").start()
+    operator = Operator(mosquitto.port)
+    try:
+        node = start_node(sysfs_config(mosquitto.port, {"s": temperature_file}, interval="1h"))
+        node.wait_for_log("s (sysfs): online")
+        operator.wait_for_node()
+        operator.send("read", response="answers/r", correlation=b"x" * 1940)
+        node.wait_for_log("does not take an answer on 'answers/r'")
+        operator.send("read", response="answers/r", correlation=b"small")
+        wait_until(lambda: operator.answers, what="the answer that is small enough")
+        assert operator.answers[0][2] == b"small"
+        assert not node.log_lines("reconnecting")
+    finally:
+        operator.close()
+        mosquitto.stop()
