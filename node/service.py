@@ -75,9 +75,10 @@ def _watchdog_interval_s() -> float:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return math.inf
     try:
-        return int(os.environ["WATCHDOG_USEC"]) / 3e6
+        interval_s = int(os.environ["WATCHDOG_USEC"]) / 3e6
     except (KeyError, ValueError):
         return math.inf
+    return interval_s if interval_s > 0 else math.inf
 
 
 def catch_signals(stop: Callable[[str], None]) -> None:

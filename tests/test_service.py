@@ -128,6 +128,15 @@ def test_a_watchdog_meant_for_another_process_is_not_fed(notify, start_node, tem
     assert notify.count("WATCHDOG=1") == 0
 
 
+def test_a_watchdog_of_no_time_is_none(notify, start_node, temperature_file):
+    """It would be fed without a pause."""
+    node = start_node(sysfs_config(free_port(), {"s": temperature_file}), env=env(notify, 0))
+    node.wait_for_log("no broker")
+    wait_until(lambda: notify.count("READY=1"))
+    assert node.terminate() == 0
+    assert notify.count("WATCHDOG=1") == 0
+
+
 def test_log_lines_carry_priorities_in_the_journal_and_times_elsewhere(
     start_node, temperature_file, tmp_path
 ):
