@@ -14,6 +14,7 @@ process from ending) and only take batches and report outcomes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import queue
@@ -29,6 +30,8 @@ from node.reading import ReadOutcome
 from node.sensor_port import SensorPort
 
 __all__ = ["ReadDone", "Workers"]
+
+_log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.02
 _TASKS = Path("/proc/self/task")
@@ -154,9 +157,13 @@ class Workers:
     def add_thread(self) -> None:
         """Start one more thread, unless every bus at work has one."""
         if self._threads < len(self._busy):
-            self._threads += 1
-            name = f"bus-worker-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            name = f"bus-worker-{self._threads + 1}"
+            try:
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            except RuntimeError as error:  # a limit on tasks, or no memory: those there are go on
+                _log.debug("no thread more for the sensors: %s", error)
+            else:
+                self._threads += 1
 
     def _work(self) -> None:
         me = threading.get_ident()
@@ -203,7 +210,7 @@ def _processor_s() -> float:
     total_ns = 0
     try:
         for task in os.scandir(_TASKS):
-            with contextlib.suppress(FileNotFoundError):  # it has just ended
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 had, waited, _ = Path(task.path, "schedstat").read_bytes().split()
                 total_ns += int(had) + int(waited)
     except (OSError, ValueError):  # a kernel without it
