@@ -231,6 +231,17 @@ def test_a_network_of_ipv6_is_one_sender_and_the_memory_of_senders_is_bounded():
     assert len(login._wrong) <= 1000
 
 
+def test_who_guesses_for_days_waits_a_minute_each_time(monkeypatch):
+    """No count of wrong passwords is too large for the wait to be told."""
+    login = Login("sesame")
+    now_s = 1000.0
+    monkeypatch.setattr("node.web.login.time.monotonic", lambda: now_s)
+    for _ in range(1500):
+        now_s += 61
+        assert not login.admits(basic("wrong"), "10.0.0.1")
+    assert login.wait_s("10.0.0.1") == 60
+
+
 @pytest.mark.parametrize("header", ["", "Basic", "Basic !", "Bearer sesame", "Basic c2VzYW1l"])
 def test_what_is_no_login_is_not_admitted(header):
     assert not Login("sesame").admits(header, "10.0.0.1")

@@ -57,7 +57,9 @@ class Login:
                 return
             count, until_s = self._wrong.pop(who, (0, 0.0))
             count = 1 if now_s > until_s + _FORGET_AFTER_S else count + 1
-            wait_s = min(_LONGEST_WAIT_S, 2.0 ** (count - _FREE)) if count >= _FREE else 0.0
+            # A power of ever more wrong ones would be no number any more.
+            doubled = min(count - _FREE, 10)
+            wait_s = min(_LONGEST_WAIT_S, 2.0**doubled) if count >= _FREE else 0.0
             self._wrong[who] = (count, now_s + wait_s)
             while len(self._wrong) > _MOST_ADDRESSES:
                 self._wrong.popitem(last=False)
