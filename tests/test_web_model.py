@@ -19,7 +19,7 @@ from node.web.export import _lines, safe_cell
 from node.web.login import Login
 from node.web.plot import Plot, render, segments, standalone
 from node.web.scales import time_text, time_ticks, value_scale
-from node.web.summary import Mark, Moment, Summary
+from node.web.summary import Mark, Moment, Summary, decimals_of
 from node.web.text import age_text, esc, number_text
 from node.web.times import parse_since
 
@@ -310,3 +310,24 @@ def test_the_number_of_channels_is_bounded(monkeypatch):
         )
     assert sum(len(s.channels) for s in summary.sensors.values()) == 3
     assert summary.left_out == {"s3", "s4"}
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 3.4028235e38])
+def test_a_value_beyond_single_precision_is_drawn_at_its_edge(value):
+    """Else it were infinite there, and no page with its plot could be made."""
+    buckets = Buckets(WIDTH_MS, 10)
+    buckets.add(1000, value)
+    buckets.add(1001, -value)
+    buckets.add(2000, value)
+    plot = Plot(
+        key="k", title="t", unit="u", buckets=buckets.between(0, 9000), width_ms=WIDTH_MS,
+        start_ms=0, end_ms=9000, gap_ms=5000, decimals=1,
+    )  # fmt: skip
+    text = standalone(plot)
+    ET.fromstring(text)
+    assert "nan" not in text
+    assert "inf" not in text
+
+
+def test_a_value_that_python_writes_with_an_exponent_has_its_decimals():
+    assert [decimals_of(number) for number in (5e-05, 1e-06, 0.25, 20.0, 1e22)] == [5, 6, 2, 0, 0]

@@ -16,7 +16,7 @@ from node.terminal import visible
 from node.web.buckets import Buckets
 from node.web.log import LOG_TROUBLE, open_log, readings_from, why_not
 from node.web.plot import Plot, standalone
-from node.web.summary import Moment
+from node.web.summary import Moment, decimals_of
 from node.web.text import slug
 from node.web.times import parse_since
 
@@ -139,8 +139,7 @@ class _Found:
             self._unit = layout.units[place]
         self.channel = name
         number = reading.numbers[place]
-        _, _, after_point = repr(number).partition(".")
-        self._decimals = max(self._decimals, min(6, len(after_point.rstrip("0"))))
+        self._decimals = max(self._decimals, decimals_of(number))
         if self._before is not None and self._before.boot_id == reading.boot_id:
             self._steps_ms.append(reading.boot_ms - self._before.boot_ms)
             del self._steps_ms[:-_STEPS]

@@ -16,6 +16,8 @@ __all__ = ["SPANS", "Bucket", "Buckets", "ChannelBuckets", "Span", "merged"]
 
 _MOST_COUNTED = 65_535
 """A count stops here, and the mean then follows the newest readings slowly."""
+_LARGEST = 3.4e38
+"""What single precision holds: beyond it is infinity, which has no place in a plot."""
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -80,6 +82,7 @@ class Buckets:
 
     def add(self, at_ms: int, value: float, *, unsynced: bool = False) -> None:
         """Take one reading, in any order; one before the oldest bucket is passed over."""
+        value = min(max(value, -_LARGEST), _LARGEST)
         number = at_ms // self.width_ms
         if self._newest is None:
             self._newest = number

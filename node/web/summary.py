@@ -14,7 +14,7 @@ import msgspec
 from node.reading import Layout, Reading
 from node.web.buckets import ChannelBuckets
 
-__all__ = ["MOST_CHANNELS", "Channel", "Mark", "Moment", "Sensor", "Summary"]
+__all__ = ["MOST_CHANNELS", "Channel", "Mark", "Moment", "Sensor", "Summary", "decimals_of"]
 
 MOST_CHANNELS = 4000
 _FORGET_AFTER_MS = 172_800_000
@@ -67,7 +67,7 @@ class Channel:
         if at_ms > now_ms - _FINE_MS:
             self.buckets.hour.add(at_ms, number, unsynced=unsynced)
             if self.decimals < _MOST_DECIMALS:
-                self.decimals = max(self.decimals, _decimals(number))
+                self.decimals = max(self.decimals, decimals_of(number))
 
 
 class Sensor:
@@ -186,9 +186,6 @@ def _is_old(reading: Reading, now: Moment) -> bool:
     return now.utc_ms - now.time_of(reading) > _FORGET_AFTER_MS
 
 
-def _decimals(number: float) -> int:
+def decimals_of(number: float) -> int:
     """How many decimals a number is written with, six at the most."""
-    text = repr(number)
-    if "e" in text or "." not in text:
-        return 0
-    return min(_MOST_DECIMALS, len(text.partition(".")[2].rstrip("0")))
+    return len(f"{number:.{_MOST_DECIMALS}f}".partition(".")[2].rstrip("0"))
