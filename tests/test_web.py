@@ -10,8 +10,10 @@ import io
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,8 @@ from node.clock import SystemClock
 from node.outbox_file import OutboxFile
 from node.outbox_records import Batch, Event, Retiming
 from node.reading import Layout, Reading
+from node.web.buckets import SPANS
+from node.web.log import _opened_once, open_log
 from node.web.watcher import Watcher
 
 pytestmark = pytest.mark.real_time
@@ -435,6 +439,98 @@ def test_readings_that_get_their_true_time_later_are_drawn_there(tmp_path):
     assert watcher.scans == 2
     watcher.look()
     assert watcher.scans == 2, "and no third time"
+
+
+class _Stepped(_Hurried):
+    """A clock that somebody sets; `ahead_s` lets time pass."""
+
+    step_s = 0.0
+    ahead_s = 0.0
+
+    def utc_s(self) -> float:
+        return super().utc_s() + self.step_s + self.ahead_s
+
+    def boot_s(self) -> float:
+        return super().boot_s() + self.ahead_s
+
+
+@pytest.mark.parametrize("step_s", [-3 * 86_400.0, -7200.0, 0.0])
+def test_after_the_clock_was_set_back_new_readings_are_drawn(tmp_path, step_s):
+    """A page that was there before has buckets of a time to come; so has the control, of now."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.2, sensors=1, layout=(("temperature",), ("°C",)))
+    clock = _Stepped()
+    watcher = Watcher(folder, clock)
+    watcher.look()
+    clock.step_s = step_s
+    for _ in range(4):
+        clock.ahead_s += 30
+        write(folder, "s0", 1.0, utc_ms=round(clock.utc_s() * 1000))
+        watcher.look()
+    [channel] = watcher.summary.sensors["s0"].channels.values()
+    shown = channel.buckets.of(SPANS["hour"], watcher.now_ms())
+    assert sum(bucket.low == 1.0 for bucket in shown) == 4
+    assert watcher.scans == (2 if step_s else 1), "once for a step, and not again"
+
+
+_OPENS_AND_CLOSES = """
+import sys, time
+from pathlib import Path
+from node.outbox_file import OutboxFile
+while True:
+    OutboxFile(Path(sys.argv[1])).close()
+    time.sleep(0.01)
+"""
+
+
+def test_a_log_that_is_opened_and_closed_meanwhile_is_read(tmp_path):
+    """Its WAL and the index of it come and go; a look that meets that looks once more."""
+    make_log(tmp_path / "state", hours=0.1)
+    file = tmp_path / "state" / "outbox.db"
+    writer = subprocess.Popen([sys.executable, "-c", _OPENS_AND_CLOSES, str(file)])
+    met = 0
+    try:
+        deadline_s = time.monotonic() + 20
+        while met < 5 and time.monotonic() < deadline_s:
+            try:
+                _opened_once(file).close()
+            except sqlite3.OperationalError:
+                met += 1
+            with open_log(file) as log:
+                assert log.ledger.last_seq > 0
+    finally:
+        writer.kill()
+        writer.wait()
+    assert met == 5, "the control: without looking once more it is met"
+
+
+def test_the_watchdog_is_fed_while_a_long_log_is_read_anew(tmp_path, start_web):
+    """All threads wait for it then: on a Pi Zero it takes longer than the watchdog waits."""
+    folder = tmp_path / "state"
+    make_log(folder, sensors=100, hours=12, interval_s=120)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        more = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000"}
+        web = start_web(folder, env=more)
+        web.get("/healthz")
+        (tmp_path / "copy").write_bytes((folder / "outbox.db").read_bytes())
+        (tmp_path / "copy").rename(folder / "outbox.db")
+        time.sleep(1.1)  # so that it looks again
+        fed(systemd)
+        web.get("/healthz")
+        assert fed(systemd) >= 3
+        web.get("/healthz")
+        assert fed(systemd) <= 2, "the control: nothing was read anew"
+
+
+def fed(systemd: socket.socket) -> int:
+    """How often the watchdog was fed since it was asked last."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            count += b"WATCHDOG=1" in systemd.recv(1000)
+    return count
 
 
 def test_rows_that_are_deleted_are_no_trouble(tmp_path, start_web):
@@ -846,6 +942,49 @@ def test_plot_draws_a_sensor_into_a_file_or_to_standard_output(tmp_path):
     done = plot("s0", "--channel", "humidity", "-o", "-", "--state-dir", str(folder))
     assert "s0 humidity, %" in done.stdout
     assert snapshot(folder) == before
+
+
+def test_plot_is_utf_8_whatever_the_terminal_is(tmp_path):
+    make_log(tmp_path / "state", hours=0.1)
+    done = subprocess.run(
+        [SENSOR_NODE, "plot", "s0", "-o", "-", "--state-dir", str(tmp_path / "state")],
+        capture_output=True,
+        timeout=30,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert "s0 temperature, °C" in done.stdout.decode("utf-8")
+
+
+@pytest.mark.parametrize("output", ["file", "standard output"])
+def test_plot_leaves_the_file_that_was_there_when_the_disk_is_full(tmp_path, output):
+    """A limit to the size of files stands for the disk; the control has none."""
+    make_log(tmp_path / "state", hours=0.1)
+    folder = tmp_path / "plots"
+    folder.mkdir()
+    file = folder / "air.svg"
+    file.write_text("old")
+    file.chmod(0o600)
+
+    def run(limit: str) -> subprocess.CompletedProcess[str]:
+        target = "-" if output == "standard output" else str(file)
+        redirect = "> /dev/full" if target == "-" and limit == "1" else ">> /dev/null"
+        script = (
+            f'trap "" XFSZ; ulimit -f {limit}; "$0" plot s0 -o "$1" --state-dir "$2" {redirect}'
+        )
+        command = ["bash", "-c", script, SENSOR_NODE, target, str(tmp_path / "state")]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    done = run("1")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert file.read_text() == "old"
+    assert list(folder.iterdir()) == [file]
+    assert run("unlimited").returncode == 0
+    if output == "file":
+        assert file.read_text().startswith("<?xml")
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

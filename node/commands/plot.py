@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import sys
 import time
 from datetime import UTC, datetime
@@ -87,15 +89,34 @@ def run(arguments: argparse.Namespace) -> int:
         print(found.why_nothing(), file=sys.stderr)
         return 1
     svg = standalone(found.plot())
-    if arguments.output == "-":
-        sys.stdout.write(svg)
-        return 0
     try:
-        Path(arguments.output).write_text(svg, encoding="utf-8")
+        _write(svg.encode(), arguments.output)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"{arguments.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write(svg: bytes, output: str) -> None:
+    """All of it, or what is there stays; UTF-8, as the file says, whatever the terminal's is."""
+    file = Path(output)
+    if output == "-":
+        with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stdout:
+            stdout.write(svg)
+    elif file.exists() and not file.is_file():  # a device, or a pipe
+        file.write_bytes(svg)
+    else:
+        file = file.resolve()  # the file itself, not the link to it
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            new.write_bytes(svg)
+            if file.exists():
+                new.chmod(stat.S_IMODE(file.stat().st_mode))
+            new.replace(file)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 class _Found:

@@ -19,6 +19,8 @@ from node.reading import Reading
 __all__ = ["LOG_TROUBLE", "health_in", "open_log", "readings_from", "why_not", "written_s"]
 
 LOG_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError)
+_AGAIN = 3
+_AGAIN_AFTER_S = 0.02
 _AT_ONCE = 1000
 """Readings of one query: the log is held for some milliseconds at a time."""
 _MOST_UNSOUND = 300
@@ -32,6 +34,24 @@ def open_log(file: Path) -> Iterator[OutboxFile]:
     Raises:
         One of LOG_TROUBLE.
     """
+    log = _opened(file)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def _opened(file: Path) -> OutboxFile:
+    """A node that opens or closes the log makes and removes its WAL meanwhile: once more, then."""
+    for _ in range(_AGAIN):
+        try:
+            return _opened_once(file)
+        except sqlite3.OperationalError:
+            time.sleep(_AGAIN_AFTER_S)
+    return _opened_once(file)
+
+
+def _opened_once(file: Path) -> OutboxFile:
     if not file.exists():
         raise FileNotFoundError("there is none yet: has the node been started?")
     wal, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
@@ -40,11 +60,7 @@ def open_log(file: Path) -> Iterator[OutboxFile]:
             "it was not closed in good order, and the index of its WAL is gone; "
             "the node makes it anew when it is started"
         )
-    log = OutboxFile(file, read_only=True)
-    try:
-        yield log
-    finally:
-        log.close()
+    return OutboxFile(file, read_only=True)
 
 
 def readings_from(

@@ -193,6 +193,8 @@ class _Chores:
             self._look_at_s = now_s + _LOOK_EVERY_S
             self._watcher.look()
         self._service.feed_watchdog()
+        # All threads wait while one reads a long log anew, as when the clock has been set.
+        watcher.on_progress = service.feed_watchdog
         self._queued = False
 
     def cancel(self) -> None:

@@ -11,6 +11,7 @@ Any thread may call; one looks at a time.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,8 @@ LOOK_AT_MOST_EVERY_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _EVENTS = 20
 _STEPPED_MS = 30_000
-"""So much of a step of this computer's clock moves what has no true time: it is read again."""
+"""So much of a step of this computer's clock and all is read again: it moves what has no true time,
+and a step back leaves buckets of a time to come, before which nothing new would be taken."""
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -97,6 +99,8 @@ class Watcher:
         self._retimings: dict[str, Retiming] = {}
         self._offset_ms = 0
         self._unsound = 0
+        self.on_progress: Callable[[], object] = lambda: None
+        """Called now and then in the midst of a look: the first one may take minutes."""
 
     def look(self) -> Known:
         """What the log says by now; at most a second old."""
@@ -182,11 +186,12 @@ class Watcher:
         if any(log.retimings.get(boot) != self._retimings.get(boot) for boot in unsynced):
             return True
         stepped = abs(now.utc_ms - now.boot_ms - self._offset_ms) > _STEPPED_MS
-        return (stepped and now.boot_id in unsynced) or log.ledger.last_seq < self.summary.last_seq
+        return stepped or log.ledger.last_seq < self.summary.last_seq
 
     def _take_new(self, log: OutboxFile, now: Moment) -> None:
         for readings in readings_from(log, self.summary.last_seq, self._count_unsound):
             self.summary.take(readings, now)
+            self.on_progress()
 
     def _count_unsound(self) -> None:
         self._unsound += 1
