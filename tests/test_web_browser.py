@@ -249,3 +249,17 @@ def test_times_are_those_of_the_reader(chromium, lived):
     )
     assert told
     assert all(shown == local or shown.startswith("2") for shown, local in told)
+
+
+def test_an_address_with_the_password_in_it_is_kept_fresh_too(chromium, tmp_path, start_web):
+    """A browser asks for nothing relative to such an address."""
+    make_log(tmp_path / "state", hours=0.1)
+    web = start_web(tmp_path / "state", config='[web]\npassword = "sesame"\n')
+    page = chromium.page()
+    page.go(f"http://anybody:sesame@127.0.0.1:{web.port}/")
+    page.js("lost(true)")
+    page.js("refresh()")
+    page.wait_for("document.getElementById('lost').hidden")
+    assert page.js("ask('/api/v1/node').then(answer => answer.status)") == 200
+    refused = page.js("fetch('/api/v1/node').then(answer => '', error => String(error))")
+    assert "credentials" in refused, "the control"

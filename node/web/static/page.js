@@ -56,7 +56,8 @@ function lost(is) {
 }
 
 async function ask(address) {
-  const answer = await fetch(address, {
+  // Not from the document's own address: a name and password in it are refused. href has none.
+  const answer = await fetch(new URL(address, location.href), {
     cache: "no-store",
     signal: AbortSignal.timeout(PATIENCE_MS),
   });
