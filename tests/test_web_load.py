@@ -103,6 +103,43 @@ def test_connections_beyond_the_bound_wait_and_are_served_when_there_is_room(web
     assert answers_in_s(web) < 10
 
 
+@pytest.mark.real_time(seconds=20)
+def test_who_holds_all_connections_and_comes_again_keeps_nobody_out(web):
+    """More than there may be, each with a request that does not end, opened anew when closed."""
+    done = threading.Event()
+
+    def hold() -> None:
+        held: list[socket.socket] = []
+        while not done.is_set():
+            while len(held) < MOST_CONNECTIONS + 50 and not done.is_set():
+                connection = connect(web)
+                connection.sendall(b"GET /")
+                connection.setblocking(False)
+                held.append(connection)
+            for connection in list(held):
+                try:
+                    connection.recv(1)  # it is the end: nothing was asked yet
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    pass
+                held.remove(connection)
+                connection.close()
+            done.wait(0.05)
+        for connection in held:
+            connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        wait_until(lambda: descriptors(web) > MOST_CONNECTIONS - 20)
+        for _ in range(20):
+            assert answers_in_s(web) < 5
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.real_time(seconds=25)
 def test_ten_thousand_requests_on_many_connections(web):
     """All are answered, and in between somebody who only wants one answer gets it."""

@@ -31,6 +31,8 @@ REQUEST_WITHIN_S = 10.0
 """From the first byte of a request to its last."""
 TAKE_WITHIN_S = 20.0
 """How long a client may take nothing of what it asked for."""
+_ROOM = 10
+"""Below the bound: beyond that nobody is let in until somebody goes."""
 _WAKE_S = 5.0
 _LOOK_EVERY_S = 60.0
 _HEADER_BYTES = 16_384
@@ -143,6 +145,18 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         timeout_ms = round(TAKE_WITHIN_S * 1000)
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
+    def handle_accept(self) -> None:
+        """Let one in; when that makes too many, the oldest of which nothing is asked goes.
+
+        Who holds connections for nothing keeps nobody else out, from however many addresses.
+        """
+        super().handle_accept()
+        if len(self.active_channels) > MOST_CONNECTIONS - _ROOM:
+            for channel in self.active_channels.values():  # oldest first
+                if not channel.requests and not channel.total_outbufs_len:
+                    channel.handle_close()
+                    break
+
     def readable(self) -> bool:
         """waitress asks it at each turn of its loop."""
         now_s = time.monotonic()
@@ -179,6 +193,8 @@ class _Chores:
         self._service = service
         self._queued = False
         self._look_at_s = 0.0
+        # All threads wait while one reads a long log anew, as when the clock has been set.
+        watcher.on_progress = service.feed_watchdog
 
     def due(self, now_s: float) -> bool:
         """Whether it is to be queued now; it is not queued twice."""
@@ -193,8 +209,6 @@ class _Chores:
             self._look_at_s = now_s + _LOOK_EVERY_S
             self._watcher.look()
         self._service.feed_watchdog()
-        # All threads wait while one reads a long log anew, as when the clock has been set.
-        watcher.on_progress = service.feed_watchdog
         self._queued = False
 
     def cancel(self) -> None:
