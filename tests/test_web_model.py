@@ -17,6 +17,7 @@ from node.reading import Layout, Reading
 from node.web.buckets import SPANS, Bucket, Buckets, merged
 from node.web.export import _lines, safe_cell
 from node.web.login import Login
+from node.web.metrics import _number
 from node.web.plot import Plot, render, segments, standalone
 from node.web.scales import time_text, time_ticks, value_scale
 from node.web.summary import Mark, Moment, Summary, decimals_of
@@ -331,3 +332,9 @@ def test_a_value_beyond_single_precision_is_drawn_at_its_edge(value):
 
 def test_a_value_that_python_writes_with_an_exponent_has_its_decimals():
     assert [decimals_of(number) for number in (5e-05, 1e-06, 0.25, 20.0, 1e22)] == [5, 6, 2, 0, 0]
+
+
+@pytest.mark.parametrize("number", [12_345_678_901, 101325.123456, -0.000001, 0, True, 1e22])
+def test_metrics_have_all_digits_of_a_number(number):
+    assert float(_number(number)) == number
+    assert not _number(number).endswith(".0")

@@ -134,8 +134,13 @@ def _family(name: str, kind: str, text: str, samples: list[Sample]) -> str:
     for labels, number in samples:
         shown = ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
         braces = f"{{{shown}}}" if shown else ""
-        lines.append(f"{full}{braces} {float(number):.10g}")
+        lines.append(f"{full}{braces} {_number(number)}")
     return "\n".join(lines) + "\n"
+
+
+def _number(number: float) -> str:
+    """All of its digits: a `seq` has more than ten after some years."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def _escaped(value: str) -> str:
