@@ -579,6 +579,12 @@ def test_the_api_is_as_documented(shown):
                 assert set(example[key][0]) == set(answer[key][0]), (path, key)
 
 
+def test_a_page_beyond_the_last_is_kept_fresh_with_the_values_of_the_last(shown):
+    """Sensors may become fewer while somebody looks; page and script go by one rule."""
+    assert shown.get("/?page=9").text.count("data-sensor") == 2
+    assert len(shown.get("/api/v1/now?page=9").json["sensors"]) == 2
+
+
 def test_history_has_the_resolution_that_was_asked_for(shown):
     hour = shown.get("/api/v1/sensors/s0/history?span=hour&channel=temperature").json
     assert hour["resolution_s"] == 15

@@ -152,6 +152,27 @@ def test_nothing_is_wider_than_the_screen(chromium, tmp_path, start_web, path, w
         assert page.js("window.innerWidth") == width
 
 
+@pytest.mark.parametrize("path", ["/", "/sensor/s0"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_long_numbers_fit(chromium, tmp_path, start_web, path, width):
+    """Pressure in pascal with its decimals: on the screen, and their labels within the card."""
+    make_log(
+        tmp_path / "state",
+        hours=0.2,
+        sensors=1,
+        layout=(("pressure",), ("Pa",)),
+        value=lambda sensor, age_s: -123456.12,
+    )
+    page = chromium.page(width=width, height=700, phone=width < 500)
+    page.go(start_web(tmp_path / "state").url + path)
+    assert page.js("document.documentElement.scrollWidth") <= width
+    assert page.js("document.querySelectorAll('.y').length") >= 2
+    assert page.js(
+        "[...document.querySelectorAll('.y')].every(t => t.getBoundingClientRect().left >= "
+        "t.closest('.card').getBoundingClientRect().left)"
+    )
+
+
 def luminance(colour: str) -> float:
     """WCAG 2.1, "relative luminance"."""
     parts = [int(p) / 255 for p in colour[colour.index("(") + 1 : -1].split(",")[:3]]

@@ -17,7 +17,7 @@ from node.web.plot import Plot, render
 from node.web.text import age_text, esc, label_of, slug
 from node.web.view import ChannelView, NodeView, SensorView
 
-__all__ = ["PER_PAGE", "Assets", "index_page", "plot_of", "sensor_page"]
+__all__ = ["PER_PAGE", "Assets", "index_page", "plot_of", "sensor_page", "sensors_of_page"]
 
 PER_PAGE = 24
 """Sensors of one page: what bounds its size."""
@@ -57,11 +57,21 @@ def plot_of(
     )
 
 
+def _pages(node: NodeView) -> int:
+    return max(1, -(-len(node.sensors) // PER_PAGE))
+
+
+def sensors_of_page(node: NodeView, page: int) -> tuple[SensorView, ...]:
+    """Those of a page, from 1 on; of one beyond the last, those of the last."""
+    page = min(page, _pages(node))
+    return node.sensors[(page - 1) * PER_PAGE : page * PER_PAGE]
+
+
 def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
     """All sensors, with a plot of one span each; then the node itself."""
-    pages = max(1, -(-len(node.sensors) // PER_PAGE))
-    page = min(max(page, 1), pages)
-    shown = node.sensors[(page - 1) * PER_PAGE : page * PER_PAGE]
+    pages = _pages(node)
+    page = min(page, pages)
+    shown = sensors_of_page(node, page)
     body = [
         _header(node),
         '<main id="main">',

@@ -20,6 +20,8 @@ from node.web.text import esc, number_text
 __all__ = ["Plot", "render", "segments", "standalone"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 20
+_DIGIT = 6.5
+"""How wide a digit of a label is; long labels take more than `_LEFT`."""
 _FLAT = 0.4
 """A band lower than this many pixels is not seen beside its line."""
 
@@ -76,7 +78,7 @@ def render(plot: Plot) -> str:
         parts += _run(run, area)
     parts += _marks(plot, area)
     if not plot.buckets:
-        middle = (_LEFT + plot.width - _RIGHT) / 2
+        middle = (area.left + plot.width - _RIGHT) / 2
         parts.append(
             f'<text class="none" x="{middle:.0f}" y="{plot.height / 2:.0f}">no readings</text>'
         )
@@ -120,13 +122,15 @@ class _Area:
         self.values: Scale = value_scale(
             low, high, most_ticks=lines, resolution=10.0**-plot.decimals
         )
+        self.labels = [number_text(value, self.values.decimals) for value in self.values.ticks]
+        self.left = max(_LEFT, round(10 + _DIGIT * max(map(len, self.labels))))
         self._plot = plot
-        self._across = (plot.width - _LEFT - _RIGHT) / (plot.end_ms - plot.start_ms)
+        self._across = (plot.width - self.left - _RIGHT) / (plot.end_ms - plot.start_ms)
         self._up = (plot.height - _TOP - _BOTTOM) / (self.values.high - self.values.low)
         self.floor = plot.height - _BOTTOM
 
     def x(self, at_ms: float) -> float:
-        return _LEFT + (at_ms - self._plot.start_ms) * self._across
+        return self.left + (at_ms - self._plot.start_ms) * self._across
 
     def y(self, value: float) -> float:
         return self.floor - (value - self.values.low) * self._up
@@ -139,16 +143,15 @@ class _Area:
 
 def _grid(plot: Plot, area: _Area) -> Iterable[str]:
     right = plot.width - _RIGHT
-    for value in area.values.ticks:
+    for value, label in zip(area.values.ticks, area.labels, strict=True):
         y = f"{area.y(value):.1f}"
-        yield f'<path class="grid" d="M{_LEFT} {y}H{right}"/>'
-        label = number_text(value, area.values.decimals)
-        yield f'<text class="y" x="{_LEFT - 6}" y="{y}" dy=".32em">{label}</text>'
-    yield f'<path class="base" d="M{_LEFT} {area.floor}H{right}"/>'
+        yield f'<path class="grid" d="M{area.left} {y}H{right}"/>'
+        yield f'<text class="y" x="{area.left - 6}" y="{y}" dy=".32em">{label}</text>'
+    yield f'<path class="base" d="M{area.left} {area.floor}H{right}"/>'
     long_ms = plot.end_ms - plot.start_ms
     for at_ms in time_ticks(plot.start_ms, plot.end_ms, plot.zone, max(3, plot.width // 70)):
         x = area.x(at_ms)
-        if _LEFT + 12 <= x <= right - 12:
+        if area.left + 12 <= x <= right - 12:
             yield f'<path class="base" d="M{x:.1f} {area.floor}v3"/>'
             yield (
                 f'<text class="x" x="{x:.1f}" y="{plot.height - 5}" data-ms="{at_ms}">'

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from node.web import api
 from node.web.buckets import SPANS, Span
-from node.web.page import PER_PAGE
+from node.web.page import sensors_of_page
 from node.web.view import NodeView, SensorView
 
 __all__ = ["Refused", "api_answer", "number_of", "parameters_of", "sensor_of", "span_of"]
@@ -63,8 +63,7 @@ def api_answer(node: NodeView, path: list[str], query: dict[str, str]) -> dict[s
             if "sensor" in query:
                 sensors = (sensor_of(node, query["sensor"]),)
             elif "page" in query:
-                page = number_of(query, "page", 1)
-                sensors = sensors[(page - 1) * PER_PAGE : page * PER_PAGE]
+                sensors = sensors_of_page(node, number_of(query, "page", 1))
             return api.now_answer(node, sensors)
         case ["node"]:
             return api.node_answer(node)
