@@ -7,7 +7,10 @@ qemu-user; so it is kept, under a name made of all that goes into it.
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +56,8 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = tar.with_suffix(".unfinished.tar")
     command = [
+        # What it mounts is seen by nobody else, and gone when it ends, however it ends.
+        *("unshare", "--mount", "--"),
         "mmdebstrap",
         "--mode=root",
         "--architectures=arm64",
@@ -66,11 +71,13 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
         str(unfinished),
         *apt_sources(backports=newer_kernel),
     ]
-    try:
-        _run_with_progress(command, say)
-        unfinished.replace(tar)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="base-", dir=cache) as work:
+        Path(work).chmod(0o755)  # apt fetches as a user of its own
+        try:
+            _run_with_progress(command, say, work)
+            unfinished.replace(tar)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return tar
 
 
@@ -118,17 +125,26 @@ def _dpkg_options() -> list[str]:
     return options
 
 
-def _run_with_progress(command: list[str], say: Callable[[str], None]) -> None:
+def _run_with_progress(command: list[str], say: Callable[[str], None], work: str) -> None:
     """Run mmdebstrap; pass on what it says of its steps, without the names of mirrors."""
     seen: list[str] = []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TMPDIR": work},
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            seen.append(line.rstrip())
-            if line.startswith("I: ") and "://" not in line:
-                say(f"base: {line[3:].rstrip()}")
+        try:
+            for line in process.stdout:
+                seen.append(line.rstrip())
+                if line.startswith("I: ") and "://" not in line:
+                    say(f"base: {line[3:].rstrip()}")
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     if process.returncode != 0:
         raise SystemExit(
             "\n".join([*seen[-30:], f"base: mmdebstrap failed, exit code {process.returncode}"])

@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["BOOT_OFFSET_MIB", "lay_out"]
+__all__ = ["lay_out"]
 
-BOOT_OFFSET_MIB = 4
+_BOOT_OFFSET_MIB = 4
 _BOOT_MIB = 256
 _VAR_MIB = 512
 _ROOM_IN_ROOT = 1.25
@@ -53,9 +53,10 @@ def _lay_out(
     var = work / "var"
     _make_ext4(root / "var", var, _VAR_MIB, label="var", disk_id=disk_id, epoch=epoch)
     shutil.rmtree(root / "var")
-    (root / "var").mkdir()
-    os.utime(root / "var", (epoch, epoch))
-    os.utime(root, (epoch, epoch))
+    # systemd-resolved starts before /var is there, and mounts a /var/tmp of its own on this.
+    (root / "var/tmp").mkdir(parents=True)
+    for folder in (root / "var/tmp", root / "var", root):
+        os.utime(folder, (epoch, epoch))
     say("disk: root file system")
     used_kib = int(_output("du", "--summarize", "--block-size=1024", root).split()[0])
     root_mib = int(used_kib * _ROOM_IN_ROOT / 1024) + 64
@@ -63,7 +64,7 @@ def _lay_out(
     _make_ext4(root, rootfs, root_mib, label="rootfs", disk_id=disk_id, epoch=epoch)
 
     say("disk: partitions")
-    starts_mib = [BOOT_OFFSET_MIB, BOOT_OFFSET_MIB + _BOOT_MIB]
+    starts_mib = [_BOOT_OFFSET_MIB, _BOOT_OFFSET_MIB + _BOOT_MIB]
     starts_mib.append(starts_mib[1] + root_mib)
     table = f"label: dos\nlabel-id: 0x{disk_id}\n"
     sizes_mib = (_BOOT_MIB, root_mib, _VAR_MIB)
@@ -71,8 +72,7 @@ def _lay_out(
         starts_mib, sizes_mib, ("c, bootable", "83", "83"), strict=True
     ):
         table += f"start={start_mib}MiB, size={size_mib}MiB, type={kind}\n"
-    unfinished = out.with_suffix(".unfinished")
-    unfinished.unlink(missing_ok=True)
+    unfinished = work / "disk"
     _run("truncate", f"--size={starts_mib[2] + _VAR_MIB}M", unfinished)
     _run("sfdisk", "--quiet", unfinished, given=table)
     for part, start_mib in zip((fat, rootfs, var), starts_mib, strict=True):
@@ -96,6 +96,27 @@ def _make_ext4(
     options = f"hash_seed={identity},lazy_itable_init=0,lazy_journal_init=0"
     make = ("mkfs.ext4", "-q", "-L", label, "-U", identity, "-E", options, "-m", "1")
     _run(*make, "-d", content, file, epoch=epoch)
+    _forget_when_it_was_filled(file, epoch)
+
+
+def _forget_when_it_was_filled(ext4: Path, epoch: int) -> None:
+    """Give each inode one time of change and of access; those that it has are of this build.
+
+    mkfs.ext4 takes both from the files that it is filled with, whose time of change nobody can set.
+    """
+    lines = (line.partition(":") for line in _output("dumpe2fs", "-h", ext4).splitlines())
+    told = {key: value.strip() for key, _, value in lines}
+    used = int(told["Inode count"]) - int(told["Free inodes"])
+    # In a new file system they lie in a row: the root's, then from the first that is not reserved.
+    inodes = (2, *range(int(told["First inode"]), used + 1))
+    fields = (
+        ("ctime", f"@{epoch}"),
+        ("ctime_extra", 0),
+        ("atime", f"@{epoch}"),
+        ("atime_extra", 0),
+    )
+    commands = (f"sif <{inode}> {name} {value}\n" for inode in inodes for name, value in fields)
+    _run("debugfs", "-w", "-f", "-", ext4, given="".join(commands), epoch=epoch)
 
 
 def _run(*command: object, given: str | None = None, epoch: int | None = None) -> None:

@@ -1,24 +1,20 @@
-"""Fills the root file system and the FAT partition: the node, its service, the owner's files."""
+"""Fills the root file system and the FAT partition: the base, the node, the owner's files."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from image.lock import CHECKOUT, LOCK, PLATFORM_OPTIONS
+from image.node_files import HOME, SITE, NodeFiles, compile_python
 
 __all__ = ["Tree"]
 
 _HERE = Path(__file__).parent
 _DEPLOY = _HERE.parent
-_HOME = Path("opt/sensor-node")
-_SITE = _HOME / "lib/python3.13/site-packages"
 _ENABLED = (
     "sensor-node.service",
     "sensor-node-web.service",
@@ -38,9 +34,21 @@ _NEVER = (
     "e2scrub_reap.service",
     "fstrim.timer",
     "systemd-networkd-wait-online.service",
+    "systemd-pstore.service",
+    "systemd-journal-flush.service",  # to a card; the journal stays in memory
     "wpa_supplicant.service",
+    # What is for programs that are not here.
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "proc-sys-fs-binfmt_misc.automount",
+    "systemd-binfmt.service",
     # Nobody can log in at a screen: no account has a password. SSH needs none of it.
     "systemd-logind.service",
+    "dbus-org.freedesktop.login1.service",
     "getty@tty1.service",
     "serial-getty@ttyS1.service",
     "serial-getty@ttyAMA0.service",
@@ -53,14 +61,6 @@ _FOR_PI_5 = """
 os_check=0
 dtoverlay=sensor-node-pi5
 [all]
-"""
-_START = """\
-#!/{home}/bin/python3
-import sys
-
-from node.cli import main
-
-sys.exit(main())
 """
 
 
@@ -81,98 +81,18 @@ class Tree:
         tar = ["tar", "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*"]
         _run(*tar, f"--file={base}", f"--directory={self.root}", "--exclude=./dev/*")
         self._say("root file system: the node, its drivers and their libraries")
-        self._add_libraries(
-            cache / f"libraries-{_digest(base.name.encode(), LOCK.read_bytes())}.tar"
-        )
-        self._add_node()
+        NodeFiles(self.root, self._work, cache, self._say).add(base.name)
         self._add_files()
         self._add_units()
-        self._compile(f"/{_SITE}/node", f"/{_SITE}/drivers", "/usr/lib/sensor-node")
+        compile_python(self.root, "/usr/lib/sensor-node")
         self._say("FAT partition")
         self._fill_boot()
-
-    # -- the node
-
-    def _add_libraries(self, kept: Path) -> None:
-        """What the lock file names, compiled; kept, for under emulation that takes minutes."""
-        site = self.root / _SITE
-        site.mkdir(parents=True)
-        if not kept.exists():
-            self._say("root file system: the libraries; three minutes, once")
-            install = self._pip("install", f"--target={site}", "--no-deps", "--no-compile")
-            _run(*install, "--require-hashes", f"--requirement={LOCK}", *PLATFORM_OPTIONS)
-            shutil.rmtree(site / "bin", ignore_errors=True)
-            self._compile(f"/{_SITE}")
-            unfinished = kept.with_suffix(".unfinished.tar")
-            _run("tar", "--create", f"--file={unfinished}", f"--directory={site}", ".")
-            unfinished.replace(kept)
-        else:
-            _run("tar", "--extract", f"--file={kept}", f"--directory={site}")
-
-    def _add_node(self) -> None:
-        """A virtual environment that could have been made on the Pi, without running anything."""
-        home = self.root / _HOME
-        (home / "bin").mkdir()
-        (home / "bin/python3").symlink_to("/usr/bin/python3")
-        (home / "pyvenv.cfg").write_text(
-            "home = /usr/bin\ninclude-system-site-packages = true\nversion = 3.13\n"
-        )
-        wheels = self._work / "wheels"
-        _run(*self._pip("wheel", "--no-deps", f"--wheel-dir={wheels}"), self._clean_checkout())
-        (wheel,) = wheels.iterdir()
-        own = self._work / "own"
-        _run(*self._pip("install", f"--target={own}", "--no-deps", "--no-compile"), wheel)
-        shutil.rmtree(own / "bin")
-        for note in own.glob("*.dist-info/direct_url.json"):
-            note.unlink()  # where this machine had the wheel
-        shutil.copytree(own, self.root / _SITE, dirs_exist_ok=True)
-        start = home / "bin/sensor-node"
-        start.write_text(_START.format(home=_HOME))
-        start.chmod(0o755)
-        shutil.copy(CHECKOUT / "README.md", home)
-        (self.root / "usr/local/bin/sensor-node").symlink_to(f"/{_HOME}/bin/sensor-node")
-
-    def _pip(self, *words: str) -> tuple[object, ...]:
-        """This machine's pip, in an environment of its own."""
-        venv = self._work / "venv"
-        if not venv.exists():
-            _run(sys.executable, "-m", "venv", venv)
-        return (venv / "bin/python3", "-m", "pip", "-qq", "--disable-pip-version-check", *words)
-
-    def _clean_checkout(self) -> Path:
-        """What the wheel is made of: what setuptools leaves behind is not to be in it."""
-        copy = self._work / "checkout"
-        copy.mkdir()
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(CHECKOUT / name, copy)
-        for name in ("node", "drivers"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(CHECKOUT / name, copy / name, ignore=ignored)
-        return copy
-
-    def _compile(self, *folders: str) -> None:
-        """Byte code, which a Pi could never keep: the file system is only read there.
-
-        That of Debian's own packages is in the base.
-
-        By hash and unchecked: it does not depend on when a file was written.
-        """
-        command = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-        done = subprocess.run(
-            ["chroot", self.root, "/usr/bin/python3", *command, *folders],
-            check=False,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        )
-        if done.returncode != 0:
-            raise SystemExit(
-                "compiling failed; if it says `Exec format error`, this machine cannot run arm64 "
-                "programs: apt-get install qemu-user-static binfmt-support"
-            )
 
     # -- what else is in the root file system
 
     def _add_files(self) -> None:
-        _run("systemd-sysusers", f"--root={self.root}", _DEPLOY / "sensor-node.sysusers")
+        quietly = ("env", "SYSTEMD_LOG_LEVEL=warning")
+        _run(*quietly, "systemd-sysusers", f"--root={self.root}", _DEPLOY / "sensor-node.sysusers")
         group = _group_id(self.root, "sensor-node")
         for unit in ("sensor-node.service", "sensor-node-web.service"):
             shutil.copy(_DEPLOY / unit, self._etc("systemd/system"))
@@ -185,7 +105,7 @@ class Tree:
         words = {
             "@DISK@": self._disk_id,
             "@GID@": str(group),
-            "@SENSOR_NODE@": f"/{_HOME}/bin/sensor-node",
+            "@SENSOR_NODE@": f"/{HOME}/bin/sensor-node",
         }
         for source in sorted((_HERE / "root").rglob("*")):
             if not source.is_file() or "__pycache__" in source.parts:
@@ -271,7 +191,7 @@ class Tree:
         return dict(sorted(found))
 
     def python_packages(self) -> dict[str, str]:
-        folders = (self.root / _SITE).glob("*.dist-info")
+        folders = (self.root / SITE).glob("*.dist-info")
         pairs = (folder.name.removesuffix(".dist-info").rsplit("-", 1) for folder in folders)
         return dict(sorted((name, version) for name, version in pairs))
 
@@ -299,10 +219,6 @@ class Tree:
 
 def _run(*command: object) -> None:
     subprocess.run([str(word) for word in command], check=True)
-
-
-def _digest(*parts: bytes) -> str:
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _link(path: Path, target: str) -> None:

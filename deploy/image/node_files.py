@@ -1,0 +1,151 @@
+"""Puts the node, its libraries and their byte code into the root file system of the image.
+
+A virtual environment that could have been made on the Pi, made without running anything of it but
+the compiler. What has been fetched, or takes minutes under emulation, is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from image.lock import CHECKOUT, LOCK, PLATFORM_OPTIONS
+
+__all__ = ["HOME", "SITE", "NodeFiles", "compile_python"]
+
+HOME = Path("opt/sensor-node")
+SITE = HOME / "lib/python3.13/site-packages"
+_BUILD_TOOLS = Path(__file__).with_name("build-requirements.txt")
+_START = """\
+#!/{home}/bin/python3
+import sys
+
+from node.cli import main
+
+sys.exit(main())
+"""
+
+
+class NodeFiles:
+    """The files below `HOME`, in `root`; `work` is for what is not to stay."""
+
+    def __init__(self, root: Path, work: Path, cache: Path, say: Callable[[str], None]) -> None:
+        self._root = root
+        self._work = work
+        self._cache = cache
+        self._say = say
+
+    def add(self, base: str) -> None:
+        """Of `base` is the Python that compiles."""
+        self._add_libraries(base)
+        self._add_node()
+        compile_python(self._root, f"/{SITE}/node", f"/{SITE}/drivers")
+
+    def _add_libraries(self, base: str) -> None:
+        """What the lock file names, compiled."""
+        kept = self._cache / f"libraries-{_digest(base.encode(), LOCK.read_bytes())}.tar"
+        site = self._root / SITE
+        site.mkdir(parents=True)
+        if not kept.exists():
+            self._say("root file system: the libraries; three minutes, once")
+            install = self._pip("install", f"--target={site}", "--no-deps", "--no-compile")
+            _run(*install, "--require-hashes", f"--requirement={LOCK}", *PLATFORM_OPTIONS)
+            shutil.rmtree(site / "bin", ignore_errors=True)
+            compile_python(self._root, f"/{SITE}")
+            unfinished = kept.with_suffix(".unfinished.tar")
+            # Not the time of this installation: 1980, as in many a wheel.
+            options = ("--sort=name", "--mtime=@315532800", f"--directory={site}")
+            _run("tar", "--create", f"--file={unfinished}", *options, ".")
+            unfinished.replace(kept)
+            shutil.rmtree(site)
+            site.mkdir()
+        _run("tar", "--extract", f"--file={kept}", f"--directory={site}")
+
+    def _add_node(self) -> None:
+        """The node itself, and the command that starts it."""
+        home = self._root / HOME
+        (home / "bin").mkdir()
+        (home / "bin/python3").symlink_to("/usr/bin/python3")
+        (home / "pyvenv.cfg").write_text(
+            "home = /usr/bin\ninclude-system-site-packages = true\nversion = 3.13\n"
+        )
+        wheel = self._build_wheel()
+        own = self._work / "own"
+        _run(*self._pip("install", f"--target={own}", "--no-deps", "--no-compile"), wheel)
+        shutil.rmtree(own / "bin")
+        (notes,) = own.glob("*.dist-info")
+        (notes / "direct_url.json").unlink()  # where this machine had the wheel
+        # Its lines for that, and for bin, have digests of paths of this machine in them.
+        lines = (notes / "RECORD").read_text(encoding="utf-8").splitlines(keepends=True)
+        there = [line for line in lines if (own / line.split(",")[0]).exists()]
+        (notes / "RECORD").write_text("".join(there), encoding="utf-8")
+        shutil.copytree(own, self._root / SITE, dirs_exist_ok=True)
+        start = home / "bin/sensor-node"
+        start.write_text(_START.format(home=HOME))
+        start.chmod(0o755)
+        shutil.copy(CHECKOUT / "README.md", home)
+        (self._root / "usr/local/bin/sensor-node").symlink_to(f"/{HOME}/bin/sensor-node")
+
+    def _build_wheel(self) -> Path:
+        tools = self._cache / f"build-tools-{_digest(_BUILD_TOOLS.read_bytes())}"
+        listed = ("--require-hashes", f"--requirement={_BUILD_TOOLS}")
+        if not tools.exists():
+            unfinished = tools.with_suffix(".unfinished")
+            _run(*self._pip("download", "--no-deps", f"--dest={unfinished}", *listed))
+            unfinished.rename(tools)
+        _run(*self._pip("install", "--no-index", f"--find-links={tools}", *listed))
+        wheels = self._work / "wheels"
+        make = self._pip("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={wheels}")
+        _run(*make, self._clean_checkout())
+        (wheel,) = wheels.iterdir()
+        return wheel
+
+    def _pip(self, *words: str) -> tuple[object, ...]:
+        """This machine's pip, in an environment of its own."""
+        venv = self._work / "venv"
+        if not venv.exists():
+            _run(sys.executable, "-m", "venv", venv)
+        return (venv / "bin/python3", "-m", "pip", "-qq", "--disable-pip-version-check", *words)
+
+    def _clean_checkout(self) -> Path:
+        """What the wheel is made of: what setuptools leaves behind is not to be in it."""
+        copy = self._work / "checkout"
+        copy.mkdir()
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(CHECKOUT / name, copy)
+        for name in ("node", "drivers"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(CHECKOUT / name, copy / name, ignore=ignored)
+        return copy
+
+
+def compile_python(root: Path, *folders: str) -> None:
+    """Make byte code, which a Pi could never keep: the file system is only read there.
+
+    By hash and unchecked: it does not depend on when a file was written. That of Debian's own
+    packages is in the base.
+    """
+    command = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    done = subprocess.run(
+        ["chroot", root, "/usr/bin/python3", *command, *folders],
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+    if done.returncode != 0:
+        raise SystemExit(
+            "compiling failed; if it says `Exec format error`, this machine cannot run arm64 "
+            "programs: apt-get install qemu-user-static binfmt-support"
+        )
+
+
+def _run(*command: object) -> None:
+    subprocess.run([str(word) for word in command], check=True)
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
