@@ -27,6 +27,12 @@ _FAT_OFFSET = "4M"
 _CARD_BYTES = 4 << 30
 """QEMU wants a card's size to be a power of two."""
 _QEMU = "qemu-system-aarch64"
+# Without a seed for KASLR the kernel does without page tables of its own (KPTI): to change them at
+# each system call costs QEMU its translations.
+_BOARD = {"virt": "virt,dtb-randomness=off", "raspi3b": "raspi3b"}
+# The Pi has four processors, which the host may not have. In a thread each, one that waits for
+# another turns in circles; in one thread for all it gives way.
+_THREADS = {"virt": "multi", "raspi3b": "single"}
 # Boots run behind everything else that this machine does.
 _POLITE = ("chrt", "--idle", "0", "nice", "-n", "19")
 
@@ -102,14 +108,23 @@ class Machine:
             self.card.take(re.findall(pattern, config, re.M)[-1].strip(), self.folder)
             for pattern in (r"^kernel=(\S+)", r"^initramfs (\S+)")
         )
+        # All that the guest says of its start is to be read on the serial line.
         words = self.card.read("cmdline.txt").split()
+        words = [word for word in words if word not in ("quiet", "console=tty0")]
         pipe = f"{sys.executable} {Path(__file__).with_name('pipe.py')} {self._broker_port}"
         network = (
             f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,"
             f"guestfwd=tcp:{BROKER[0]}:{BROKER[1]}-cmd:{pipe}"
         )
         command = [
-            *(*_POLITE, _QEMU, "-M", self.kind, "-accel", "tcg,thread=multi"),
+            *(
+                *_POLITE,
+                _QEMU,
+                "-M",
+                _BOARD[self.kind],
+                "-accel",
+                f"tcg,thread={_THREADS[self.kind]}",
+            ),
             *("-display", "none", "-monitor", "none", "-no-reboot"),
             *("-kernel", str(kernel), "-initrd", str(initrd), "-netdev", network),
             *("-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
@@ -123,10 +138,12 @@ class Machine:
             command += ["-device", "virtio-net-pci,netdev=net,id=nic", "-device", "virtio-rng-pci"]
             command += ["-serial", f"file:{self.console}"]
         else:
-            # To arm QEMU's bcm2835_wdt resets the machine.
-            words.append("modprobe.blacklist=bcm2835_wdt")
+            # To arm QEMU's bcm2835_wdt resets the machine. Its GPIOs have no pull-up: an empty
+            # 1-Wire bus would answer each search with 64 chips, and udev run its rules for each.
+            words += ["modprobe.blacklist=bcm2835_wdt", "wire.search_count=0"]
             command += ["-dtb", str(self._device_tree), "-drive", f"{drive},if=sd"]
-            command += ["-device", "usb-net,netdev=net,id=nic"]
+            # At the root's own port: QEMU puts a hub between, else, which a boot in seven misses.
+            command += ["-device", "usb-net,port=1,netdev=net,id=nic"]
             command += ["-serial", "null", "-serial", f"file:{self.console}"]
         return [*command, "-append", " ".join(words), *extra]
 

@@ -1,11 +1,20 @@
-"""`tests/boot/run`, once everything is installed that it needs."""
+"""`tests/boot/run`, once everything is installed.
+
+Both stages run at the same time, each in a thread with a machine, a broker and a subscriber of
+its own. All that must be gone at the end belongs to the main thread, which an interrupt reaches.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -17,25 +26,28 @@ from report import Report, StageOver  # noqa: E402
 from support import Mosquitto, Subscriber  # noqa: E402
 from virt import run_virt  # noqa: E402
 
-STAGES = ("virt", "raspi3b")
+STAGES = {"virt": run_virt, "raspi3b": run_raspi}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/boot/run")
     parser.add_argument("--image", metavar="FILE", type=Path, help="default: build one")
     parser.add_argument("--only", choices=STAGES, help="default: all")
-    parser.add_argument("--keep", metavar="DIR", type=Path, help="leave consoles and cards there")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="leave consoles there")
     arguments = parser.parse_args()
-    report = Report()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began_s = time.monotonic()
+    report = Report(began_s)
+    stages = [stage for stage in STAGES if arguments.only in (None, stage)]
     with tempfile.TemporaryDirectory(prefix="boot-") as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         image = arguments.image or build(folder, report)
-        for stage in STAGES:
-            if arguments.only in (None, stage):
-                run_stage(stage, image, folder, report)
-            else:
-                report.could_not_run(stage, "not asked for")
+        for part in run_stages(stages, image, folder, began_s):
+            report.add(part)
+    for stage in STAGES:
+        if stage not in stages:
+            report.could_not_run(stage, "not asked for")
     report.could_not_run("Wi-Fi by radio", "QEMU has none")
     report.could_not_run(
         "the boot loader of the Pi's GPU", "QEMU has none; its files are read here"
@@ -50,30 +62,48 @@ def build(folder: Path, report: Report) -> Path:
     return folder / "sensor-node.img"
 
 
-def run_stage(stage: str, image: Path, folder: Path, report: Report) -> None:
-    """One machine with a card, a broker and a subscriber of its own; all gone at the end."""
-    place = folder / stage
-    place.mkdir(exist_ok=True)
-    broker = Mosquitto(place).start()
-    seen = Subscriber(broker.port)
-    machine = Machine(stage, Card(image, place / "card.img"), place, broker_port=broker.port)
+def run_stages(stages: list[str], image: Path, folder: Path, began_s: float) -> list[Report]:
+    reports = [Report(began_s, stage) for stage in stages]
+    with contextlib.ExitStack() as stack:
+        threads = []
+        for stage, report in zip(stages, reports, strict=True):
+            machine, seen = stack.enter_context(set_up(stage, image, folder / stage))
+            threads.append(
+                threading.Thread(target=run_stage, args=(stage, machine, seen, report), daemon=True)
+            )
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return reports
+
+
+@contextlib.contextmanager
+def set_up(stage: str, image: Path, folder: Path) -> Iterator[tuple[Machine, Subscriber]]:
+    """A machine with a card, and who sees what it publishes; all gone at the end."""
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        broker = Mosquitto(folder).start()
+        stack.callback(broker.stop)
+        seen = Subscriber(broker.port)
+        stack.callback(seen.close)
+        card = Card(image, folder / "card.img")
+        stack.callback(card.file.unlink)
+        machine = Machine(stage, card, folder, broker_port=broker.port)
+        stack.callback(machine.cut_power)
+        yield machine, seen
+
+
+def run_stage(stage: str, machine: Machine, seen: Subscriber, report: Report) -> None:
     try:
-        if stage == "virt":
-            run_virt(machine, seen, report)
-        else:
-            run_raspi(machine, seen, report, place)
+        STAGES[stage](machine, seen, report)
     except StageOver as over:
         report.could_not_run(f"the rest of {stage}", f"it stands on: {over}")
     except Exception as error:
         report.failed.append(f"{stage}: {error}")
         report.say(f"FAILED  {stage} has ended early: {error!r}")
-    finally:
-        if report.failed and machine.is_on:
-            report.say(f"the journal of {stage}:\n{machine.journal()}")
-        machine.cut_power()
-        seen.close()
-        broker.stop()
-        machine.card.file.unlink(missing_ok=True)
+    if report.failed and machine.is_on:
+        report.say(f"the journal of {stage}:\n{machine.journal()}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 import traceback
 from collections.abc import Iterator
@@ -17,14 +18,17 @@ class StageOver(Exception):
 
 
 class Report:
-    def __init__(self) -> None:
+    """Of one stage; `mark` begins each of its lines, for others are running."""
+
+    def __init__(self, began_s: float, mark: str = "") -> None:
         self.passed: list[str] = []
         self.failed: list[str] = []
         self.not_run: list[str] = []
-        self._began_s = time.monotonic()
+        self._began_s = began_s
+        self._mark = mark and f"{mark:7} "
 
     def say(self, text: str) -> None:
-        print(f"{time.monotonic() - self._began_s:5.0f} s  {text}", flush=True)
+        print(f"{time.monotonic() - self._began_s:5.0f} s  {self._mark}{text}", flush=True)
 
     @contextlib.contextmanager
     def check(self, claim: str, *, vital: bool = False) -> Iterator[list[str]]:
@@ -33,12 +37,9 @@ class Report:
         began_s = time.monotonic()
         try:
             yield figures
-        except StageOver:
-            raise
         except Exception:
-            self.failed.append(claim)
-            self.say(f"FAILED  {claim}")
-            print(traceback.format_exc(), flush=True)
+            self.failed.append(f"{self._mark}{claim}")
+            self.say(f"FAILED  {claim}\n{traceback.format_exc()}")
             if vital:
                 raise StageOver(claim) from None
             return
@@ -50,12 +51,19 @@ class Report:
         self.not_run.append(what)
         self.say(f"NOT RUN {what}: {why}")
 
+    def add(self, other: Report) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.not_run += other.not_run
+
     def end(self) -> int:
         """Exit code 1 if anything failed."""
         for what in self.not_run:
             print(f"not run: {what}")
         for claim in self.failed:
             print(f"failed: {claim}")
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.say(f"over; {spent.ru_utime + spent.ru_stime:.0f} s of processor time")
         print(
             f"{len(self.passed)} passed, {len(self.failed)} failed, {len(self.not_run)} skipped",
             flush=True,
