@@ -1,6 +1,6 @@
 """The base of the image: Debian's packages, unpacked and configured for arm64, as one tar.
 
-It takes ten to fifteen minutes on an amd64 machine, which runs the packages' scripts under
+It takes ten to twenty minutes on an amd64 machine, which runs the packages' scripts under
 qemu-user; so it is kept, under a name made of all that goes into it.
 """
 
@@ -52,7 +52,7 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
     if tar.exists():
         say(f"base: {tar} is there")
         return tar
-    say(f"base: {len(packages)} packages and what they need; ten to fifteen minutes, once")
+    say(f"base: {len(packages)} packages and what they need; ten to twenty minutes, once")
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = tar.with_suffix(".unfinished.tar")
     command = [
