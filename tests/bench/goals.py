@@ -40,7 +40,8 @@ GOALS = (
     Goal("cold start, CPU", "cold", "cpu_ms", 0.12, "mqtt-io"),
     Goal("memory (RSS)", "steady-10s", "rss_mb", 1.15, "tutorial"),
     Goal("wake-ups a second, 10 at 10 s", "steady-10s", "wakeups_per_s", 1.3),
-    Goal("drift per period, ms", "steady-10s", "abs_drift_ms", 0.1),
+    # Ten times the periods of 10 s: there, one late arrival looks like a drift.
+    Goal("drift per period, 10 at 1 s, ms", "steady-1s", "abs_drift_ms", 0.1),
     Goal("lateness p99, 10 at 1 s", "steady-1s", "late_p99_ms", 2.0, "c"),
     Goal("CPU, 1,000 sensors at 1 s", "sizes", "cpu_percent@1000", 1.5, "tutorial"),
     Goal("the same, per reading", "sizes", "cpu_ms_per_reading@1000", 1.5, "tutorial"),

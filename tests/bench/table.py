@@ -102,7 +102,6 @@ _BRIEF = {
     ("steady-10s", "cpu_ms_per_reading"),
     ("steady-10s", "wakeups_per_s"),
     ("steady-10s", "rss_mb"),
-    ("steady-10s", "written_bytes_per_reading"),
     ("steady-1s", "late_p99_ms"),
     ("steady-1s", "drift_ms"),
     ("sizes", "cpu_percent@1000"),
@@ -147,5 +146,9 @@ def _cell(results: Results, peer: str, row: _Row) -> str:
     spread = results.spread(row.scenario, peer, row.metric) if row.with_spread else None
     if spread is None:
         return text
-    decimals = len(text.partition(".")[2]) if spread < 1 else 1 if spread < 9.95 else 0
-    return f"{text}±{spread:.{decimals}f}".replace("±0.", "±.")
+    most = max(1, len(text.partition(".")[2])) if spread < 1 else 1 if spread < 9.95 else 0
+    for decimals in range(most, -1, -1):
+        cell = f"{text}±{spread:.{decimals}f}".replace("±0.", "±.")
+        if len(cell) < _COLUMN and (round(spread, decimals) or not spread):
+            return cell
+    return text  # there is no room for it
