@@ -10,7 +10,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from node.broker_events import Outgoing
 
-__all__ = ["binary", "failure_name", "framed", "publish_packet", "text"]
+__all__ = ["binary", "failure_name", "framed", "length", "publish_packet", "text"]
 
 _LONGEST = 268_435_455  # §1.5.5
 _FAILURE = 0x80

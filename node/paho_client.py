@@ -159,7 +159,7 @@ class NetworkClient(paho.Client):
         return socket.create_connection(address, self.connect_timeout)
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        """An acknowledgement of what `publish` has sent, which paho knows nothing of."""
+        """An acknowledgement of what `publish_at_qos_1` has sent, which paho knows nothing of."""
         packet = self._in_packet["packet"]
         if len(packet) < 2:
             raise MalformedPacket(f"a {cmd} of {len(packet)} bytes")

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import time
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from node.terminal import visible
 from node.web.buckets import Buckets
 from node.web.log import LOG_TROUBLE, open_log, readings_from, why_not
 from node.web.plot import Plot, standalone
-from node.web.summary import Moment, decimals_of
+from node.web.summary import STEPS, Moment, decimals_of, usual_step_ms
 from node.web.text import slug
 from node.web.times import parse_since
 
@@ -31,7 +32,6 @@ _HEIGHT = 260
 _POINTS = 450
 """About half as many buckets as pixels."""
 _LEAST_WIDTH_MS = 1000
-_STEPS = 25
 
 HELP = CommandHelp(
     details="""\
@@ -64,12 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 when there is nothing to draw."""
     from node.outbox_store import FILE_NAME
 
-    clock = SystemClock()
-    now = Moment(
-        utc_ms=round(clock.utc_s() * 1000),
-        boot_ms=round(clock.boot_s() * 1000),
-        boot_id=clock.boot_id,
-    )
+    now = Moment.of(SystemClock())
     try:
         start_ms = parse_since(arguments.since, now.utc_ms)
     except ValueError as error:
@@ -133,7 +128,7 @@ class _Found:
         self._sensors: set[str] = set()
         self._channels: set[str] = set()
         self._before: Reading | None = None
-        self._steps_ms: list[int] = []
+        self._steps_ms: deque[int] = deque(maxlen=STEPS)
         self.channel: str | None = None
         self._unit = ""
         self._decimals = 0
@@ -163,7 +158,6 @@ class _Found:
         self._decimals = max(self._decimals, decimals_of(number))
         if self._before is not None and self._before.boot_id == reading.boot_id:
             self._steps_ms.append(reading.boot_ms - self._before.boot_ms)
-            del self._steps_ms[:-_STEPS]
         self._before = reading
         at_ms = self._now.time_of(reading)
         if self._start_ms <= at_ms <= self._now.utc_ms:
@@ -178,8 +172,7 @@ class _Found:
 
     def plot(self) -> Plot:
         zone = datetime.now(UTC).astimezone().tzinfo
-        steps = sorted(self._steps_ms) or [600_000]
-        typical_ms = steps[(len(steps) - 1) * 9 // 10]
+        typical_ms = usual_step_ms(self._steps_ms) if self._steps_ms else 600_000
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._start_ms / 1000))
         name = datetime.now(zone).tzname() or "local time"
         return Plot(

@@ -11,15 +11,26 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from node.clock import Clock
 from node.reading import Layout, Reading
 from node.web.buckets import ChannelBuckets
 
-__all__ = ["MOST_CHANNELS", "Channel", "Mark", "Moment", "Sensor", "Summary", "decimals_of"]
+__all__ = [
+    "MOST_CHANNELS",
+    "STEPS",
+    "Channel",
+    "Mark",
+    "Moment",
+    "Sensor",
+    "Summary",
+    "decimals_of",
+    "usual_step_ms",
+]
 
 MOST_CHANNELS = 4000
 _FORGET_AFTER_MS = 172_800_000
 _MOST_MARKS = 300
-_STEPS = 25
+STEPS = 25
 """So many of a sensor's newest readings tell how often it is read."""
 _FINE_MS = 3_660_000
 _MOST_DECIMALS = 6
@@ -33,6 +44,15 @@ class Moment(msgspec.Struct, frozen=True):
     utc_ms: int
     boot_ms: int
     boot_id: str
+
+    @classmethod
+    def of(cls, clock: Clock) -> Moment:
+        """What this clock says."""
+        return cls(
+            utc_ms=round(clock.utc_s() * 1000),
+            boot_ms=round(clock.boot_s() * 1000),
+            boot_id=clock.boot_id,
+        )
 
     def time_of(self, reading: Reading) -> int:
         """When it was taken, since 1970; of one without a true time, the best that is known."""
@@ -80,17 +100,13 @@ class Sensor:
         self.newest: Reading | None = None
         self.channels: dict[tuple[str, str], Channel] = {}
         self.marks: deque[Mark] = deque(maxlen=_MOST_MARKS)
-        self.steps: deque[int] = deque(maxlen=_STEPS)
+        self.steps: deque[int] = deque(maxlen=STEPS)
         """How long after the one before it each of the newest readings was taken, in ms."""
 
     @property
     def interval_ms(self) -> int:
-        """How often there is a reading: as often as in nine steps of ten, at the least; 0: unknown.
-
-        Not the longest: that one may be a gap.
-        """
-        steps = sorted(self.steps)
-        return steps[(len(steps) - 1) * 9 // 10] if steps else 0
+        """How often there is a reading; 0: unknown."""
+        return usual_step_ms(self.steps)
 
 
 class Summary:
@@ -177,6 +193,15 @@ class Summary:
                     self._channels -= 1
             if not sensor.channels and sensor.id not in self.left_out:
                 del self.sensors[sensor.id]
+
+
+def usual_step_ms(steps: Iterable[int]) -> int:
+    """How far readings are apart, as in nine steps of ten, at the least; 0 without any.
+
+    Not the longest: that one may be a gap.
+    """
+    ordered = sorted(steps)
+    return ordered[(len(ordered) - 1) * 9 // 10] if ordered else 0
 
 
 def _is_old(reading: Reading, now: Moment) -> bool:

@@ -127,11 +127,7 @@ class Watcher:
         return round(self._clock.utc_s() * 1000)
 
     def _moment(self) -> Moment:
-        return Moment(
-            utc_ms=round(self._clock.utc_s() * 1000),
-            boot_ms=round(self._clock.boot_s() * 1000),
-            boot_id=self._clock.boot_id,
-        )
+        return Moment.of(self._clock)
 
     def _look(self) -> Known:
         process = lock_holder(self._folder)
