@@ -107,7 +107,7 @@ class OutboxFile:
         """
         self.path = path
         wal = path.with_name(path.name + "-wal")
-        left_open = wal.exists() and wal.stat().st_size > 0
+        left_open = _size_of(wal) > 0
         uri = path.absolute().as_uri()
         if read_only:
             # Without a WAL there is no writer, and nothing that a reader should make beside it.
@@ -448,6 +448,14 @@ class OutboxFile:
         """Let SQLite put everything into the one file, if it can."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+
+def _size_of(file: Path) -> int:
+    """0 for one that is not there, or has gone this instant."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _text(content: bytes) -> str:
