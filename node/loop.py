@@ -172,6 +172,8 @@ class Node:
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
         self._rest_until_s = 0.0
         """Nothing is due before, for what was due has failed."""
+        self._reads_first = False
+        """In this turn reads begin, and the rest waits for the next one."""
         self._stopping = False
 
     def stop(self, reason: str) -> None:
@@ -195,11 +197,15 @@ class Node:
         self._sensing.work()
         now_s = self._clock.monotonic()
         self._watch_network_thread(now_s)
-        try:
-            self._commands.work(now_s)
-            self._reporter.work(now_s)
-        except Exception:
-            self._go_on("publish")
+        # What is due with the reads, as health and history are, would make them late. It waits for
+        # the next turn, which comes with their outcomes or very soon, and for no more than one.
+        self._reads_first = self._sensing.begins_reads and not self._reads_first
+        if not self._reads_first:
+            try:
+                self._commands.work(now_s)
+                self._reporter.work(now_s)
+            except Exception:
+                self._go_on("publish")
         for event in self._wait(now_s):
             try:
                 self._take(event)
@@ -227,10 +233,10 @@ class Node:
             self._sensing.next_due_s,
             self._check_network_at_s,
             self._service.next_feed_s,
-            self._reporter.next_due_s,
-            self._commands.next_due_s,
             self.panel.next_due_s,
         )
+        if not self._reads_first:
+            wake_at_s = min(wake_at_s, self._reporter.next_due_s, self._commands.next_due_s)
         self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
         self._link.send()
         self._sensing.begin()

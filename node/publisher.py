@@ -91,12 +91,17 @@ class Publisher:
             self._acknowledged_at_s = now_s
         return 0.0 if self._acknowledged_at_s is None else now_s - self._acknowledged_at_s
 
-    def flush(self) -> None:
-        """Publish what is waiting, in the order of its setting, as far as the window allows."""
-        for message in self._sendable():
+    def flush(self) -> bool:
+        """Publish what is waiting, in the order of its setting, as far as the window allows.
+
+        Whether there was anything for a retained topic.
+        """
+        sendable = self._sendable()
+        for message in sendable:
             self._message_of[self._link.publish(message)] = message
         while self._answers and self.history_room > 0:
             self.send(self._answers.popleft(), lambda _taken: None)
+        return bool(sendable)
 
     def send(self, message: Outgoing, settled: Callable[[bool], None]) -> None:
         """Publish a message of history; keep to `history_room`.

@@ -41,6 +41,9 @@ SAVE_AT_LEAST_EVERY_S = 60.0
 """How long a moved cursor or a line of the log may wait for readings to be committed with."""
 SAVE_HEALTH_WITHIN_S = 5.0
 """How long a change of health may wait for that, for `sensor-node status` to tell."""
+GIVE_WAY_S = 0.005
+"""How long the loop sleeps while readings are sent, if it has more to do: a thread that computes
+gives the interpreter away no sooner (`sys.getswitchinterval`), not even when it reads files."""
 CURSOR_LAG = 1000
 """By how many readings the cursor may move before it is committed without waiting for any."""
 
@@ -90,6 +93,9 @@ class Reporter:
         """Readings that are to be published with the commit, and their channels worth it."""
         self._newly_online: list[Sensor] = []
         """Sensors whose availability is to be published with the commit."""
+        self._gives_way = False
+        self._not_before_s = -math.inf
+        """When what is due may be done, so that readings are sent first."""
         self._clock_known = False
         self._started_s = clock.monotonic()
         self._health_at_s = self._save_at_s = self._started_s
@@ -191,8 +197,16 @@ class Reporter:
     # -- what is done about it, in each turn of the loop
 
     def work(self, now_s: float) -> None:
-        """Publish what may be published now."""
+        """Publish what may be published now.
+
+        Readings go first: what takes time to make waits until they are sent.
+        """
         self._mind_acknowledgements(now_s)
+        has_readings = self._publisher.flush()
+        self._gives_way = has_readings and now_s >= self.next_due_s and not self._gives_way
+        if self._gives_way:
+            self._not_before_s = now_s + GIVE_WAY_S
+            return
         self._mind_health(now_s)
         if self._announcer.take_birth(now_s):
             self._announcer.answer_birth()
@@ -227,7 +241,8 @@ class Reporter:
         """When there is something to do, if nothing happens until then."""
         health_s = self._health_not_before_s if self._health_stale else self._health_at_s
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
-        return min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
+        due_s = min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
+        return max(due_s, self._not_before_s)
 
     def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""

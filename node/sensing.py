@@ -88,6 +88,11 @@ class Sensing:
                 request.errors[name] = "no answer yet"
             self._finish(request)
 
+    @property
+    def begins_reads(self) -> bool:
+        """Whether `begin` lets any begin; then `next_due_s` is very soon."""
+        return self._workers.begins_reads
+
     def begin(self) -> None:
         """Let the reads begin, right before the loop sleeps."""
         self._workers.begin()

@@ -107,6 +107,11 @@ class Workers:
             self._ready.append(self._waiting.pop(bus))
         self._rings += len(slow) + (len(slow) < len(buses))
 
+    @property
+    def begins_reads(self) -> bool:
+        """Whether `begin` has reads to begin; `next_look_s` is then within `PATIENCE_S`."""
+        return self._rings > 0
+
     def begin(self) -> None:
         """Let the threads read what was dispatched.
 
