@@ -236,8 +236,9 @@ class Subscriber:
         return readings
 
     def health(self, node: str = "test") -> dict[str, Any]:
-        """The newest health of the node."""
-        newest: dict[str, Any] = json.loads(self.on(f"sensors/{node}/health")[-1])
+        """The newest health of the node; the first is waited for."""
+        healths = wait_until(lambda: self.on(f"sensors/{node}/health"))
+        newest: dict[str, Any] = json.loads(healths[-1])
         return newest
 
     def times_of(self, topic: str) -> list[float]:
