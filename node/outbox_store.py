@@ -91,8 +91,7 @@ class OutboxStore:
             return None
         self._try_at_s = now_s + TRY_AGAIN_S
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._hold()
+            self._take_folder()
             file = OutboxFile(self._folder / FILE_NAME, new_stream=self.stream)
         except _FILE_TROUBLE as error:
             if not isinstance(error, NewerSchema) and not is_damage(error):
@@ -102,6 +101,12 @@ class OutboxStore:
         if self._unsalvaged is not None:
             self._salvage(file)
         return self._take(file)
+
+    def _take_folder(self) -> None:
+        """Make the folder, and hold it."""
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._hold()
 
     def _take(self, file: OutboxFile) -> Ledger:
         if self._file is None:
@@ -206,6 +211,11 @@ class OutboxStore:
     def _replace(self, error: Exception) -> Ledger | None:
         """Set the file aside, and begin a new one with what is sound of it."""
         assert self._folder is not None
+        try:
+            self._take_folder()
+        except _FILE_TROUBLE as trouble:
+            self._cannot_write(trouble)
+            return None
         now_s = self._clock.monotonic()
         if now_s < self._replaced_at_s + TRY_AGAIN_S:
             self._cannot_write(error)  # again, and so soon: the disk itself is not sound

@@ -55,11 +55,16 @@ class StateDirLock:
     def hold(self) -> None:
         """Take the folder, unless that is done. One that is not there yet is nobody's.
 
+        One that has been deleted and made anew is another, and may be another node's by now.
+
         Raises:
             StateDirTaken: another process has it.
         """
         if self._descriptor is not None:
-            return
+            if self._in_place(self._descriptor):
+                return
+            os.close(self._descriptor)
+            self._descriptor = None
         try:
             descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
@@ -77,6 +82,12 @@ class StateDirLock:
                 ) from None
             # A file system without locks: there is nothing to wait for.
         self._descriptor = descriptor
+
+    def _in_place(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._folder))
+        except OSError:
+            return False
 
 
 def lock_holder(folder: Path) -> int | None:

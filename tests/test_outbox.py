@@ -782,6 +782,39 @@ def test_a_folder_that_is_taken_when_it_comes_to_be_is_not_written_to(tmp_path, 
     assert OutboxFile(folder / FILE_NAME, read_only=True).ledger.last_seq == 0
 
 
+def test_a_folder_that_is_made_anew_belongs_to_who_takes_it_first(tmp_path, clock):
+    """It was deleted under the node, and another one began there: its log is left alone."""
+    folder = tmp_path / "log"
+    first = Outbox(folder, OutboxTable(), clock, hold=StateDirLock(folder).hold)
+    made = fill(first, clock, 2)
+    shutil.rmtree(folder)
+    second = Outbox(folder, OutboxTable(), clock, hold=StateDirLock(folder).hold)
+    others = fill(second, clock, 3)
+    made += fill(first, clock, 4)
+    clock.sleep(60)
+    others += fill(second, clock, 1)
+    made += fill(first, clock, 1)
+    assert "another sensor-node" in first.problem
+    assert not second.set_aside
+    assert not second.problem
+    assert second.read(0, 99) == others
+    assert first.read(0, 99) == made
+
+
+def test_a_folder_that_is_deleted_is_made_anew_and_taken_again(tmp_path, clock):
+    folder = tmp_path / "log"
+    first = Outbox(folder, OutboxTable(), clock, hold=StateDirLock(folder).hold)
+    made = fill(first, clock, 2)
+    shutil.rmtree(folder)
+    made += fill(first, clock, 1)
+    clock.sleep(60)
+    made += fill(first, clock, 1)
+    assert not first.problem
+    assert first.read(0, 99) == made
+    second = Outbox(folder, OutboxTable(), clock, hold=StateDirLock(folder).hold)
+    assert "another sensor-node" in second.problem
+
+
 def test_a_folder_that_cannot_be_made(tmp_path, clock):
     (tmp_path / "file").touch()
     outbox = Outbox(tmp_path / "file" / "log", OutboxTable(), clock)
