@@ -71,8 +71,9 @@ class Publisher:
         self._largest_bytes = sys.maxsize
         """How large a message may be, for all that losses of the link have taught."""
         self._losses_in_flight = 0
-        self._acknowledged_at_s: float | None = None
-        """When the last acknowledgement was seen; None while nothing is in flight."""
+        self._oldest: int | None = None
+        """The message id of what has been in flight for longest, when that was looked at last."""
+        self._oldest_since_s = 0.0
 
     def set(self, topic: str, payload: bytes, *, expiry_s: float = 0) -> None:
         """Make `payload` the retained message of `topic`, as soon as the link allows.
@@ -84,12 +85,11 @@ class Publisher:
             self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
 
     def stalled_for_s(self, now_s: float) -> float:
-        """How long the broker has acknowledged nothing of what is in flight."""
-        if not self._so_many_in_flight:
-            self._acknowledged_at_s = None
-        elif self._acknowledged_at_s is None:
-            self._acknowledged_at_s = now_s
-        return 0.0 if self._acknowledged_at_s is None else now_s - self._acknowledged_at_s
+        """For how long the message that is in flight for longest has been seen there."""
+        oldest = next(iter(self._message_of), None)
+        if oldest is None or oldest != self._oldest:
+            self._oldest, self._oldest_since_s = oldest, now_s
+        return now_s - self._oldest_since_s
 
     def flush(self) -> bool:
         """Publish what is waiting, in the order of its setting, as far as the window allows.
@@ -192,7 +192,7 @@ class Publisher:
 
     def forget(self) -> None:
         """What was in flight or waiting is void."""
-        self._acknowledged_at_s = None
+        self._oldest = None
         self._waiting.clear()
         self._answers.clear()
         self._in_flight.clear()
@@ -242,7 +242,6 @@ class Publisher:
         return True
 
     def _acknowledged(self, event: Acknowledged) -> None:
-        self._acknowledged_at_s = None
         message = self._message_of.pop(event.message_id, None)
         if message is None:
             return

@@ -137,10 +137,10 @@ class Reporter:
         self._announcer.link_down()
 
     def _mind_acknowledgements(self, now_s: float) -> None:
-        """Leave a broker that answers pings and acknowledges nothing: nobody hears us there."""
+        """Leave a broker that answers pings, and does not acknowledge: nobody hears us there."""
         stalled_s = self._publisher.stalled_for_s(now_s)
         if stalled_s > self._patience_s and self._link.connected:
-            self._link.give_up(f"has acknowledged nothing for {duration_text(stalled_s)}")
+            self._link.give_up(f"has not acknowledged a message for {duration_text(stalled_s)}")
             self.link_lost()
 
     def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:

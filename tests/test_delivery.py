@@ -455,6 +455,23 @@ def test_a_node_without_a_writable_folder_goes_on_and_says_so(
     assert gaps(subscriber.history()) == []
 
 
+def test_history_that_is_due_with_a_reading_leaves_after_it(
+    broker, subscribe, start_node, temperature_file
+):
+    """It would make the reading late, and have to wait for the next time to take it along."""
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="2s")
+    start_node(with_outbox(config, history_interval="2s"))
+    subscriber.wait_for_states("s", 4)
+    wait_until(lambda: len(subscriber.history()) >= 4)
+    states = subscriber.times_of("sensors/test/s/state")
+    batches = subscriber.on("sensors/test/history")
+    for batch, came_s in zip(batches, subscriber.times_of("sensors/test/history"), strict=False):
+        before = [state_s for state_s in states if state_s < came_s]
+        assert json.loads(batch)["readings"][-1]["seq"] == len(before)
+        assert came_s - before[-1] < 1.0, "with it, not a period later"
+
+
 def test_a_damaged_log_is_told_in_health_and_the_node_starts(
     broker, subscribe, start_node, temperature_file, tmp_path
 ):
@@ -554,10 +571,14 @@ def test_dead_letters_are_counted_and_the_rest_goes_on(
 
 
 @pytest.mark.real_time(seconds=15)
-def test_a_broker_that_acknowledges_nothing_is_left_for_another_connection(
-    start_node, temperature_file
+@pytest.mark.parametrize("withheld", ["", "/history", "/s/state"])
+def test_a_broker_that_does_not_acknowledge_is_left_for_another_connection(
+    start_node, temperature_file, withheld
 ):
-    """It answers pings, so the keepalive sees nothing; said once, and nothing is lost."""
+    """It answers pings, so the keepalive sees nothing; said once, and nothing is lost.
+
+    Where it acknowledges all else, a retained topic would stand still, and history too.
+    """
     connects = 0
 
     def answer(kind: int, body: bytes) -> bytes | None:
@@ -567,18 +588,19 @@ def test_a_broker_that_acknowledges_nothing_is_left_for_another_connection(
             return b"\x20\x03\x00\x00\x00"
         if kind == PINGREQ:
             return b"\xd0\x00"
-        return puback(body) if kind == PUBLISH and connects > 1 else None
+        takes_it = connects > 1 or withheld.encode() not in body
+        return puback(body) if kind == PUBLISH and takes_it else None
 
     broker = ScriptedBroker(answer)
     config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s")
     node = start_node(with_outbox(config, history_interval="0.5s"))
-    node.wait_for_log("has acknowledged nothing for 10s; connecting anew", seconds=25)
+    node.wait_for_log("has not acknowledged a message for 10s; connecting anew", seconds=25)
     wait_until(lambda: len(node.log_lines("connected to")) == 2)
     time.sleep(1.5)
     node.terminate()
     last_seq, cursor = stored_seqs(node)
     assert last_seq - cursor <= 5
-    assert len(node.log_lines("has acknowledged nothing")) == 1
+    assert len(node.log_lines("has not acknowledged")) == 1
 
 
 @pytest.mark.parametrize("base", ["sensors", "größen/" + "ä" * 40])
