@@ -194,7 +194,10 @@ class Node:
     # -- one turn of the loop
 
     def _turn(self) -> None:
-        self._sensing.work()
+        try:
+            self._sensing.work()
+        except Exception:
+            self._go_on("begin reads")
         now_s = self._clock.monotonic()
         self._watch_network_thread(now_s)
         # What is due with the reads, as health and history are, would make them late. It waits for

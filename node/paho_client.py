@@ -126,8 +126,6 @@ class NetworkClient(paho.Client):
         """
         if self.keepalive:
             due_s = min(self._last_msg_out, self._last_bytes_received) + self.keepalive
-            if self._ping_t:
-                due_s = min(due_s, self._ping_t + self.keepalive)
             timeout = max(0.0, due_s - time.monotonic())
         return super()._loop(timeout)
 
