@@ -32,6 +32,8 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
       once PySocks is there.
     - Both ask platform for the name of the system, which `os.uname` has as well (as uuid does);
       and msgspec imports decimal to have seen the type.
+    - msgspec imports all that it can do: JSON Schema, and formats that nothing here has.
+    - argparse asks gettext for translations, of which Python brings none.
     - Without `with_ssl` paho gets no ssl, which it uses with TLS alone (its handlers name two
       errors of it), and hashlib does without OpenSSL: three and a half megabytes.
 
@@ -42,6 +44,9 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
         "typing_extensions": None,
         "platform": _module("platform", system=lambda: os.uname().sysname),
         "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
+        "gettext": _module("gettext", gettext=_as_it_is, ngettext=_one_or_many),
+        "msgspec._json_schema": _module("_json_schema", schema=None, schema_components=None),
+        **{f"msgspec.{name}": _module(name) for name in ("inspect", "msgpack", "toml", "yaml")},
     }
     if importlib.util.find_spec("socks") is None:
         stand_ins["urllib.request"] = _module("urllib.request")
@@ -57,6 +62,14 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
             del sys.modules[name]
         gc.freeze()
         gc.enable()
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _one_or_many(one: str, many: str, count: int) -> str:
+    return one if count == 1 else many
 
 
 def _module(name: str, **content: object) -> types.ModuleType:
