@@ -155,8 +155,7 @@ class BlockingSensor:
 
     def __init__(self, files: SensorFiles, blocks_s: float) -> None:
         self._path = files.paths[0]
-        self._path.unlink()
-        os.mkfifo(self._path)
+        self._renew()
         self._blocks_s = blocks_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="blocking sensor", daemon=True)
@@ -172,13 +171,19 @@ class BlockingSensor:
                 time.sleep(0.01)
                 continue
             self._ended.wait(self._blocks_s)
+            # Who opened this one again before it is closed would find nothing but its end.
+            self._renew()
             try:
                 os.write(descriptor, b"%d\n" % FIRST)
             except BrokenPipeError:
                 pass  # the reader has not waited
             finally:
                 os.close(descriptor)
-            time.sleep(0.02)  # so that the reader sees the end of the file
+
+    def _renew(self) -> None:
+        new = self._path.with_suffix(".new")
+        os.mkfifo(new)
+        new.replace(self._path)
 
     def end(self) -> None:
         self._ended.set()
