@@ -64,6 +64,23 @@ def test_the_table_fits_and_each_goal_is_judged(tmp_path: Path) -> None:
     assert "goals were not measured in this run" in printed
 
 
+def test_a_machine_that_changes_its_pace_is_not_held_against_the_node() -> None:
+    """Rounds of 1.2x, at half the speed from the third on; one of the node's fell between."""
+    printed = inside(
+        """
+from results import Results
+samples = {"node": [120, 120, 120, 240, 240], "tutorial": [100, 100, 200, 200, 200]}
+cold = {peer: {"cpu_ms": list(map(float, each))} for peer, each in samples.items()}
+results = Results("", False, {}, {}, {}, {"cold": cold}, {}, {}, [])
+print(results.ratio("cold", "cpu_ms", "tutorial"), results.ratio("cold", "cpu_ms", "c"))
+cold["node"]["cpu_ms"].pop()
+cold["node"]["cpu_ms"][0] = None
+print(results.ratio("cold", "cpu_ms", "tutorial"))
+"""
+    )
+    assert printed.splitlines() == ["1.2 None", "1.2"]
+
+
 def test_the_chart_is_small_and_always_the_same(tmp_path: Path) -> None:
     """Well-formed, below 30 kB, the same bytes for the same figures; no value, no bar."""
     for name in ("a.svg", "b.svg"):

@@ -63,10 +63,10 @@ GOALS = (
 
 
 def judge(goal: Goal, results: Results) -> Verdict:
-    value = results.median(goal.scenario, "node", goal.metric)
-    if value is not None and goal.beside is not None:
-        other = results.median(goal.scenario, goal.beside, goal.metric)
-        value = value / other if other else None
+    if goal.beside is None:
+        value = results.median(goal.scenario, "node", goal.metric)
+    else:
+        value = results.ratio(goal.scenario, goal.metric, goal.beside)
     if value is None:
         return Verdict(goal, None, None)
     return Verdict(goal, value, value > goal.limit if goal.at_least else value <= goal.limit)

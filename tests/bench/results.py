@@ -29,11 +29,26 @@ class Results(NamedTuple):
     def samples(self, scenario: str, peer: str, metric: str) -> list[float]:
         """Those that are numbers; none for what was not measured."""
         found = self.scenarios.get(scenario, {}).get(peer, {}).get(metric, [])
-        return [value for value in found if value is not None and not math.isnan(value)]
+        return [value for value in found if _is_number(value)]
 
     def median(self, scenario: str, peer: str, metric: str) -> float | None:
         samples = self.samples(scenario, peer, metric)
         return statistics.median(samples) if samples else None
+
+    def ratio(self, scenario: str, metric: str, beside: str) -> float | None:
+        """The node's to that of another peer: the median of the ratios of each round, or slice.
+
+        These are near each other in time, so a machine that changes its pace does so for both.
+        Who is slow has fewer rounds: the first ones.
+        """
+        peers = self.scenarios.get(scenario, {})
+        own, others = (peers.get(peer, {}).get(metric, []) for peer in ("node", beside))
+        ratios = [
+            mine / theirs
+            for mine, theirs in zip(own, others, strict=False)
+            if _is_number(mine) and _is_number(theirs) and theirs
+        ]
+        return statistics.median(ratios) if ratios else None
 
     def spread(self, scenario: str, peer: str, metric: str) -> float | None:
         """Half of the distance between the quartiles; None for fewer than three samples."""
@@ -42,6 +57,10 @@ class Results(NamedTuple):
             return None
         lower, _, upper = statistics.quantiles(samples, n=4, method="inclusive")
         return (upper - lower) / 2
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
 def save(results: Results, file: Path) -> None:
