@@ -183,8 +183,11 @@ class Node:
     def run(self) -> None:
         """Work until `stop`."""
         start_s = self._clock.monotonic()
-        self._reporter.start(start_s)
         self._sensing.start(start_s)
+        try:
+            self._reporter.start(start_s)
+        except Exception:
+            self._go_on("save the first health")
         self._link.start()
         self._service.ready()
         while not self._stopping:

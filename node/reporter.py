@@ -39,8 +39,9 @@ HEALTH_EVERY_S = 60.0
 HEALTH_AT_MOST_EVERY_S = 1.0
 SAVE_AT_LEAST_EVERY_S = 60.0
 """How long a moved cursor or a line of the log may wait for readings to be committed with."""
-SAVE_HEALTH_WITHIN_S = 5.0
-"""How long a change of health may wait for that, for `sensor-node status` to tell."""
+SAVE_HEALTH_WITHIN_S = 1.0
+"""How long a change of health may wait for that, before `sensor-node status` shows it. The first
+health, and that of a new connection, wait for nothing."""
 GIVE_WAY_S = 0.005
 """How long the loop sleeps while readings are sent, if it has more to do: a thread that computes
 gives the interpreter away no sooner (`sys.getswitchinterval`), not even when it reads files."""
@@ -106,26 +107,33 @@ class Reporter:
         self._link_said = ""
 
     def start(self, start_s: float) -> None:
-        """Put what is done at intervals on a grid that begins at `start_s`, where the reads are."""
+        """Put what is done at intervals on a grid that begins at `start_s`, where the reads are.
+
+        The first health is committed here: as soon as the service is up, `sensor-node status`
+        describes this process.
+        """
         self._history.start(start_s)
         self._started_s = self._health_at_s = start_s
         self._save_at_s = start_s + SAVE_AT_LEAST_EVERY_S
+        self._tell_health(start_s, save_at_s=start_s)
+        self.save(start_s)
 
     # -- what happens
 
     def handle(self, event: BrokerEvent) -> None:
         """Take note of an event of the link."""
         change = self._publisher.handle(event)
+        if not isinstance(event, Acknowledged) and self._link.described != self._link_said:
+            self._link_said = self._link.described
+            self._health_stale = True
         if change is Change.UP:
-            self._health_not_before_s = -math.inf
             self._publish_everything()
             self._history.link_up()
+            # With the states, in one packet: that of an earlier life is not to stand beside them.
+            now_s = self._clock.monotonic()
+            self._tell_health(now_s, save_at_s=now_s)
         elif change is Change.DOWN:
             self._link_is_down()
-        if isinstance(event, Acknowledged) or self._link.described == self._link_said:
-            return
-        self._link_said = self._link.described
-        self._health_stale = True
 
     def link_lost(self) -> None:
         """The connection is gone without an event, and with it what was in flight."""
@@ -251,12 +259,15 @@ class Reporter:
     def _mind_health(self, now_s: float) -> None:
         """Set the health topic each minute, and when something has changed."""
         changed = self._health_stale and now_s >= self._health_not_before_s
-        if not changed and now_s < self._health_at_s:
-            return
+        if changed or now_s >= self._health_at_s:
+            self._tell_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
+
+    def _tell_health(self, now_s: float, *, save_at_s: float) -> None:
+        """Set the health topic; keep the health in the log by `save_at_s`, if it has changed."""
+        changed, self._health_stale = self._health_stale, False
         if now_s >= self._health_at_s:
             passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
             self._health_at_s = self._started_s + (passed + 1) * HEALTH_EVERY_S
-        self._health_stale = False
         self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
         self._outbox.look_for_set_aside()
         health = take_health(
@@ -278,7 +289,7 @@ class Reporter:
             # What was rejected is nowhere else in the log: the status page marks when it was.
             self._rejected_saved = health.rejected
             self._outbox.set_health(payload.decode())
-            self._save_at_s = min(self._save_at_s, now_s + SAVE_HEALTH_WITHIN_S)
+            self._save_at_s = min(self._save_at_s, save_at_s)
 
     def _note_warnings(self) -> None:
         """Keep what was logged as wrong, for whoever asks later."""

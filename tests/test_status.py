@@ -36,8 +36,8 @@ def test_a_running_node_and_after_it_was_killed(broker, subscribe, start_node, t
     files = {"good": tmp_path / "good", "gone": tmp_path / "gone"}
     subscriber = subscribe(broker.port)
     node = start_node(sysfs_config(broker.port, files, interval="0.2s"))
-    subscriber.wait_for_states("good", 2)
-    wait_until(lambda: "broker   connected" in status(node.state_dir)[1])
+    # A round of history went when it connected; more than one reading waits for the next.
+    subscriber.wait_for_states("good", 6)
     code, text = status(node.state_dir)
     assert code == 0
     assert f"node     test, runs as process {node.process.pid}" in text
