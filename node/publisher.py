@@ -218,9 +218,14 @@ class Publisher:
         return not self._link.connected or not (self._so_many_in_flight or self._waiting)
 
     def say_goodbye(self, also_offline: list[str]) -> None:
-        """Publish `offline`, of the node and on the topics `also_offline`, and nothing else."""
+        """Publish `offline`, of the node and on the topics `also_offline`, and nothing new besides.
+
+        What is in flight stays there: its acknowledgements still count, and it takes up its part
+        of the window (Receive Maximum; MQTT 5, §4.9).
+        """
         if self._link.connected:
-            self.forget()
+            self._waiting.clear()
+            self._answers.clear()
             for topic in (self._status_topic, *also_offline):
                 self.set(topic, OFFLINE)
             self.flush()
@@ -230,7 +235,7 @@ class Publisher:
 
         The broker publishes the will when a link breaks, and discards it on DISCONNECT.
         """
-        if self.idle:
+        if not self._link.connected or not (self._in_flight or self._waiting):
             self._link.disconnect(_DISCONNECT_S)
 
     def _fits(self, message: Outgoing) -> bool:
