@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,13 +20,13 @@ from typing import Any
 
 import msgspec
 
+from node.child import end_child, start_child
 from node.schema import MqttVersion
 
 __all__ = [
     "BrokerUnavailable",
     "EmbeddedBroker",
     "embedded_broker",
-    "end_process",
     "find_mosquitto",
     "free_port",
 ]
@@ -86,16 +85,6 @@ def _wait_until_listening(port: int) -> bool:
     return False
 
 
-def end_process(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
-    """SIGTERM, and SIGKILL for one that takes longer than `patience_s`."""
-    process.terminate()
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @contextlib.contextmanager
 def _mosquitto(program: str, port: int, folder: Path) -> Iterator[None]:
     settings = folder / "mosquitto.conf"
@@ -103,20 +92,14 @@ def _mosquitto(program: str, port: int, folder: Path) -> Iterator[None]:
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n", encoding="utf-8"
     )
     with (folder / "mosquitto.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, "-c", str(settings)],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = start_child([program, "-c", str(settings)], output=log, own_session=True)
     try:
         if not _wait_until_listening(port) or process.poll() is not None:
             said = (folder / "mosquitto.log").read_text(errors="replace").strip()
             raise BrokerUnavailable(f"mosquitto does not start: {said or 'no reason given'}")
         yield
     finally:
-        end_process(process, patience_s=2.0)
+        end_child(process, patience_s=2.0)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support import SENSOR_NODE, open_folder, sysfs_config, wait_until
+from support import PATIENCE_S, SENSOR_NODE, open_folder, sysfs_config, wait_until
 from web_log import health_text, make_log
 from web_support import WebProcess
 
@@ -274,6 +274,8 @@ def test_a_user_that_may_only_read_sees_a_log_that_is_written(start_web):
         for file in state.iterdir():
             file.chmod(0o644)
         drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        if subprocess.run([*drop, "test", "-x", SENSOR_NODE], check=False).returncode:
+            pytest.skip("other users cannot enter the folder of this checkout")
         web = start_web(state, prefix=drop)
         first = now(web)["node"]["last_seq"]
         assert first > 0
@@ -815,11 +817,58 @@ def test_avahi_is_asked_to_tell_of_a_page_that_others_can_reach(tmp_path, start_
     process, *words = told.read_text().split()
     assert " ".join(words) == f"-f greenhouse (sensor-node) _http._tcp {web.port} path=/"
     assert web.stop() == 0
-    wait_until(lambda: not Path(f"/proc/{process}").exists())
+    wait_until(lambda: not is_alive(int(process)))
     told.unlink()
     web = start_web(folder, config=config, env=env)
     assert web.get("/").code == 200
     assert not told.exists(), "nobody else could open it"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_page_that_is_ended_while_it_starts_leaves_no_announcement(tmp_path, number):
+    """By the program in avahi's place: at its first step, when the page hardly knows that it runs.
+
+    What ends a process says nothing of its children: it takes the kernel to end them.
+    """
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "avahi-publish-service"
+    told = tmp_path / "told"
+    program.write_text(
+        f'#!/bin/sh\necho "$$" >"{told}"\nkill -{number:d} "$PPID"\nexec sleep 600\n'
+    )
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "SENSOR_NODE_CONFIG": "/nonexistent"}
+    for _ in range(5):
+        command = [SENSOR_NODE, "web", "--state-dir", str(folder), "--host", "0.0.0.0", "--port=0"]
+        subprocess.run(command, env={**os.environ, **env}, timeout=PATIENCE_S, check=False)
+        process = int(told.read_text())
+        wait_until(lambda process=process: not is_alive(process), what="the announcement ends")
+        told.unlink()
+
+
+def test_control_a_child_that_the_kernel_does_not_end_outlives_its_parent(tmp_path):
+    """As avahi's did: killed, its parent ends nothing."""
+    script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); input()"
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    try:
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that has ended waits for its parent, or for init, as a zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_the_rest_of_the_configuration_may_be_wrong(tmp_path, start_web):

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from node import config as configuration
-from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker, end_process
+from node.child import end_child, start_child
+from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker
 from node.help_text import CommandHelp
 from node.live_model import units_of
 from node.option_text import positive
@@ -172,20 +173,18 @@ def _page(config: Path, *, wanted: bool) -> Iterator[_Page]:
         return
     log_file = config.with_name("web.log")
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
+        process = start_child(
             [
                 *(sys.executable, "-P", "-m", "node", "web", "--config", str(config)),
                 *("--state-dir", str(config.with_name("state")), "--port", "0"),
             ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            output=log,
+            own_session=True,
         )
     try:
         yield _Page(log_file)
     finally:
-        end_process(process, patience_s=1.0)
+        end_child(process, patience_s=1.0)
 
 
 @contextlib.contextmanager
@@ -194,10 +193,8 @@ def _node(config: Path, log_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-P", "-m", "node", "run", "--simulate", "--config", str(config)]
     command += ["--state-dir", str(config.with_name("state"))]
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        process = start_child(command, output=log, own_session=True)
     try:
         yield process
     finally:
-        end_process(process, patience_s=3.0)
+        end_child(process, patience_s=3.0)

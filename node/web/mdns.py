@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 from collections.abc import Iterator
+
+from node.child import end_child, start_child
 
 __all__ = ["announced", "announcement"]
 
@@ -28,15 +29,8 @@ def announced(node: str, port: int) -> Iterator[bool]:
     if program is None:
         yield False
         return
-    process = subprocess.Popen(
-        [program, *announcement(node, port)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_child([program, *announcement(node, port)], own_session=False)
     try:
         yield True
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2.0)
+        end_child(process, patience_s=2.0)
