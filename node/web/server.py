@@ -39,6 +39,9 @@ _HEADER_BYTES = 16_384
 _BODY_BYTES = 1_024
 _OUTBUF_BYTES = 256 * 1024
 _PIPELINED_PATIENCE_S = 2.0
+_SEND_BUFFER_BYTES = 64 * 1024
+"""What the kernel may keep for a client that takes nothing: it doubles this (socket(7)). By itself
+it goes up to tcp_wmem, 4 MB, in which a whole export is gone before anybody has taken it."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -140,8 +143,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         )
 
     def set_socket_options(self, conn: socket.socket) -> None:
-        """The kernel ends a connection whose other end acknowledges nothing (tcp(7))."""
+        """The kernel keeps little, and ends a connection whose other end takes nothing (tcp(7))."""
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         timeout_ms = round(TAKE_WITHIN_S * 1000)
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
