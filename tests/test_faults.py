@@ -408,11 +408,15 @@ def test_a_step_of_the_computers_clock_changes_no_schedule(
         "FAKETIME_NO_CACHE": "1",
     }
     subscriber = subscribe(broker.port)
-    start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s"), env=env)
-    subscriber.wait_for_states("s", 5)
-    control.write_text(step)
-    stepped_s, before = time.monotonic(), len(subscriber.states("s"))
-    subscriber.wait_for_states("s", before + 15)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s")
+    node = start_node(config, env=env)
+    try:
+        subscriber.wait_for_states("s", 5)
+        control.write_text(step)
+        stepped_s, before = time.monotonic(), len(subscriber.states("s"))
+        subscriber.wait_for_states("s", before + 15)
+    finally:
+        node.terminate()  # killed, it would leave libfaketime's shared memory behind
     made = len(subscriber.states("s")) - before
     # libfaketime's own lock costs some on a busy machine; one for each slot of the step, or none
     # at all, would be another matter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import ssl
@@ -53,12 +54,15 @@ def test_a_client_that_is_ended_while_it_connects_never_comes_about(replaced):
         raw, _ = listener.accept()  # the client now waits for the server's part of the handshake
         if replaced:
             client.end(0)
-        with server.wrap_socket(raw, server_side=True) as connection:
+        first = b""
+        # One that goes without reading the server's session tickets resets the connection.
+        gone = contextlib.suppress(OSError) if replaced else contextlib.nullcontext()
+        with gone, server.wrap_socket(raw, server_side=True) as connection:
             connection.settimeout(10)
             first = connection.recv(1)
-            assert first == (b"" if replaced else b"\x10")
             if not replaced:
                 connection.sendall(CONNACK)
+        assert first == (b"" if replaced else b"\x10")
         event = events.get(timeout=10)
         assert isinstance(event, ConnectFailed if replaced else Connected)
         if not replaced:
