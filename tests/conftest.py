@@ -8,6 +8,7 @@ time; those that compute come after them, so that they do not take their process
 from __future__ import annotations
 
 import itertools
+import random
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +34,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--order",
+        default="",
+        metavar="reversed|random:SEED",
+        help="run the tests in another order than the usual one (tests/stress does)",
+    )
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A test that may use a broker, a node or the like is in real time, without its saying so."""
     fixtures = {"broker", "subscribe", "start_node", "pulsein"} & {*item.fixturenames}
@@ -46,7 +56,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A worker is given its next test with the one before it; so nothing long waits for another.
     """
-    if not hasattr(config, "workerinput"):
+    order, _, seed = config.getoption("--order").partition(":")
+    if order == "reversed":
+        items.reverse()
+    elif order == "random":
+        random.Random(seed).shuffle(items)
+    if order or not hasattr(config, "workerinput"):
         return
     long, waiting, computing = [], [], []
     for item in items:
