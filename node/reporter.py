@@ -101,6 +101,9 @@ class Reporter:
         self._started_s = clock.monotonic()
         self._health_at_s = self._save_at_s = self._started_s
         self._health_stale = True
+        self._health_at_once = False
+        """It leaves with the states of a new connection: that of an earlier life is not to stand
+        beside them."""
         self._rejected_saved = 0
         self._health_not_before_s = -math.inf
         self._outbox_condition = outbox.condition
@@ -129,9 +132,7 @@ class Reporter:
         if change is Change.UP:
             self._publish_everything()
             self._history.link_up()
-            # With the states, in one packet: that of an earlier life is not to stand beside them.
-            now_s = self._clock.monotonic()
-            self._tell_health(now_s, save_at_s=now_s)
+            self._health_at_once = True
         elif change is Change.DOWN:
             self._link_is_down()
 
@@ -210,6 +211,9 @@ class Reporter:
         Readings go first: what takes time to make waits until they are sent.
         """
         self._mind_acknowledgements(now_s)
+        if self._health_at_once:
+            self._health_at_once = False
+            self._tell_health(now_s, save_at_s=now_s)
         has_readings = self._publisher.flush()
         self._gives_way = has_readings and now_s >= self.next_due_s and not self._gives_way
         if self._gives_way:
@@ -248,6 +252,8 @@ class Reporter:
     def next_due_s(self) -> float:
         """When there is something to do, if nothing happens until then."""
         health_s = self._health_not_before_s if self._health_stale else self._health_at_s
+        if self._health_at_once:
+            health_s = -math.inf
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
         due_s = min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
         return max(due_s, self._not_before_s)

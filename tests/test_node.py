@@ -316,7 +316,7 @@ def test_one_message_per_topic_is_in_flight_and_the_newest_follows(start_node, t
 
 
 def test_the_brokers_receive_maximum_is_kept(start_node, tmp_path):
-    """MQTT 5, §3.2.2.3.3: never more unacknowledged messages than it says, here 3."""
+    """MQTT 5, §3.2.2.3.3: never more unacknowledged messages than it says, here 3, to the end."""
     files = {}
     for number in range(10):
         files[f"s{number}"] = tmp_path / f"t{number}"
@@ -340,9 +340,10 @@ def test_the_brokers_receive_maximum_is_kept(start_node, tmp_path):
         return None
 
     broker = ScriptedBroker(answer)
-    start_node(sysfs_config(broker.port, files, interval="0.3s"))
+    node = start_node(sysfs_config(broker.port, files, interval="0.3s"))
     topics_until(broker, 60)
-    assert most == 3
+    node.terminate()
+    assert most == 3, "in the goodbye too"
 
 
 def test_a_message_above_the_brokers_maximum_is_dropped_and_said(start_node, tmp_path):
