@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -51,11 +52,16 @@ class Chromium:
         program = shutil.which("chromium")
         assert program is not None, "the tests need chromium: apt-get install chromium"
         self._time_zone = time_zone
-        self._folder = tempfile.mkdtemp(prefix="sensor-node-chromium-")
+        # Below /tmp, however long $TMPDIR is: the path of its socket may have 107 bytes (unix(7)).
+        self._folder = tempfile.mkdtemp(prefix="sensor-node-chromium-", dir="/tmp")
         self._pages: list[Page] = []
         command = [program, *_FLAGS, f"--user-data-dir={self._folder}", "about:blank"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": self._folder},
         )
         told = Path(self._folder, "DevToolsActivePort")
         wait_until(lambda: told.exists() and told.read_text().count("\n"), _PATIENCE_S, "chromium")

@@ -120,15 +120,21 @@ def free_port() -> int:
     return port
 
 
-_TEMPORARY = tempfile.gettempdir()
+_TEMPORARY = Path(tempfile.gettempdir())
 
 
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that other users can get into; pytest's own are closed to them."""
-    with tempfile.TemporaryDirectory(prefix="sensor-node-test-", dir=_TEMPORARY) as name:
+    """A folder that other users can get into; pytest's own are closed to them, and some $TMPDIR."""
+    above = next(f for f in (_TEMPORARY, Path("/tmp"), Path("/var/tmp")) if is_open(f.resolve()))
+    with tempfile.TemporaryDirectory(prefix="sensor-node-test-", dir=above) as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+def is_open(folder: Path) -> bool:
+    """Whether other users can get into a folder, through all that it is in."""
+    return all(f.stat().st_mode & 0o001 for f in (folder, *folder.parents))
 
 
 class Mosquitto:
