@@ -1,4 +1,4 @@
-"""Prints what an installed node needs from PyPI, one requirement a line."""
+"""Prints what an installed node needs from PyPI, and what builds it, one requirement a line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 # ruff: noqa: T201
 
-project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+metadata = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+project = metadata["project"]
 optional = project["optional-dependencies"]
-wanted = list(project["dependencies"])
+# A checkout is built where it is installed, as a user does it.
+wanted = [*metadata["build-system"]["requires"], *project["dependencies"]]
 for name, requirements in optional.items():
     if name not in ("demo", "test", "chips"):
         wanted += requirements
