@@ -44,7 +44,7 @@ declare -A switch_on=([i2c]='' [spi]='' [one-wire]='')
 
 main() {
     parse "$@"
-    [[ $(id -u) -eq 0 ]] || fail "it must be root: sudo $0"
+    [[ $(id -u) -eq 0 ]] || fail "it must be root: sudo $0${*:+ $*}"
     [[ -d /run/systemd/system ]] || fail "this system was not booted by systemd"
     if [[ $uninstall ]]; then
         take_away
@@ -87,6 +87,12 @@ parse() {
 
 say() { echo "$*"; }
 
+# A command for the user to type, on a line of its own. It is a user's who needs sudo for it, but
+# where there is none.
+say_command() {
+    if command -v sudo >/dev/null; then say "  $*"; else say "  ${*//sudo /}"; fi
+}
+
 fail() {
     echo "install.sh: $*" >&2
     exit 1
@@ -96,7 +102,7 @@ check_python() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "it needs Python 3.11 or newer (Debian 12, Raspberry Pi OS bookworm)"
     [[ ! -e $root/pyvenv.cfg ]] ||
-        fail "$root is an environment that was made by hand: systemctl stop sensor-node, and move it away"
+        fail "$root is an environment that was made by hand: sudo systemctl stop sensor-node, and move it away"
 }
 
 is_pi() { grep -qs "Raspberry Pi" /proc/device-tree/model; }
@@ -270,21 +276,27 @@ start_service() {
         return
     fi
     if [[ ! $start ]]; then
-        say "to start it: systemctl start sensor-node"
+        say "to start it:"
+        say_command "sudo systemctl start sensor-node"
     elif cmp -s "$here/deploy/node.toml" "$config_folder/node.toml"; then
         say "Now name your broker and your sensors in $config_folder/node.toml, then:"
-        say "  sensor-node check && sudo systemctl start sensor-node"
+        say_command "sudo sensor-node check && sudo systemctl start sensor-node"
     else
-        systemctl start sensor-node.service ||
-            fail "it does not start: journalctl -u sensor-node"
-        say "sensor-node runs: journalctl -u sensor-node -f"
+        if ! systemctl start sensor-node.service; then
+            say "install.sh: it does not start; this says why:" >&2
+            say_command "sudo journalctl -u sensor-node" >&2
+            exit 1
+        fi
+        say "sensor-node runs; to follow it:"
+        say_command "sudo journalctl -u sensor-node -f"
     fi
 }
 
 # -- the way back
 
 take_away() {
-    local unit group config
+    local unit group config folder
+    local -a left=()
     for unit in sensor-node-web.service sensor-node-update.service sensor-node.service; do
         if [[ -e $units/$unit ]]; then
             systemctl disable --quiet --now "$unit" 2>/dev/null || true
@@ -295,7 +307,9 @@ take_away() {
     systemctl reset-failed 'sensor-node*.service' 2>/dev/null || true
     # The data outlives the user's number, which may be given to another.
     for folder in "$config_folder" "$state"; do
-        if [[ -e $folder ]]; then chown -R root:root "$folder"; fi
+        [[ -e $folder ]] || continue
+        chown -R root:root "$folder"
+        left+=("$folder")
     done
     if getent passwd "$user" >/dev/null; then userdel "$user"; fi
     if getent group "$user" >/dev/null; then groupdel "$user"; fi
@@ -323,7 +337,11 @@ take_away() {
     rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node"
     if command -v udevadm >/dev/null; then udevadm control --reload 2>/dev/null || true; fi
     rm -rf "$root"
-    say "sensor-node is gone; your data is left: $config_folder, $state"
+    if ((${#left[@]})); then
+        say "sensor-node is gone; your data is left: ${left[0]}${left[1]:+, ${left[1]}}"
+    else
+        say "sensor-node is gone"
+    fi
 }
 
 main "$@"

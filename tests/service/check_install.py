@@ -40,10 +40,16 @@ def main_process(system: Container) -> str:
 def test_from_nothing_to_readings_and_back(system, house_broker, make_wheel):
     """What a user does in the life of an installation, in one system."""
     before, accounts_before = files(system), accounts(system)
+    assert system.run(INSTALL, "--uninstall").stdout == "sensor-node is gone\n", (
+        "and nothing is left"
+    )
 
     said = install(system)
     assert "an example of a configuration is in /etc/sensor-node/node.toml" in said
     assert system.show("ActiveState") == "inactive", "the example is nobody's broker"
+    said = system.run(INSTALL, "--uninstall").stdout
+    assert said.endswith("your data is left: /etc/sensor-node\n"), "no log was ever begun"
+    said = install(system)
     assert system.file(CONFIG).stat().st_mode & 0o777 == 0o640
     assert "valid" in system.run("sensor-node", "check").stdout
 
@@ -58,7 +64,7 @@ def test_from_nothing_to_readings_and_back(system, house_broker, make_wheel):
     newest = subscriber.states("t", "box")[-1]["seq"]
 
     said = system.run(INSTALL, "--uninstall").stdout
-    assert "your data is left: /etc/sensor-node, /var/lib/sensor-node" in said
+    assert "your data is left: /etc/sensor-node, /var/lib/sensor-node\n" in said
     subscriber.wait_for(STATUS, "offline")
     left = files(system) - before - {"/srv/t"}
     assert {path for path in left if not path.startswith(_DATA)} == set()
@@ -66,7 +72,10 @@ def test_from_nothing_to_readings_and_back(system, house_broker, make_wheel):
     assert before - files(system) == set()
     assert accounts(system) == accounts_before
     assert "sensor-node" not in system.run("systemctl", "list-unit-files").stdout
-    assert system.run(INSTALL, "--uninstall").returncode == 0, "it is no error to do it twice"
+    said = system.run(INSTALL, "--uninstall").stdout
+    assert (
+        said == "sensor-node is gone; your data is left: /etc/sensor-node, /var/lib/sensor-node\n"
+    )
 
     install(system)
     subscriber.wait_for(STATUS, "online", 20)
