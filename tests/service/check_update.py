@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,28 +11,57 @@ import pytest
 from conftest import MakeWheel, configure
 from container import Container, wait_for
 from support import Mosquitto, Subscriber
+from versions import Fault
 
 STATUS = "sensors/box/status"
 UPDATE = "/opt/sensor-node/update"
 _TRIAL = "/opt/sensor-node/trial.json"
 _LIMITS = ("--within", "12", "--settle", "2")
 
-CRASHES = ("node/loop.py", "        self._service.ready()\n", "        raise SystemError('bad')\n")
-READS_NOTHING = ("node/loop.py", "        self._sensing.work()\n", "")
+CRASHES = Fault(
+    "Node.run",
+    """
+def _crash(node):
+    raise SystemError("bad")
+
+
+Node.run = _crash
+""",
+)
+READS_NOTHING = Fault(
+    "Sensing.work",
+    """
+Sensing.work = lambda sensing: None
+Sensing.next_due_s = property(lambda sensing: float("inf"))
+""",
+)
 """It connects, and tells that it is healthy."""
-FINDS_NO_BROKER = (
-    "node/commands/run.py",
-    "    context = tls_context(config.mqtt.tls)\n",
-    "    import msgspec\n"
-    "    mqtt = msgspec.structs.replace(config.mqtt, port=1)\n"
-    "    config = msgspec.structs.replace(config, mqtt=mqtt)\n"
-    "    context = tls_context(config.mqtt.tls)\n",
+FINDS_NO_BROKER = Fault(
+    "Link.__init__",
+    """
+_make = Link.__init__
+
+
+def _make_for_another(link, mqtt, *more, **options):
+    import msgspec
+
+    _make(link, msgspec.structs.replace(mqtt, port=1), *more, **options)
+
+
+Link.__init__ = _make_for_another
+""",
 )
-REFUSES_THE_CONFIGURATION = (
-    "node/commands/check.py",
-    "    device = device_id(find_state_dir(arguments.state_dir))\n",
-    "    print('keepalive is no longer a key')\n    return 78\n",
+REFUSES_THE_CONFIGURATION = Fault(
+    "parse",
+    """
+def parse(source, content, *, copies=None):
+    raise ConfigError(source, [Problem(4, "[mqtt] keepalive", "is no longer a key")])
+""",
 )
+
+CRASHED = r"the service does not stay up \(exit-code, exit code 1\)"
+NO_READING = "it has committed no reading"
+NO_BROKER = r"it does not reach the broker \(.*refuse.*\)"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +85,8 @@ def seen(node: Container, house_broker: Mosquitto) -> Iterator[Subscriber]:
 def wheel(node: Container, make_wheel: MakeWheel) -> Callable[..., str]:
     """The path in the system of a version with faults."""
 
-    def place(version: str, *edits: tuple[str, str, str]) -> str:
-        made = make_wheel(version, *edits)
+    def place(version: str, *faults: Fault) -> str:
+        made = make_wheel(version, *faults)
         path = f"/srv/{made.name}"
         node.file(path).write_bytes(made.read_bytes())
         return path
@@ -64,13 +94,24 @@ def wheel(node: Container, make_wheel: MakeWheel) -> Callable[..., str]:
     return place
 
 
+def undone(version: str, why: str, again: str) -> str:
+    """A pattern of the whole sentence on an update that was undone; `why` is one too."""
+    return rf"the update to {version}-\w+ was undone: {why}; {again}-\w+ runs again"
+
+
 def health_says(seen: Subscriber, version: str, problem: str = "") -> bool:
+    """Whether this version runs, and has this problem (a pattern of all it says) and no other."""
     if not seen.on("sensors/box/health"):
         return False
     health = seen.health("box")
     return health["version"] == version and (
-        problem in " ".join(health["problems"]) if problem else not health["problems"]
+        re.fullmatch(problem, "; ".join(health["problems"])) is not None
     )
+
+
+def has_run(seen: Subscriber, version: str) -> bool:
+    """Whether that version has been at the broker: it came up, connected, and told its health."""
+    return any(json.loads(text)["version"] == version for text in seen.on("sensors/box/health"))
 
 
 def test_a_good_version_stays(node, seen, wheel):
@@ -82,24 +123,33 @@ def test_a_good_version_stays(node, seen, wheel):
 
 
 @pytest.mark.parametrize(
-    ("version", "fault", "why"),
+    ("version", "fault", "why", "connects"),
     [
-        ("0.3.0", CRASHES, "the service does not stay up"),
-        ("0.4.0", READS_NOTHING, "it has committed no reading"),
-        ("0.5.0", FINDS_NO_BROKER, "it does not reach the broker"),
+        ("0.3.0", CRASHES, CRASHED, False),
+        ("0.4.0", READS_NOTHING, NO_READING, True),
+        ("0.5.0", FINDS_NO_BROKER, NO_BROKER, False),
     ],
     ids=["crashes", "reads nothing", "finds no broker"],
 )
-def test_a_bad_version_goes_and_health_says_why(node, seen, wheel, version, fault, why):
-    answer = node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel(version, fault), check=False)
+def test_a_bad_version_goes_and_health_says_why(node, seen, wheel, version, fault, why, connects):
+    """For the reason that it was made with, word for word, and for no other."""
+    path = wheel(version, fault)
+    answer = node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, path, check=False)
     assert answer.returncode == 1
-    assert why in answer.stdout
-    assert "0.2.0" in answer.stdout.splitlines()[-1]
-    wait_for(lambda: health_says(seen, "0.2.0", why), 15)
+    sentence = undone(version, why, "0.2.0")
+    assert re.fullmatch(sentence, answer.stdout.splitlines()[-1]), answer.stdout
+    assert sentence_in(node.run("sensor-node", "status").stdout, sentence)
+    wait_for(lambda: health_says(seen, "0.2.0", sentence), 15)
     seen.wait_for(STATUS, "online")
-    assert "was undone" in node.run("sensor-node", "status").stdout
+    assert has_run(seen, version) == connects
     names = [release.name for release in node.file("/opt/sensor-node/releases").iterdir()]
     assert [name.split("-")[0] for name in names] == ["0.2.0"]
+
+
+def sentence_in(status: str, sentence: str) -> bool:
+    """Whether it is among the problems of `sensor-node status`."""
+    lines = [line.removeprefix("problem  ") for line in status.splitlines()]
+    return any(re.fullmatch(sentence, line) for line in lines)
 
 
 def test_a_broker_that_was_away_before_is_not_asked_for(node, seen, wheel, house_broker):
@@ -120,7 +170,7 @@ def test_a_version_that_refuses_the_configuration_is_not_tried(node, seen, wheel
         UPDATE, "--wheels", "/wheels", wheel("0.7.0", REFUSES_THE_CONFIGURATION), check=False
     )
     assert answer.returncode == 1
-    assert "keepalive is no longer a key" in answer.stdout
+    assert "[mqtt] keepalive: is no longer a key" in answer.stdout
     assert node.show("MainPID") == process
 
 
@@ -140,7 +190,7 @@ def test_the_trial_outlives_who_began_it(node, seen, wheel):
     node.run("systemctl", "kill", "--signal=KILL", "sensor-node-update", check=False)
     wait_for(lambda: node.show("ActiveState", "sensor-node-update") == "active", 20)
     wait_for(lambda: not node.file(_TRIAL).exists(), 60)
-    wait_for(lambda: health_says(seen, "0.6.0", "the update to 0.8.0"), 15)
+    wait_for(lambda: health_says(seen, "0.6.0", undone("0.8.0", NO_READING, "0.6.0")), 15)
 
 
 @pytest.mark.parametrize("after_s", [0.0, 1.0, 4.0])
@@ -156,12 +206,12 @@ def test_a_power_cut_in_the_midst_leaves_a_node_that_works(node, seen, wheel, af
     assert trial["candidate"].startswith("0.9.0")
     node.boot()
     wait_for(lambda: not node.file(_TRIAL).exists(), 60)
-    wait_for(lambda: health_says(seen, "0.6.0", "the update to 0.9.0"), 20)
+    wait_for(lambda: health_says(seen, "0.6.0", undone("0.9.0", NO_READING, "0.6.0")), 20)
     seen.wait_for(STATUS, "online")
 
 
 def test_a_power_cut_while_it_installs_changes_nothing(node, seen, wheel):
-    """Half a release is no release: the next update begins it anew."""
+    """Half a release is no release: the next update begins it again."""
     path = wheel("1.0.0")
     releases = node.file("/opt/sensor-node/releases")
     node.start(UPDATE, "--wheels", "/wheels", *_LIMITS, path)
@@ -170,7 +220,7 @@ def test_a_power_cut_while_it_installs_changes_nothing(node, seen, wheel):
     assert not list(releases.glob("1.0.0-*/complete"))
     node.boot()
     seen.wait_for(STATUS, "online", 20)
-    wait_for(lambda: health_says(seen, "0.6.0", "the update to 0.9.0"), 20)
+    wait_for(lambda: health_says(seen, "0.6.0", undone("0.9.0", NO_READING, "0.6.0")), 20)
     assert "is healthy, and stays" in node.run(UPDATE, "--wheels", "/wheels", *_LIMITS, path).stdout
     wait_for(lambda: health_says(seen, "1.0.0"), 15)
 

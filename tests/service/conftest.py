@@ -1,21 +1,23 @@
-"""A folder of wheels, variants of the node's own, and containers."""
+"""A folder of wheels, variants of the node's own, and containers without a way out."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from container import CHECKOUT, WHEELS, Container
+from container import CHECKOUT, WHEELS, Container, cgroups_of, leave_the_network
 from support import Mosquitto
+from versions import Fault, write_version
+
+MEMORY = "/dev/shm"
 
 MakeWheel = Callable[..., Path]
 
@@ -44,57 +46,81 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_wheel(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeWheel:
-    """Another version of the node: `make_wheel("0.2.0", ("node/loop.py", old, new))`."""
+    """Another version of the node, with faults or without: `make_wheel("0.2.0", CRASHES)`."""
     [base] = wheels.glob("pi_sensor_node-*.whl")
 
-    def make(version: str, *edits: tuple[str, str, str]) -> Path:
-        before = base.name.split("-")[1]
-        edits += (("node/__init__.py", f'"{before}"', f'"{version}"'),)
-        edits += (("METADATA", f"\nVersion: {before}\n", f"\nVersion: {version}\n"),)
-        folder = tmp_path_factory.mktemp("wheel")
-        wheel = folder / base.name.replace(f"-{before}-", f"-{version}-")
-        left = list(edits)
-        with zipfile.ZipFile(base) as old, zipfile.ZipFile(wheel, "w") as new:
-            record = ""
-            for name in old.namelist():
-                content = old.read(name)
-                for edit in edits:
-                    place, text, instead = edit
-                    if name.endswith(place) and text.encode() in content:
-                        content = content.replace(text.encode(), instead.encode())
-                        left.remove(edit)
-                name = name.replace(f"-{before}.dist-info", f"-{version}.dist-info")
-                if name.endswith("/RECORD"):
-                    new.writestr(name, record + f"{name},,\n")
-                    continue
-                digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
-                record += f"{name},sha256={digest.decode().rstrip('=')},{len(content)}\n"
-                new.writestr(name, content)
-        assert not left, f"these edits have found nothing: {left}"
-        return wheel
+    def make(version: str, *faults: Fault) -> Path:
+        return write_version(base, tmp_path_factory.mktemp("wheel"), version, faults)
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After the last container: no folder in memory, no control group, no process of ours."""
+    before = children()
+    yield
+    left: list[object] = [*Path(MEMORY).glob(f"{folder_prefix()}*"), *cgroups_of(os.getpid())]
+    left += [Path(f"/proc/{pid}/cmdline").read_text() for pid in children() - before]
+    assert not left, f"the checks have left behind: {left}"
+
+
+def children() -> set[str]:
+    """The processes that this one has started, and not waited for."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {pid for task in tasks for pid in task.read_text().split()}
+
+
+def folder_prefix() -> str:
+    return f"sensor-node-test-{os.getpid()}-"
+
+
+@pytest.fixture(scope="session")
+def network(wheels: Path) -> None:
+    """This process is in a network that is a loopback alone (the wheels were built before)."""
+    leave_the_network()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager[Path]]:
+    """Makes folders for containers: in memory, where there is enough of it."""
+
+    @contextlib.contextmanager
+    def make() -> Iterator[Path]:
+        memory = Path(MEMORY)
+        if memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30:
+            folder = Path(tempfile.mkdtemp(prefix=folder_prefix(), dir=memory))
+        else:
+            folder = tmp_path_factory.mktemp("system")
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[Container]:
-    """A booted Debian, without the node; in memory, where there is enough of it."""
-    folder = tmp_path_factory.mktemp("system")
-    memory = Path("/dev/shm")
-    if memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30:
-        folder = Path(tempfile.mkdtemp(prefix="sensor-node-test-", dir=memory))
-    container = Container(folder, wheels)
-    yield container
-    container.remove()
-    shutil.rmtree(folder)
+def system(
+    place: Callable[[], AbstractContextManager[Path]], wheels: Path, network: None
+) -> Iterator[Container]:
+    """A booted Debian, without the node."""
+    with place() as folder:
+        container = Container(folder, wheels)
+        try:
+            yield container
+        finally:
+            container.remove()
 
 
 @pytest.fixture(scope="module")
-def house_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    """A mosquitto on this machine's loopback, which is the containers' too."""
-    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker")).start()
-    yield mosquitto
-    mosquitto.stop()
+def house_broker(tmp_path_factory: pytest.TempPathFactory, network: None) -> Iterator[Mosquitto]:
+    """A mosquitto on the loopback that is the containers' too."""
+    mosquitto = Mosquitto(tmp_path_factory.mktemp("broker"))
+    try:
+        yield mosquitto.start()
+    finally:
+        mosquitto.stop()
 
 
 def configure(system: Container, port: int, more: str = "") -> None:
@@ -102,7 +128,11 @@ def configure(system: Container, port: int, more: str = "") -> None:
     system.file("/srv/t").write_text("21500\n")
     file = system.file("/etc/sensor-node/node.toml")
     file.parent.mkdir(exist_ok=True)
-    file.write_text(
+    file.write_text(configuration(port, more))
+
+
+def configuration(port: int, more: str = "") -> str:
+    return (
         f'[node]\nname = "box"\n[mqtt]\nhost = "localhost"\nport = {port}\nkeepalive = "5s"\n'
         f'{more}\n[[sensor]]\nid = "t"\ndriver = "sysfs"\npath = "/srv/t"\ninterval = "1s"\n'
     )

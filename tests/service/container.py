@@ -1,22 +1,29 @@
-"""A Debian system that is booted by systemd-nspawn, with this checkout and this machine's loopback.
+"""A Debian system that is booted by systemd-nspawn, with this checkout.
 
 The root file system is unpacked from the tar that `tests/service/run` has made; each container
-has a copy of its own, and is stopped and removed at the end.
+has a copy of its own, and is stopped and removed at the end, also when it does not boot.
+
+A container shares the network of the process that boots it. `leave_the_network` gives that one a
+network of its own, which is a loopback and nothing else: what a configuration names is never tried.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKOUT", "WHEELS", "Container", "wait_for"]
+__all__ = ["CHECKOUT", "WHEELS", "Container", "cgroups_of", "leave_the_network", "wait_for"]
 
 CHECKOUT = Path(__file__).parents[2]
 WHEELS = Path(os.environ.get("SENSOR_NODE_TEST_WHEELS", ""))
@@ -29,6 +36,22 @@ _ENVIRONMENT = {
 }
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 _HOST_HAS_SYSTEMD = Path("/run/systemd/system").exists()
+_HOST_NAME = "debian"
+_CLONE_NEWNET = 0x40000000  # sched.h
+_SIOCSIFFLAGS = 0x8914  # netdevice(7)
+_IFF_UP = 0x1
+
+
+def leave_the_network() -> None:
+    """Put this thread, and all that it starts, into a network with a loopback and no way out.
+
+    It is gone with the last process in it. Ports of 127.0.0.1 are its own.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "a network of its own cannot be had")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str = "") -> Any:
@@ -41,27 +64,46 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str = "") -> An
 
 
 class Container:
-    """Boots on creation."""
+    """Boots on creation; one that does not is taken away again."""
 
-    def __init__(self, folder: Path, wheels: Path) -> None:
-        """`wheels`: the folder that it sees as /wheels."""
+    def __init__(
+        self,
+        folder: Path,
+        wheels: Path,
+        *,
+        change: Callable[[Path], None] = lambda _root: None,
+        patience_s: float = 60,
+    ) -> None:
+        """`wheels`: the folder that it sees as /wheels; `change` is called with its root before."""
         self._wheels = wheels
+        self._patience_s = patience_s
         self.root = folder / "root"
-        self.root.mkdir(parents=True)
-        subprocess.run(["tar", "-xf", _ROOT_TAR, "-C", str(self.root)], check=True)
-        # What debootstrap leaves to an installer.
-        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
         self.console = folder / "console"
-        self._cgroup = f"sensor-node-test-{os.getpid()}-{folder.name}"
+        self._cgroup = f"{_cgroup_prefix(os.getpid())}{folder.name}"
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
-        self.boot()
+        try:
+            self.root.mkdir(parents=True)
+            subprocess.run(["tar", "-xf", _ROOT_TAR, "-C", str(self.root)], check=True)
+            # What debootstrap leaves to an installer.
+            names = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {_HOST_NAME}\n"
+            (self.root / "etc/hosts").write_text(names)
+            (self.root / "etc/hostname").write_text(f"{_HOST_NAME}\n")
+            change(self.root)
+            self.boot()
+        except BaseException:
+            self.remove()
+            raise
 
     def boot(self) -> None:
         # It goes when this process does, however that ends.
         command = ["setpriv", "--pdeathsig=KILL"]
         command += ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=read-only"]
-        command += [f"--directory={self.root}", f"--bind-ro={CHECKOUT}:/checkout"]
+        command += [
+            f"--directory={self.root}",
+            f"--hostname={_HOST_NAME}",
+            f"--bind-ro={CHECKOUT}:/checkout",
+        ]
         command += [f"--bind-ro={self._wheels}:/wheels"]
         # So that DevicePolicy= is in force, and adjtimex answers as outside of a container.
         command += ["--system-call-filter=bpf @clock", "--capability=CAP_BPF"]
@@ -75,8 +117,13 @@ class Container:
                 stderr=console,
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
+        self._leader = 0
         self._leader = wait_for(self._find_leader, 20, "a container")
-        wait_for(self._is_up, 60, f"systemd is up: {self.console}")
+        try:
+            wait_for(self._is_up, self._patience_s)
+        except AssertionError:
+            said = self.console.read_text(errors="replace")[-2000:]
+            raise AssertionError(f"systemd does not come up; its console:\n{said}") from None
 
     def _find_leader(self) -> int:
         assert self._process is not None
@@ -86,6 +133,8 @@ class Container:
         return int(children[0]) if children else 0
 
     def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "it has ended"
         told = self.run("systemctl", "is-system-running", check=False).stdout.strip()
         return told in ("running", "degraded")
 
@@ -118,6 +167,7 @@ class Container:
             said, _ = process.communicate(timeout=timeout_s)
         finally:
             process.kill()
+            process.wait()
         assert not check or process.returncode == 0, f"{command} said:\n{said}"
         return subprocess.CompletedProcess(command, process.returncode, said, "")
 
@@ -146,8 +196,12 @@ class Container:
     def cut_power(self) -> None:
         """Kill all that runs in it, with no time for anything."""
         assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._leader, signal.SIGKILL)
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                if self._leader:
+                    os.kill(self._leader, signal.SIGKILL)
+                else:
+                    self._process.kill()
         self._process.wait(20)
 
     def _end(self, number: int) -> None:
@@ -161,9 +215,28 @@ class Container:
                 self.cut_power()
 
     def remove(self) -> None:
-        self.cut_power()
-        _remove_cgroup(self._cgroup)
-        shutil.rmtree(self.root)
+        """Nothing of it is left, whatever state it is in."""
+        try:
+            if self._process is not None:
+                self.cut_power()
+        finally:
+            _remove_cgroup(self._cgroup)
+            if self.root.exists():
+                shutil.rmtree(self.root)
+            self.console.unlink(missing_ok=True)
+
+
+def _cgroup_prefix(process: int) -> str:
+    return f"sensor-node-test-{process}-"
+
+
+def cgroups_of(process: int) -> list[Path]:
+    """The control groups that containers of that process have, or have left behind."""
+    return [
+        group
+        for hierarchy in _HIERARCHIES
+        for group in Path(hierarchy).glob(f"{_cgroup_prefix(process)}*")
+    ]
 
 
 @contextlib.contextmanager
