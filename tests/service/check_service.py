@@ -69,6 +69,19 @@ def test_readings_arrive_and_systemctl_status_says_so(node, seen):
     assert node.show("Type") == "notify"
 
 
+def test_status_is_right_as_soon_as_the_service_is_up(node):
+    """Once `systemctl` has returned (Type=notify): this process, its name, version and broker."""
+    commands = "systemctl restart sensor-node && sensor-node status --json && sensor-node status"
+    as_json, _, text = node.run("sh", "-c", commands).stdout.partition("\n")
+    status = json.loads(as_json)
+    assert status["health"] is not None, text
+    assert status["health"]["process"] == status["process"] == int(main_process(node))
+    assert status["health"]["version"] == node.run("sensor-node", "--version").stdout.split()[-1]
+    lines = text.splitlines()
+    assert lines[0] == f"node     box, runs as process {main_process(node)}"
+    assert any(line.startswith("broker   ") for line in lines)
+
+
 def test_a_killed_node_is_offline_and_comes_back(node, seen):
     """The will is published; systemd starts it again, and no reading is given a seq twice."""
     before, restarts = len(seen.on(STATUS)), int(node.show("NRestarts"))
