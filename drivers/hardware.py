@@ -112,7 +112,7 @@ def _pin_factory() -> Any:
         )
         raise MissingSupport(
             f"gpiozero finds no GPIO on this computer{tried}",
-            "on a Pi: apt install python3-lgpio; on a laptop: add --simulate",
+            "on a Pi: sudo apt install python3-lgpio; on a laptop: add --simulate",
         ) from error
     return Device.pin_factory
 

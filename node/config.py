@@ -17,7 +17,7 @@ import msgspec
 
 from drivers.base import Claim
 from node.config_mqtt import note_of_web, read_mqtt, read_node
-from node.config_reader import ConfigError, Problem, TableReader, find_file
+from node.config_reader import ConfigError, Problem, TableReader, find_file, unreadable
 from node.config_sensors import Claimed, check_claims, check_expiry, read_sensors
 from node.config_values import did_you_mean
 from node.schema import (
@@ -67,9 +67,7 @@ def read(source: Path) -> bytes:
     try:
         return source.read_bytes()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        what = f"cannot be read: {reason}; name the file with --config FILE"
-        raise ConfigError(source, [Problem(0, "file", what)]) from error
+        raise unreadable(source, error) from error
 
 
 def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config:

@@ -19,7 +19,7 @@ from node.config_values import convert_value, did_you_mean, shown
 if TYPE_CHECKING:
     from node.toml_lines import KeyPath
 
-__all__ = ["ConfigError", "Problem", "TableReader", "fields_of", "find_file"]
+__all__ = ["ConfigError", "Problem", "TableReader", "fields_of", "find_file", "unreadable"]
 
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 _NOTHING = object()
@@ -65,6 +65,19 @@ class ConfigError(Exception):
             else f"{self.source} {problem.message}"
             for problem in self.problems
         )
+
+
+def unreadable(source: Path, error: Exception) -> ConfigError:
+    """What to say of a file that cannot be read at all."""
+    from node.rights import remedy  # a file that can be read needs none
+
+    reason = getattr(error, "strerror", None) or error
+    what_to_do = remedy(source)
+    if what_to_do:
+        what = f"cannot be read: {reason}; {what_to_do}; or name another with --config FILE"
+    else:
+        what = f"cannot be read: {reason}; name the file with --config FILE"
+    return ConfigError(source, [Problem(0, "file", what)])
 
 
 class TableReader:

@@ -110,7 +110,8 @@ def _amqtt(port: int) -> Iterator[None]:
         from amqtt.broker import Broker
     except ImportError as error:
         raise BrokerUnavailable(
-            "no broker for the demo: apt install mosquitto, or pip install 'pi-sensor-node[demo]'"
+            "no broker for the demo: sudo apt install mosquitto, "
+            "or pip install 'pi-sensor-node[demo]'"
         ) from error
     for name in ("amqtt", "transitions"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -32,7 +32,7 @@ listen to. Nothing is connected to, and no hardware is touched.
 """,
     examples={
         "sensor-node check --config node.toml": "before a restart",
-        "sensor-node check --json | jq -r '.topics[].topic'": "the topics alone",
+        "sudo sensor-node check --json | jq -r '.topics[].topic'": "the topics alone",
     },
     exit_codes={0: "the configuration is valid"},
     without=(1,),

@@ -51,8 +51,8 @@ A node that runs is not disturbed: the broker is asked with other client ids and
 doctor's own, and no pin is moved.
 """,
     examples={
-        "sensor-node doctor": "all steps, with the configuration of the service",
-        "sensor-node doctor --json | jq '.steps[] | select(.status == \"failed\")'": "what failed",
+        "sudo sensor-node doctor": "all steps, with the configuration of the service",
+        "sudo sensor-node doctor --json | jq '.steps[] | select(.status == \"failed\")'": "what failed",
     },
     exit_codes={0: "nothing failed (there may be warnings)", 1: "a step failed"},
 )
@@ -97,7 +97,12 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _invalid(error: configuration.ConfigError) -> list[Step]:
     remedy = "correct the file; sensor-node check tells what is right"
-    return [Step("configuration", "failed", str(p), remedy) for p in error.problems]
+    return [
+        Step("configuration", "failed", str(p), remedy)
+        if p.line
+        else from_sentence("configuration", "failed", f"{error.source} {p.message}")
+        for p in error.problems
+    ]
 
 
 def _examine(config: Config, arguments: argparse.Namespace) -> Iterator[Step]:

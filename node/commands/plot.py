@@ -40,8 +40,8 @@ lowest to highest as a band, gaps as gaps, dashed where the clock was not set. T
 of this computer's time zone. A running node is not disturbed.
 """,
     examples={
-        "sensor-node plot air --since 24h -o air.svg": "the last day",
-        "sensor-node plot air --channel humidity --since 2026-11-24 -o -": "to standard output",
+        "sudo sensor-node plot air --since 24h -o air.svg": "the last day",
+        "sudo sensor-node plot air --channel humidity --since 2026-11-24 -o -": "to standard output",
     },
     exit_codes={1: "the log cannot be read, or has no such sensor or channel"},
     without=(78,),

@@ -54,8 +54,8 @@ published of it (VALUE: calibrated, in the configured unit), what the datasheet 
 (ACCURACY), and how long it took. Stop the node before.
 """,
     examples={
-        "sensor-node read": "every sensor",
-        "sensor-node read air water --json": "two of them, for programs",
+        "sudo sensor-node read": "every sensor of the service",
+        "sudo sensor-node read air water --json": "two of them, for programs",
     },
     exit_codes={0: "every sensor gave a value", 1: "one of them gave none"},
 )

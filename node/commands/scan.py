@@ -65,7 +65,7 @@ before: two programs that speak to one chip may mix up its answers. Sensors on a
 SPI cannot be found by asking.
 """,
     examples={
-        "sensor-node scan >> /etc/sensor-node/node.toml": "append what there is",
+        "sensor-node scan | sudo tee -a /etc/sensor-node/node.toml": "append what there is",
         "sensor-node scan --bus 1": "one I2C bus alone",
         "sensor-node scan --simulate": "see what it prints, on any computer",
     },

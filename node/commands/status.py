@@ -19,6 +19,7 @@ from node.outbox_records import Event, Ledger
 from node.outbox_rows import Damaged
 from node.outbox_store import FILE_NAME
 from node.reading import Reading
+from node.rights import remedy
 from node.state_dir import add_state_dir_argument, find_state_dir, lock_holder
 from node.terminal import count, table
 from node.units import duration_text
@@ -59,7 +60,7 @@ value of each sensor, and its last errors. All of it is read from the log of rea
 running node is not disturbed.
 """,
     examples={
-        "sensor-node status": "of the service",
+        "sudo sensor-node status": "of the service",
         "sensor-node status --state-dir ./state --json": "of another node, for programs",
     },
     exit_codes={0: "the node runs", 1: "it does not, or its log cannot be read"},
@@ -85,13 +86,20 @@ def run(arguments: argparse.Namespace) -> int:
             )
         known = _look(file, lock_holder(folder))
     except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
-        hint = " (try it as root, or as the user of the node)"
-        if is_damage(error):
-            hint = " (it is damaged; the node sets it aside)"
-        print(f"the log {file} cannot be read: {error}{hint}", file=sys.stderr)
+        print(f"the log {file} cannot be read: {_why_not(file, error)}", file=sys.stderr)
         return 1
     print(msgspec.json.encode(_as_json(known)).decode() if arguments.json else _as_text(known))
     return 0 if known.process else 1
+
+
+def _why_not(file: Path, error: Exception) -> str:
+    """Why, and what to do."""
+    what_to_do = remedy(file)
+    if what_to_do:
+        return f"Permission denied; {what_to_do}"
+    if is_damage(error):
+        return f"{error} (it is damaged; the node sets it aside)"
+    return f"{error} (try it as root, or as the user of the node)"
 
 
 def _look(file: Path, process: int | None) -> _Known:

@@ -39,7 +39,7 @@ come before that. It listens on 127.0.0.1 unless it is told otherwise. It is nee
 have a configuration nor that the configuration is right, but for [web].
 """,
     examples={
-        "sensor-node web": "of the service; then open http://127.0.0.1:8080/",
+        "sudo sensor-node web": "of the service; then open http://127.0.0.1:8080/",
         "sensor-node web --state-dir ./state --host 0.0.0.0": "of another node, for the network",
     },
     exit_codes={

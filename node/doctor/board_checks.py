@@ -159,6 +159,6 @@ def _pin_factory(board: Board) -> Step:
             "pin factory",
             "warning",
             "gpiozero falls back to its experimental native factory",
-            "apt install python3-lgpio",
+            "sudo apt install python3-lgpio",
         )
     return Step("pin factory", "ok", f"gpiozero uses {name}")

@@ -122,6 +122,6 @@ class ClientIdWatch:
             "client id",
             "failed",
             what,
-            "give each node a name ([node] name) and a machine id of its own: rm "
-            "/etc/machine-id && systemd-machine-id-setup",
+            "give each node a name ([node] name) and a machine id of its own: sudo "
+            "rm /etc/machine-id && sudo systemd-machine-id-setup",
         )

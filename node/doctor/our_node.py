@@ -15,6 +15,7 @@ from node.outbox_file import NewerSchema, OutboxFile
 from node.outbox_records import Event
 from node.outbox_rows import Damaged
 from node.outbox_store import FILE_NAME
+from node.rights import remedy
 from node.schema import Config
 from node.state_dir import lock_holder
 
@@ -38,6 +39,8 @@ class OurNode(msgspec.Struct, frozen=True):
     stream: str = ""
     trouble: str = ""
     """Why the log cannot be read."""
+    remedy: str = ""
+    """What to do about that."""
 
     @property
     def has_log(self) -> bool:
@@ -61,15 +64,26 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
             return OurNode(state_dir, client_id, process)
         log = OutboxFile(file, read_only=True)
     except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
-        return OurNode(state_dir, client_id, process, trouble=f"{file} cannot be read: {error}")
+        return _closed(OurNode(state_dir, client_id, process), file, error)
     try:
         events = tuple(log.events(_EVENTS))
         health = _health(log, process)
         return OurNode(state_dir, client_id, process, health, events, log.stream)
     except (sqlite3.Error, Damaged) as error:
-        return OurNode(state_dir, client_id, process, trouble=f"{file} cannot be read: {error}")
+        return _closed(OurNode(state_dir, client_id, process), file, error)
     finally:
         log.close()
+
+
+def _closed(node: OurNode, file: Path, error: Exception) -> OurNode:
+    """A node whose log cannot be read."""
+    what_to_do = remedy(file)
+    trouble = "Permission denied" if what_to_do else str(error)
+    return msgspec.structs.replace(
+        node,
+        trouble=f"{file} cannot be read: {trouble}",
+        remedy=what_to_do or "try it as root, or as its user",
+    )
 
 
 def _health(log: OutboxFile, process: int | None) -> Health | None:
@@ -85,7 +99,7 @@ def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
     name = "node"
     if node.process is None:
         if node.trouble:
-            yield Step(name, "skipped", f"does not run; {node.trouble}", "try it as root")
+            yield Step(name, "skipped", f"does not run; {node.trouble}", node.remedy)
         elif node.has_log:
             yield Step(
                 name,
@@ -98,7 +112,7 @@ def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
         return
     runs = f"runs as process {node.process}"
     if node.trouble:
-        yield Step(name, "skipped", f"{runs}; {node.trouble}", "try it as root, or as its user")
+        yield Step(name, "skipped", f"{runs}; {node.trouble}", node.remedy)
     elif node.health is None:
         yield Step(name, "skipped", f"{runs}, and has not told yet what it runs with; try again")
     elif node.health.config != config.digest:
@@ -106,7 +120,7 @@ def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
             name,
             "warning",
             f"{runs}, with a configuration that differs from {config.source} as it is now",
-            "systemctl restart sensor-node; or name its file with --config",
+            "sudo systemctl restart sensor-node; or name its file with --config",
         )
     else:
         yield Step(name, "ok", f"{runs}, with this configuration")

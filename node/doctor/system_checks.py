@@ -93,7 +93,7 @@ def check_disk(state_dir: Path, user: User) -> Step:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent  # the node makes what is missing
     except PermissionError as error:
-        return Step(name, "skipped", f"{folder}: {error.strerror}", "try it as root")
+        return Step(name, "skipped", f"{folder}: {error.strerror}", "try it with sudo")
     try:
         disk = os.statvfs(folder)
     except OSError as error:
@@ -109,7 +109,7 @@ def check_disk(state_dir: Path, user: User) -> Step:
             what = f"{state_dir} does not exist, and {user.name} may not make it"
             return Step(name, "warning", what, f"the service has it made; else: {remedy}")
         return Step(name, "failed", f"{folder} may not be written by {user.name}", remedy)
-    make_room = "delete what is not needed: journalctl --vacuum-size=50M, apt clean"
+    make_room = "delete what is not needed: sudo journalctl --vacuum-size=50M, sudo apt clean"
     if free == 0:
         return Step(name, "failed", f"{room}: nothing can be written", make_room)
     if disk.f_files and disk.f_favail == 0:

@@ -15,6 +15,7 @@ from node.outbox_file import NewerSchema, OutboxFile, is_damage
 from node.outbox_records import Ledger
 from node.outbox_rows import Damaged
 from node.reading import Reading
+from node.rights import remedy
 
 __all__ = ["LOG_TROUBLE", "health_in", "open_log", "readings_from", "why_not", "written_s"]
 
@@ -97,9 +98,12 @@ def readings_from(
 
 def why_not(file: Path, error: Exception) -> str:
     """Why the log cannot be read, and what to do."""
-    hint = "may the page's user read it?"
     if isinstance(error, FileNotFoundError):
         return f"there is no log in {file.parent} yet: has the node been started?"
+    what_to_do = remedy(file)
+    if what_to_do:
+        return f"the log {file} cannot be read: Permission denied; {what_to_do}"
+    hint = "may the page's user read it?"
     if isinstance(error, NewerSchema):
         hint = "restart the page with the version that the node has"
     elif is_damage(error):

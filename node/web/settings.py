@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from node.config_mqtt import web_password
-from node.config_reader import ConfigError, Problem, TableReader
+from node.config_reader import ConfigError, TableReader, unreadable
 from node.schema import Secret, WebTable
 from node.units import Seconds
 
@@ -60,9 +60,7 @@ def settings_of(source: Path) -> Settings:
         text = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
         document = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        what = f"cannot be read: {reason}; name the file with --config FILE"
-        raise ConfigError(source, [Problem(0, "file", what)]) from error
+        raise unreadable(source, error) from error
     reader = TableReader(source, text)
     values = reader.table(WebTable, document.get("web", {}), ("web",))
     table = WebTable(**values) if values is not None else WebTable()

@@ -175,8 +175,8 @@ def _problems(known: Known, health: Health | None, watcher: Watcher) -> list[str
     problems = list(health.problems) if health else []
     if known.process is None:
         problems.append(
-            "the node does not run: start it (systemctl start sensor-node), "
-            "or see why it ended (journalctl -u sensor-node)"
+            "the node does not run: start it (sudo systemctl start sensor-node), "
+            "or see why it ended (sudo journalctl -u sensor-node)"
         )
     elif known.written_s > _LONG_S:
         problems.append("the log is not written: is the disk full, or read-only?")
