@@ -13,11 +13,11 @@ from pathlib import Path
 
 from node.clock import SystemClock
 from node.help_text import CommandHelp
+from node.log_reader import LOG_TROUBLE, open_log, readings_from, why_not
 from node.reading import Reading
 from node.state_dir import add_state_dir_argument, find_state_dir
 from node.terminal import visible
 from node.web.buckets import Buckets
-from node.web.log import LOG_TROUBLE, open_log, readings_from, why_not
 from node.web.plot import Plot, standalone
 from node.web.summary import STEPS, Moment, decimals_of, usual_step_ms
 from node.web.text import slug
@@ -41,7 +41,7 @@ of this computer's time zone. A running node is not disturbed.
 """,
     examples={
         "sudo sensor-node plot air --since 24h -o air.svg": "the last day",
-        "sudo sensor-node plot air --channel humidity --since 2026-11-24 -o -": "to standard output",
+        "sudo sensor-node plot air --channel humidity --since 24h -o -": "to standard output",
     },
     exit_codes={1: "the log cannot be read, or has no such sensor or channel"},
     without=(78,),

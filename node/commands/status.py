@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import msgspec
 from node.clock import SystemClock, utc_text
 from node.health import Health, age_of
 from node.help_text import CommandHelp
-from node.outbox_file import NewerSchema, OutboxFile, is_damage
+from node.log_reader import LOG_TROUBLE, health_of, look_into, written_s
+from node.outbox_file import OutboxFile, is_damage
 from node.outbox_records import Event, Ledger
-from node.outbox_rows import Damaged
 from node.outbox_store import FILE_NAME
 from node.reading import Reading
 from node.rights import remedy
@@ -75,8 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 when there is no log to be read, or no node that runs on it."""
-    import sqlite3
-
     folder = find_state_dir(arguments.state_dir)
     file = folder / FILE_NAME
     try:
@@ -84,8 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise FileNotFoundError(
                 "there is none; name the folder of the node with --state-dir, or start the node"
             )
-        known = _look(file, lock_holder(folder))
-    except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
+        process = lock_holder(folder)
+        known = look_into(file, lambda log: _known_from(log, file, process))
+    except LOG_TROUBLE as error:
         print(f"the log {file} cannot be read: {_why_not(file, error)}", file=sys.stderr)
         return 1
     print(msgspec.json.encode(_as_json(known)).decode() if arguments.json else _as_text(known))
@@ -102,39 +100,19 @@ def _why_not(file: Path, error: Exception) -> str:
     return f"{error} (try it as root, or as the user of the node)"
 
 
-def _look(file: Path, process: int | None) -> _Known:
-    log = OutboxFile(file, read_only=True)
-    try:
-        ledger = log.ledger
-        newest = {reading.sensor: reading for reading in log.newest_readings(_LOOKED_AT)}
-        oldest = log.readings_after(ledger.cursor, 1)
-        events = log.events(_EVENTS)
-    finally:
-        log.close()
-    health = _health(ledger)
-    if health is not None and process is not None and health.process != process:
-        health = None  # that of an earlier run
-    wal = file.with_name(file.name + "-wal")
-    written_s = time.time() - max(f.stat().st_mtime for f in (file, wal) if f.exists())
+def _known_from(log: OutboxFile, file: Path, process: int | None) -> _Known:
+    oldest = log.readings_after(log.ledger.cursor, 1)
     return _Known(
         clock=SystemClock(),
         file=file,
-        written_s=max(0.0, written_s),
+        written_s=written_s(file),
         process=process,
-        ledger=ledger,
-        health=health,
-        newest=newest,
+        ledger=log.ledger,
+        health=health_of(log.ledger, process),
+        newest={reading.sensor: reading for reading in log.newest_readings(_LOOKED_AT)},
         oldest=oldest[0] if oldest else None,
-        events=events,
+        events=log.events(_EVENTS),
     )
-
-
-def _health(ledger: Ledger) -> Health | None:
-    """What the node knew of itself last; None where it is of another version."""
-    try:
-        return msgspec.json.decode(ledger.health, type=Health)
-    except msgspec.DecodeError:
-        return None
 
 
 def _age_text(reading: Reading, clock: SystemClock) -> str:

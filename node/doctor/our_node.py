@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +10,9 @@ import msgspec
 
 from node.doctor.report import Step
 from node.health import Health
-from node.outbox_file import NewerSchema, OutboxFile
+from node.log_reader import LOG_TROUBLE, health_of, look_into
+from node.outbox_file import OutboxFile
 from node.outbox_records import Event
-from node.outbox_rows import Damaged
 from node.outbox_store import FILE_NAME
 from node.rights import remedy
 from node.schema import Config
@@ -59,20 +58,17 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
     """Look who holds the folder, and into the log there."""
     process = lock_holder(state_dir)
     file = state_dir / FILE_NAME
-    try:
-        if not file.exists():
-            return OurNode(state_dir, client_id, process)
-        log = OutboxFile(file, read_only=True)
-    except (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError) as error:
-        return _closed(OurNode(state_dir, client_id, process), file, error)
-    try:
+    nothing_known = OurNode(state_dir, client_id, process)
+
+    def found_in(log: OutboxFile) -> OurNode:
+        health = health_of(log.ledger, process) if process else None
         events = tuple(log.events(_EVENTS))
-        health = _health(log, process)
         return OurNode(state_dir, client_id, process, health, events, log.stream)
-    except (sqlite3.Error, Damaged) as error:
-        return _closed(OurNode(state_dir, client_id, process), file, error)
-    finally:
-        log.close()
+
+    try:
+        return look_into(file, found_in) if file.exists() else nothing_known
+    except LOG_TROUBLE as error:
+        return _closed(nothing_known, file, error)
 
 
 def _closed(node: OurNode, file: Path, error: Exception) -> OurNode:
@@ -84,14 +80,6 @@ def _closed(node: OurNode, file: Path, error: Exception) -> OurNode:
         trouble=f"{file} cannot be read: {trouble}",
         remedy=what_to_do or "try it as root, or as its user",
     )
-
-
-def _health(log: OutboxFile, process: int | None) -> Health | None:
-    try:
-        health = msgspec.json.decode(log.ledger.health, type=Health)
-    except msgspec.DecodeError:
-        return None
-    return health if health.process == process else None
 
 
 def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:

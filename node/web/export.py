@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from node.clock import utc_text
+from node.log_reader import LOG_TROUBLE, open_log, readings_from
 from node.reading import Reading
-from node.web.log import LOG_TROUBLE, open_log, readings_from
 
 __all__ = ["COLUMNS", "csv_pieces", "safe_cell"]
 

@@ -18,12 +18,12 @@ import msgspec
 
 from node.clock import Clock, SystemClock
 from node.health import Health, age_of
+from node.log_reader import LOG_TROUBLE, health_in, open_log, readings_from, why_not, written_s
 from node.outbox_file import OutboxFile
 from node.outbox_records import Event, Ledger, Retiming
 from node.outbox_store import FILE_NAME
 from node.reading import Reading
 from node.state_dir import lock_holder
-from node.web.log import LOG_TROUBLE, health_in, open_log, readings_from, why_not, written_s
 from node.web.summary import Moment, Summary
 
 __all__ = ["Known", "Watcher"]

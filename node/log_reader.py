@@ -1,4 +1,7 @@
-"""The log as the page opens it: only read, for milliseconds; what is sound of a damaged one."""
+"""The log for all who only look: page, plot, `status`, `doctor`. What is sound of a damaged one.
+
+It is held for milliseconds, and never changed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -17,7 +21,18 @@ from node.outbox_rows import Damaged
 from node.reading import Reading
 from node.rights import remedy
 
-__all__ = ["LOG_TROUBLE", "health_in", "open_log", "readings_from", "why_not", "written_s"]
+__all__ = [
+    "LOG_TROUBLE",
+    "health_in",
+    "health_of",
+    "look_into",
+    "open_log",
+    "readings_from",
+    "why_not",
+    "written_s",
+]
+
+T = TypeVar("T")
 
 LOG_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError)
 _AGAIN = 3
@@ -42,14 +57,32 @@ def open_log(file: Path) -> Iterator[OutboxFile]:
         log.close()
 
 
+def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
+    """What `look` finds in the log.
+
+    Raises:
+        One of LOG_TROUBLE.
+    """
+
+    def open_and_look() -> T:
+        with contextlib.closing(_opened_once(file)) as log:
+            return look(log)
+
+    return _patiently(open_and_look)
+
+
 def _opened(file: Path) -> OutboxFile:
-    """A node that opens or closes the log makes and removes its WAL meanwhile: once more, then."""
+    return _patiently(lambda: _opened_once(file))
+
+
+def _patiently(attempt: Callable[[], T]) -> T:
+    """A node that opens or closes the log makes and removes its WAL meanwhile: try again, then."""
     for _ in range(_AGAIN):
         try:
-            return _opened_once(file)
+            return attempt()
         except sqlite3.OperationalError:
             time.sleep(_AGAIN_AFTER_S)
-    return _opened_once(file)
+    return attempt()
 
 
 def _opened_once(file: Path) -> OutboxFile:
@@ -117,6 +150,15 @@ def health_in(ledger: Ledger) -> Health | None:
         return msgspec.json.decode(ledger.health, type=Health)
     except msgspec.DecodeError:
         return None
+
+
+def health_of(ledger: Ledger, process: int | None) -> Health | None:
+    """What the process that holds the log knew of itself last; without one, what the last one did.
+
+    None where it is of another version, or of an earlier process than the one that runs.
+    """
+    health = health_in(ledger)
+    return health if health is None or process in (None, health.process) else None
 
 
 def written_s(file: Path) -> float:
