@@ -29,9 +29,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
-# A script's background jobs have these ignored (POSIX, "Asynchronous Lists"); children inherit it.
+# A script's background jobs ignore SIGINT and SIGQUIT (POSIX, "Asynchronous Lists"), what nohup
+# starts ignores SIGHUP, and what a program blocks stays blocked: children inherit all of it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
+    signal.signal(_number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
