@@ -24,7 +24,7 @@ MODULES = (
     *("lm75", "jc42", "bmp280-i2c"),
 )
 ADDRESSES = "chip_addr=0x48,0x18,0x76,0x77"
-TIME_LIMIT_S = 300
+TIME_LIMIT_S = 1200  # for one that hangs; a busy machine is slow
 
 
 def main() -> int:
@@ -54,9 +54,11 @@ def kept_parts() -> Path:
 
 def kernel_package() -> Path:
     """Debian's kernel for this machine, kept from one run to the next."""
-    asked = subprocess.run(
-        ["apt-cache", "depends", "linux-image-amd64"], check=True, capture_output=True, text=True
-    )
+    ask = ["apt-cache", "depends", "linux-image-amd64"]
+    asked = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if "Depends: " not in asked.stdout:  # apt has no lists yet, because nothing was to be installed
+        subprocess.run(["apt-get", "-qq", "update"], check=True)
+        asked = subprocess.run(ask, check=True, capture_output=True, text=True)
     name = asked.stdout.split("Depends: ")[1].split()[0]
     CACHE.mkdir(parents=True, exist_ok=True)
     kept = sorted(CACHE.glob(f"{name}_*.deb"))
@@ -70,6 +72,8 @@ def kernel_package() -> Path:
 
 def choose_modules(kernel: Path, parts: Path) -> None:
     """The modules, and those that they need, in the order in which they are to be loaded."""
+    if not (kernel / "lib").exists():  # Debian 13 packs them in /usr, where a system has a link
+        (kernel / "lib").symlink_to("usr/lib")
     (release,) = (path.name for path in (kernel / "lib/modules").iterdir())
     subprocess.run(["depmod", "-b", kernel, release], check=True)
     order: dict[str, str] = {}
@@ -113,11 +117,11 @@ def run_guest(kernel: Path, initrd: Path) -> int:
     began_s = time.monotonic()
     export = "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
     command = [
-        *("chrt", "--idle", "0", "nice", "-n", "19"),
         *("qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-m", "512", "-display", "none"),
         *("-monitor", "none", "-no-reboot", "-nic", "none", "-serial", "stdio"),
         *("-kernel", str(kernel), "-initrd", str(initrd), "-virtfs", export),
-        *("-append", "console=ttyS0 quiet loglevel=3 panic=-1 rdinit=/init"),
+        # An emulated timer is late on a busy machine, and the kernel's check of it ends in a panic.
+        *("-append", "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check rdinit=/init"),
     ]
     try:
         done = subprocess.run(
