@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from support import SENSOR_NODE, sysfs_config
+from support import SENSOR_NODE, replaced, sysfs_config
 
 
 class Report:
@@ -70,4 +70,4 @@ def doctors(folder: Path, *configs: str) -> list[Report]:
 
 
 def one_sensor(port: int, file: Path, mqtt: str = "", host: str = "127.0.0.1") -> str:
-    return sysfs_config(port, {"s": file}, mqtt=mqtt).replace("127.0.0.1", host)
+    return replaced(sysfs_config(port, {"s": file}, mqtt=mqtt), ("127.0.0.1", host))

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from chromium import Chromium
+from support import replaced
 from web_log import health_text, log_of
 from web_support import WebProcess
 
@@ -87,10 +88,9 @@ def main() -> int:
             {"air": True, "barometer": True, "cpu": True, "roof": False, "tank": True},
             process=os.getpid(),
             node="greenhouse",
-        ).replace(
-            "roof: no answer; check the wires",
-            "no answer from 0x76 on I2C bus 1: is it plugged in? check SDA, SCL and 3V3",
         )
+        trouble = "no answer from 0x76 on I2C bus 1: is it plugged in? check SDA, SCL and 3V3"
+        health = replaced(health, ("roof: no answer; check the wires", trouble))
         events = (
             Event(now_ms - 5 * 3_600_000, "WARNING", "no broker at 192.168.1.10:1883: timed out"),
             Event(

@@ -103,6 +103,18 @@ def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE_S, what: 
     raise AssertionError(f"not within {seconds:g} s: {what or condition}")
 
 
+def replaced(text: str, *changes: tuple[str, str], times: int = 1) -> str:
+    """The text with each `(old, new)` done: a change that no longer fits it fails.
+
+    A test that changes a configuration, an ACL or a file of ours rests on the change.
+    """
+    for old, new in changes:
+        found = text.count(old)
+        assert found == times, f"{old!r} is there {found} times, and not {times}:\n{text}"
+        text = text.replace(old, new)
+    return text
+
+
 _reserved: list[socket.socket] = []
 
 

@@ -27,7 +27,15 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
-from support import Mosquitto, NodeProcess, Subscriber, dead_letters, sysfs_config, wait_until
+from support import (
+    Mosquitto,
+    NodeProcess,
+    Subscriber,
+    dead_letters,
+    replaced,
+    sysfs_config,
+    wait_until,
+)
 from test_delivery import fill_log
 
 RUNNING = os.environ.get("SENSOR_NODE_TEST_BROKER", "")
@@ -122,7 +130,7 @@ class Place:
             keys += f'username = "{self.user}"\npassword = "{password or self.password}"\n'
         config = sysfs_config(self.port, {"s": file}, interval="0.2s", mqtt=keys)
         config += '[outbox]\nhistory_interval = "1s"\n'
-        return config.replace('"test"', f'"{name}"').replace("127.0.0.1", self.host)
+        return replaced(config, ('"test"', f'"{name}"'), ("127.0.0.1", self.host))
 
 
 class Observer(Subscriber):
@@ -372,7 +380,7 @@ def test_a_backlog_arrives_whole_and_in_order(place, observe, start_node, tmp_pa
     file = tmp_path / "temp1_input"
     file.write_text("21500\n")
     fill_log(tmp_path / "state", 3000)
-    config = place.config(file).replace('interval = "0.2s"', 'interval = "1h"')
+    config = replaced(place.config(file), ('\ninterval = "0.2s"', '\ninterval = "1h"'))
     observer = observe(config)
     node = start_node(config)
     wait_for_reading(node, observer, 3001)
@@ -411,7 +419,7 @@ def test_a_frozen_node_is_offline_by_its_will(place, observe, start_node, temper
 def test_a_retained_reading_expires_with_mqtt_5(place, observe, start_node, temperature_file):
     if place.protocol != "5":
         pytest.skip("MQTT 3.1.1 has no expiry")
-    config = place.config(temperature_file).replace("keepalive", 'retain_for = "2s"\nkeepalive')
+    config = replaced(place.config(temperature_file), ("keepalive", 'retain_for = "2s"\nkeepalive'))
     observer = observe(config)
     node = start_node(config)
     wait_until(observer.state, 15)

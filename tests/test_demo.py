@@ -84,9 +84,13 @@ sys.exit(main([DEMO]))
 WITHOUT_MOSQUITTO = """
 import sys
 from node import embedded_broker
-embedded_broker.find_mosquitto = lambda: None
+assert embedded_broker.find_mosquitto()
+asked = []
+embedded_broker.find_mosquitto = lambda: asked.append("there is none")
 from node.cli import main
-sys.exit(main(["demo", "--seconds", "5", "--json"]))
+code = main(["demo", "--seconds", "5", "--json"])
+assert asked
+sys.exit(code)
 """
 
 

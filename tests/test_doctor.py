@@ -37,6 +37,7 @@ from support import (
     ScriptedBroker,
     Subscriber,
     free_port,
+    replaced,
     retained,
     running,
     sysfs_config,
@@ -486,9 +487,9 @@ def test_an_acl_that_lets_the_node_write_alone(tmp_path, file, start_broker, pro
 
 def test_an_acl_that_denies_reading(tmp_path, file, start_broker):
     """mosquitto grants the subscription, and keeps the messages back."""
-    birth = ACL.replace("read homeassistant/status", "write homeassistant/status")
+    birth = replaced(ACL, ("read homeassistant/status", "write homeassistant/status"))
     commands = "topic write sensors/test/cmd/#\ntopic readwrite sensors/test/doctor/#"
-    commands = ACL.replace("topic readwrite sensors/test/#", commands)
+    commands = replaced(ACL, ("topic readwrite sensors/test/#", commands))
     ports = [start_broker(*guarded(tmp_path, acl)).port for acl in (birth, commands)]
     reports = doctors(tmp_path, *(one_sensor(port, file, LAB) for port in ports))
     assert reports[0].denied("may subscribe") == ["homeassistant/status"]

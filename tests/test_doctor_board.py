@@ -504,6 +504,7 @@ def test_a_running_node_does_not_pay_for_the_doctor():
         "import sys, node.commands.run, node.loop\n"
         "assert not [m for m in sys.modules if m.startswith('node.doctor')]\n"
         "import node.commands.doctor\n"
+        "assert [m for m in sys.modules if m.startswith('node.doctor')]\n"
         "assert 'rich' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -24,6 +24,7 @@ from support import (
     ScriptedBroker,
     free_port,
     published_topic,
+    replaced,
     retained,
     running,
     sysfs_config,
@@ -178,14 +179,15 @@ def test_a_wrong_password_is_said_once_with_the_remedy(tmp_path, start_node, tem
         assert "hunter2" not in node.log
         assert node.process.poll() is None
         node.kill()
-        right = start_node(config.replace("hunter2", "right"))
+        right = start_node(replaced(config, ("hunter2", "right")))
         right.wait_for_log("connected to")
     finally:
         mosquitto.stop()
 
 
 def test_a_name_that_does_not_resolve_is_said_once(start_node, temperature_file):
-    config = sysfs_config(1883, {"s": temperature_file}).replace("127.0.0.1", "broker.invalid")
+    config = sysfs_config(1883, {"s": temperature_file})
+    config = replaced(config, ("127.0.0.1", "broker.invalid"))
     node = start_node(config)
     node.wait_for_log("the name broker.invalid does not resolve; check [mqtt] host, DNS")
     time.sleep(4)
@@ -213,7 +215,7 @@ class Authority:
 
 def tls_config(port: int, file: Path, ca_file: Path, host: str = "localhost") -> str:
     config = sysfs_config(port, {"s": file}, mqtt=f'[mqtt.tls]\nca_file = "{ca_file}"')
-    return config.replace("127.0.0.1", host)
+    return replaced(config, ("127.0.0.1", host))
 
 
 def test_tls_with_a_private_ca(tmp_path, subscribe, start_node, temperature_file):
@@ -604,7 +606,7 @@ def test_power_is_switched_off_and_on_after_five_failures(
 
     monkeypatch.setattr(power, "OFF_S", 0.5)
     monkeypatch.setattr(power, "SETTLE_S", 0.2)
-    sensors = ALL.replace('id = "water"', 'id = "water"\npower_pin = 22')
+    sensors = replaced(ALL, ('id = "water"', 'id = "water"\npower_pin = 22'))
     subscriber = subscribe(broker.port)
     with InProcess(tmp_path, broker.port, sensors) as running:
         subscriber.wait_for("sensors/test/water/availability", "online")

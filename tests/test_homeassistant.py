@@ -16,7 +16,7 @@ import msgspec
 import paho.mqtt.publish as publish
 import pytest
 from homeassistant_schema import problems_in
-from support import NodeProcess, retained, sysfs_config, wait_until
+from support import NodeProcess, replaced, retained, sysfs_config, wait_until
 
 from drivers.registry import driver_names, find_driver
 from node import config as configuration
@@ -159,10 +159,10 @@ TWO = '[[sensor]]\nid = "{}"\ndriver = "dht22"\npin = 4\n[[sensor]]\nid = "{}"\n
     [
         (TWO.format("air", "cpu"), {"air": "air", "cpu": "cpu"}),
         (TWO.format("attic", "cpu"), {"attic": "air", "cpu": "cpu"}),
-        (TWO.format("air", "cpu").replace("= 4", "= 5"), {"air": "air", "cpu": "cpu"}),
+        (replaced(TWO.format("air", "cpu"), ("= 4", "= 5")), {"air": "air", "cpu": "cpu"}),
         (TWO.format("attic", "air"), {"attic": "attic", "air": "air"}),
         (TWO.format("cpu", "new"), {"cpu": "cpu", "new": "new"}),
-        (TWO.format("attic", "cpu").replace("= 4", "= 5"), {"attic": "attic", "cpu": "cpu"}),
+        (replaced(TWO.format("attic", "cpu"), ("= 4", "= 5")), {"attic": "attic", "cpu": "cpu"}),
     ],
     ids=["the same", "renamed", "wired elsewhere", "id taken", "id moved", "another sensor"],
 )
@@ -238,7 +238,7 @@ def test_another_name_is_the_same_device(broker, start_node, topic, tmp_path):
     first = start_two(start_node, broker.port)
     before = discovery(broker.port, topic)
     first.terminate()
-    config = first.config.read_text().replace('name = "test"', 'name = "attic"')
+    config = replaced(first.config.read_text(), ('name = "test"', 'name = "attic"'))
     start_node(config, "--simulate").wait_for_log("connected to")
     wait_until(lambda: discovery(broker.port, topic)["dev"]["name"] == "attic")
     after = discovery(broker.port, topic)

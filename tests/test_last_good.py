@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trustme
-from support import SENSOR_NODE, Mosquitto, NodeProcess, running, sysfs_config, wait_until
+from support import SENSOR_NODE, Mosquitto, NodeProcess, replaced, running, sysfs_config, wait_until
 
 from drivers.sim.board import SimulatedBoard
 from node import config as configuration
@@ -75,7 +75,7 @@ def test_a_broken_configuration_leaves_the_node_on_the_last_good_one(
     node.terminate()
     assert not any("cannot be used" in text for text in subscriber.health()["problems"])
 
-    node = start(good.replace("keepalive", "keepalife").replace("sysfs", "sysf"))
+    node = start(replaced(good, ("keepalive", "keepalife"), ("sysfs", "sysf")))
     before = len(subscriber.states("air"))
     subscriber.wait_for_states("air", before + 1)
     wait_until(lambda: any("cannot be used" in text for text in subscriber.health()["problems"]))
@@ -89,7 +89,7 @@ def test_a_broken_configuration_leaves_the_node_on_the_last_good_one(
         assert node.log_lines(line), "every problem is in the log"
     assert node.terminate() == 0
 
-    corrected = good.replace('"test"', '"corrected"')
+    corrected = replaced(good, ('"test"', '"corrected"'))
     node = start(corrected)
     wait_until(lambda: subscriber.on("sensors/corrected/health"))
     assert subscriber.health("corrected")["problems"] == []

@@ -20,6 +20,7 @@ from support import (
     dead_letters,
     puback,
     published_topic,
+    replaced,
     retained,
     sysfs_config,
     taken_s,
@@ -415,7 +416,7 @@ def test_a_channel_with_delta_keeps_its_own_heartbeat_on_its_own_topic(
 ):
     """The temperature goes out with each reading, and does not count for the humidity."""
     config = SIMULATED.format(port=broker.port, payload="plain").split("[[sensor]]")
-    box = config[0] + "[[sensor]]" + config[3].replace("1s", "0.2s")
+    box = config[0] + "[[sensor]]" + replaced(config[3], ("1s", "0.2s"))
     box += '[sensor.channel.humidity]\ndelta = 50\nheartbeat = "1s"\n'
     subscriber = subscribe(broker.port)
     start_node(box, "--simulate")

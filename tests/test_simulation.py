@@ -19,6 +19,7 @@ from support import (
     Subscriber,
     TickingClock,
     put_libraries_on,
+    replaced,
     wait_until,
 )
 from test_catalogue import driver_on_fake_time
@@ -481,7 +482,7 @@ def test_a_spike_is_published_unless_a_filter_rejects_it(
     config = NODE.format(port=broker.port, sensor="box", kind="spike", after="2s", lasts="1h")
     if is_filtered:
         filtered = 'id = "box"\nchannel.temperature.range = [0, 40]'
-        config = config.replace('id = "box"', filtered)
+        config = replaced(config, ('id = "box"', filtered))
     node = start_node(config, "--simulate")
     if is_filtered:
         node.wait_for_log("outside")

@@ -22,6 +22,7 @@ from support import (
     NodeProcess,
     Proxy,
     free_port,
+    replaced,
     sysfs_config,
     wait_until,
 )
@@ -41,7 +42,7 @@ def start(
     file.write_text("21500\n")
     mqtt_table = '[outbox]\nhistory_interval = "1s"\n'
     config = sysfs_config(port, {sensor: file}, interval=interval, mqtt=mqtt_table)
-    return NodeProcess(folder, config.replace('name = "test"', f'name = "{name}"'))
+    return NodeProcess(folder, replaced(config, ('name = "test"', f'name = "{name}"')))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support import PATIENCE_S, SENSOR_NODE, open_folder, sysfs_config, wait_until
+from support import PATIENCE_S, SENSOR_NODE, open_folder, replaced, sysfs_config, wait_until
 from web_log import health_text, make_log
 from web_support import WebProcess
 
@@ -652,9 +652,7 @@ def test_names_and_messages_cannot_leave_their_place(tmp_path, start_web):
     """A log may hold anything: somebody else's driver, or a disk, has written it."""
     folder = tmp_path / "state"
     health = health_text({"x": True}, process=os.getpid(), node=EVIL, problems=[EVIL], broker=EVIL)
-    health = health.replace('"x":', '"<i>=cmd|x":').replace(
-        '"last_error":null', '"last_error":"<b>"'
-    )
+    health = replaced(health, ('"x":', '"<i>=cmd|x":'), ('"last_error":null', '"last_error":"<b>"'))
     events = (Event(0, "ERROR", EVIL),)
     make_log(folder, hours=0.1, sensors=1, layout=((EVIL,), (EVIL,)), health=health, events=events)
     write(folder, EVIL, 1.0)
@@ -953,13 +951,17 @@ def test_without_waitress_it_says_how_to_get_it(tmp_path):
 
 
 def test_run_imports_nothing_of_the_page():
+    """The control is the page itself: it imports each of them."""
     program = (
         "import sys\nimport node.commands.run\n"
-        "print([m for m in sys.modules if m.startswith(('node.web', 'waitress', 'html'))])"
+        "found = lambda: {m.split('.')[-1] if m.startswith('node.') else m for m in sys.modules\n"
+        "    if m.startswith(('node.web.', 'waitress', 'html'))}\n"
+        "print(found())\nimport waitress, node.web.application\n"
+        "print({'application', 'waitress', 'html'} <= found())"
     )
     python = str(Path(SENSOR_NODE).with_name("python"))
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout.splitlines() == ["set()", "True"]
 
 
 # -- plot

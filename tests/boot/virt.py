@@ -13,7 +13,7 @@ from typing import Any
 
 from machine import BROKER, Machine
 from report import Report
-from support import Subscriber, wait_until
+from support import Subscriber, replaced, wait_until
 
 __all__ = ["run_virt"]
 
@@ -81,7 +81,8 @@ def run_virt(machine: Machine, seen: Subscriber, report: Report) -> None:
             assert words in status, status
 
     before = seen.history("greenhouse")[-1]["seq"]
-    broken = config("greenhouse", _FILES[:1], every="1s").replace("keepalive", "keepalife")
+    right = config("greenhouse", _FILES[:1], every="1s")
+    broken = replaced(right, ("keepalive", "keepalife"))
     card.write("sensor-node.toml", broken)
     report.say("virt, second boot: after a power cut, with a mistake in the configuration")
     _second_boot(machine, seen, report, before)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import configure
 from container import Container
-from support import Subscriber, wait_until
+from support import Subscriber, replaced, wait_until
 
 # ruff: noqa: T201
 
@@ -86,7 +86,7 @@ def test_nothing_is_written_when_nothing_happens(node, house_broker):
     """A sensor that is read every hour: health is published meanwhile, and that is all."""
     configure(node, house_broker.port)
     file = node.file("/etc/sensor-node/node.toml")
-    file.write_text(file.read_text().replace('interval = "1s"', 'interval = "1h"'))
+    file.write_text(replaced(file.read_text(), ('interval = "1s"', 'interval = "1h"')))
     node.run("systemctl", "restart", "sensor-node")
     time.sleep(200)  # the first reading is sent as history, and the cursor of that is saved
     subscriber = Subscriber(house_broker.port)
