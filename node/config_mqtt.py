@@ -167,5 +167,5 @@ def _note_if_open(reader: TableReader, file: Path, why: str = "") -> None:
     Its group may: that is how the service's user reads what root owns.
     """
     if file.stat().st_mode & 0o004:
-        remedy = "chown root:sensor-node, and chmod 640"
+        remedy = f"sudo chown root:sensor-node {file} && sudo chmod 640 {file}"
         reader.notes.append(f"{file} {why}can be read by every user: {remedy}")

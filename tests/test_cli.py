@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support import SENSOR_NODE, sysfs_config
+from support import SENSOR_NODE, replaced, sysfs_config
 
 from drivers.catalogue import CATALOGUE
 from drivers.catalogue_table import catalogue_table
@@ -20,6 +21,11 @@ from node.option_text import describe_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+READMES = [
+    str(file.relative_to(ROOT))
+    for folder in (".", "deploy", "drivers/**", "node/**")
+    for file in sorted(ROOT.glob(f"{folder}/README.md"))
+]
 
 CONFIG = """
 [node]
@@ -144,7 +150,7 @@ def test_read_prints_a_table(config):
 
 def test_read_shows_what_a_filter_rejects(config):
     file = Path(config)
-    file.write_text(CONFIG.replace('unit = "°F"', "range = [80, 90]"))
+    file.write_text(replaced(CONFIG, ('unit = "°F"', "range = [80, 90]")))
     done = sensor_node("read", "air", "--config", config, "--simulate")
     assert done.returncode == 1
     _, temperature, humidity, reason = done.stdout.splitlines()
@@ -313,3 +319,49 @@ def test_the_configurations_of_the_readme_are_valid(tmp_path):
         done = sensor_node("check", "--config", str(file))
         problems = [line for line in done.stderr.splitlines() if "PEM" not in line]
         assert problems == []
+
+
+# What whoever is not root must have sudo for, as we tell them to type it.
+_FOR_ROOT = re.compile(
+    r"(?<![\w./-])(sudo )?((systemctl (start|stop|restart|reload|enable|edit)|journalctl"
+    r"|apt(-get)? install|usermod|timedatectl set|chgrp|chown|chmod|systemd-machine-id-setup)\b.*)"
+)
+_TYPED_AS_ROOT = (
+    "journalctl -u sensor-node`",  # on the image, where one logs in as root
+    "apt install mosquitto openssl",  # "as root", on the broker's computer
+    "systemctl restart mosquitto",
+)
+
+
+def without_sudo(text: str) -> list[str]:
+    bare = [match[2] for match in _FOR_ROOT.finditer(text) if not match[1]]
+    return [command for command in bare if not command.startswith(_TYPED_AS_ROOT)]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_what_a_readme_says_to_type_has_its_sudo(name):
+    text = (ROOT / name).read_text()
+    typed = re.findall(r"```sh\n.*?```|`[^`\n]+`", text, re.DOTALL)
+    assert [command for part in typed for command in without_sudo(part)] == []
+
+
+def test_what_a_message_says_to_type_has_its_sudo():
+    """Every text of the node and its drivers, and what the installer and the updater say."""
+    found = []
+    for file in (*ROOT.glob("node/**/*.py"), *ROOT.glob("drivers/**/*.py")):
+        tree = ast.parse(file.read_text())
+        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        found += [(file, c) for t in texts if isinstance(t, str) for c in without_sudo(t)]
+    for file in (ROOT / "deploy/install.sh", ROOT / "deploy/update"):
+        said = re.findall(r"^.*\b(?:say|say_command|fail)\b.*$", file.read_text(), re.MULTILINE)
+        assert said
+        found += [(file, command) for line in said for command in without_sudo(line)]
+    assert found == []
+
+
+def test_a_command_without_its_sudo_would_be_found():
+    """The control, in the words of once."""
+    assert without_sudo("to start it: systemctl start sensor-node") == [
+        "systemctl start sensor-node"
+    ]
+    assert without_sudo("`sudo systemctl start x`; `systemctl status x`; `/usr/bin/chown`") == []

@@ -388,10 +388,11 @@ def test_a_password_comes_from_a_file_beside_the_configuration(tmp_path):
 
 
 def test_a_password_file_that_all_can_read_is_worth_a_note(tmp_path):
-    (tmp_path / "secret").write_text("hunter2\n")
-    (tmp_path / "secret").chmod(0o644)
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    secret.chmod(0o644)
     config = load_text(tmp_path, MQTT + 'username = "u"\npassword_file = "secret"\n')
-    assert "chown root:sensor-node, and chmod 640" in config.notes[0]
+    assert f"sudo chown root:sensor-node {secret} && sudo chmod 640 {secret}" in config.notes[0]
 
 
 def test_a_password_comes_from_a_systemd_credential(tmp_path, monkeypatch):
@@ -567,6 +568,37 @@ def test_an_unreadable_password_file_is_a_problem(tmp_path):
     command = [sys.executable, "-c", script, "node.toml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "secret cannot be read: Permission denied" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.parametrize(
+    ("user", "remedy"),
+    [
+        (1234, "sudo sensor-node check --json; or name another with --config FILE"),
+        (234, "sudo chgrp 234 node.toml && sudo chmod g+r node.toml; or name another"),
+    ],
+    ids=["a person", "a service"],
+)
+def test_a_configuration_that_one_may_not_read_is_said_to_be_whose_it_is(tmp_path, user, remedy):
+    """A person is told the command as it works; a service can call nobody, and wants the file."""
+    import subprocess
+    import sys
+
+    tmp_path.chmod(0o755)
+    file = tmp_path / "node.toml"
+    file.write_text(MQTT)
+    file.chmod(0o640)
+    script = (
+        "import grp, os, pwd, shlex, sys; from node.config import load, ConfigError\n"
+        "import node.rights; from pathlib import Path; sys.argv[0] = '/usr/local/bin/sensor-node'\n"
+        f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
+        "try: load(Path('node.toml'))\n"
+        "except ConfigError as error: print(error.report())\n"
+    )
+    command = [sys.executable, "-c", script, "check", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    whose = "it belongs to root and the group root"
+    assert f"node.toml cannot be read: Permission denied; {whose}: {remedy}" in done.stdout
 
 
 def test_options_that_do_not_go_together_are_a_problem_like_any_other(tmp_path):

@@ -52,9 +52,7 @@ doctor's own, and no pin is moved.
 """,
     examples={
         "sudo sensor-node doctor": "all steps, with the configuration of the service",
-        "sudo sensor-node doctor --json | jq '.steps[] | select(.status == \"failed\")'": (
-            "what failed"
-        ),
+        "sudo sensor-node doctor --json | jq '.steps[] | select(.status==\"failed\")'": "failures",
     },
     exit_codes={0: "nothing failed (there may be warnings)", 1: "a step failed"},
 )

@@ -68,7 +68,7 @@ or with NO_COLOR, a line for each message.
         "sensor-node watch --host 192.168.1.10": "every node at a broker that wants no login",
         "sudo sensor-node watch greenhouse cellar": "two nodes, at the configured broker",
         "sudo sensor-node watch --topic 'zigbee2mqtt/#'": "what others publish",
-        "sudo sensor-node watch --json | jq 'select(.sensor == \"air\").payload'": "for programs",
+        "sudo sensor-node watch --json | jq -r 'select(.sensor==\"air\").payload'": "for programs",
     },
     exit_codes={0: "something was heard", 1: "nothing was heard"},
 )
