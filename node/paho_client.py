@@ -213,7 +213,7 @@ class NetworkClient(paho.Client):
     def _incoming_limit(self) -> Properties | None:
         if self.protocol != MQTTProtocolVersion.MQTTv5 or self._intake is None:
             return None
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.CONNECT)
         properties.MaximumPacketSize = LARGEST_INCOMING_BYTES
         return properties
 

@@ -43,7 +43,7 @@ def scripts() -> dict[str, str]:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
                 _mark(name, command)
-    bash = shtab.complete(parser, "bash", preamble={"bash": _BASH})
+    bash = shtab.complete(parser, "bash", preamble=_BASH)
     zsh = shtab.complete(parser, "zsh")
     first, _, rest = zsh.partition("\n")  # zsh wants its #compdef on the first line
     return {"sensor-node": _NOTE + bash, "_sensor-node": f"{first}\n{_NOTE}{rest}"}

@@ -48,6 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A test that may use a broker, a node or the like is in real time, without its saying so."""
+    if not isinstance(item, pytest.Function):
+        return
     fixtures = {"broker", "subscribe", "start_node", "pulsein"} & {*item.fixturenames}
     processes = {"Mosquitto", "NodeProcess", "ScriptedBroker"} & vars(item.module).keys()
     if fixtures or processes:
@@ -66,7 +68,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         random.Random(seed).shuffle(items)
     if order or not hasattr(config, "workerinput"):
         return
-    long, waiting, computing = [], [], []
+    long: list[pytest.Item] = []
+    waiting: list[pytest.Item] = []
+    computing: list[pytest.Item] = []
     for item in items:
         mark = item.get_closest_marker("real_time")
         (computing if mark is None else long if seconds_of(item) else waiting).append(item)

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from chromium import Chromium
@@ -39,7 +40,14 @@ def temperature(age_s: float, middle: float, swing: float, noise: float) -> floa
     return middle + swing * day + 0.22 * swing * clouds + _CHOICE.gauss(0, noise)
 
 
-def sensors() -> dict[str, tuple]:
+Values = Callable[[float], tuple[float, ...]]
+"""Age in s -> one value per channel."""
+
+
+def sensors() -> dict[
+    str, tuple[tuple[str, ...], tuple[str, ...], Values, Callable[[float], bool]]
+]:
+    """Name -> channels, units, values, and whether it answered at that age."""
     return {
         "air": (
             ("temperature", "humidity"),

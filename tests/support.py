@@ -284,7 +284,7 @@ class Subscriber:
 
 
 def _for_ever() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = 0xFFFFFFFF
     return properties
 

@@ -11,6 +11,7 @@ from drivers.analog import AnalogOptions, divider_ohms
 from drivers.base import Driver
 from drivers.errors import ImplausibleValue
 from drivers.sim.board import SimulatedBoard
+from drivers.sim.thermometers import SimulatedAds1115
 from node import config as configuration
 from node.topic_list import published_topics
 
@@ -22,10 +23,12 @@ def board() -> SimulatedBoard:
 
 def opened(board: SimulatedBoard, volts: float | None = None, **given: Any) -> Driver:
     """A sensor whose input is at `volts`; None: at what the sensor gives in the room."""
-    options = ADS1115.options(**given)
+    options: Any = ADS1115.options(**given)
     board.attach("ads1115", options)
     if volts is not None:
-        board.i2c_ports[1].chips[options.address].volts[options.input] = lambda: volts
+        chip = board.i2c_ports[1].chips[options.address]
+        assert isinstance(chip, SimulatedAds1115)
+        chip.volts[options.input] = lambda: volts
     return ADS1115.open(options, board)
 
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import xml.etree.ElementTree
 from pathlib import Path
+from typing import Any
 
 BENCH = Path(__file__).parent / "bench"
 
-FIGURES = {
+FIGURES: dict[str, dict[str, dict[str, Any]]] = {
     "cold": {
         "tutorial": {"cpu_ms": [100.0, 101.0, 99.0], "wall_ms": [110.0]},
         "node": {"cpu_ms": [125.0, 126.0, 124.0], "wall_ms": [130.0]},

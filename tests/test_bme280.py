@@ -32,7 +32,9 @@ def options(address: int = 0x76):
 @pytest.fixture
 def chip(board: SimulatedBoard) -> SimulatedBme280:
     board.attach("bme280", options())
-    return board.i2c_ports[1].chips[0x76]
+    chip = board.i2c_ports[1].chips[0x76]
+    assert isinstance(chip, SimulatedBme280)
+    return chip
 
 
 def test_the_example_of_the_datasheet_is_computed(board, chip):

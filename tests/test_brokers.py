@@ -27,6 +27,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
 from support import (
     Mosquitto,
     NodeProcess,
@@ -105,11 +106,11 @@ class Place:
         self.user, _, self.password = login.partition(":")
 
     @property
-    def version(self) -> int:
+    def version(self) -> MQTTProtocolVersion:
         """In which observers speak to it."""
         return mqtt.MQTTv5 if self.protocol == "5" else mqtt.MQTTv311
 
-    def speaks(self, version: int) -> bool:
+    def speaks(self, version: MQTTProtocolVersion) -> bool:
         """Whether it grants a subscription in this version."""
         with contextlib.suppress(OSError, AssertionError):
             Observer(self, "nobody", version=version, patience_s=2).close()
@@ -144,7 +145,7 @@ class Observer(Subscriber):
         place: Place,
         node: str,
         *topics: str,
-        version: int = 0,
+        version: MQTTProtocolVersion | None = None,
         patience_s: float = 10.0,
     ) -> None:
         self.node = node

@@ -43,8 +43,8 @@ def failing(numbers: Iterable[int]) -> Callable[[int], None]:
 @pytest.fixture
 def port() -> SimulatedI2C:
     port = SimulatedI2C()
-    port.chips[ADDRESS] = RegisterChip()
-    port.chips[ADDRESS].registers[:] = bytes(range(256))
+    port.chips[ADDRESS] = chip = RegisterChip()
+    chip.registers[:] = bytes(range(256))
     return port
 
 
@@ -111,7 +111,7 @@ def test_retries_stay_within_the_deadline(bus, port, clock):
 
 
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.ENODEV, errno.EBADF, errno.ESHUTDOWN])
-def test_a_lost_port_is_opened_anew_at_the_next_transaction(port, clock, number):
+def test_a_lost_port_is_opened_anew_at_the_next_transaction(port: SimulatedI2C, clock, number):
     """An I2C adapter on USB that was pulled out and put back is another file."""
     opened: list[SimulatedI2C] = []
 
@@ -129,8 +129,8 @@ def test_a_lost_port_is_opened_anew_at_the_next_transaction(port, clock, number)
     assert len(opened) == 1
 
 
-def test_a_port_that_cannot_be_opened_anew_is_tried_each_time(clock, port):
-    answers = [OSError(errno.ENOENT, "no"), port]
+def test_a_port_that_cannot_be_opened_anew_is_tried_each_time(clock, port: SimulatedI2C):
+    answers: list[OSError | SimulatedI2C] = [OSError(errno.ENOENT, "no"), port]
 
     def reopen() -> SimulatedI2C:
         answer = answers.pop(0)
@@ -329,7 +329,7 @@ def test_a_spi_device_that_is_forbidden_names_the_group(monkeypatch):
         HardwareBoard().spi(0, 0)
 
 
-def test_the_real_i2c_bus_is_opened_anew_when_its_adapter_is_back(monkeypatch, port):
+def test_the_real_i2c_bus_is_opened_anew_when_its_adapter_is_back(monkeypatch, port: SimulatedI2C):
     opened: list[SimulatedI2C] = []
 
     def open_bus(number: int) -> SimulatedI2C:

@@ -27,7 +27,9 @@ from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
 from drivers.sim.dead import ConstantChip
+from drivers.sim.i2c import SimulatedI2C
 from drivers.sim.room import Air
+from drivers.sim.spi import SimulatedSPI
 
 ROOT = Path(__file__).parent.parent
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
@@ -219,7 +221,9 @@ class Dying:
         self._left = left
         self._byte = byte
         self.count = 0
-        for port in (*board.i2c_ports.values(), *board.spi_ports.values()):
+        ports: list[SimulatedI2C | SimulatedSPI] = []
+        ports += [*board.i2c_ports.values(), *board.spi_ports.values()]
+        for port in ports:
             port.before_answer = self._transaction
 
     def _transaction(self, *_: object) -> None:
@@ -243,7 +247,7 @@ def test_a_bus_that_dies_in_the_middle_of_a_reading_gives_it_right_or_not_at_all
     def reading(left: float) -> tuple[Measurement | None, int]:
         """What comes of a reading, and the number of its transactions."""
         board = SimulatedBoard(clock)
-        board.room.at = lambda spot: Air(23.4, 45.6, 987.6)
+        monkeypatch.setattr(board.room, "at", lambda spot: Air(23.4, 45.6, 987.6))
         board.attach(name, info.options())
         sensor = info.open(info.options(), board)
         sensor.read()

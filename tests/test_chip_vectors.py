@@ -10,7 +10,8 @@ from test_catalogue import driver_on_fake_time
 
 from drivers.errors import ImplausibleValue, SensorError
 from drivers.sim.board import SimulatedBoard
-from drivers.sim.humidity import crc8
+from drivers.sim.humidity import SensirionChip, SimulatedHtu21d, crc8
+from drivers.sim.thermometers import WordChip
 
 
 @pytest.fixture
@@ -23,8 +24,11 @@ def word_at_zero(board: SimulatedBoard, name: str, clock, monkeypatch, word: int
     info = driver_on_fake_time(name, clock, monkeypatch)
     board.attach(name, info.options())
     (chip,) = board.i2c_ports[1].chips.values()
+    assert isinstance(chip, WordChip)
     others = chip.word_read
-    chip.word_read = lambda register: word if register == 0 else others(register)
+    monkeypatch.setattr(
+        chip, "word_read", lambda register: word if register == 0 else others(register)
+    )
     return info.open(info.options(), board).read()["temperature"]
 
 
@@ -89,6 +93,7 @@ def frames(board: SimulatedBoard, name: str, clock, monkeypatch, *answers: str):
     board.attach(name, info.options())
     sensor = info.open(info.options(), board)
     (chip,) = board.i2c_ports[1].chips.values()
+    assert isinstance(chip, SensirionChip | SimulatedHtu21d)
     left = [bytes.fromhex(answer) for answer in answers]
     chip.damage = lambda sent: left.pop(0) if left and len(sent) == len(left[0]) else sent
     return sensor

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,7 +51,7 @@ path = "/sys/somewhere"
 """
 
 
-def sensor_node(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def sensor_node(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SENSOR_NODE, *arguments],
         capture_output=True,
@@ -277,7 +278,7 @@ def test_the_readmes_document_every_driver(name):
     assert f"`{name}`" in README
 
 
-TABLES = {
+TABLES: dict[str, type[msgspec.Struct]] = {
     "node": schema.NodeTable,
     "mqtt": schema.MqttTable,
     "mqtt.tls": schema.TlsTable,

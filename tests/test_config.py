@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -101,17 +102,19 @@ calibrate = [[0.3, 0.0], [98.9, 100.0]]
 def test_a_full_configuration_is_read(tmp_path):
     config = load_text(tmp_path, DESIGN_EXAMPLE)
     air, tank = config.sensors
+    air_options: Any = air.options
+    tank_options: Any = tank.options
     assert config.node.name == "greenhouse"
-    assert (air.options.pin, air.interval, air.power_pin) == (4, 30.0, 22)
+    assert (air_options.pin, air.interval, air.power_pin) == (4, 30.0, 22)
     assert air.channel["temperature"].max_rate == pytest.approx(5 / 60)
-    assert (tank.options.channel_number, tank.options.beta) == (2, 3435.0)
+    assert (tank_options.channel_number, tank_options.beta) == (2, 3435.0)
     assert config.mqtt.keepalive == 30.0
 
 
 def test_the_host_alone_is_enough(tmp_path):
     config = load_text(tmp_path, MQTT)
     assert config.mqtt.broker_port == 1883
-    assert (config.mqtt.payload, config.mqtt.retain_for) == ("json", 3600)
+    assert (config.mqtt.payload, config.mqtt.retain_for) == ("json", 3600.0)
     assert config.node.name
     assert "no [[sensor]]" in config.notes[0]
 
@@ -626,11 +629,12 @@ def test_the_room_and_the_faults_of_a_simulation_are_read(tmp_path):
     text += fault('sensor = "air"\nkind = "spike"\namount = -3\nafter = "1m"\nfor = 2\nevery = 9')
     text += fault('sensor = "box"\nkind = "hang"')
     simulation = load_text(tmp_path, text).simulation
+    assert simulation is not None
     assert (simulation.base, simulation.daily_swing, simulation.noise) == (5, 12.5, 0)
     assert simulation.humidity == 80
     spike, hang = simulation.fault
-    assert (spike.after, spike.for_, spike.every, spike.amount) == (60, 2, 9, -3)
-    assert (hang.sensor, hang.kind, hang.after, hang.for_) == ("box", "hang", 0, None)
+    assert (spike.after, spike.for_, spike.every, spike.amount) == (60.0, 2.0, 9.0, -3)
+    assert (hang.sensor, hang.kind, hang.after, hang.for_) == ("box", "hang", 0.0, None)
     assert str(spike) == "air spike after 1m for 2s every 9s"
     assert str(hang) == "box hang after 0s"
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import adafruit_dht
 import gpiod
@@ -33,13 +34,14 @@ from drivers.errors import (
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.dht_line import DhtLine, encode_frame, pulses_us
 from drivers.sim.kernel_tree import EIO
+from drivers.sim.room import Air
 
 HELPER = Path(__file__).with_name("pulsein_helper.py")
 
 
 def edges_ns(frame: bytes) -> list[int]:
     """The falling edges of a frame without noise."""
-    line = DhtLine("DHT22", lambda: None)
+    line = DhtLine("DHT22", lambda: Air(20, 50, 1000))
     line.frame = lambda: frame
     return line.falling_edges(20_000)
 
@@ -119,7 +121,7 @@ def test_no_edges_make_the_decoder_raise_anything_else(edges):
     assert sum(frame[:4]) & 0xFF == frame[4]
 
 
-def dht22(board: SimulatedBoard, backend: str):
+def dht22(board: SimulatedBoard, backend: Any):
     options = DhtOptions(pin=4, backend=backend)
     board.attach("dht22", options)
     return DHT22.open(options, board)
@@ -254,7 +256,7 @@ class PartialBoard(SimulatedBoard):
         if backend in self.absent:
             raise MissingSupport(f"no {backend}", "hint")
         if backend in self.deaf:
-            self.dht_lines[99] = DhtLine(model, lambda: None)
+            self.dht_lines[99] = DhtLine(model, lambda: Air(20, 50, 1000))
             self.dht_lines[99].frame = lambda: None
             return super().dht(model, 99, backend)
         return super().dht(model, pin, backend)
@@ -359,7 +361,7 @@ class FakeLine:
     """A requested line that tells what was done to it, and gives edges in two portions."""
 
     def __init__(self, edges: list[int]) -> None:
-        self.done: list[object] = []
+        self.done: list[Any] = []
         self._portions = [edges[:20], edges[20:]]
 
     def __enter__(self) -> FakeLine:
@@ -378,8 +380,8 @@ class FakeLine:
         return bool(self._portions and self._portions[0])
 
     def read_edge_events(self):
-        event = gpiod.EdgeEvent
-        return [event(event.Type.FALLING_EDGE, ns, 4, 0, 0) for ns in self._portions.pop(0)]
+        falling = gpiod.EdgeEvent.Type.FALLING_EDGE.value
+        return [gpiod.EdgeEvent(falling, ns, 4, 0, 0) for ns in self._portions.pop(0)]
 
 
 @pytest.mark.real_time
@@ -411,7 +413,8 @@ def line_held_s(monkeypatch: pytest.MonkeyPatch, edges: list[int]) -> float:
     assert low[:2] == (4, gpiod.line.Value.INACTIVE)
     assert listening[0][4].edge_detection is gpiod.line.Edge.FALLING
     assert released == "released"
-    return listening[1] - low[2]
+    held_s: float = listening[1] - low[2]
+    return held_s
 
 
 def test_a_computer_without_header_gpio_says_so():
@@ -459,8 +462,8 @@ def pulsein(tmp_path, monkeypatch):
 class RememberedProcess(DhtProcess):
     """Remembers the children that it has started."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+    def __init__(self, model: str, pin: int, backend: str) -> None:
+        super().__init__(model, pin, backend)
         self.started: list[int] = []
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -539,6 +542,7 @@ def test_the_child_ends_with_its_parent_even_from_a_hang(pulsein, tmp_path):
     )
     env = {**os.environ, "PULSEIN_MODE": "die"}
     parent = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     wait_until(lambda: message_queues(pid), what="it is waiting for its helper")
     parent.kill()

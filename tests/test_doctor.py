@@ -282,7 +282,7 @@ def test_a_packet_is_cut_as_it_was_framed(kind, body):
 class Authority:
     """A CA, and the lines of a mosquitto whose certificate it has signed."""
 
-    def __init__(self, folder: Path, name: str = "localhost", **validity: datetime) -> None:
+    def __init__(self, folder: Path, name: str = "localhost", **validity: Any) -> None:
         self.ca = trustme.CA()
         self.file = folder / f"ca-{id(self)}.pem"
         self.ca.cert_pem.write_to_path(str(self.file))
@@ -394,7 +394,7 @@ def guarded(folder: Path, acl: str = "") -> tuple[str, ...]:
     passwords = folder / "passwords"
     command = ["mosquitto_passwd", "-c", "-b", str(passwords), "lab", "secret"]
     subprocess.run(command, check=True, capture_output=True)
-    lines = ("allow_anonymous false", f"password_file {passwords}")
+    lines: tuple[str, ...] = ("allow_anonymous false", f"password_file {passwords}")
     if acl:
         (folder / "acl").write_text(acl)
         lines += (f"acl_file {folder}/acl",)

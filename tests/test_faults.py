@@ -33,6 +33,7 @@ from support import (
 )
 
 from drivers.sim.board import SimulatedBoard
+from drivers.sim.chips import SimulatedBme280
 from node.clock import SystemClock
 from node.config import load
 from node.loop import Node
@@ -486,6 +487,13 @@ def nack(address: int) -> None:
     raise OSError(121, "Remote I/O error")
 
 
+def box(board: SimulatedBoard) -> SimulatedBme280:
+    """The chip of the sensor "box"."""
+    chip = board.i2c_ports[1].chips[0x76]
+    assert isinstance(chip, SimulatedBme280)
+    return chip
+
+
 def break_(board: SimulatedBoard, fault: str) -> None:
     """Inject a fault at the level of the bus."""
     from drivers.sim.dht_line import encode_frame
@@ -502,7 +510,7 @@ def break_(board: SimulatedBoard, fault: str) -> None:
     elif fault == "NACK":
         port.before_answer = nack
     elif fault == "stuck bus":
-        port.chips[0x76].busy = True
+        box(board).busy = True
     elif fault == "unplugged":
         del board.one_wire.text[address]
     elif fault == "85 degrees":
@@ -552,7 +560,7 @@ def test_each_fault_of_a_bus_ends_offline_with_a_remedy_and_costs_itself_alone(
         running.board.one_wire.text.update(text)
         running.board.analog_chips[8].volts.update(volts)
         running.board.i2c_ports[1].before_answer = lambda address: None
-        running.board.i2c_ports[1].chips[0x76].busy = False
+        box(running.board).busy = False
         subscriber.wait_for(f"sensors/test/{sensor}/availability", "online", seconds=16)
 
 
@@ -566,9 +574,12 @@ def test_a_disk_that_takes_its_time_makes_no_sensor_offline(
     with InProcess(tmp_path, broker.port, ALL):
         subscriber.wait_for_states("water", 3)
         commit = OutboxFile.commit
-        monkeypatch.setattr(
-            OutboxFile, "commit", lambda *a, **k: (time.sleep(2), commit(*a, **k))[1]
-        )
+
+        def slow(*arguments, **options):
+            time.sleep(2)
+            return commit(*arguments, **options)
+
+        monkeypatch.setattr(OutboxFile, "commit", slow)
         time.sleep(2.5)
         monkeypatch.setattr(OutboxFile, "commit", commit)
         seen = len(subscriber.states("water"))

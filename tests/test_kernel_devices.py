@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -20,9 +21,13 @@ from drivers.sim.kernel_tree import EIO, SimulatedDevice
 from drivers.sysfs import SYSFS, SysfsOptions
 
 
+def showing(value: object) -> Callable[[], str]:
+    return lambda: f"{value}\n"
+
+
 def plug(board: SimulatedBoard, kind: str, name: str, parent: str, **files: object):
     device = SimulatedDevice(
-        kind, name, parent, {file: lambda text=f"{value}\n": text for file, value in files.items()}
+        kind, name, parent, {file: showing(value) for file, value in files.items()}
     )
     board.kernel.devices.append(device)
     return device
@@ -280,9 +285,12 @@ def test_a_dht_that_fails_is_not_asked_for_its_humidity(board, monkeypatch):
     device.files["in_temp_input"] = lambda: EIO
     opened: list[str] = []
     real = os.open
-    monkeypatch.setattr(
-        "os.open", lambda path, *rest: opened.append(str(path)) or real(path, *rest)
-    )
+
+    def remembering(path, *rest):
+        opened.append(str(path))
+        return real(path, *rest)
+
+    monkeypatch.setattr("os.open", remembering)
     with pytest.raises(BadFrame, match="damaged frame"):
         open_named(board, "dht11").read()
     assert [path for path in opened if path.endswith("_input")] == [opened[-1]]

@@ -14,11 +14,11 @@ from drivers.sim.board import SimulatedBoard
 from node import config as configuration
 from node.last_good import LastGood
 from node.panel import Panel, Pattern
-from node.schema import StatusLedTable
+from node.schema import Config, StatusLedTable
 
 
 @pytest.fixture
-def sensor_file(tmp_path) -> Path:
+def sensor_file(tmp_path: Path) -> Path:
     file = tmp_path / "temp1_input"
     file.write_text("21500")
     return file
@@ -46,7 +46,7 @@ def kept_in(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in names if file.exists()}
 
 
-def keep(folder: Path, config: str) -> configuration.Config:
+def keep(folder: Path, config: str) -> Config:
     """Keep a copy of a configuration as `run` would."""
     source = folder / "node.toml"
     source.write_text(config)
@@ -55,7 +55,7 @@ def keep(folder: Path, config: str) -> configuration.Config:
     return good
 
 
-def stand_in(folder: Path, broken: str) -> configuration.Config | None:
+def stand_in(folder: Path, broken: str) -> Config | None:
     """What `run` would run on when its configuration is this broken one."""
     source = folder / "node.toml"
     source.write_text(broken)
@@ -164,6 +164,7 @@ def test_the_files_that_a_configuration_names_are_kept_with_it(tmp_path, tls_con
         found = stand_in(tmp_path, tls_config)
         assert found is not None
         assert found.mqtt.password == "open sesame"
+    assert found is not None
     assert found.mqtt.tls is not None
     assert found.mqtt.tls.ca_file == tmp_path / "last-good.toml.files" / "ca_file"
 

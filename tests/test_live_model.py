@@ -492,7 +492,7 @@ def text_of(rows: list[Row], width: int, height: int, **more: object) -> list[st
 
 
 @pytest.fixture
-def usual_rows(model) -> list[Row]:
+def usual_rows(model: LiveModel) -> list[Row]:
     for second in range(30):
         for sensor in ("terrarium", "water"):
             model.take(state(sensor, f'{{"temperature":{20 + second / 8}}}'), at(second))

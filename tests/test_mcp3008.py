@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -33,7 +34,7 @@ THERMISTOR_109 = (1.129241e-3, 2.341077e-4, 8.775468e-8)
 def read_at(board, volts: float, driver: str = "mcp3008", **options) -> float:
     """The temperature read while the input is at `volts`."""
     info = find_driver(driver)
-    chosen = info.options(**options)
+    chosen: Any = info.options(**options)
     board.attach(driver, chosen)
     chip = board.analog_chips[chosen.select_pin]
     chip.volts[chosen.channel_number] = lambda: volts
@@ -126,7 +127,9 @@ def test_every_chip_reads_each_of_its_inputs_to_its_resolution(board, driver):
 
 @pytest.mark.parametrize("driver", CHIPS)
 def test_every_chip_is_simulated_with_every_sensor(board, driver):
-    sensors = ({"sensor": name} for name in ("tmp35", "tmp36", "tmp37", "lm35", "thermistor"))
+    sensors: list[dict[str, Any]] = [
+        {"sensor": name} for name in ("tmp35", "tmp36", "tmp37", "lm35", "thermistor")
+    ]
     info = find_driver(driver)
     for given_options in (
         *sensors,

@@ -8,6 +8,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from support import (
@@ -215,7 +216,7 @@ def test_delta_and_heartbeat_hold_messages_back(broker, subscribe, start_node, t
     assert taken_s(last) - written_s < 1.0, "and not this"
 
 
-def answering(version_5: bool):
+def answering(version_5: bool) -> Callable[[int, bytes], bytes | None]:
     """A scripted broker's answers; a 3.1.1 one refuses protocol level 5 (3.1.1, §3.2.2.3)."""
 
     def answer(kind: int, body: bytes) -> bytes | None:
@@ -327,6 +328,7 @@ def test_the_brokers_receive_maximum_is_kept(start_node, tmp_path):
     def acknowledge(body: bytes) -> None:
         nonlocal unacknowledged
         unacknowledged -= 1
+        assert broker.newest is not None
         with contextlib.suppress(OSError):
             broker.newest.sendall(puback(body))
 

@@ -336,6 +336,13 @@ def test_a_step_of_the_clock_within_a_tick_is_kept_apart(outbox, clock):
 # -- disks
 
 
+def database(outbox: Outbox) -> sqlite3.Connection:
+    """The connection that an outbox has to its file."""
+    file = outbox._store._file
+    assert file is not None
+    return file._db
+
+
 def damage(file: Path, how: str) -> None:
     content = bytearray(file.read_bytes())
     if how == "noise":
@@ -368,7 +375,7 @@ def damage(file: Path, how: str) -> None:
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_damaged_log_is_set_aside_and_a_new_one_begun(tmp_path, clock, caplog, how, killed):
     """What was damaged is never taken for a reading; what is sound of the unsent is kept."""
-    made = {}
+    made: dict[int, Reading] = {}
     folder = tmp_path / "log"
     outbox = Outbox(folder, OutboxTable(), clock)
     for _ in range(100):
@@ -378,7 +385,7 @@ def test_a_damaged_log_is_set_aside_and_a_new_one_begun(tmp_path, clock, caplog,
     if not killed:
         outbox.close()
     else:  # the WAL has been copied into the file, and is still there
-        outbox._store._file._db.execute("PRAGMA wal_checkpoint")
+        database(outbox).execute("PRAGMA wal_checkpoint")
         folder = crashed_copy(folder, tmp_path / "crashed")
         outbox.close()
     damage(folder / FILE_NAME, how)
@@ -410,11 +417,11 @@ def sound_log(tmp_path_factory) -> tuple[Path, dict[int, Reading]]:
     clock = FakeClock()
     folder = tmp_path_factory.mktemp("sound")
     outbox = Outbox(folder / "log", OutboxTable(), clock)
-    made = {}
+    made: dict[int, Reading] = {}
     for tick in range(60):
         made.update((r.seq, r) for r in fill(outbox, clock, 10))
         if tick == 40:
-            outbox._store._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            database(outbox).execute("PRAGMA wal_checkpoint(TRUNCATE)")
     outbox.acknowledge(1, 100)
     made.update((r.seq, r) for r in fill(outbox, clock, 1))
     return crashed_copy(folder / "log", folder / "crashed"), made
@@ -461,8 +468,8 @@ def test_a_log_that_is_damaged_while_it_is_open(tmp_path, clock, caplog):
     """The numbers go on, so that no retained topic goes backwards."""
     outbox = Outbox(tmp_path, OutboxTable(), clock)
     fill(outbox, clock, 2000)
-    outbox._store._file._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    outbox._store._file._db.execute("PRAGMA cache_size = 0")
+    database(outbox).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database(outbox).execute("PRAGMA cache_size = 0")
     damage(tmp_path / FILE_NAME, "noise in the middle")
     for position in range(0, 2000, 100):
         outbox.read(position, 100)
@@ -732,7 +739,6 @@ def test_a_damaged_log_on_a_full_disk_is_copied_when_there_is_room(tmp_path, clo
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
         db.execute("UPDATE tick SET checksum = 0 WHERE last_seq = 7")
     db.close()
-    opened = outbox_store.OutboxFile
 
     def full(path: Path, **options: object) -> OutboxFile:
         error = sqlite3.OperationalError("database or disk is full")
@@ -746,7 +752,7 @@ def test_a_damaged_log_on_a_full_disk_is_copied_when_there_is_room(tmp_path, clo
         outbox.commit()
         assert "full" in outbox.problem
         assert outbox.read(0, 99) == []
-    assert outbox_store.OutboxFile is opened
+    assert vars(outbox_store)["OutboxFile"] is OutboxFile
     clock.sleep(40)
     new += fill(outbox, clock, 1)
     assert outbox.problem == ""

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,12 @@ def test_the_led_of_a_node_tells_how_it_is(broker: Mosquitto, node_at, monkeypat
     """Well; a sensor lost and found; the broker gone and back."""
     monkeypatch.setattr("node.panel.STARTING_S", 1.0)
     node, board = node_at(broker.port)
+
+    def shown(pattern: Pattern) -> bool:
+        return node.panel.pattern is pattern
+
     for pattern in (Pattern.ONLINE, Pattern.SENSOR_DOWN, Pattern.ONLINE):
-        wait_until(lambda wanted=pattern: node.panel.pattern is wanted, what=pattern.name)
+        wait_until(partial(shown, pattern), what=pattern.name)
     broker.stop()
     wait_until(lambda: node.panel.pattern is Pattern.NO_BROKER)
     broker.start()

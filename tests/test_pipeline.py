@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from node.units import Rate, Seconds
 finite = st.floats(-50, 150)
 
 
-def pipeline(**keys: object) -> ChannelPipeline:
+def pipeline(**keys: Any) -> ChannelPipeline:
     return ChannelPipeline(TEMPERATURE, ChannelTable(**keys))
 
 
@@ -178,7 +179,7 @@ def test_what_passes_lies_in_the_range_whatever_the_other_filters_make_of_it(
 def test_no_lone_value_passes_that_is_faster_than_max_rate(values):
     """Of two neighbours that both pass, the second is reachable, or repeats one rejected."""
     channel = pipeline(max_rate=Rate.parse("1/s"), decimals=6)
-    last: float | None = None
+    last: tuple[float, int] | None = None
     rejected: float | None = None
     for second, value in enumerate(values):
         try:

@@ -165,8 +165,8 @@ def test_a_thermocouple_beyond_the_range_is_refused(opened):
 def test_mcp9600_faults(clock, status, what):
     """DS20005426, status register; a new value (bit 6) is no fault."""
     port = SimulatedI2C()
-    port.chips[0x67] = RegisterChip()
-    port.chips[0x67].registers[0x04] = status
+    port.chips[0x67] = chip = RegisterChip()
+    chip.registers[0x04] = status
     bus = I2CBus(port, clock)
     if what is None:
         mcp9600_faults(None, bus, 0x67)

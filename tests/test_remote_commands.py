@@ -11,6 +11,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import (
@@ -35,7 +36,7 @@ from node.intake import BURST, FLOOD, PER_S, Intake, Verdict
 class Operator:
     """A client that commands a node, and keeps the answers."""
 
-    def __init__(self, port: int, version: int = mqtt.MQTTv5) -> None:
+    def __init__(self, port: int, version: MQTTProtocolVersion = mqtt.MQTTv5) -> None:
         self.answers: list[tuple[str, dict[str, Any], bytes]] = []
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=version)
         self.client.on_message = self._arrived
@@ -61,7 +62,7 @@ class Operator:
         wait_until(lambda: self._node_listens)
 
     def send(self, name: str, payload: bytes = b"", **options: Any) -> None:
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.PUBLISH)
         if "response" in options:
             properties.ResponseTopic = options["response"]
             properties.CorrelationData = options["correlation"]
@@ -79,7 +80,7 @@ class Operator:
         topic, answer, _ = wait_until(lambda: self.answers[before:], what=f"answer to {name}")[0]
         assert topic == f"sensors/test/cmd/{name}/result"
         assert answer["command"] == name
-        return answer
+        return dict(answer)
 
     def close(self) -> None:
         self.client.disconnect()
@@ -144,7 +145,7 @@ def test_a_property_that_paho_cannot_read_costs_its_message_alone(
     broker, operator, start_node, temperature_file, retain
 ):
     """U+FEFF, which MQTT 5 allows: retained, it would end every connection of the node."""
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties = Properties(PacketTypes.PUBLISH)
     properties.UserProperty = ("from", "\ufeffme")
     if retain:
         operator.client.publish("sensors/test/cmd/fly", b"x", 1, True, properties)
@@ -317,7 +318,13 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
     wait_until(operator.client.is_connected)
     operator.answers.clear()
     operator.client.subscribe("sensors/test/cmd/+/result", 1)
-    wait_until(lambda: operator.send("read") or time.sleep(0.5) or operator.answers)
+
+    def asked():
+        operator.send("read")
+        time.sleep(0.5)
+        return operator.answers
+
+    wait_until(asked)
 
 
 class HistoryOf:

@@ -27,7 +27,7 @@ from drivers.owned_bus import I2CBus
 from drivers.registry import find_driver
 from drivers.scan_buses import switched_off
 from drivers.scan_i2c import Answer, scan_bus
-from drivers.scanning import scan
+from drivers.scanning import Found, Scan, scan
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS
 from drivers.sim.dead import ConstantChip
@@ -75,6 +75,13 @@ def port() -> CarefulPort:
 @pytest.fixture
 def bus(port: CarefulPort, clock: FakeClock) -> I2CBus:
     return I2CBus(port, clock)
+
+
+def sensors_of(result: Scan) -> list[Found]:
+    """The sensor of each finding: nothing but sensors was found."""
+    sensors = [finding.sensor for finding in result.findings if finding.sensor is not None]
+    assert len(sensors) == len(result.findings)
+    return sensors
 
 
 def registers(**content: bytes) -> RegisterChip:
@@ -396,6 +403,7 @@ def test_a_call_that_never_returns_costs_its_bus_alone(monkeypatch):
     assert "I2C bus 1: no answer within" in str(failure)
     (finding,) = result.findings
     assert finding.where == "I2C bus 3 address 0x76"
+    assert finding.sensor is not None
     assert finding.sensor.options == {"bus": 3, "address": 0x76}
 
 
@@ -422,7 +430,7 @@ def test_a_drivers_own_scan_that_fails_or_hangs_costs_itself_alone(monkeypatch):
     board.attach("cpu", cpu.options())
     result = scan(board)
     never.set()
-    assert [finding.sensor.driver for finding in result.findings] == ["cpu"]
+    assert [found.driver for found in sensors_of(result)] == ["cpu"]
     broken, hanging = map(str, result.failures)
     assert "broken: ValueError: what it found made no sense" in broken
     assert "hanging: no answer within 0.2 s" in hanging
@@ -436,6 +444,7 @@ def test_a_chip_without_simulation_says_so_and_the_rest_is_found():
     assert result.failures == ()
     unknown, known = result.findings
     assert "there is no simulated mlx90632" in unknown.note
+    assert known.sensor is not None
     assert known.sensor.driver == "bme280"
 
 
@@ -569,7 +578,7 @@ def test_kernel_devices_of_one_name_get_the_device_they_sit_on():
     sysfs = find_driver("sysfs")
     for name, device in (("lm75", "1-0048"), ("lm75", "1-0049"), ("cpu_thermal", "soc")):
         board.attach("sysfs", sysfs.options(name=name, device=device))
-    found = [finding.sensor.options for finding in scan(board).findings]
+    found = [sensor.options for sensor in sensors_of(scan(board))]
     assert found == [
         {"name": "lm75", "device": "1-0048"},
         {"name": "lm75", "device": "1-0049"},
@@ -582,7 +591,7 @@ def test_every_family_of_the_one_wire_driver_is_found():
     addresses = [f"{family}-0123456789ab" for family in ("10", "22", "28", "3b", "42")]
     for address in addresses:
         board.attach("ds18b20", driver.options(address=address))
-    assert [f.sensor.options["address"] for f in scan(board).findings] == addresses
+    assert [found.options["address"] for found in sensors_of(scan(board))] == addresses
 
 
 # -- The command ---------------------------------------------------------------------------------

@@ -15,12 +15,14 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
 import trustme
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import (
@@ -94,7 +96,7 @@ class Certificates:
         now = datetime.now(UTC)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         names = ["other.example"] if kind == "another name" else ["localhost"]
-        dates: dict[str, datetime] = {}
+        dates: dict[str, Any] = {}
         if kind == "expired":
             dates = {"not_before": now - timedelta(9), "not_after": now - timedelta(1)}
         elif kind == "not yet valid":
@@ -516,7 +518,7 @@ class Client:
         port: int,
         user: str,
         *,
-        version: int = mqtt.MQTTv5,
+        version: MQTTProtocolVersion = mqtt.MQTTv5,
         session: str = "",
         will: str = "",
         certificate: bool = False,
@@ -546,7 +548,7 @@ class Client:
         self.client.on_subscribe = lambda *_: self._ready.set()
         options: dict[str, Any] = {}
         if session:
-            lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            lasting = Properties(PacketTypes.CONNECT)
             lasting.SessionExpiryInterval = 600
             options = {"clean_start": False, "properties": lasting}
         self.client.connect("localhost", port, **options)
@@ -576,6 +578,12 @@ class Client:
     def publish(self, topic: str, payload: str, *, retain: bool = False) -> int:
         """The message's id, for `accepted`."""
         return self.client.publish(topic, payload, 1, retain).mid
+
+    def has_seen_the_end(self) -> bool:
+        return any(payload == "the end" for _, payload in self.received)
+
+    def has_of_retained(self, topics: set[str]) -> bool:
+        return set(self.retained) >= topics
 
     def accepted(self, message_id: int) -> bool:
         """Whether the broker took a message; it always says so in MQTT 3.1.1."""
@@ -667,10 +675,7 @@ def try_everything(
         clients["greenhouse"].publish("sensors/greenhouse/status", "the end")
         clients["newcomer"].publish("sensors/newcomer/status", "the end")
     for user, client in clients.items():
-        wait_until(
-            lambda c=client: any(payload == "the end" for _, payload in c.received),
-            what=f"the end at {user}",
-        )
+        wait_until(client.has_seen_the_end, what=f"the end at {user}")
     receivers: dict[tuple[str, str], set[str]] = {pair: set() for pair in sent}
     for user, client in clients.items():
         for topic, payload in client.received:
@@ -704,7 +709,7 @@ def test_everybody_may_what_the_table_says_and_nothing_else(site, version):
                 for topic, letters in table.items()
                 if "r" in letters[user] and any("p" in may for may in letters.values())
             }
-            wait_until(lambda c=client, e=expected: set(c.retained) >= e, what=f"{user}'s")
+            wait_until(partial(client.has_of_retained, expected), what=f"{user}'s")
             assert set(client.retained) - ended == expected - ended, user
 
 

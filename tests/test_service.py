@@ -103,7 +103,7 @@ def test_a_dead_network_thread_does_not_feed_the_watchdog(tmp_path, monkeypatch)
     fed: list[bool] = []
     restarts: list[int] = []
     for alive in (False, True):
-        monkeypatch.setattr(type(node._link), "alive", property(lambda _, alive=alive: alive))
+        monkeypatch.setattr(type(node._link), "alive", alive)
         monkeypatch.setattr(node._link, "restart", lambda: restarts.append(1))
         before = notify.count("WATCHDOG=1")
         node._service.next_feed_s = 0.0

@@ -36,6 +36,7 @@ from drivers.errors import (
 )
 from drivers.registry import driver_names, find_driver
 from drivers.sim.board import SimulatedBoard
+from drivers.sim.broken import FaultyChip
 from drivers.sim.faults import DEFAULT_AMOUNTS, KINDS, Fault, fault_kinds
 from drivers.sim.room import Air, Climate, Room
 
@@ -360,13 +361,15 @@ def test_a_chip_that_was_unplugged_has_lost_its_state(clock, monkeypatch):
     info = driver_on_fake_time("scd4x", clock, monkeypatch)
     subject = Bench("scd4x", Fault(kind="unplug", after_s=100, for_s=10), clock, info)
     subject.read()
-    before = subject.board.i2c_ports[1].chips[0x62]._chip
+    faulty = subject.board.i2c_ports[1].chips[0x62]
+    assert isinstance(faulty, FaultyChip)
+    before = faulty._chip
     subject.at(105)
     with pytest.raises(SensorError):
         subject.read()
     subject.at(111)
     subject.believes_the_air()
-    assert subject.board.i2c_ports[1].chips[0x62]._chip is not before
+    assert faulty._chip is not before
 
 
 # -- The room ------------------------------------------------------------------------------------

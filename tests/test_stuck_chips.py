@@ -5,6 +5,8 @@ Each chip is simulated at its registers, works until it is made `busy`, and work
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from support import FakeClock, TickingClock
 from test_catalogue import driver_on_fake_time, library_class
@@ -38,14 +40,14 @@ def clock() -> FakeClock:
     return TickingClock()
 
 
-def chip_of(board: SimulatedBoard):
+def chip_of(board: SimulatedBoard) -> tuple[Any, Any]:
     """The one chip on the board, and the port it is on."""
     if board.spi_ports:
-        ((_, port),) = board.spi_ports.items()
-        return port.chip, port
-    ((_, port),) = board.i2c_ports.items()
-    ((_, chip),) = port.chips.items()
-    return chip, port
+        (spi,) = board.spi_ports.values()
+        return spi.chip, spi
+    (i2c,) = board.i2c_ports.values()
+    (chip,) = i2c.chips.values()
+    return chip, i2c
 
 
 @pytest.mark.parametrize("name", STUCK)
@@ -71,7 +73,7 @@ def test_the_library_alone_polls_a_stuck_chip_for_ever(name, board, clock, monke
     """Negative control, on the same bus object without a deadline."""
     info = driver_on_fake_time(name, clock, monkeypatch)
     row = next(row for row in CATALOGUE if row.name == name)
-    options = info.options()
+    options: Any = info.options()
     board.attach(name, options)
     bus = board.i2c(1)
     library = library_class(row)(bus, address=row.addresses[0])

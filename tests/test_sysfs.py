@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def folder(root: Path, **files: object) -> Path:
     return root
 
 
-def open_at(path: Path, **options: float):
+def open_at(path: Path, **options: Any):
     return SYSFS.open(SysfsOptions(path=str(path), **options), BOARD)
 
 
@@ -48,7 +49,7 @@ def test_an_absent_file_names_the_overlay(tmp_path):
         open_at(tmp_path / "nothing").read()
 
 
-IIO = {
+IIO: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "dht11": (
         {"in_temp_input": -7300, "in_humidityrelative_input": 55500},
         {"temperature": -7.3, "humidity": 55.5},

@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -77,7 +78,7 @@ class Bench:
         self.board.attach("sysfs", options)
         plain = self.board.files[f"/{name}"]
 
-        def content() -> str:
+        def content() -> str | Path | None:
             if name in self.blocked:
                 self.blocked[name].wait()
             return plain()
@@ -170,13 +171,13 @@ def test_a_blocked_sensor_holds_nobody_up_where_something_comes_due_all_the_time
     assert answered, "none of 600 sensors was read in 3 s"
 
 
-def test_an_outcome_is_seen_though_the_next_sensor_on_the_bus_blocks(bench):
+def test_an_outcome_is_seen_though_the_next_sensor_on_the_bus_blocks(bench: Bench):
     """It is not left for the next turn of a loop that has no reason for one."""
     inbox: Inbox[ReadDone] = Inbox()
     bench.workers = Workers(inbox.put, inbox.put_quietly)
     plain = bench.board.files["/s0"]
 
-    def after(seconds: float) -> str:
+    def after(seconds: float) -> str | Path | None:
         time.sleep(seconds)
         return plain()
 

@@ -327,7 +327,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt.exe\x00\x08\r\n"
 
 
 @pytest.fixture
-def hostile(broker) -> Mosquitto:
+def hostile(broker: Mosquitto) -> Mosquitto:
     publish(broker.port, "sensors/evil/air/state", HOSTILE, retain=True)
     publish(broker.port, "sensors/evil/air/availability", HOSTILE, retain=True)
     publish(broker.port, "sensors/evil/air/co2", b"\xff\xfe\x00", retain=True)

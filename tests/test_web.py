@@ -168,8 +168,8 @@ def test_a_page_that_is_killed_or_frozen_in_a_read_does_not_stop_the_node(
     reader = subprocess.Popen(
         [python, "-c", program, str(node.state_dir / "outbox.db")], stdout=subprocess.PIPE
     )
+    assert reader.stdout is not None
     try:
-        assert reader.stdout is not None
         assert reader.stdout.readline() == b"1\n"
         reader.send_signal(signal.SIGSTOP)
         seen = len(subscriber.states("s"))
@@ -190,7 +190,7 @@ def test_a_page_that_is_killed_or_frozen_in_a_read_does_not_stop_the_node(
 
 def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
     """Of each file: inode, size, owner, rights, when its content was changed."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.iterdir()):
         status = file.stat()
         found[file.name] = (

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,14 @@ def test_it_shows_what_the_broker_has_lives_on_through_a_restart_and_tells_when_
     page.wait_for(f"{VALUE} === '21.5'")
     page.wait_for("document.querySelector('.pill')?.textContent === 'online'")
     assert "broker connected, MQTT 5" in page.text("header")
+
+    def has_come(celsius: float) -> bool:
+        newest: float = subscriber.states("s")[-1]["temperature"]
+        return newest == celsius
+
     for raw, shown in (("22250", "22.25"), ("-3000", "−3.00")):
         temperature_file.write_text(raw + "\n")
-        wait_until(lambda raw=raw: subscriber.states("s")[-1]["temperature"] == int(raw) / 1000)
+        wait_until(partial(has_come, int(raw) / 1000))
         page.wait_for(f"Number({VALUE}.replace('−', '-')) === {float(raw) / 1000}")
         assert page.js(VALUE)[0] == shown[0]
     node.kill()

@@ -30,9 +30,11 @@ readings = st.lists(
 )
 
 
-def by_hand(taken: list[tuple[int, float, bool]], count: int) -> dict[int, list[tuple]]:
+def by_hand(
+    taken: list[tuple[int, float, bool]], count: int
+) -> dict[int, list[tuple[float, bool]]]:
     """The readings by bucket, of the newest `count` buckets at the time when each came."""
-    kept: dict[int, list[tuple]] = {}
+    kept: dict[int, list[tuple[float, bool]]] = {}
     newest: int | None = None
     for at_ms, value, unsynced in taken:
         number = at_ms // WIDTH_MS

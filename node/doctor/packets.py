@@ -143,9 +143,9 @@ def connack_of(body: bytes, *, version: int) -> Connack:
         return Connack(failure_name(PacketTypes.CONNACK, code))
     if refused := failure_name(PacketTypes.CONNACK, code):
         return Connack(refused)
-    properties = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
+    properties = Properties(PacketTypes.CONNACK)
     try:
-        properties.unpack(body[2:])  # type: ignore[no-untyped-call]
+        properties.unpack(body[2:])
     except Exception:  # paho raises whatever its indexing does
         raise NotMqtt(shown(body)) from None
     return Connack(

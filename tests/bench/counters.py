@@ -28,6 +28,7 @@ import struct
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 __all__ = ["FIRST", "BlockingSensor", "Feeder", "SensorFiles"]
 
@@ -105,7 +106,8 @@ def _feed(
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     watched: dict[int, tuple[list[str], int]] = {}
     while True:
-        ready, _, _ = select.select([orders, inotify], [], [])
+        waiting: list[Any] = [orders, inotify]
+        ready, _, _ = select.select(waiting, [], [])
         if orders in ready:
             try:
                 watch, paths, begin = orders.recv()

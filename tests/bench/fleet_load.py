@@ -127,8 +127,9 @@ class Load:
 
 
 def main() -> None:
-    port, first, count, interval_s, *ca = sys.argv[1:]
-    Load(int(port), int(first), int(count), float(interval_s), *(ca or [None])).run()
+    port, first, count, interval_s, *more = sys.argv[1:]
+    ca = more[0] if more else None
+    Load(int(port), int(first), int(count), float(interval_s), ca).run()
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def _initrd(debian: Path, folder: Path) -> Path:
             shutil.copytree(debian / part, root / part, symlinks=True, ignore=left_out)
     site, bench = root / "opt/site", root / "opt/bench"
     bench.mkdir(parents=True)
-    libraries = Path(metadata.distribution("msgspec").locate_file(""))
+    libraries = Path(str(metadata.distribution("msgspec").locate_file("")))
     no_cache = shutil.ignore_patterns("__pycache__", "*.so")
     for package in ("paho", "schedule", "msgspec"):
         shutil.copytree(libraries / package, site / package, ignore=no_cache)
@@ -180,9 +180,9 @@ def _initrd(debian: Path, folder: Path) -> Path:
     (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
     compiler = [sys.executable, "-m", "compileall", "-q", "-s", str(root), "-p", "/"]
-    for part in (root / f"usr/lib/python{_PYTHON}", site, bench):
+    for modules in (root / f"usr/lib/python{_PYTHON}", site, bench):
         subprocess.run(
-            [*compiler, "--invalidation-mode", "unchecked-hash", str(part)],
+            [*compiler, "--invalidation-mode", "unchecked-hash", str(modules)],
             check=False,
             stdout=subprocess.DEVNULL,
         )

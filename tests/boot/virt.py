@@ -218,9 +218,12 @@ def _panel(machine: Machine, seen: Subscriber, report: Report) -> None:
         machine.plug_network(in_=False)
         seen.wait_for("sensors/shed/status", "offline", 60)
         levels: set[bool] = set()
-        wait_until(
-            lambda: levels.add(level_at(machine, led, _LED)) or len(levels) == 2, 60, "it blinks"
-        )
+
+        def has_blinked() -> bool:
+            levels.add(level_at(machine, led, _LED))
+            return len(levels) == 2
+
+        wait_until(has_blinked, 60, "it blinks")
         machine.plug_network(in_=True)
         seen.wait_for("sensors/shed/status", "online", 90)
     with report.check("the button, pressed from outside, has all sensors read at once") as figures:

@@ -49,7 +49,7 @@ logger:
 
 def _filled_in(form: list[dict[str, Any]], known: dict[str, Any]) -> dict[str, Any]:
     """The answers to a form of Home Assistant's: what is known, else its defaults."""
-    answers = {}
+    answers: dict[str, Any] = {}
     for field in form:
         name = field["name"]
         if field.get("type") == "expandable":

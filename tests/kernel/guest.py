@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from smbus import StubBus
 
-from drivers.bus import SystemTime
+from drivers.bus import Board, SystemTime
 from drivers.errors import SensorError
 from drivers.owned_bus import I2CBus
 from drivers.registry import find_driver
@@ -208,7 +208,7 @@ def differences(
     """Where our driver makes something else of the registers than the kernel (`theirs`: before)."""
     info = find_driver(chip.driver)
     try:
-        ours = info.open(info.options(address=chip.address), StubBoard(port)).read()
+        ours = info.open(info.options(address=chip.address), cast(Board, StubBoard(port))).read()
     except SensorError as error:
         return [str(error)]
     found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from conftest import configure
@@ -40,12 +41,12 @@ def enable(node: Container, broker: Mosquitto, more: str = "") -> None:
     assert done.returncode == 0, node.journal(UNIT)
 
 
-def asked(node: Container) -> dict:
+def asked(node: Container) -> dict[str, Any]:
     """What the page says; of one that does not listen (yet), nothing of interest."""
     done = node.run("python3", "-c", ASK, check=False)
     if done.returncode != 0:
         return {"node": {"state": done.stdout}, "sensors": [{"state": done.stdout}]}
-    answer: dict = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 

@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def must(returned: int) -> int:
 
 def open_and_close(path: str) -> None:
     os.close(os.open(path, os.O_RDWR))
+
+
+def open_socket(family: int) -> None:
+    socket.socket(family, socket.SOCK_RAW).close()
 
 
 def write(folder: str) -> None:
@@ -101,17 +106,14 @@ def other_processes() -> int:
 
 
 for device in ("/dev/probe-named", "/dev/probe-other"):
-    attempt(f"open {device}", lambda device=device: open_and_close(device))
+    attempt(f"open {device}", partial(open_and_close, device))
 attempt("write /srv/everybodys", lambda: write("/srv/everybodys"))
 for place in ("/root", "/home"):
-    attempt(f"list {place}", lambda place=place: list(Path(place).iterdir()))
+    attempt(f"list {place}", partial(os.listdir, place))
 for place in ("/proc/cpuinfo", "/proc/sys/kernel/random/boot_id"):
-    attempt(f"read {place}", lambda place=place: read(place))
+    attempt(f"read {place}", partial(read, place))
 for family in ("AF_PACKET", "AF_NETLINK"):
-    attempt(
-        f"socket of {family}",
-        lambda family=family: socket.socket(getattr(socket, family), socket.SOCK_RAW).close(),
-    )
+    attempt(f"socket of {family}", partial(open_socket, getattr(socket, family)))
 attempt("adjtimex", lambda: adjtimex(0))
 attempt("set the clock", lambda: str(adjtimex(1)))
 attempt("message queue", message_queue)

@@ -3,14 +3,13 @@
 Is copied into mqtt_io/modules/sensor/ of mqtt-io's own environment: that is where it looks.
 """
 
+from mqtt_io.modules.sensor import GenericSensor
 from mqtt_io.types import ConfigType, SensorValueType
-
-from . import GenericSensor
 
 CONFIG_SCHEMA: dict[str, object] = {}
 
 
-class Sensor(GenericSensor):
+class Sensor(GenericSensor):  # type: ignore[misc]
     """Each `sensor_inputs` entry names its `path`."""
 
     SENSOR_SCHEMA = {"path": {"type": "string", "required": True}}  # noqa: RUF012
