@@ -98,7 +98,7 @@ def main() -> None:
             answer = _answer(model, pin, backend)
         except (ImportError, NotImplementedError, AttributeError) as error:
             answer = {"missing": f"Blinka finds no such pin on this computer ({error})"}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, the parent is told
             answer = {"broken": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
 

@@ -88,7 +88,7 @@ def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWE
     for info in _scanning_drivers():
         try:
             findings += _bounded(_FILES_S, info.name, partial(_scan_by, info, board))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, another package's may raise anything
             failures.append(as_sensor_error(error, info.name))
     alone = [a for a in adapters if only_bus is None and not a.for_sensors]
     return Scan(
@@ -114,7 +114,7 @@ def _bounded(seconds: float, where: str, work: Callable[[], _Result]) -> _Result
     def attempt() -> None:
         try:
             outcome.put((work(), None))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, raised again where it is waited for
             outcome.put((None, error))
 
     threading.Thread(target=attempt, name=f"scan {where}", daemon=True).start()
@@ -138,7 +138,7 @@ def _scan_adapter(board: Board, adapter: I2CAdapter, allowed_s: float) -> BusSca
             where,
             lambda: scan_bus(board.i2c(adapter.number), where, allowed_s=allowed_s),
         )
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001, shown, and the others are scanned
         return BusScan((), as_sensor_error(error, where))
 
 

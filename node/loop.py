@@ -79,7 +79,7 @@ def preload_drivers(config: Config) -> None:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 importlib.import_module(module)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, another package's may raise anything
             # The driver runs into it again, and says what it means for its sensor.
             _log.debug("%s cannot be imported: %s", module, error)
 
@@ -199,7 +199,7 @@ class Node:
     def _turn(self) -> None:
         try:
             self._sensing.work()
-        except Exception:
+        except Exception:  # noqa: BLE001, logged, and the loop goes on
             self._go_on("begin reads")
         now_s = self._clock.monotonic()
         self._watch_network_thread(now_s)
@@ -210,17 +210,17 @@ class Node:
             try:
                 self._commands.work(now_s)
                 self._reporter.work(now_s)
-            except Exception:
+            except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("publish")
         for event in self._wait(now_s):
             try:
                 self._take(event)
-            except Exception:
+            except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("deal with an event")
         saving_s = self._clock.monotonic()
         try:
             self._reporter.save(saving_s)
-        except Exception:
+        except Exception:  # noqa: BLE001, logged, and the loop goes on
             self._go_on("save readings")
         stalled_s = self._clock.monotonic() - saving_s
         if stalled_s > STALL_S:

@@ -146,7 +146,7 @@ class Panel:
                 self._led.on()
             else:
                 self._led.blink(on_s, off_s)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, gpiozero and what is under it
             _log.error("[status_led] cannot be switched: %s", error)
             self._led = None
 
@@ -156,7 +156,7 @@ class Panel:
             try:
                 if device is not None:
                     device.close()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001, gpiozero and what is under it
                 # The rest of the goodbye is more important.
                 _log.debug("a pin cannot be let go of: %s", error)
         self._led = self._button = None
@@ -171,6 +171,6 @@ def _led(pin: int, board: Board) -> Any:
 def _open(table: str, pin: int, opened: Callable[[], Any]) -> Any:
     try:
         return opened()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001, gpiozero and what is under it
         _log.error("%s pin %d cannot be used: %s; see sensor-node doctor", table, pin, error)
         return None

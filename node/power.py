@@ -32,7 +32,7 @@ class SensorPower:
             from gpiozero import OutputDevice
 
             self._device = OutputDevice(pin, initial_value=True, pin_factory=board.pin_factory())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, gpiozero and what is under it
             _log.error("%s: power_pin %d cannot be switched: %s", sensor, pin, error)
 
     def wants_cycle(self, failures_in_a_row: int) -> bool:

@@ -43,7 +43,7 @@ class SensorPort:
                 _check_names(self._driver.channels)
             channels = self._driver.channels
             measurement = _checked(self._driver.read(), channels)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001, another package's may raise anything
             failure = as_sensor_error(error, self._table.options.where())
             if self._table.info.reopen_after_failure:
                 self.close()

@@ -122,5 +122,5 @@ class Timetable:
     def _contained(action: Callable[[float], None], due_s: float) -> None:
         try:
             action(due_s)
-        except Exception:
+        except Exception:  # noqa: BLE001, logged, and the others are done
             _log.exception("a scheduled job failed; it stays on its schedule")

@@ -34,7 +34,7 @@ Hook = Callable[[Link, int, bytes], bytes | None]
 """Gets a link, and a packet's first byte and body; what is passed on instead, None: the packet."""
 
 
-def head(first: int, body: bytes) -> tuple[str, int]:
+def head(body: bytes) -> tuple[str, int]:
     """The topic of a PUBLISH, and where its packet id begins."""
     (size,) = struct.unpack_from(">H", body)
     return body[2 : 2 + size].decode(), 2 + size
@@ -106,7 +106,7 @@ def passes_qos_2_on_at_once(link: Link, first: int, body: bytes) -> bytes | None
     """A broker of method B: a message at QoS 2 is delivered before its PUBREL (MQTT 5, §4.3.3)."""
     if first >> 4 != PUBLISH or first & 0x06 != 0x04:
         return None
-    _, at = head(first, body)
+    _, at = head(body)
     link.reply(b"\x50\x02" + body[at : at + 2])
     body = body[:at] + body[at + 2 :]  # QoS 0 has no packet id
     assert len(body) < 128

@@ -89,7 +89,8 @@ def test_a_bus_dead_from_the_start_gives_no_reading(board, byte):
 
 
 @pytest.mark.parametrize("byte", [0x00, 0xFF])
-def test_a_bus_that_dies_later_gives_no_reading(board, chip, byte):
+@pytest.mark.usefixtures("chip")
+def test_a_bus_that_dies_later_gives_no_reading(board, byte):
     sensor = BME280.open(options(), board)
     sensor.read()
     board.i2c_ports[1].chips[0x76] = ConstantChip(byte)
@@ -114,11 +115,12 @@ def test_power_on_values_look_plausible_to_the_library(board, chip):
     assert 0 < library.temperature < 40
 
 
-def test_a_nack_is_not_found_and_the_next_reading_succeeds(board, chip):
+@pytest.mark.usefixtures("chip")
+def test_a_nack_is_not_found_and_the_next_reading_succeeds(board):
     sensor = BME280.open(options(), board)
     port = board.i2c_ports[1]
 
-    def nack(address: int) -> None:
+    def nack(_address: int) -> None:
         raise OSError(errno.EREMOTEIO, "Remote I/O error")
 
     port.before_answer = nack
@@ -128,10 +130,11 @@ def test_a_nack_is_not_found_and_the_next_reading_succeeds(board, chip):
     assert sensor.read()
 
 
-def test_a_held_bus_is_a_timeout(board, chip):
+@pytest.mark.usefixtures("chip")
+def test_a_held_bus_is_a_timeout(board):
     sensor = BME280.open(options(), board)
 
-    def held(address: int) -> None:
+    def held(_address: int) -> None:
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
     board.i2c_ports[1].before_answer = held

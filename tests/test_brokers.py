@@ -206,7 +206,7 @@ class Observer(Subscriber):
 
 
 def name_of(config: str) -> str:
-    return config.split('name = "')[1].split('"')[0]
+    return config.split('name = "')[1].split('"', maxsplit=1)[0]
 
 
 def places() -> list[tuple[str, str]]:
@@ -390,9 +390,7 @@ def test_a_backlog_arrives_whole_and_in_order(place, observe, start_node, tmp_pa
     assert dead_letters(node.state_dir) == []
 
 
-def test_a_wrong_password_is_said_and_a_right_one_gets_in(
-    place, observe, start_node, temperature_file
-):
+def test_a_wrong_password_is_said_and_a_right_one_gets_in(place, start_node, temperature_file):
     if not place.user:
         pytest.skip("this broker asks for no password")
     wrong = start_node(place.config(temperature_file, password="wrong"))

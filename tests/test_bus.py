@@ -32,7 +32,7 @@ def failing(numbers: Iterable[int]) -> Callable[[int], None]:
     """A `before_answer` that raises each error number once, and then lets through."""
     left = list(numbers)
 
-    def fail(address: int) -> None:
+    def fail(_address: int) -> None:
         if left:
             number = left.pop(0)
             raise OSError(number, os.strerror(number))
@@ -150,11 +150,11 @@ def test_every_transaction_minds_the_deadline(port):
     bus = I2CBus(port, TickingClock())
     device = I2CDevice(bus, ADDRESS)
     for transact in (
-        lambda: bus.scan(),
+        bus.scan,
         lambda: read_register(bus, 1),
         lambda: bus.writeto(ADDRESS, b"\x01"),
         lambda: bus.readfrom_into(ADDRESS, bytearray(1)),
-        lambda: device.__enter__(),
+        device.__enter__,
     ):
         with pytest.raises(BusDeadline), bus.within(0.0):
             transact()
@@ -179,7 +179,7 @@ def test_a_driver_that_waits_for_a_lock_ends_at_the_deadline(port):
             device.__enter__()
 
 
-def test_silence_is_every_byte_the_same(bus, port):
+def test_silence_is_every_byte_the_same(bus):
     with bus.within(1.0):
         assert bus.dead_byte is None, "nothing was read yet"
         read_register(bus, 0)
@@ -267,7 +267,7 @@ def test_what_was_not_sent_before_an_error_is_not_sent_after_it(spi, spi_port):
     assert spi_port.messages == [b"\x00\x00"]
 
 
-def test_full_duplex_returns_what_came_at_the_same_time(spi, spi_port):
+def test_full_duplex_returns_what_came_at_the_same_time(spi):
     answer = bytearray(3)
     with SPIDevice(spi, spi.chip_select) as selected:
         selected.write_readinto(b"\x05\x00\x00", answer)
@@ -321,7 +321,7 @@ def test_the_real_spi_bus_passes_speed_and_mode_on(monkeypatch):
 
 
 def test_a_spi_device_that_is_forbidden_names_the_group(monkeypatch):
-    def forbidden(name: str) -> None:
+    def forbidden(_name: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("Adafruit_PureIO.spi.SPI", forbidden)
@@ -343,7 +343,7 @@ def test_the_real_i2c_bus_is_opened_anew_when_its_adapter_is_back(monkeypatch, p
     port.before_answer = failing([errno.ENODEV])
     assert error_number(lambda: read_register(bus, 7)) == errno.ENODEV
 
-    def gone(number: int) -> None:
+    def gone(_number: int) -> None:
         raise RuntimeError("I2C Bus #7 not found, check if enabled in config!")
 
     monkeypatch.setattr(module, gone)

@@ -247,7 +247,7 @@ def test_the_catalogue_as_markdown():
     assert sensor_node("drivers", "--markdown", "--json").returncode == 2
 
 
-def test_output_into_a_closed_pipe_is_no_traceback(config):
+def test_output_into_a_closed_pipe_is_no_traceback():
     command = f"{SENSOR_NODE} drivers | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr

@@ -109,7 +109,8 @@ def test_each_fault_is_an_error_that_names_the_remedy(board, line, fault, error,
         dht22(board).read()
 
 
-def test_a_sensor_without_faults_reads(board, line):
+@pytest.mark.usefixtures("line")
+def test_a_sensor_without_faults_reads(board):
     """Negative control of the faults: the same line, undamaged."""
     assert 10 < dht22(board).read()["temperature"] < 30
 
@@ -140,7 +141,8 @@ def test_spacing_holds_between_two_reads(board, line, clock):
     assert clock.now_s - start_s >= 1.65, "1.9 s from trigger to trigger, 0.25 s of them capture"
 
 
-def test_a_dht_read_every_two_seconds_stays_on_its_grid(board, line, clock):
+@pytest.mark.usefixtures("line")
+def test_a_dht_read_every_two_seconds_stays_on_its_grid(board, clock):
     """A read that is due is not put off by the spacing of the one before."""
     sensor = dht22(board)
     for slot in range(20):
@@ -159,7 +161,7 @@ def test_a_value_from_the_librarys_cache_is_never_served(board, line):
             sensor.read()
 
 
-def test_the_library_alone_serves_its_cache_after_a_failure(board, line, clock):
+def test_the_library_alone_serves_its_cache_after_a_failure(line, clock):
     """Negative control of the test above: one library object, asked again within 2 s."""
     library = library_dht(line)
     good = library.temperature
@@ -248,7 +250,7 @@ def merge_at(widths: list[int], edge: int) -> list[int]:
 
 
 @pytest.mark.parametrize("celsius", [20.5, -7.3, 51.1])
-def test_no_two_missed_edges_give_another_value(board, line, celsius):
+def test_no_two_missed_edges_give_another_value(line, celsius):
     """Every pair of missed edges, 3,321 of them, ends in an error or in the truth."""
     truth = {"temperature": celsius, "humidity": 48.7}
     line.frame = lambda: encode_frame("DHT22", celsius, 48.7)

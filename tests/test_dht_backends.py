@@ -185,7 +185,7 @@ def test_edges_trigger_a_dht11_for_as_long_as_it_needs(board):
     assert board.dht_lines[4].falling_edges(1_100) == []
 
 
-def test_the_kernels_driver_is_retried_after_two_seconds(board, clock, monkeypatch):
+def test_the_kernels_driver_is_retried_after_two_seconds(board, clock):
     """EIO twice, then a value."""
     sensor = dht22(board, "kernel")
     files = board.kernel.devices[0].files
@@ -399,7 +399,7 @@ def line_held_s(monkeypatch: pytest.MonkeyPatch, edges: list[int]) -> float:
     line = FakeLine(edges)
     requested: list[dict[int, gpiod.LineSettings]] = []
 
-    def request(path: str, *, config, consumer: str, event_buffer_size: int) -> FakeLine:
+    def request(path: str, *, config, event_buffer_size: int, **_: object) -> FakeLine:
         requested.append(config)
         assert path == "/dev/gpiochip0"
         assert event_buffer_size >= 42
@@ -530,7 +530,8 @@ def has_ended(process: Path) -> bool:
     return not process.exists() or (process / "stat").read_text().split()[2] == "Z"
 
 
-def test_the_child_ends_with_its_parent_even_from_a_hang(pulsein, tmp_path):
+@pytest.mark.usefixtures("pulsein")
+def test_the_child_ends_with_its_parent_even_from_a_hang():
     """kill -9 of the node: the pipe ends, and with it the child, its helper and its queue."""
     script = (
         "import sys; from drivers.dht_process import DhtProcess\n"
@@ -570,7 +571,7 @@ def test_on_a_laptop_the_child_says_what_is_missing(backend):
     assert process._child is None
 
 
-def test_adafruit_is_not_imported_by_the_node(tmp_path):
+def test_adafruit_is_not_imported_by_the_node():
     """Blinka stays in the child: its memory, its prints and its SIGTERM handler."""
     script = (
         "import signal, sys; before = signal.getsignal(signal.SIGTERM)\n"

@@ -163,7 +163,7 @@ def test_an_invalid_configuration_exits_with_78_and_is_told_as_a_step(tmp_path):
     assert "prt" in step["message"]
 
 
-def test_wrong_usage_exits_with_2(tmp_path):
+def test_wrong_usage_exits_with_2():
     done = subprocess.run([SENSOR_NODE, "doctor", "air"], capture_output=True, check=False)
     assert done.returncode == 2
 
@@ -522,7 +522,7 @@ def test_a_broker_that_answers_a_denied_message_by_closing(tmp_path, file, start
     """As some do; the other topics are tried on."""
 
     def close(link: Link, first: int, body: bytes) -> bytes | None:
-        if first >> 4 == PUBLISH and head(first, body)[0].endswith("/state"):
+        if first >> 4 == PUBLISH and head(body)[0].endswith("/state"):
             link.close()
         return None
 
@@ -533,7 +533,7 @@ def test_a_broker_that_answers_a_denied_message_by_closing(tmp_path, file, start
         assert "closes the connection" in report.failed["may publish"]
 
 
-def test_more_topics_than_a_broker_has_room_for(tmp_path, file, start_broker):
+def test_more_topics_than_a_broker_has_room_for(tmp_path, start_broker):
     """QoS 2 messages that stay unanswered are bounded by the broker's Receive Maximum."""
     port = start_broker("max_inflight_messages 3").port
     files = {f"s{number}": tmp_path / f"temp{number}" for number in range(12)}
@@ -723,7 +723,7 @@ def test_the_last_word_on_a_topic_is_the_newest(tmp_path, file, broker, proxy, s
     node.publish(topic, '{"seq":1}', 1, retain=True).wait_for_publish(5)
 
     def overtake(link: Link, first: int, body: bytes) -> bytes | None:
-        if first >> 4 == PUBLISH and head(first, body)[0] == topic and b'{"seq":1}' in body:
+        if first >> 4 == PUBLISH and head(body)[0] == topic and b'{"seq":1}' in body:
             node.publish(topic, '{"seq":2}', 1, retain=True).wait_for_publish(5)
         return knows_3_1_1_alone(link, first, body)
 
@@ -744,7 +744,7 @@ def test_an_interrupted_run_leaves_nothing_retained(
     """The signal comes while a message of the doctor's is retained."""
     held: list[Link] = []
 
-    def hold(link: Link, first: int, body: bytes) -> bytes | None:
+    def hold(link: Link, first: int, _body: bytes) -> bytes | None:
         if first >> 4 == PUBLISH and first & 1 and not held:
             link.hears = False  # the doctor waits for an acknowledgement
             held.append(link)

@@ -58,9 +58,7 @@ def test_a_broker_that_is_absent_at_start(tmp_path, subscribe, start_node, tempe
 
 @pytest.mark.real_time(seconds=15)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_broker_that_stops_and_comes_back(
-    tmp_path, subscribe, start_node, temperature_file, number
-):
+def test_a_broker_that_stops_and_comes_back(tmp_path, start_node, temperature_file, number):
     """Everything retained is there again within 5 s, though the broker has lost it."""
     mosquitto = Mosquitto(tmp_path).start()
     node = start_node(sysfs_config(mosquitto.port, {"s": temperature_file}))
@@ -483,7 +481,7 @@ interval = "0.5s"
 """
 
 
-def nack(address: int) -> None:
+def nack(_address: int) -> None:
     raise OSError(121, "Remote I/O error")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import paho.mqtt.publish as publish
 import pytest
 from homeassistant_schema import problems_in
+from paho.mqtt import publish
 from support import NodeProcess, replaced, retained, sysfs_config, wait_until
 
 from drivers.registry import driver_names, find_driver
@@ -233,7 +233,7 @@ def test_the_node_announces_itself_right_and_retained(broker, start_node, topic)
     assert {"air.temperature", "water.pressure", "restart"} <= set(announced["cmps"])
 
 
-def test_another_name_is_the_same_device(broker, start_node, topic, tmp_path):
+def test_another_name_is_the_same_device(broker, start_node, topic):
     """Of the same state directory: every unique id is what it was, and the topic too."""
     first = start_two(start_node, broker.port)
     before = discovery(broker.port, topic)

@@ -302,7 +302,7 @@ def test_every_dht_error_of_the_kernel_has_its_remedy(board, monkeypatch):
     sensor = open_named(board, "dht11")
     failure = [0]
 
-    def read(file: object) -> float:
+    def read(_file: object) -> float:
         raise OSError(failure[0], os.strerror(failure[0]))
 
     monkeypatch.setattr("drivers.kernel_named.read_number", read)

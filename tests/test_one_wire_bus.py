@@ -55,7 +55,7 @@ def test_twenty_sensors_due_together_take_one_conversion(board, clock):
     assert board.one_wire.conversions == 1
 
 
-def test_sensors_that_are_opened_as_they_are_read_share_it_too(board, clock):
+def test_sensors_that_are_opened_as_they_are_read_share_it_too(board):
     """As at the start of a node: the first is alone still, the second converts for all others."""
     addresses = [f"28-0000000000{n:02x}" for n in range(20)]
     for address in addresses:
@@ -166,7 +166,7 @@ def test_a_conversion_under_way_is_waited_for_but_not_for_ever(board, clock, mon
     assert took_s(clock, sensors) < 2 * 5.0, "the read budget of each"
 
 
-def test_a_sensor_that_fails_costs_its_neighbours_nothing(board, clock):
+def test_a_sensor_that_fails_costs_its_neighbours_nothing(board):
     sensors = attach(board, A, B, C)
     board.one_wire.text[B] = lambda: w1_slave_text(POWER_ON_SCRATCHPAD)
     sensors[0].read()

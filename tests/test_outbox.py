@@ -464,7 +464,7 @@ def test_whatever_a_card_makes_of_the_log_it_tells_nothing_false(sound_log, wal,
         again.close()
 
 
-def test_a_log_that_is_damaged_while_it_is_open(tmp_path, clock, caplog):
+def test_a_log_that_is_damaged_while_it_is_open(tmp_path, clock):
     """The numbers go on, so that no retained topic goes backwards."""
     outbox = Outbox(tmp_path, OutboxTable(), clock)
     fill(outbox, clock, 2000)
@@ -602,7 +602,7 @@ def test_a_full_disk_loses_nothing_and_is_taken_up_again(small_disk, clock, capl
     again.close()
 
 
-def test_a_disk_that_is_read_only_from_the_start(small_disk, clock, caplog):
+def test_a_disk_that_is_read_only_from_the_start(small_disk, clock):
     """And becomes writable later, with an older log on it: its readings come first."""
     outbox = Outbox(small_disk, OutboxTable(), clock)
     old = fill(outbox, clock, 4)
@@ -740,7 +740,7 @@ def test_a_damaged_log_on_a_full_disk_is_copied_when_there_is_room(tmp_path, clo
         db.execute("UPDATE tick SET checksum = 0 WHERE last_seq = 7")
     db.close()
 
-    def full(path: Path, **options: object) -> OutboxFile:
+    def full(*_: object, **__: object) -> OutboxFile:
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error

@@ -180,7 +180,7 @@ def test_a_fault_bit_of_the_mcp9600_that_flickers_is_no_fault(clock):
     port.chips[0x67] = chip = RegisterChip()
     states = [0x20, 0x40, 0x20]
 
-    def flicker(address: int) -> None:
+    def flicker(_address: int) -> None:
         if states:
             chip.registers[0x04] = states.pop(0)
 

@@ -112,7 +112,8 @@ def node(
     return started
 
 
-def test_read_reads_every_sensor_now(node, operator, subscribe, broker, temperature_file):
+@pytest.mark.usefixtures("node")
+def test_read_reads_every_sensor_now(operator, broker, temperature_file):
     """An ordinary reading comes of it, with a seq, though none is due for an hour."""
     temperature_file.write_text("23500\n")
     answer = operator.ask("read")
@@ -125,14 +126,16 @@ def test_read_reads_every_sensor_now(node, operator, subscribe, broker, temperat
 
 
 @pytest.mark.parametrize("payload", [b"t", b" t ", b"t,t", b"t\n"])
-def test_read_reads_those_that_are_named(node, operator, payload):
+@pytest.mark.usefixtures("node")
+def test_read_reads_those_that_are_named(operator, payload):
     answer = operator.ask("read", payload)
     assert answer["ok"] is True
     assert list(answer["sensors"]) == ["t"]
 
 
 @pytest.mark.parametrize("response", ["answers/mine", "sensors/test/cmd/read/result/mine"])
-def test_the_answer_goes_to_the_response_topic_with_its_correlation(node, operator, response):
+@pytest.mark.usefixtures("node")
+def test_the_answer_goes_to_the_response_topic_with_its_correlation(operator, response):
     """Where an ACL is as narrow as it should be, below the result topic."""
     operator.send("read", b"s", response=response, correlation=b"\x00\x2a")
     topic, answer, correlation = wait_until(lambda: operator.answers)[0]
@@ -301,7 +304,7 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
     node = start_node(sysfs_config(broker.port, files, interval="0.5s"))
     node.wait_for_log("s4 (sysfs): online")
     operator.wait_for_node()
-    listener = HistoryOf(broker.port, node)
+    listener = HistoryOf(broker.port)
     for _ in range(10_000):
         operator.send("read", qos=0)
     node.wait_for_log("too many commands arrive: none is listened to for 60 s")
@@ -330,7 +333,7 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
 class HistoryOf:
     """When each reading of a node was taken, from its state topics."""
 
-    def __init__(self, port: int, node: NodeProcess) -> None:
+    def __init__(self, port: int) -> None:
         from support import Subscriber
 
         self._subscriber = Subscriber(port, "sensors/test/+/state")

@@ -315,7 +315,7 @@ def test_blinka_passes_the_rules_on_to_the_kernel(monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.ENXIO, errno.EREMOTEIO, errno.EIO])
 def test_a_bus_without_an_answer_is_empty_and_no_failure(bus, port, number):
-    def refuse(address: int) -> None:
+    def refuse(_address: int) -> None:
         raise OSError(number, os.strerror(number))
 
     port.before_answer = refuse
@@ -378,7 +378,7 @@ def test_a_lost_arbitration_is_a_held_bus(bus, port):
 
 
 def test_a_slow_bus_ends_at_the_deadline_and_says_how_far_it_came(bus, port, clock):
-    def crawl(address: int) -> None:
+    def crawl(_address: int) -> None:
         clock.sleep(0.5)
 
     port.before_answer = crawl
@@ -412,10 +412,10 @@ def test_a_drivers_own_scan_that_fails_or_hangs_costs_itself_alone(monkeypatch):
     cpu = find_driver("cpu")
     never = threading.Event()
 
-    def fail(board: object) -> list[dict[str, str | int]]:
+    def fail(_board: object) -> list[dict[str, str | int]]:
         raise ValueError("what it found made no sense")
 
-    def hang(board: object) -> list[dict[str, str | int]]:
+    def hang(_board: object) -> list[dict[str, str | int]]:
         never.wait(20)
         return []
 
@@ -551,7 +551,7 @@ def test_a_displays_bus_is_left_alone_unless_it_is_asked_for(tmp_path, monkeypat
 def test_a_bus_that_is_forbidden_names_the_group_and_the_command(tmp_path, monkeypatch):
     write(tmp_path, "dev/i2c-1")
 
-    def forbidden(number: int) -> None:
+    def forbidden(_number: int) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     module = "adafruit_blinka.microcontroller.generic_linux.i2c.I2C"
@@ -619,7 +619,7 @@ def test_what_is_printed_can_be_pasted_and_read(tmp_path):
     assert all(r["values"] for r in results)
 
 
-def test_a_candidate_that_is_uncommented_is_a_table_too(tmp_path):
+def test_a_candidate_that_is_uncommented_is_a_table_too():
     scanned = sensor_node("scan", "--simulate").stdout
     (block,) = [b for b in scanned.split("\n\n") if "0x44" in b]
     first = re.search(r"(?:# .*=.*\n?|# \[\[sensor\]\]\n)+", block)
@@ -643,7 +643,7 @@ def test_scanning_what_a_configuration_simulates_names_its_sensors(tmp_path):
     assert '"bme280-3-77" of the configuration reads this' in text
 
 
-def test_a_bus_can_be_chosen(tmp_path):
+def test_a_bus_can_be_chosen():
     done = sensor_node("scan", "--simulate", "--bus", "1", "--json")
     assert any("I2C bus 1" in f["where"] for f in json.loads(done.stdout)["found"])
     done = sensor_node("scan", "--simulate", "--bus", "7")

@@ -144,7 +144,7 @@ def test_a_channel_that_stays_away_is_told_once(state, caplog):
     assert "humidity is back" in caplog.text
 
 
-def test_a_channel_that_never_had_a_value_is_told_too(state, caplog):
+def test_a_channel_that_never_had_a_value_is_told_too(state):
     """A probe that is broken from the start."""
     for at_s in (0, 10, 20, 30, 40):
         state.accept(outcome(at_s, temperature=20.0))

@@ -112,7 +112,7 @@ def test_a_damaged_log_or_health_of_another_version(start_node, temperature_file
     assert "it is damaged; the node sets it aside" in text
 
 
-def test_a_node_whose_disk_is_full_is_not_told_to_be_well(tmp_path, start_node, temperature_file):
+def test_a_node_whose_disk_is_full_is_not_told_to_be_well(tmp_path, temperature_file):
     """The log cannot tell it; its own age does."""
     node = NodeProcess(tmp_path, sysfs_config(free_port(), {"s": temperature_file}))
     try:

@@ -83,7 +83,7 @@ def test_the_library_alone_polls_a_stuck_chip_for_ever(name, board, clock, monke
     chip.busy = True
     count = 0
 
-    def counting(address: int) -> None:
+    def counting(_address: int) -> None:
         nonlocal count
         count += 1
         if count > FOR_EVER:

@@ -266,7 +266,7 @@ def test_a_driver_is_opened_again_after_a_failure(bench):
 def test_an_unforeseen_exception_of_a_driver_becomes_an_outcome(bench):
     import msgspec
 
-    def explodes(options, board):
+    def explodes(_options, _board):
         raise ZeroDivisionError("of all things")
 
     table = SensorTable(

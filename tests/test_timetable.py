@@ -38,7 +38,7 @@ def test_a_slow_job_moves_no_later_run(clock):
     timetable = Timetable(clock)
     began_s: list[float] = []
 
-    def slow(due_s: float) -> None:
+    def slow(_due_s: float) -> None:
         began_s.append(clock.now_s)
         clock.sleep(0.4)
 
@@ -64,7 +64,7 @@ def test_a_job_that_raises_stays_on_its_schedule_and_starves_nobody(clock, caplo
     timetable = Timetable(clock)
     runs: list[float] = []
 
-    def fails(due_s: float) -> None:
+    def fails(_due_s: float) -> None:
         raise RuntimeError("boom")
 
     timetable.every(1.0, fails, start_s=clock.now_s)

@@ -99,14 +99,14 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         settings = read_settings(source, arguments.last_good)
     changes: dict[str, object] = {}
     if arguments.host is not None:
-        changes["host"] = _host(arguments.host, source)
+        changes["host"] = _host(arguments.host)
     if arguments.port is not None:
         changes["port"] = arguments.port
     table: WebTable = msgspec.structs.replace(settings.web, **changes)
     return msgspec.structs.replace(settings, web=table)
 
 
-def _host(written: str, source: Path) -> HostName:
+def _host(written: str) -> HostName:
     try:
         return parse_host(written)
     except ValueError as error:

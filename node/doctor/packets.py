@@ -146,7 +146,7 @@ def connack_of(body: bytes, *, version: int) -> Connack:
     properties = Properties(PacketTypes.CONNACK)
     try:
         properties.unpack(body[2:])
-    except Exception:  # paho raises whatever its indexing does
+    except Exception:  # noqa: BLE001, paho raises whatever its indexing does
         raise NotMqtt(shown(body)) from None
     return Connack(
         keeps_retained=bool(getattr(properties, "RetainAvailable", 1)),

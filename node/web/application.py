@@ -109,7 +109,7 @@ class Application:
             answer = self._answer(environ)
         except Refused as refused:
             answer = _plain(refused.code, str(refused), *refused.headers)
-        except Exception:
+        except Exception:  # noqa: BLE001, logged, and the next request is answered
             _log.exception("a request could not be answered")
             answer = _plain(500, "this page has a fault: see its log")
         headers = [*_HEADERS, ("Content-Type", answer.kind), *answer.headers]

@@ -102,7 +102,7 @@ def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
         f'<article class="card wide" data-sensor="{esc(sensor.id)}">',
         _card_head(sensor, linked=False),
         _card_error(sensor),
-        "".join(_reading(sensor, channel) for channel in sensor.channels),
+        "".join(_reading(channel) for channel in sensor.channels),
     ]
     for channel in sensor.channels:
         body.append(f"<h3>{esc(label_of(channel.name))}, {esc(channel.unit)}</h3>")
@@ -176,7 +176,7 @@ def _card(sensor: SensorView, span: Span, now_ms: int) -> str:
         _card_error(sensor),
     ]
     for channel in sensor.channels:
-        parts.append(_reading(sensor, channel))
+        parts.append(_reading(channel))
         parts.append(render(plot_of(sensor, channel, span, now_ms)))
     if not sensor.channels:
         parts.append('<p class="empty">no readings lately</p>')
@@ -206,7 +206,7 @@ def _card_error(sensor: SensorView) -> str:
     return f'<p class="error">{esc(sensor.health.last_error)}</p>'
 
 
-def _reading(sensor: SensorView, channel: ChannelView) -> str:
+def _reading(channel: ChannelView) -> str:
     old = "" if channel.current else " old"
     last = "" if channel.current else '<span class="note">last value</span>'
     return (

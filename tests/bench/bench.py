@@ -65,7 +65,7 @@ def main() -> None:
         print(line)
 
 
-def _end(number: int, frame: object) -> None:
+def _end(number: int, _frame: object) -> None:
     """Once: what was started is ended on the way out, and that is not to be interrupted."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)

@@ -89,5 +89,7 @@ class Broker:
 
 
 def mosquitto_version() -> str:
-    said = subprocess.run([str(find_mosquitto()), "-h"], capture_output=True, text=True)
+    said = subprocess.run(
+        [str(find_mosquitto()), "-h"], capture_output=True, text=True, check=False
+    )
     return said.stdout.split("\n", 1)[0].removeprefix("mosquitto version ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import signal
 import socket
 import subprocess
@@ -67,13 +66,12 @@ class Broker:
         program = find_mosquitto()
         if program is None:
             raise SystemExit("fleet: mosquitto is not installed: apt-get install mosquitto")
-        limit = (self._open_files, max(self._open_files, 8192))
+        limit = f"--nofile={self._open_files}:{max(self._open_files, 8192)}"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "-c", str(self._settings)],
+                ["prlimit", limit, program, "-c", str(self._settings)],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),
             )
         wait_for(self._listens, 10, "mosquitto")
 

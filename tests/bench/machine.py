@@ -62,6 +62,7 @@ def _commit() -> str:
     """Which version of the node this is; with a mark if files of it were changed since."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+        said = subprocess.run(git, capture_output=True, text=True, check=False).stdout
+        return said.strip() or "unknown"
     except FileNotFoundError:
         return "unknown"

@@ -77,7 +77,9 @@ def said_by(command: list[str], *, folder: Path | None = None, may_fail: bool = 
     Raises:
         CommandFailed: with the last line that it said.
     """
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode and not may_fail:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
         raise CommandFailed(f"{' '.join(command[:4])} ... fails: {said[-1]}")

@@ -99,7 +99,7 @@ def run_stage(stage: str, machine: Machine, seen: Subscriber, report: Report) ->
         STAGES[stage](machine, seen, report)
     except StageOver as over:
         report.could_not_run(f"the rest of {stage}", f"it stands on: {over}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001, failed, and told
         report.failed.append(f"{stage}: {error}")
         report.say(f"FAILED  {stage} has ended early: {error!r}")
     if report.failed and machine.is_on:

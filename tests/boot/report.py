@@ -37,7 +37,7 @@ class Report:
         began_s = time.monotonic()
         try:
             yield figures
-        except Exception:
+        except Exception:  # noqa: BLE001, failed, and told
             self.failed.append(f"{self._mark}{claim}")
             self.say(f"FAILED  {claim}\n{traceback.format_exc()}")
             if vital:

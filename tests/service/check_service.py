@@ -27,7 +27,10 @@ def node(system: Container, house_broker: Mosquitto) -> Container:
 
 
 @pytest.fixture
-def seen(node: Container, house_broker: Mosquitto) -> Iterator[Subscriber]:
+def seen(
+    node: Container,  # noqa: ARG001, it is started first
+    house_broker: Mosquitto,
+) -> Iterator[Subscriber]:
     """A subscriber, when the node is online."""
     subscriber = Subscriber(house_broker.port)
     subscriber.wait_for(STATUS, "online", 20)
@@ -247,7 +250,8 @@ def test_the_exposure_of_the_unit_is_low(node):
     node.run("systemd-analyze", "security", "--offline=true", "--threshold=20", file)
 
 
-def test_a_command_by_hand_finds_the_node(node, seen):
+@pytest.mark.usefixtures("seen")
+def test_a_command_by_hand_finds_the_node(node):
     """`sensor-node` is on the PATH, and sees what the service does."""
     status = json.loads(node.run("sensor-node", "status", "--json").stdout)
     assert str(status["process"]) == main_process(node)

@@ -75,7 +75,10 @@ def node(system: Container, house_broker: Mosquitto) -> Container:
 
 
 @pytest.fixture
-def seen(node: Container, house_broker: Mosquitto) -> Iterator[Subscriber]:
+def seen(
+    node: Container,  # noqa: ARG001, it is started first
+    house_broker: Mosquitto,
+) -> Iterator[Subscriber]:
     subscriber = Subscriber(house_broker.port)
     subscriber.wait_for(STATUS, "online", 20)
     yield subscriber
@@ -172,7 +175,8 @@ def test_a_broker_that_was_away_before_is_not_asked_for(node, seen, wheel, house
     wait_for(lambda: health_says(seen, "0.6.0"), 15)
 
 
-def test_a_version_that_refuses_the_configuration_is_not_tried(node, seen, wheel):
+@pytest.mark.usefixtures("seen")
+def test_a_version_that_refuses_the_configuration_is_not_tried(node, wheel):
     process = node.show("MainPID")
     answer = node.run(
         UPDATE, "--wheels", "/wheels", wheel("0.7.0", REFUSES_THE_CONFIGURATION), check=False

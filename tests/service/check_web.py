@@ -79,7 +79,8 @@ def test_it_serves_what_the_node_has_read_and_can_write_nothing(node, house_brok
     assert not [name for name in devices if name.startswith(("i2c", "spi", "gpio", "sd", "mem"))]
 
 
-def test_a_frozen_page_is_restarted_and_the_node_is_not_disturbed(node, house_broker):
+@pytest.mark.usefixtures("house_broker")
+def test_a_frozen_page_is_restarted_and_the_node_is_not_disturbed(node):
     node.file(f"/etc/systemd/system/{UNIT}.d").mkdir(exist_ok=True)
     node.file(f"/etc/systemd/system/{UNIT}.d/quick.conf").write_text(
         "[Service]\nWatchdogSec=10\nRestartSec=1\n"

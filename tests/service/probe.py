@@ -27,7 +27,7 @@ def attempt(name: str, action: Callable[[], Any]) -> None:
         returned = action()
     except OSError as error:
         found[name] = errno.errorcode.get(error.errno or 0, str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001, found, and written down
         found[name] = f"{type(error).__name__}: {error}"
     else:
         found[name] = "works" if returned is None else returned
