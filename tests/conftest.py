@@ -11,7 +11,8 @@ import itertools
 import random
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -84,6 +85,25 @@ def seconds_of(item: pytest.Item) -> float:
     return max(
         (mark.kwargs.get("seconds", 0) for mark in item.iter_markers("real_time")), default=0
     )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """The last lines of a run, after pytest's own: what was skipped, so was not proved, and why."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker's: its skips are told to the process that started it
+        return
+    skipped: dict[str, list[str]] = defaultdict(list)
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        skipped[str(reason).removeprefix("Skipped: ")].append(report.nodeid)
+    if skipped:
+        reporter.write_line("NOT PROVED in this run, because the tests were skipped:", bold=True)
+    for reason, tests in sorted(skipped.items()):
+        reporter.write_line(f"  {reason}")
+        for test in tests:
+            reporter.write_line(f"    {test}")
 
 
 @pytest.fixture(autouse=True, scope="session")

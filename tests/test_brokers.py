@@ -400,32 +400,33 @@ def test_a_wrong_password_is_said_and_a_right_one_gets_in(place, start_node, tem
     start_node(place.config(temperature_file)).wait_for_log("connected to")
 
 
-@pytest.mark.skipif(not (RUNNING or COMMAND), reason="test_node has this for mosquitto")
-def test_a_frozen_node_is_offline_by_its_will(place, observe, start_node, temperature_file):
-    config = place.config(temperature_file)
-    observer = observe(config)
-    node = start_node(config)
-    observer.wait_for(f"{observer.base}/status", "online", 15)
-    node.process.send_signal(signal.SIGSTOP)
-    try:
-        observer.wait_for(f"{observer.base}/status", "offline", 20)
-    finally:
-        node.process.send_signal(signal.SIGCONT)
-    observer.wait_for(f"{observer.base}/status", "online")
+if RUNNING or COMMAND:  # test_node has these for mosquitto
 
+    def test_a_frozen_node_is_offline_by_its_will(place, observe, start_node, temperature_file):
+        config = place.config(temperature_file)
+        observer = observe(config)
+        node = start_node(config)
+        observer.wait_for(f"{observer.base}/status", "online", 15)
+        node.process.send_signal(signal.SIGSTOP)
+        try:
+            observer.wait_for(f"{observer.base}/status", "offline", 20)
+        finally:
+            node.process.send_signal(signal.SIGCONT)
+        observer.wait_for(f"{observer.base}/status", "online")
 
-@pytest.mark.skipif(not (RUNNING or COMMAND), reason="test_node has this for mosquitto")
-def test_a_retained_reading_expires_with_mqtt_5(place, observe, start_node, temperature_file):
-    if place.protocol != "5":
-        pytest.skip("MQTT 3.1.1 has no expiry")
-    config = replaced(place.config(temperature_file), ("keepalive", 'retain_for = "2s"\nkeepalive'))
-    observer = observe(config)
-    node = start_node(config)
-    wait_until(observer.state, 15)
-    node.kill()
-    observer.wait_for(f"{observer.base}/status", "offline")
-    time.sleep(4)
-    late = observe(config, *RETAINED, "fence")
-    wait_until(lambda: late.kept().get("status") == "offline")
-    late.fence()
-    assert "s/state" not in late.kept()
+    def test_a_retained_reading_expires_with_mqtt_5(place, observe, start_node, temperature_file):
+        if place.protocol != "5":
+            pytest.skip("MQTT 3.1.1 has no expiry")
+        config = replaced(
+            place.config(temperature_file), ("keepalive", 'retain_for = "2s"\nkeepalive')
+        )
+        observer = observe(config)
+        node = start_node(config)
+        wait_until(observer.state, 15)
+        node.kill()
+        observer.wait_for(f"{observer.base}/status", "offline")
+        time.sleep(4)
+        late = observe(config, *RETAINED, "fence")
+        wait_until(lambda: late.kept().get("status") == "offline")
+        late.fence()
+        assert "s/state" not in late.kept()

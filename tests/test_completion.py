@@ -56,6 +56,6 @@ def test_files_and_the_sensors_of_a_configuration_are_offered(tmp_path):
     assert completed("read", "--config", "missing.toml", "", folder=tmp_path) == []
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh: apt-get install zsh")
 def test_zsh_can_read_its_script():
     subprocess.run(["zsh", "-n", str(FOLDER / "_sensor-node")], check=True)

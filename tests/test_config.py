@@ -551,7 +551,7 @@ def test_lines_are_found_across_nested_and_quoted_things():
     assert ("key",) not in lines
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_an_unreadable_password_file_is_a_problem(tmp_path):
     """Root reads everything, so the configuration is read by another user."""
     import subprocess

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -184,10 +185,12 @@ def test_a_name_that_does_not_resolve(tmp_path, file):
 
 def in_network(*commands: str) -> tuple[str, ...]:
     """A prefix that runs a program in a network of its own, set up by `commands` of ip."""
+    if shutil.which("ip") is None:
+        pytest.skip("needs ip: apt-get install iproute2")
     script = "\n".join(["set -e", *(f"ip {command}" for command in commands), 'exec "$@"'])
     allowed = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
     if allowed.returncode:
-        pytest.skip("no rights to make a network namespace")
+        pytest.skip("needs the right to make a network namespace, as root has it")
     return ("unshare", "--net", "sh", "-c", script, "sh")
 
 

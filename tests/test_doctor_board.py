@@ -207,7 +207,7 @@ def with_files(*commands: str) -> tuple[str, ...]:
     """A prefix that runs a program where `commands` of the shell have changed the files."""
     allowed = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
     if allowed.returncode:
-        pytest.skip("no rights to make a mount namespace")
+        pytest.skip("needs the right to make a mount namespace, as root has it")
     return ("unshare", "--mount", "sh", "-c", "\n".join(["set -e", *commands, 'exec "$@"']), "sh")
 
 
@@ -364,7 +364,7 @@ def test_a_missing_pin_factory_is_named_with_what_it_lacks(tmp_path):
 def test_a_pin_that_another_program_holds_on_a_pi(tmp_path):
     """libgpiod asks what a kernel would answer: GPIO 17 is held by "lirc"; nothing is requested."""
     if shutil.which("gcc") is None:
-        pytest.skip("no C compiler")
+        pytest.skip("needs a C compiler: apt-get install gcc libc6-dev")
     shim, source = tmp_path / "shim.so", Path(__file__).with_name("gpio_shim.c")
     command = ["gcc", "-shared", "-fPIC", "-o", str(shim), str(source), "-ldl"]
     subprocess.run(command, check=True, capture_output=True)
@@ -406,7 +406,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"no rights to mount: {done.stderr.strip()}")
+        pytest.skip(f"needs the right to mount, as root has it: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -462,7 +462,7 @@ def test_a_clock_that_is_kept_by_ntp(clock: FakeClock):
 def test_a_clock_that_was_never_set(tmp_path):
     """As that of a Pi without network: it shows a time before that of its own files."""
     if shutil.which("faketime") is None:
-        pytest.skip("no faketime")
+        pytest.skip("needs faketime: apt-get install faketime")
     prefix = ("env", "NO_FAKE_STAT=1", "faketime", "2020-02-03 04:05:06")
     report = doctor(tmp_path, one_sensor(free_port(), tmp_path / "t"), prefix=prefix)
     step = report.one("clock")

@@ -264,7 +264,7 @@ def test_a_reader_without_that_care_would_leave_files_behind(tmp_path):
     db.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user, one must be root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_a_user_that_may_only_read_sees_a_log_that_is_written(start_web):
     """In a folder where it could make nothing, with files of another's."""
     with open_folder() as folder:
@@ -293,7 +293,7 @@ def test_a_user_that_may_only_read_sees_a_log_that_is_written(start_web):
         assert not (state / "outbox.db-wal").exists(), "it did not stay open"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to mount, one must be root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
 def test_a_read_only_file_system_is_read(tmp_path, start_web):
     folder = tmp_path / "state"
     crashed_log(folder)
@@ -304,7 +304,7 @@ def test_a_read_only_file_system_is_read(tmp_path, start_web):
     )
     probe = subprocess.run([*prefix, "touch", str(folder / "x")], capture_output=True, check=False)
     if b"Read-only" not in probe.stderr:
-        pytest.skip("this machine lets nobody mount")
+        pytest.skip("needs a machine that lets root mount")
     web = start_web(folder, prefix=prefix)
     assert now(web)["node"]["dropped_readings"] == 7
 
