@@ -190,9 +190,14 @@ def test_run_brings_no_tls_where_there_is_none(tmp_path):
     config = tmp_path / "node.toml"
     config.write_text(sysfs_config(1, {"s": tmp_path / "temp"}))
     script = (
-        "import os, sys, threading\n"
+        "import os, signal, sys, threading, time\n"
         "from node import cli\n"
-        "threading.Timer(1.0, os.kill, (os.getpid(), 15)).start()\n"
+        "def end():\n"
+        "    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:\n"
+        "        time.sleep(0.05)\n"
+        "    time.sleep(1.0)\n"  # it tries to connect meanwhile
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "threading.Thread(target=end).start()\n"
         f"assert cli.main(['run', '--config', {str(config)!r}, '--state-dir', "
         f"{str(tmp_path / 'state')!r}]) == 0\n"
         f"print([m for m in {heavy!r} if m in sys.modules])\n"
