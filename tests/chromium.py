@@ -64,7 +64,13 @@ class Chromium:
             env={**os.environ, "TMPDIR": self._folder},
         )
         told = Path(self._folder, "DevToolsActivePort")
-        wait_until(lambda: told.exists() and told.read_text().count("\n"), _PATIENCE_S, "chromium")
+        try:
+            wait_until(
+                lambda: told.exists() and told.read_text().count("\n"), _PATIENCE_S, "chromium"
+            )
+        except BaseException:
+            self.close()  # nobody else knows of it yet
+            raise
         self._port = int(told.read_text().splitlines()[0])
 
     def page(self, **options: Any) -> Page:

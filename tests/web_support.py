@@ -16,6 +16,9 @@ from support import PATIENCE_S, SENSOR_NODE, wait_until
 
 __all__ = ["Reply", "WebProcess"]
 
+START_PATIENCE_S = 60.0
+"""Beside as many Chromiums as there are workers, all on one processor, a Python starts late."""
+
 
 class Reply(NamedTuple):
     code: int
@@ -55,7 +58,11 @@ class WebProcess:
         environment = {**os.environ, "SENSOR_NODE_CONFIG": "/nonexistent", **(env or {})}
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        match = wait_until(self._told, what="the page says where it is")
+        try:
+            match = wait_until(self._told, START_PATIENCE_S, "the page says where it is")
+        except BaseException:
+            self.kill()  # nobody else knows of it yet
+            raise
         self.port = int(match[1])
         self.url = f"http://127.0.0.1:{self.port}"
 
