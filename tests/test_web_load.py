@@ -260,7 +260,6 @@ def test_exports_that_nobody_takes_are_few_and_end(web):
     """Two at a time; a third is told to come again, and those that stand still are cut off."""
     request = b"GET /export.csv HTTP/1.1\r\nHost: localhost\r\n\r\n"
     lazy = [lazy_client(web, request) for _ in range(2)]
-    time.sleep(0.5)
 
     def third() -> int:
         assert answers_in_s(web) < 5
@@ -271,7 +270,7 @@ def test_exports_that_nobody_takes_are_few_and_end(web):
         finally:
             connection.close()
 
-    assert third() == 503
+    wait_until(lambda: third() == 503, seconds=TAKE_WITHIN_S, what="both have begun")
     wait_until(lambda: third() == 200, seconds=TAKE_WITHIN_S + 15)
     for connection in lazy:
         connection.close()
