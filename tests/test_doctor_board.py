@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from doctor_run import doctor, one_sensor
-from support import SENSOR_NODE, FakeClock, free_port
+from support import SENSOR_NODE, FakeClock, free_port, wait_until
 
 from drivers.hardware import HardwareBoard
 from drivers.sim.board import SimulatedBoard
@@ -188,8 +188,7 @@ def test_whose_permissions_count(tmp_path):
     )
     try:
         status = Path(f"/proc/{sleeper.pid}/status")
-        while "Uid:\t65534" not in status.read_text():
-            pass
+        wait_until(lambda: "Uid:\t65534" in status.read_text())
         running = node_user(sleeper.pid, tmp_path)
     finally:
         sleeper.kill()
