@@ -197,7 +197,7 @@ def test_run_brings_no_tls_where_there_is_none(tmp_path):
         "        time.sleep(0.05)\n"
         "    time.sleep(1.0)\n"  # it tries to connect meanwhile
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "threading.Thread(target=end).start()\n"
+        "threading.Thread(target=end, daemon=True).start()\n"
         f"assert cli.main(['run', '--config', {str(config)!r}, '--state-dir', "
         f"{str(tmp_path / 'state')!r}]) == 0\n"
         f"print([m for m in {heavy!r} if m in sys.modules])\n"
