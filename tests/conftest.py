@@ -8,6 +8,7 @@ time; those that compute come after them, so that they do not take their process
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import signal
 import tempfile
@@ -36,6 +37,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
     signal.signal(_number, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+# A login's umask may be 077; the users that some tests become read what others have written here.
+os.umask(0o022)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

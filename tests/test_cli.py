@@ -248,8 +248,8 @@ def test_the_catalogue_as_markdown():
 
 
 def test_output_into_a_closed_pipe_is_no_traceback():
-    command = f"{SENSOR_NODE} drivers | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    command = ["bash", "-c", '"$0" drivers | true; exit ${PIPESTATUS[0]}', SENSOR_NODE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
 
 
