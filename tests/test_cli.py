@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_version_is_that_of_the_package():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
-    done = sensor_node(command, "--help")
+    done = sensor_node(command, "--help", env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0
     assert re.search(rf"examples:\n  (sudo )?sensor-node {command}\b", done.stdout)
     assert "exit codes:\n  0   " in done.stdout
@@ -201,8 +202,6 @@ def test_read_of_an_unknown_sensor_is_wrong_usage(config):
 
 def test_read_gives_a_stuck_sensor_up(tmp_path):
     """A FIFO without a writer blocks for ever."""
-    import os
-
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "good").write_text("20000\n")
     file = tmp_path / "node.toml"
