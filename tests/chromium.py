@@ -84,9 +84,14 @@ class Chromium:
         self._pages.append(page)
         return page
 
-    def close(self) -> None:
+    def close_pages(self) -> None:
+        """A tab that stays open asks on, even where nobody answers any more."""
         for page in self._pages:
             page.close()
+        self._pages.clear()
+
+    def close(self) -> None:
+        self.close_pages()
         self._process.terminate()
         try:
             self._process.wait(10)
@@ -195,5 +200,7 @@ class Page:
         return base64.b64decode(self.call("Page.captureScreenshot", **options)["data"])
 
     def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.call("Page.close")
         with contextlib.suppress(Exception):
             self._connection.close()

@@ -29,6 +29,12 @@ def chromium() -> Iterator[Chromium]:
     browser.close()
 
 
+@pytest.fixture(autouse=True)
+def no_tab_stays(chromium: Chromium) -> Iterator[None]:
+    yield
+    chromium.close_pages()
+
+
 @pytest.fixture
 def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
     started: list[WebProcess] = []
