@@ -186,7 +186,7 @@ class Node:
         self._sensing.start(start_s)
         try:
             self._reporter.start(start_s)
-        except Exception:
+        except Exception:  # noqa: BLE001, logged, and the node goes on
             self._go_on("save the first health")
         self._link.start()
         self._service.ready()

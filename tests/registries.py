@@ -77,7 +77,7 @@ def _pip_settings() -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None)
     parser.read([Path(folder, "pip/pip.conf") for folder in reversed(shared)])
     parser.read(["/etc/pip.conf", home / ".pip/pip.conf", configured / "pip/pip.conf"])
-    parser.read(os.environ.get("PIP_CONFIG_FILE", ()))
+    parser.read(os.environ.get("PIP_CONFIG_FILE", ""))
     settings: dict[str, str] = {}
     for section in ("global", "install"):
         if parser.has_section(section):

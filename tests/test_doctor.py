@@ -184,7 +184,8 @@ def test_a_name_that_does_not_resolve(tmp_path, file):
 
 def took_s(report: Report) -> float:
     """By its own clock, without the start of a Python, which takes long on a busy computer."""
-    return sum(step["took_ms"] for step in report.steps) / 1000
+    took_ms: float = sum(step["took_ms"] for step in report.steps)
+    return took_ms / 1000
 
 
 def in_network(*commands: str) -> tuple[str, ...]:

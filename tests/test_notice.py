@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from support import sysfs_config, wait_until
 
 UNDONE = "the update to 0.2.0 was undone: it has committed no reading; 0.1.0 runs again"
@@ -15,10 +17,15 @@ def test_a_notice_in_the_state_directory_is_a_problem_of_the_node(
     notice = tmp_path / "state" / "update-undone"
     notice.write_text(UNDONE + "\n")
     subscriber = subscribe(broker.port)
+
+    def tells_of(process: int) -> bool:
+        newest: int = subscriber.health()["process"]
+        return newest == process
+
     for problems in ([UNDONE], []):
         node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
         # Its own: the last words of the run before may still be on their way.
-        wait_until(lambda node=node: subscriber.health()["process"] == node.process.pid)
+        wait_until(partial(tells_of, node.process.pid))
         assert subscriber.health()["problems"] == problems
         assert node.terminate() == 0
         notice.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -835,7 +836,7 @@ def test_avahi_is_asked_to_tell_of_a_page_that_others_can_reach(tmp_path, start_
     process, *words = told.read_text().split()
     assert " ".join(words) == f"-f greenhouse (sensor-node) _http._tcp {web.port} path=/"
     assert web.stop() == 0
-    wait_until(lambda: not is_alive(int(process)))
+    wait_until(lambda: has_ended(int(process)))
     told.unlink()
     web = start_web(folder, config=config, env=env)
     assert web.get("/").code == 200
@@ -862,11 +863,11 @@ def test_a_page_that_is_ended_while_it_starts_leaves_no_announcement(tmp_path, n
         command = [SENSOR_NODE, "web", "--state-dir", str(folder), "--host", "0.0.0.0", "--port=0"]
         subprocess.run(command, env={**os.environ, **env}, timeout=PATIENCE_S, check=False)
         process = int(told.read_text())
-        wait_until(lambda process=process: not is_alive(process), what="the announcement ends")
+        wait_until(partial(has_ended, process), what="the announcement ends")
         told.unlink()
 
 
-def test_control_a_child_that_the_kernel_does_not_end_outlives_its_parent(tmp_path):
+def test_control_a_child_that_the_kernel_does_not_end_outlives_its_parent():
     """As avahi's did: killed, its parent ends nothing."""
     script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); input()"
     command = [sys.executable, "-c", script]
@@ -876,17 +877,17 @@ def test_control_a_child_that_the_kernel_does_not_end_outlives_its_parent(tmp_pa
         child = int(parent.stdout.readline())
         parent.kill()
     try:
-        assert is_alive(child)
+        assert not has_ended(child)
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-def is_alive(process: int) -> bool:
-    """Whether it runs; one that has ended waits for its parent, or for init, as a zombie."""
+def has_ended(process: int) -> bool:
+    """Whether it runs no more; as a zombie it still waits for its parent, or for init."""
     try:
-        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+        return "State:\tZ" in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
-        return False
+        return True
 
 
 def test_the_rest_of_the_configuration_may_be_wrong(tmp_path, start_web):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from node.clock import SystemClock
 from node.help_text import CommandHelp
+from node.log_reader import LOG_TROUBLE, open_log, readings_from, why_not
 from node.reading import Reading
 from node.state_dir import add_state_dir_argument, find_state_dir
 from node.terminal import visible
 from node.web.buckets import Buckets
-from node.web.log import LOG_TROUBLE, open_log, readings_from, why_not
 from node.web.plot import Plot, standalone
 from node.web.summary import STEPS, Moment, decimals_of, usual_step_ms
 from node.web.text import slug

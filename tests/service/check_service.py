@@ -28,7 +28,7 @@ def node(system: Container, house_broker: Mosquitto) -> Container:
 
 @pytest.fixture
 def seen(
-    node: Container,  # noqa: ARG001, it is started first
+    node: Container,
     house_broker: Mosquitto,
 ) -> Iterator[Subscriber]:
     """A subscriber, when the node is online."""

@@ -76,7 +76,7 @@ def node(system: Container, house_broker: Mosquitto) -> Container:
 
 @pytest.fixture
 def seen(
-    node: Container,  # noqa: ARG001, it is started first
+    node: Container,
     house_broker: Mosquitto,
 ) -> Iterator[Subscriber]:
     subscriber = Subscriber(house_broker.port)

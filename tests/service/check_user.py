@@ -182,7 +182,8 @@ def test_what_the_installer_prints(user, text, house_broker):
     def follows(said: str, seconds: float = 0) -> str:
         [command] = printed_in(said)
         typed.append(command)
-        return user.does(command, seconds=seconds)
+        answer: str = user.does(command, seconds=seconds)
+        return answer
 
     said = user.does("sudo deploy/install.sh")
     user.edits(CONFIG, text)

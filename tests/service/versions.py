@@ -113,7 +113,12 @@ def try_out(wheel: Path, module: str, text: str) -> None:
     program = f"import {dotted} as module; assert module.__file__.startswith({str(wheel)!r})"
     env = {**os.environ, "PYTHONPATH": str(wheel), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=env, cwd="/", capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise Misfit(f"{module} cannot be imported:\n{done.stderr}")
