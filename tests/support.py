@@ -280,7 +280,21 @@ class Subscriber:
 
     def close(self) -> None:
         self.client.disconnect()
-        self.client.loop_stop()
+        stop_loop(self.client)
+
+
+def stop_loop(client: mqtt.Client) -> None:
+    """End the thread of a client that has disconnected, and wait for it.
+
+    `loop_stop` of paho 2 asks whether there is a thread, and joins it: one that ends in between has
+    forgotten itself, and `None` has no `join`.
+    """
+    thread = client._thread
+    with contextlib.suppress(AttributeError):
+        client.loop_stop()
+    if thread is not None:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "paho's thread does not end"
 
 
 def _for_ever() -> Properties:

@@ -40,6 +40,7 @@ from support import (
     replaced,
     retained,
     running,
+    stop_loop,
     sysfs_config,
     wait_until,
 )
@@ -592,7 +593,7 @@ def test_another_client_has_the_nodes_id(tmp_path, file, broker):
     wait_until(other.is_connected)
     report = doctor(tmp_path, one_sensor(broker.port, file))
     other.disconnect()
-    other.loop_stop()
+    stop_loop(other)
     assert list(report.failed) == ["client id"]
     assert "another client has the node's id" in report.failed["client id"]
     assert "/etc/machine-id" in report.one("client id")["remedy"]
@@ -656,7 +657,7 @@ def test_a_configuration_that_differs_and_a_second_node_of_one_name(
         wait_until(lambda: subscriber.health()["process"] == 1)
         report = doctor(tmp_path, config)
         second.disconnect()
-        second.loop_stop()
+        stop_loop(second)
         assert list(report.failed) == ["client id"]
         assert "another node has this name" in report.failed["client id"]
     assert "does not run" in doctor(tmp_path, one_sensor(free_port(), file)).one("node")["message"]
@@ -736,7 +737,7 @@ def test_the_last_word_on_a_topic_is_the_newest(tmp_path, file, broker, proxy, s
     subscriber = subscribe(broker.port, topic)
     report = doctor(tmp_path, one_sensor(proxy(broker.port, overtake).port, file))
     node.disconnect()
-    node.loop_stop()
+    stop_loop(node)
     assert topic not in report.denied("may publish")
     said = ['{"seq":1}', '{"seq":2}', '{"seq":1}', '{"seq":2}']
     wait_until(lambda: len(subscriber.on(topic)) >= len(said))  # the last is on its way to us

@@ -25,6 +25,7 @@ from support import (
     puback,
     published_topic,
     retained,
+    stop_loop,
     sysfs_config,
     taken_s,
     wait_until,
@@ -84,7 +85,7 @@ class Operator:
 
     def close(self) -> None:
         self.client.disconnect()
-        self.client.loop_stop()
+        stop_loop(self.client)
 
 
 @pytest.fixture

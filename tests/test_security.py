@@ -33,6 +33,7 @@ from support import (
     free_port,
     open_folder,
     replaced,
+    stop_loop,
     sysfs_config,
     wait_until,
 )
@@ -594,11 +595,11 @@ class Client:
         """End without DISCONNECT, so that the broker publishes the will."""
         self.client.socket().close()  # type: ignore[union-attr]
         self.client.disconnect()
-        self.client.loop_stop()
+        stop_loop(self.client)
 
     def close(self) -> None:
         self.client.disconnect()
-        self.client.loop_stop()
+        stop_loop(self.client)
 
 
 RIGHTS = """
@@ -764,7 +765,7 @@ def test_nobody_gets_in_without_the_right_password(site):
         wait_until(lambda: answers)
         assert answers[0] == "Not authorized"
         anonymous.disconnect()
-        anonymous.loop_stop()
+        stop_loop(anonymous)
 
 
 def node_config(
