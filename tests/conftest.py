@@ -119,6 +119,20 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """What a shell, or a service that runs the tests, has set for programs of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (
+            *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"),
+            *("STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "GPIOZERO_PIN_FACTORY"),
+            *("SENSOR_NODE_CONFIG", "SENSOR_NODE_MQTT_PASSWORD", "SENSOR_NODE_GPIO_CHIP"),
+            *("NO_COLOR", "COLUMNS"),
+        ):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
