@@ -25,6 +25,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from node.embedded_broker import find_mosquitto
+from node.outbox_file import OutboxFile
+from node.outbox_records import Ledger
+from node.outbox_store import FILE_NAME
 
 SENSOR_NODE = str(Path(sys.executable).with_name("sensor-node"))
 
@@ -168,7 +171,11 @@ class Mosquitto:
         assert program is not None
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen([program, "-c", str(settings)], stderr=log, stdout=log)
-        wait_until(self._listens, what="mosquitto listens")
+        try:
+            wait_until(self._listens, what="mosquitto listens")
+        except BaseException:
+            self.stop(signal.SIGKILL)  # nobody has it yet who could stop it
+            raise
         return self
 
     @property
@@ -232,7 +239,9 @@ class Subscriber:
         else:
             self.client.connect(*where)
         self.client.loop_start()
-        assert self._ready.wait(connected_by)
+        if not self._ready.wait(connected_by):
+            self.close()
+            raise AssertionError(f"no SUBACK within {connected_by:g} s")
 
     def _arrived(self, client: object, userdata: object, message: mqtt.MQTTMessage) -> None:
         self.times.append(time.monotonic())
@@ -307,11 +316,59 @@ def retained(port: int, topic: str = "sensors/#", **options: Any) -> dict[str, s
     """What the broker keeps: topic -> payload."""
     subscriber = Subscriber(port, topic, **options)
     end = "no-sensor/end-of-what-is-kept"  # published after it was sent, so it comes after it
-    subscriber.client.subscribe(end, 1)
-    subscriber.client.publish(end, "", 1)
-    wait_until(lambda: subscriber.on(end))
-    subscriber.close()
+    try:
+        subscriber.client.subscribe(end, 1)
+        subscriber.client.publish(end, "", 1)
+        wait_until(lambda: subscriber.on(end))
+    finally:
+        subscriber.close()
     return {topic: payload for topic, payload, kept in subscriber.messages if kept}
+
+
+def ledger_in(state_dir: Path) -> Ledger:
+    """What a node has committed of itself, while it runs and afterwards."""
+    file = OutboxFile(state_dir / FILE_NAME, read_only=True)
+    try:
+        return file.ledger
+    finally:
+        file.close()
+
+
+def output_until(
+    command: list[str], seen: Callable[[str], Any], env: dict[str, str] | None = None
+) -> tuple[str, str]:
+    """What a program prints until `seen` holds of its standard output, and is then interrupted.
+
+    Returns its standard output and standard error; it has to end with 0.
+    """
+    out = ""
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(env or {})},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        too_late = threading.Timer(2 * PATIENCE_S, process.kill)
+        too_late.start()
+        try:
+            while not seen(out) and (line := process.stdout.readline()):
+                out += line
+            process.send_signal(signal.SIGINT)
+            out += process.stdout.read()
+            code = process.wait()
+        finally:
+            too_late.cancel()
+            process.kill()
+        errors.seek(0)
+        said = errors.read()
+    assert code == 0, f"exit code {code} after:\n{out}{said}"
+    assert seen(out), f"not seen in:\n{out}{said}"
+    return out, said
 
 
 class NodeProcess:
@@ -359,6 +416,12 @@ class NodeProcess:
         self.process.terminate()
         return self.process.wait(seconds)
 
+    def freeze(self) -> None:
+        """SIGSTOP, until it has stopped (proc_pid_stat(5)); SIGCONT lets it go on."""
+        self.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", what="it stops")
+
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -401,10 +464,12 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._server.accept()
-                if self._cut:
+                try:
+                    assert not self._cut
+                    far = socket.create_connection(("127.0.0.1", self._to_port))
+                except (AssertionError, OSError):
                     near.close()
                     continue
-                far = socket.create_connection(("127.0.0.1", self._to_port))
                 self._open += [near, far]
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
@@ -438,7 +503,7 @@ class ScriptedBroker:
     def __init__(self, answer: Callable[[int, bytes], bytes | None]) -> None:
         self._answer = answer
         self.packets: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        self.connections = 0
+        self.connections = self.ended = 0
         self.newest: socket.socket | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
@@ -453,7 +518,13 @@ class ScriptedBroker:
                 threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError, EOFError):
+        try:
+            self._listen(connection)
+        finally:
+            self.ended += 1
+
+    def _listen(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, EOFError, IndexError):
             stream = connection.makefile("rb")
             while True:
                 first = stream.read(1)
