@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from support import SENSOR_NODE, NodeProcess, free_port, sysfs_config, wait_until
+from support import SENSOR_NODE, NodeProcess, free_port, ledger_in, sysfs_config, wait_until
 
 
 def status(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -80,7 +79,7 @@ def test_what_an_earlier_run_knew_is_not_told_as_news(tmp_path, start_node, brok
     again.wait_for_log("s (sysfs): offline")
     _, text = status(again.state_dir)
     assert "connected, MQTT" not in text
-    wait_until(lambda: "broker   no broker: " in status(again.state_dir)[1], seconds=15)
+    wait_until(lambda: "broker   no broker: " in status(again.state_dir)[1])
     assert "offline" in status(again.state_dir)[1]
 
 
@@ -93,7 +92,6 @@ def test_no_log_is_an_error_with_a_remedy(tmp_path):
 def test_a_damaged_log_or_health_of_another_version(start_node, temperature_file):
     node = start_node(sysfs_config(free_port(), {"s": temperature_file}, interval="0.2s"))
     node.wait_for_log("s (sysfs): online")
-    time.sleep(1)
     node.terminate()
     from node.outbox_rows import checksum_of
 
@@ -117,9 +115,9 @@ def test_a_node_whose_disk_is_full_is_not_told_to_be_well(tmp_path, temperature_
     node = NodeProcess(tmp_path, sysfs_config(free_port(), {"s": temperature_file}))
     try:
         node.wait_for_log("s (sysfs): online")
-        time.sleep(1.5)
+        wait_until(lambda: ledger_in(node.state_dir).last_seq >= 2)
         log = node.state_dir / "outbox.db"
-        node.process.send_signal(signal.SIGSTOP)
+        node.freeze()
         old_s = time.time() - 3600
         for name in (log, log.with_name("outbox.db-wal")):
             os.utime(name, (old_s, old_s))
