@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,10 +28,12 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 from support import (
+    PATIENCE_S,
     Mosquitto,
     NodeProcess,
     Subscriber,
     dead_letters,
+    free_port,
     replaced,
     sysfs_config,
     wait_until,
@@ -62,20 +63,13 @@ asyncio.run(serve())
 """
 
 
-def free(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-        return True
-    return False
-
-
 class Launched:
     """A broker that a command starts, and that signals end with all that it has started."""
 
     def __init__(self, folder: Path, command: list[str]) -> None:
-        # Some take ten seconds to listen: meanwhile no client may be given the port for its own.
-        self.port = next(
-            port for port in range(20_000 + os.getpid() % 10_000, 32_768) if free(port)
-        )
+        # Some take ten seconds to listen: meanwhile nobody is given the port. A broker that can be
+        # killed and started again at once sets SO_REUSEADDR, and so gets it.
+        self.port = free_port()
         self._folder = folder
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
@@ -91,7 +85,11 @@ class Launched:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-            self._process.wait(30)
+            try:
+                self._process.wait(30)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class Place:
@@ -146,7 +144,7 @@ class Observer(Subscriber):
         node: str,
         *topics: str,
         version: MQTTProtocolVersion | None = None,
-        patience_s: float = 10.0,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.node = node
         self.base = f"sensors/{node}"
@@ -270,7 +268,7 @@ def test_what_is_retained_is_there_for_who_comes_late(place, observe, start_node
     config = place.config(temperature_file)
     early = observe(config)
     node = start_node(config)
-    wait_until(lambda: early.state().get("temperature") == 21.5, 15)
+    wait_until(lambda: early.state().get("temperature") == 21.5)
     temperature_file.write_text("22250\n")
     wait_until(lambda: early.state()["temperature"] == 22.25)
     wait_until(early.numbers, what="history")
@@ -299,7 +297,7 @@ def test_a_wildcard_finds_what_is_retained(place, observe, start_node, temperatu
     early = observe(config)
     start_node(config)
     topics = {f"{early.base}/{topic}" for topic in RETAINED}
-    wait_until(lambda: {topic for topic, _, _ in list(early.messages)} >= topics, 15)
+    wait_until(lambda: {topic for topic, _, _ in list(early.messages)} >= topics)
     late = observe(config)
     wait_until(lambda: set(late.kept()) >= set(RETAINED), what="four retained topics")
 
@@ -309,7 +307,7 @@ def test_a_killed_node_is_offline_by_its_will(place, observe, start_node, temper
     config = place.config(temperature_file)
     early = observe(config)
     node = start_node(config)
-    early.wait_for(f"{early.base}/status", "online", 15)
+    early.wait_for(f"{early.base}/status", "online")
     node.kill()
     early.wait_for(f"{early.base}/status", "offline")
     late = observe(config, "status")
@@ -321,7 +319,7 @@ def test_a_clean_stop_says_offline_once(place, observe, start_node, temperature_
     config = place.config(temperature_file)
     observer = observe(config)
     node = start_node(config)
-    observer.wait_for(f"{observer.base}/status", "online", 15)
+    observer.wait_for(f"{observer.base}/status", "online")
     wait_until(observer.state)
     assert node.terminate() == 0
     observer.fence()
@@ -343,7 +341,7 @@ def test_a_broker_that_is_killed_leaves_no_gap(place, observe, start_node, tempe
     config = place.config(temperature_file)
     observer = observe(config)
     node = start_node(config)
-    wait_until(observer.numbers, 15, "history")
+    wait_until(observer.numbers, what="history")
     known = len(observer.numbers())
     wait_until(lambda: len(observer.numbers()) > known)  # nothing is on its way, for a second
     place.broker.stop(signal.SIGKILL)
@@ -359,7 +357,7 @@ def test_a_broker_that_is_killed_leaves_no_gap(place, observe, start_node, tempe
         wait_until(lambda: observer.subscribed >= again, what="the observer is back")
     finally:
         node.process.send_signal(signal.SIGCONT)
-    wait_until(lambda: observer.state()["temperature"] == 30.0, 15)
+    wait_until(lambda: observer.state()["temperature"] == 30.0)
     newest = observer.state()["seq"]
     assert newest > before + 5
     wait_for_reading(node, observer, newest)
@@ -394,7 +392,7 @@ def test_a_wrong_password_is_said_and_a_right_one_gets_in(place, start_node, tem
     if not place.user:
         pytest.skip("this broker asks for no password")
     wrong = start_node(place.config(temperature_file, password="wrong"))
-    wrong.wait_for_log(f'refuses the user "{place.user}"', 20)
+    wrong.wait_for_log(f'refuses the user "{place.user}"')
     assert "connected to" not in wrong.log
     wrong.kill()
     start_node(place.config(temperature_file)).wait_for_log("connected to")
@@ -406,7 +404,7 @@ if RUNNING or COMMAND:  # test_node has these for mosquitto
         config = place.config(temperature_file)
         observer = observe(config)
         node = start_node(config)
-        observer.wait_for(f"{observer.base}/status", "online", 15)
+        observer.wait_for(f"{observer.base}/status", "online")
         node.process.send_signal(signal.SIGSTOP)
         try:
             observer.wait_for(f"{observer.base}/status", "offline", 20)
@@ -422,7 +420,7 @@ if RUNNING or COMMAND:  # test_node has these for mosquitto
         )
         observer = observe(config)
         node = start_node(config)
-        wait_until(observer.state, 15)
+        wait_until(observer.state)
         node.kill()
         observer.wait_for(f"{observer.base}/status", "offline")
         time.sleep(4)
