@@ -21,10 +21,12 @@ from support import (
     Mosquitto,
     NodeProcess,
     ScriptedBroker,
+    Subscriber,
     dead_letters,
     puback,
     published_topic,
     retained,
+    running,
     stop_loop,
     sysfs_config,
     taken_s,
@@ -108,14 +110,21 @@ def node(
     files = {"s": temperature_file, "t": other, "broken": Path("/nowhere/temp1_input")}
     config = sysfs_config(broker.port, files, interval="1h") + "[status_led]\npin = 17\n"
     started = start_node(config, env={"GPIOZERO_PIN_FACTORY": "mock"})
-    started.wait_for_log("t (sysfs): online")
+    for name in ("s", "t"):
+        started.wait_for_log(f"{name} (sysfs): online")
     operator.wait_for_node()
+    wait_until(
+        lambda: {"sensors/test/s/state", "sensors/test/t/state"} <= retained(broker.port).keys()
+    )
     return started
 
 
 @pytest.mark.usefixtures("node")
 def test_read_reads_every_sensor_now(operator, broker, temperature_file):
     """An ordinary reading comes of it, with a seq, though none is due for an hour."""
+    kept = retained(broker.port)
+    before = {json.loads(kept[f"sensors/test/{name}/state"])["seq"] for name in ("s", "t")}
+    assert before == {1, 2}
     temperature_file.write_text("23500\n")
     answer = operator.ask("read")
     assert answer["sensors"]["s"] == {"temperature": 23.5}
@@ -124,7 +133,7 @@ def test_read_reads_every_sensor_now(operator, broker, temperature_file):
     assert answer["ok"] is False
     state = json.loads(retained(broker.port)["sensors/test/s/state"])
     assert state["temperature"] == 23.5
-    assert state["seq"] in (3, 4), "s and t had 1 and 2, and either may be read first"
+    assert state["seq"] in (3, 4), "two sensors on two buses: either may be the first"
 
 
 @pytest.mark.parametrize("payload", [b"t", b" t ", b"t,t", b"t\n"])
@@ -295,26 +304,32 @@ def test_identify_without_an_led_says_so(broker, operator, start_node, temperatu
     assert "[status_led] is not configured" in operator.ask("identify")["error"]
 
 
-def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, temperature_file):
+def test_a_flood_of_commands_delays_no_reading(
+    broker, operator, start_node, temperature_file, tmp_path
+):
     """Ten thousand of them: no slot of the grid is missed, and they are not listened to any more.
 
-    Commands are heard again on the next connection (and a minute later, see below).
+    Commands are heard again on the next connection (and a minute later, see below). A node beside
+    it, which hears none, tells how many slots are missed for the machine's other tasks.
     """
     files = {f"s{number}": temperature_file.with_name(f"temp{number}") for number in range(5)}
     for file in files.values():
         file.write_text("20000\n")
-    node = start_node(sysfs_config(broker.port, files, interval="0.5s"))
-    node.wait_for_log("s4 (sysfs): online")
-    operator.wait_for_node()
-    listener = HistoryOf(broker.port)
-    for _ in range(10_000):
-        operator.send("read", qos=0)
-    node.wait_for_log("too many commands arrive: none is listened to for 60 s")
-    listener.until(8.0)
-    gaps_s = listener.gaps_s()
-    assert len(gaps_s) > 50
-    missed = sum(round(gap_s / 0.5) - 1 for gap_s in gaps_s)
-    assert missed <= len(gaps_s) / 20, "slots; some may be for the machine's other tasks"
+    config = sysfs_config(broker.port, files, interval="0.5s")
+    node = start_node(config)
+    (tmp_path / "beside").mkdir()
+    quiet = config.replace('"test"', '"beside"') + "[commands]\nenabled = false\n"
+    with running(NodeProcess(tmp_path / "beside", quiet)) as beside:
+        for each in (node, beside):
+            each.wait_for_log("s4 (sysfs): online")
+        operator.wait_for_node()
+        listeners = [ReadingsOf(broker.port, name) for name in ("test", "beside")]
+        for _ in range(10_000):
+            operator.send("read", qos=0)
+        node.wait_for_log("too many commands arrive: none is listened to for 60 s")
+        time.sleep(8)
+    missed, missed_beside = (listener.missed_slots(0.5) for listener in listeners)
+    assert missed <= missed_beside + 4, "of about eighty"
     assert len(operator.answers) <= BURST + 10
     assert len(node.log_lines("WARNING")) == 1, "said once"
     broker.stop()
@@ -332,26 +347,25 @@ def test_a_flood_of_commands_delays_no_reading(broker, operator, start_node, tem
     wait_until(asked)
 
 
-class HistoryOf:
-    """When each reading of a node was taken, from its state topics."""
+class ReadingsOf:
+    """When each reading of a node with five sensors was taken, from its state topics."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, name: str) -> None:
         from support import Subscriber
 
-        self._subscriber = Subscriber(port, "sensors/test/+/state")
-        self._started_s = time.monotonic()
+        self._name = name
+        self._subscriber = Subscriber(port, f"sensors/{name}/+/state")
 
-    def until(self, seconds: float) -> None:
-        wait_until(lambda: time.monotonic() - self._started_s > seconds, seconds + 1)
+    def missed_slots(self, interval_s: float) -> int:
+        """By the node's own clock; its sensors have had at least fifty readings together."""
         self._subscriber.close()
-
-    def gaps_s(self) -> list[float]:
-        """The time between two readings of one sensor, by the node's own clock."""
-        gaps: list[float] = []
+        gaps_s: list[float] = []
         for number in range(5):
-            taken = [taken_s(state) for state in self._subscriber.states(f"s{number}")]
-            gaps += [after - before for before, after in itertools.pairwise(taken)]
-        return gaps
+            taken = [taken_s(state) for state in self._subscriber.states(f"s{number}", self._name)]
+            gaps_s += [after - before for before, after in itertools.pairwise(taken)]
+        missed = sum(round(gap_s / interval_s) - 1 for gap_s in gaps_s)
+        assert len(gaps_s) + missed > 50
+        return missed
 
 
 def test_more_than_the_intake_takes_is_dropped_and_a_flood_is_told(clock):
@@ -403,7 +417,8 @@ def test_an_extra_read_leaves_a_sensor_its_rest_before_its_own_turn(
     subscriber.wait_for_states("air", 4)
     times = [taken_s(state) for state in subscriber.states("air")[1:]]
     gaps_s = [after - before for before, after in itertools.pairwise(times)]
-    assert all(3.8 < gap_s < 4.2 for gap_s in gaps_s), gaps_s
+    # Read at once it would be 2.6 s, and its own turn put off by the rest of the chip 4.7 s.
+    assert all(3.5 < gap_s < 4.4 for gap_s in gaps_s), gaps_s
 
 
 def test_a_broker_without_wildcards_gets_the_readings_all_the_same(start_node, temperature_file):
