@@ -351,7 +351,6 @@ class ReadingsOf:
     """When each reading of a node with five sensors was taken, from its state topics."""
 
     def __init__(self, port: int, name: str) -> None:
-        from support import Subscriber
 
         self._name = name
         self._subscriber = Subscriber(port, f"sensors/{name}/+/state")

@@ -26,12 +26,14 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import (
+    PATIENCE_S,
     SENSOR_NODE,
     Mosquitto,
     NodeProcess,
     dead_letters,
     free_port,
     open_folder,
+    output_until,
     replaced,
     stop_loop,
     sysfs_config,
@@ -556,7 +558,7 @@ class Client:
         self.client.loop_start()
         wait_until(lambda: self._connected, what=f"an answer to {user}")
         if self._connected == ["Success"]:
-            assert self._ready.wait(10)
+            assert self._ready.wait(PATIENCE_S)
 
     @property
     def refused(self) -> bool:
@@ -745,7 +747,8 @@ def test_a_session_that_is_taken_over_gives_nothing_away(site):
     """With a reader's client id, a node gets the reader's subscriptions, and its own rights."""
     with site.broker() as broker:
         broker.join("dashboard", session="archive").close()
-        broker.join("greenhouse").publish("sensors/greenhouse/air/state", "for the archive")
+        node = broker.join("greenhouse")
+        assert node.accepted(node.publish("sensors/greenhouse/air/state", "for the archive"))
         thief = broker.join("cellar", session="archive")
         thief.publish("sensors/cellar/status", "the end")
         wait_until(lambda: thief.received)
@@ -867,15 +870,11 @@ def test_the_operator_watches_as_the_how_to_says(site, start_node, temperature_f
         )
         watch = next(line for line in how_to()[1] if line.startswith("sensor-node watch"))
         command = watch.replace("sensor-node", SENSOR_NODE).replace("operator.toml", str(operator))
-        done = subprocess.run(
-            [*command.split(), "--seconds", "1.5"],
-            check=False,
-            env={**os.environ, VARIABLE: "operator's"},
-            capture_output=True,
-            text=True,
+        wanted = "sensors/greenhouse/air/state temperature 21.5"
+        _, errors = output_until(
+            command.split(), lambda out: wanted in out, {VARIABLE: "operator's"}
         )
-        assert "sensors/greenhouse/air/state temperature 21.5" in done.stdout
-        assert done.stderr == ""
+        assert errors == ""
 
 
 def test_with_client_certificates_the_name_in_it_is_the_user(
@@ -913,5 +912,5 @@ def test_a_node_without_the_client_certificate_is_told_what_is_missing(
     with site.broker(certificates=True) as broker:
         login = 'username = "greenhouse"\npassword = "greenhouse\'s"'
         node = start_node(node_config(site, broker.port, temperature_file, login=login))
-        node.wait_for_log("does it want a client certificate?", seconds=15)
+        node.wait_for_log("does it want a client certificate?")
         assert "connected to" not in node.log
