@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import SENSOR_NODE, wait_until
+from support import PATIENCE_S, SENSOR_NODE, output_until, wait_until
 from terminal import Terminal
 
 pytestmark = pytest.mark.real_time
@@ -20,9 +23,27 @@ pytestmark = pytest.mark.real_time
 SENSORS = {"air", "water", "box", "probe", "cpu"}
 
 
-def children(pid: int) -> list[int]:
+def children(pid: int) -> dict[int, str]:
+    """Process id -> command line."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split()]
+    return {int(word): Path(f"/proc/{word}/cmdline").read_text() for word in text.split()}
+
+
+@contextlib.contextmanager
+def demo(**options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A demo that shows readings, ended whatever happens."""
+    command = [SENSOR_NODE, "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "sensors/demo/" in line:
+                    break
+            else:
+                raise AssertionError(f"no reading; exit code {process.wait(PATIENCE_S)}")
+            yield process
+        finally:
+            process.kill()
 
 
 def test_within_five_seconds_there_are_readings_of_every_sensor():
@@ -40,11 +61,9 @@ def test_within_five_seconds_there_are_readings_of_every_sensor():
 
 
 def test_without_a_terminal_it_prints_lines():
-    done = subprocess.run(
-        [SENSOR_NODE, "demo", "--seconds", "3"], capture_output=True, text=True, check=True
-    )
-    assert any("sensors/demo/box/state temperature" in line for line in done.stdout.splitlines())
-    assert "\x1b" not in done.stdout
+    wanted = "sensors/demo/box/state temperature"
+    out, _ = output_until([SENSOR_NODE, "demo"], lambda out: wanted in out)
+    assert "\x1b" not in out
 
 
 def test_it_serves_the_status_page_of_its_node_and_says_where():
@@ -63,12 +82,11 @@ def test_it_serves_the_status_page_of_its_node_and_says_where():
     finally:
         process.terminate()
         process.communicate(timeout=20)
-    without = WITHOUT_WAITRESS.replace("DEMO", "'demo', '--seconds', '2'")
-    done = subprocess.run(
-        [sys.executable, "-c", without], capture_output=True, text=True, check=True
+    out, _ = output_until(
+        [sys.executable, "-c", WITHOUT_WAITRESS.replace("DEMO", "'demo'")],
+        lambda out: "sensors/demo/box/state temperature" in out,
     )
-    assert done.stdout.startswith("no status page without pip install 'pi-sensor-node[web]'")
-    assert "sensors/demo/box/state temperature" in done.stdout
+    assert out.startswith("no status page without pip install 'pi-sensor-node[web]'")
 
 
 WITHOUT_WAITRESS = """
@@ -88,48 +106,40 @@ assert embedded_broker.find_mosquitto()
 asked = []
 embedded_broker.find_mosquitto = lambda: asked.append("there is none")
 from node.cli import main
-code = main(["demo", "--seconds", "5", "--json"])
+code = main(["demo", "--json"])
 assert asked
 sys.exit(code)
 """
 
 
 def test_without_mosquitto_amqtt_takes_its_place():
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_MOSQUITTO], capture_output=True, text=True, check=True
+    wanted = {f"sensors/demo/{sensor}/state" for sensor in SENSORS}
+    output_until(
+        [sys.executable, "-c", WITHOUT_MOSQUITTO],
+        lambda out: {json.loads(line)["topic"] for line in out.splitlines()} >= wanted,
     )
-    topics = {json.loads(line)["topic"] for line in done.stdout.splitlines()}
-    assert {f"sensors/demo/{sensor}/state" for sensor in SENSORS} <= topics
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_at_once_and_leaves_nothing_behind(tmp_path, number):
     env = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen([SENSOR_NODE, "demo"], stdout=subprocess.PIPE, env=env)
-    assert process.stdout is not None
-    while b"sensors/demo/" not in process.stdout.readline():
-        pass
-    started = children(process.pid)
-    assert len(started) == 3, "a broker, a status page and a node"
-    began_s = time.monotonic()
-    process.send_signal(number)
-    assert process.wait(5) == 0
-    assert time.monotonic() - began_s < 2
+    with demo(env=env) as process:
+        started = children(process.pid)
+        assert len(started) == 3, "a broker, a status page and a node"
+        began_s = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 0
+        assert time.monotonic() - began_s < 2
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_node_that_dies_ends_the_demo_and_shows_its_log():
-    process = subprocess.Popen(
-        [SENSOR_NODE, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    while "sensors/demo/" not in process.stdout.readline():
-        pass
-    node = max(children(process.pid))
-    os.kill(node, signal.SIGKILL)
-    _, errors = process.communicate(timeout=5)
-    assert process.returncode == 1
+    with demo(stderr=subprocess.PIPE) as process:
+        (node,) = (pid for pid, line in children(process.pid).items() if "\0run\0" in line)
+        os.kill(node, signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
     assert "connected to" in errors
 
 
