@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,8 @@ def test_a_clock_that_is_set_between_two_sensors_of_a_tick_corrects_the_first(
             subscriber.wait_for_states(name, 1)
         for name in files:
             wait_until(
-                lambda name=name: subscriber.states(name)[-1]["clock"] == "synced", what=name
+                partial(lambda name: subscriber.states(name)[-1]["clock"] == "synced", name),
+                what=name,
             )
             assert subscriber.states(name)[-1]["time"] > "2025"
 

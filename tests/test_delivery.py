@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -415,7 +416,7 @@ def test_a_stop_and_a_start_send_each_reading_once(broker, subscribe, start_node
         seen = newest_seq(subscriber)
         node = start_node(config)
         # Half a second before the next is sent: what is in flight at the end is another claim.
-        wait_until(lambda seen=seen: newest_seq(subscriber) >= seen + 30)
+        wait_until(partial(lambda seen: newest_seq(subscriber) >= seen + 30, seen))
         assert node.terminate() == 0
     counts = Counter(reading["seq"] for reading in subscriber.history())
     assert set(counts.values()) == {1}
@@ -563,7 +564,8 @@ def test_health_counts_and_names_what_fails(broker, subscribe, start_node, tmp_p
 
     def has_read_all() -> bool:
         read = subscriber.health()["sensors"]
-        return read["good"]["ok"] and read["hot"]["rejected"] and read["gone"]["failed"]
+        counts = (read["good"]["ok"], read["hot"]["rejected"], read["gone"]["failed"])
+        return all(counts)
 
     wait_until(has_read_all)
     health = subscriber.health()

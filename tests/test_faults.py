@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -413,7 +414,7 @@ def test_offline_is_acknowledged_before_the_connection_is_closed(start_node, tem
 
         wait_until(has_state)
         node.terminate(seconds=2.0)
-        wait_until(lambda broker=broker: broker.ended == broker.connections)
+        wait_until(partial(lambda broker: broker.ended == broker.connections, broker))
         has_state()  # and all that came after it
         kinds = [kind for kind, _ in packets]
         assert kinds[0] == CONNECT

@@ -9,6 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,7 @@ def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic
     subscriber = subscribe(broker.port, "#")
     for sensor in ("air", "water"):  # what else was to come on connecting was before that
         subscriber.wait_for(f"sensors/test/{sensor}/availability", "online")
-        wait_until(lambda sensor=sensor: subscriber.on(f"sensors/test/{sensor}/state"))
+        wait_until(partial(lambda sensor: subscriber.on(f"sensors/test/{sensor}/state"), sensor))
     subscriber.messages.clear()
     publish.single("homeassistant/status", "online", hostname="127.0.0.1", port=broker.port)
     others = ("homeassistant/status", "sensors/test/health", "sensors/test/history")

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -397,7 +398,7 @@ def test_topics_the_broker_denies_are_said_once(tmp_path, start_node, temperatur
             return sum(letter[0] == topic for letter in dead_letters(node.state_dir))
 
         for topic in ("sensors/test/s/state", "sensors/test/history"):  # often, and said once
-            wait_until(lambda topic=topic: refused(topic) >= 4)
+            wait_until(partial(lambda topic: refused(topic) >= 4, topic))
         lines = node.log_lines("does not take")
         assert len(lines) == 4, "state, health, discovery and history, once each"
         assert any("or set [homeassistant] enabled = false" in line for line in lines)
