@@ -238,12 +238,22 @@ class Outage:
 
     def is_over(self) -> bool:
         """Every sensor has a reading since, and history has come that far."""
-        for number in range(10):
-            topic = f"sensors/test/s{number}/state"
-            if not any(at > self.back_s for at in self.subscriber.times_of(topic)):
-                return False
-        self.seen_since = self.seen_since or max(published_seqs(self.subscriber, topic))
+        topics = [f"sensors/test/s{number}/state" for number in range(10)]
+        if not all(map(self.since, topics)):
+            return False
+        self.seen_since = self.seen_since or max(published_seqs(self.subscriber, topics[0]))
         return newest_seq(self.subscriber) >= self.seen_since
+
+    def since(self, topic: str) -> list[float]:
+        """When something was published on a topic since the outage; not what was kept."""
+        subscriber = self.subscriber
+        return [
+            at
+            for at, (name, _, kept) in zip(
+                list(subscriber.times), list(subscriber.messages), strict=False
+            )
+            if name == topic and not kept and at > self.back_s
+        ]
 
     def close(self) -> None:
         self.node.kill()
@@ -294,8 +304,7 @@ def check_outage(outage: Outage) -> None:
         topic = f"sensors/test/s{number}/state"
         states = published_seqs(subscriber, topic)
         assert states == sorted(states), f"{kind}: a retained topic went backwards"
-        after = [at for at in subscriber.times_of(topic) if at > outage.back_s]
-        waited.append(after[0] - outage.back_s)
+        waited.append(outage.since(topic)[0] - outage.back_s)
         kept = json.loads(retained(outage.broker.port, topic)[topic])["seq"]
         assert kept == states[-1], f"{kind}: the retained value is the newest"
     assert min(waited) < 5, f"{kind}: the first reading after {min(waited):.1f} s"
