@@ -334,6 +334,15 @@ def ledger_in(state_dir: Path) -> Ledger:
         file.close()
 
 
+def end(process: subprocess.Popen[Any]) -> None:
+    """SIGTERM first, so that what it has started ends with it."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+        process.kill()
+
+
 def output_until(
     command: list[str], seen: Callable[[str], Any], env: dict[str, str] | None = None
 ) -> tuple[str, str]:
@@ -353,7 +362,7 @@ def output_until(
         ) as process,
     ):
         assert process.stdout is not None
-        too_late = threading.Timer(2 * PATIENCE_S, process.kill)
+        too_late = threading.Timer(2 * PATIENCE_S, process.terminate)
         too_late.start()
         try:
             while not seen(out) and (line := process.stdout.readline()):
@@ -363,7 +372,7 @@ def output_until(
             code = process.wait()
         finally:
             too_late.cancel()
-            process.kill()
+            end(process)
         errors.seek(0)
         said = errors.read()
     assert code == 0, f"exit code {code} after:\n{out}{said}"

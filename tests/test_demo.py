@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE_S, SENSOR_NODE, output_until, wait_until
+from support import PATIENCE_S, SENSOR_NODE, end, output_until, wait_until
 from terminal import Terminal
 
 pytestmark = pytest.mark.real_time
@@ -43,7 +43,7 @@ def demo(**options: Any) -> Iterator[subprocess.Popen[str]]:
                 raise AssertionError(f"no reading; exit code {process.wait(PATIENCE_S)}")
             yield process
         finally:
-            process.kill()
+            end(process)
 
 
 def test_within_five_seconds_there_are_readings_of_every_sensor():
