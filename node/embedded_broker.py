@@ -88,9 +88,11 @@ def _wait_until_listening(port: int) -> bool:
 @contextlib.contextmanager
 def _mosquitto(program: str, port: int, folder: Path) -> Iterator[None]:
     settings = folder / "mosquitto.conf"
-    settings.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n", encoding="utf-8"
-    )
+    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "persistence false"]
+    if os.geteuid() == 0:
+        # As another user it would no longer end with us: that clears PR_SET_PDEATHSIG (prctl(2)).
+        lines.append("user root")
+    settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with (folder / "mosquitto.log").open("wb") as log:
         process = start_child([program, "-c", str(settings)], output=log, own_session=True)
     try:

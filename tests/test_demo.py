@@ -134,6 +134,24 @@ def test_a_signal_ends_it_at_once_and_leaves_nothing_behind(tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_that_is_killed_takes_its_programs_with_it(tmp_path):
+    """The broker, the node and the page; what they were started with tells them from others."""
+
+    def programs() -> list[str]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(tmp_path).encode() in (folder / "environ").read_bytes():
+                    found.append((folder / "cmdline").read_bytes().split(b"\0")[0].decode())
+        return [Path(name).name for name in found if name]
+
+    with demo(env={**os.environ, "TMPDIR": str(tmp_path)}) as process:
+        assert len(programs()) == 4
+        assert "mosquitto" in programs()
+        process.kill()
+    wait_until(lambda: not programs(), what="they have ended")
+
+
 def test_a_node_that_dies_ends_the_demo_and_shows_its_log():
     with demo(stderr=subprocess.PIPE) as process:
         (node,) = (pid for pid, line in children(process.pid).items() if "\0run\0" in line)

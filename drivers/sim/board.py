@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +58,15 @@ def _wire_input(chip: SimulatedChip, part: _Part) -> None:
         chip.volts[part.given["input"]] = lambda: analog_volts(part.given, part.air().temperature)
 
 
+def _remove(folder: Path) -> None:
+    """Remove a board's files, though a bus worker may still be writing some as the program ends."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.01)
+
+
 class SimulatedBoard:
     """`drivers.bus.Board` without hardware; the attributes are the parts, for faults in tests."""
 
@@ -75,8 +87,8 @@ class SimulatedBoard:
         self._buses: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
         self._factory: Any = None
-        self._folder = tempfile.TemporaryDirectory(prefix="sensor-node-sim-")
-        self._root = Path(self._folder.name)
+        self._root = Path(tempfile.mkdtemp(prefix="sensor-node-sim-"))
+        weakref.finalize(self, _remove, self._root)
         self.one_wire = OneWireTree(self._inside(_ONE_WIRE), self.clock)
         self.kernel = KernelTree(self._root)
 

@@ -132,8 +132,8 @@ def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -
         url = page.url()
         if url:
             title = f"simulated sensors at {url}, {broker.name} :{broker.port}"
-        if not arguments.json and (page.missing or is_plain(sys.stdout)):
-            print(_NO_PAGE if page.missing else f"page: {url}", flush=True)  # noqa: T201
+        if not arguments.json and (not url or is_plain(sys.stdout)):
+            print(f"page: {url}" if url else page.why_none(), flush=True)  # noqa: T201
         watch(
             MqttTable(host=HostName("127.0.0.1"), port=broker.port, protocol=broker.protocol),
             units=units_of(configuration.load(config)),
@@ -154,6 +154,12 @@ class _Page:
     def __init__(self, log_file: Path | None = None) -> None:
         self._log_file = log_file
         self.missing = log_file is None
+
+    def why_none(self) -> str:
+        """Why `url` has found no page."""
+        if self.missing:
+            return _NO_PAGE
+        return f"no status page within {_PAGE_WITHIN_S:g} s; {self._log_file} says how far it is"
 
     def url(self) -> str:
         """Where it is, as soon as it says so; "" where there is none."""
