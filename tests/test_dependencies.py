@@ -1,16 +1,90 @@
-"""What makes `tests/prepare` make an environment."""
+"""The bounds of pyproject.toml: a fresh clone installs what the tests have passed with.
+
+`tests/prepare --oldest` makes the environment in which the lower bounds are tested; what makes it
+make one is tested here too.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NAMED = [
+    requirement
+    for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for requirement in map(Requirement, lines)
+    if requirement.name != PROJECT["name"]
+]
+BY_NAME = {
+    name: [requirement.specifier for requirement in NAMED if requirement.name == name]
+    for name in sorted({requirement.name for requirement in NAMED})
+}
+
+every_package = pytest.mark.parametrize("name", BY_NAME)
+
+
+def floor_of(name: str) -> Version:
+    """The oldest version that all who name the package allow."""
+    return max(
+        Version(bound.version)
+        for specifiers in BY_NAME[name]
+        for bound in specifiers
+        if bound.operator in (">=", "==")
+    )
+
+
+@pytest.mark.parametrize("requirement", NAMED, ids=str)
+def test_every_requirement_has_a_lower_bound(requirement):
+    operators = {bound.operator for bound in requirement.specifier}
+    assert operators & {">=", "=="}, "the tests cannot be run with its oldest version"
+
+
+@every_package
+def test_every_package_has_an_upper_bound(name):
+    operators = {bound.operator for specifiers in BY_NAME[name] for bound in specifiers}
+    assert operators & {"<", "=="}, "its next major release may break a fresh clone"
+
+
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "shtab"])
+def test_a_tool_whose_output_decides_is_pinned(tool):
+    (specifiers,) = BY_NAME[tool]
+    assert [bound.operator for bound in specifiers] == ["=="], "a new release may turn a clone red"
+    assert "*" not in str(specifiers)
+
+
+@every_package
+def test_the_versions_installed_are_allowed_and_with_oldest_the_lower_bounds(name):
+    """Else a lower bound has not been tested: something else asks for a newer version."""
+    installed = Version(importlib.metadata.version(name))
+    assert all(installed in specifiers for specifiers in BY_NAME[name])
+    stamp = Path(sys.prefix) / "installed"
+    if stamp.exists() and stamp.read_text().startswith("--oldest"):
+        assert installed == floor_of(name)
+
+
+def test_the_image_has_versions_that_are_allowed():
+    lines = (ROOT / "deploy" / "requirements-arm64.txt").read_text().splitlines()
+    locked = [Requirement(line.partition(" --hash")[0]) for line in lines if "==" in line]
+    assert len(locked) > 60
+    for requirement in locked:
+        (bound,) = requirement.specifier
+        allowed = BY_NAME.get(requirement.name, [])
+        assert all(bound.version in specifiers for specifiers in allowed), requirement
+
+
+# -- tests/prepare -------------------------------------------------------------------------------
 
 _PYTHON = """#!/bin/sh
 if [ "$1" = -VV ]; then echo "Python $VERSION"; exit; fi
