@@ -130,7 +130,13 @@ class Container:
         assert self._process.poll() is None, self.console.read_text(errors="replace")
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(children[0]) if children else 0
+        return next((int(child) for child in children if _is_init(child)), 0)
+
+    def _find_leader_of_one_that_ends(self) -> int:
+        try:
+            return self._find_leader()
+        except (AssertionError, OSError):
+            return 0
 
     def _is_up(self) -> bool:
         assert self._process is not None
@@ -196,10 +202,11 @@ class Container:
     def cut_power(self) -> None:
         """Kill all that runs in it, with no time for anything."""
         assert self._process is not None
+        leader = self._leader or self._find_leader_of_one_that_ends()
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                if self._leader:
-                    os.kill(self._leader, signal.SIGKILL)
+                if leader:
+                    os.kill(leader, signal.SIGKILL)
                 else:
                     self._process.kill()
         self._process.wait(20)
@@ -224,6 +231,18 @@ class Container:
             if self.root.exists():
                 shutil.rmtree(self.root)
             self.console.unlink(missing_ok=True)
+
+
+def _is_init(process: str) -> bool:
+    """Whether it is the first one of a PID namespace of its own.
+
+    systemd-nspawn's first child is another, which starts that one and ends.
+    """
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines)
 
 
 def _cgroup_prefix(process: int) -> str:
