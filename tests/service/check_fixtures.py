@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from conftest import MEMORY, MakeWheel, children, folder_prefix
-from container import Container, cgroups_of
+from container import Container, cgroups_of, wait_for
 from versions import Fault, Misfit
 
 CONNECT = """
@@ -62,6 +63,30 @@ def test_a_container_that_boots_leaves_nothing_and_has_no_way_out(
         finally:
             container.remove()
     assert left() == before
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from container import Container, leave_the_network
+leave_the_network()
+container = Container(Path(sys.argv[1]), Path(sys.argv[2]))
+print(container._leader, os.getpid(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_checks_that_are_killed_leave_nothing(wheels, network):
+    """kill -9: no fixture has an end then."""
+    folder = Path(tempfile.mkdtemp(prefix=folder_prefix(), dir=MEMORY))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED, str(folder), str(wheels)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
+    assert done.returncode == -9
+    leader, process = done.stdout.split()
+    wait_for(lambda: not Path(f"/proc/{leader}").exists(), 20, "the container is gone")
+    wait_for(lambda: not folder.exists(), 20, "its folder is gone")
+    wait_for(lambda: not cgroups_of(int(process)), 20, "its control groups are gone")
 
 
 def test_this_process_has_no_way_out_either(network):

@@ -37,6 +37,20 @@ _ENVIRONMENT = {
 _HIERARCHIES = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")
 _HOST_HAS_SYSTEMD = Path("/run/systemd/system").exists()
 _HOST_NAME = "debian"
+_GUARD = """
+cat                                  # until the process that holds the other end is gone
+kill -KILL "$1"
+while kill -0 "$1"; do sleep 0.1; done
+rm -rf "$2"
+shift 2
+for group; do
+    for again in 1 2 3 4 5 6 7 8 9; do
+        [ ! -e "$group" ] || { find "$group" -depth -type d -exec rmdir {} +; sleep 0.2; }
+    done
+done
+"""
+"""Ends the container $1 and takes away its folder $2, and its control groups, when we are killed:
+then systemd-nspawn is killed too, which leaves what it has started."""
 _CLONE_NEWNET = 0x40000000  # sched.h
 _SIOCSIFFLAGS = 0x8914  # netdevice(7)
 _IFF_UP = 0x1
@@ -82,6 +96,7 @@ class Container:
         self._cgroup = f"{_cgroup_prefix(os.getpid())}{folder.name}"
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._guard: subprocess.Popen[bytes] | None = None
         try:
             self.root.mkdir(parents=True)
             subprocess.run(["tar", "-xf", _ROOT_TAR, "-C", str(self.root)], check=True)
@@ -96,7 +111,7 @@ class Container:
             raise
 
     def boot(self) -> None:
-        # It goes when this process does, however that ends.
+        # It goes when this process does, however that ends; what is in it, by _GUARD.
         command = ["setpriv", "--pdeathsig=KILL"]
         command += ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--console=read-only"]
         command += [
@@ -119,6 +134,16 @@ class Container:
             )
         self._leader = 0
         self._leader = wait_for(self._find_leader, 20, "a container")
+        self._guard = subprocess.Popen(
+            [
+                *("sh", "-c", _GUARD, "sh", str(self._leader), str(self.root.parent)),
+                *self._groups(),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             wait_for(self._is_up, self._patience_s)
         except AssertionError:
@@ -210,6 +235,18 @@ class Container:
                 else:
                     self._process.kill()
         self._process.wait(20)
+        self._dismiss_guard()
+
+    def _dismiss_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            self._guard = None
+
+    def _groups(self) -> list[str]:
+        return [str(Path(hierarchy, self._cgroup)) for hierarchy in _HIERARCHIES]
 
     def _end(self, number: int) -> None:
         assert self._process is not None
@@ -220,6 +257,7 @@ class Container:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self.cut_power()
+        self._dismiss_guard()
 
     def remove(self) -> None:
         """Nothing of it is left, whatever state it is in."""
