@@ -69,10 +69,11 @@ def test_an_abstract_socket_is_spoken_to(start_node, temperature_file):
 def test_the_watchdog_is_fed_in_time_and_status_says_how_it_is(
     broker, notify, start_node, temperature_file
 ):
-    start_node(sysfs_config(broker.port, {"s": temperature_file}), env=env(notify))
-    wait_until(lambda: notify.count("WATCHDOG=1") >= 8)
+    """Every third of its time: a node that is held up for the other two is no dead one."""
+    start_node(sysfs_config(broker.port, {"s": temperature_file}), env=env(notify, watchdog_s=6.0))
+    wait_until(lambda: notify.count("WATCHDOG=1") >= 4)
     fed_s = [at for at, m in zip(notify.times, notify.messages, strict=True) if m == "WATCHDOG=1"]
-    assert max(b - a for a, b in itertools.pairwise(fed_s)) < 1.5, "systemd would have killed it"
+    assert max(b - a for a, b in itertools.pairwise(fed_s)) < 6.0, "systemd would have killed it"
     assert notify.messages.count("STATUS=connected, 1 of 1 sensors online") == 1
 
 
