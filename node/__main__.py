@@ -1,5 +1,5 @@
 """`python -m node` is `sensor-node`."""
 
-from node.cli import main
+from node.cli.main import main
 
 raise SystemExit(main())

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from drivers.bus import Board
-from node.clock import SystemClock
+from node.config.schema import StatusLedTable
 from node.panel import Panel, Pattern
-from node.schema import StatusLedTable
-from node.service import catch_signals
+from node.system.clock import SystemClock
+from node.system.systemd import catch_signals
 
 __all__ = ["led_of", "show_bad_configuration"]
 

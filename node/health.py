@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from node import __version__
-from node.clock import Clock, utc_text
 from node.reading import Reading
+from node.system.clock import Clock, utc_text
 
 if TYPE_CHECKING:  # whoever only reads a health needs no link and no log to write
     from drivers.bus import Board
-    from node.history import History
-    from node.link import Link
-    from node.outbox import Outbox
-    from node.sensor_state import SensorState
+    from node.mqtt.connection import Link
+    from node.outbox.outbox import Outbox
+    from node.report.history import History
+    from node.sensors.state import SensorState
 
 __all__ = ["Health", "SensorHealth", "age_of", "take_health"]
 
@@ -91,10 +91,10 @@ def take_health(
     """The health of now; `started_s` is the monotonic time at which the node began.
 
     `config` is the digest of the configuration file; `notice` a problem that was there before it
-    began (`node.notice`); `bad_configuration` what is wrong with the configuration, where the
-    node runs on the last good one.
+    began (`node.system.update_notice`); `bad_configuration` what is wrong with the configuration,
+    where the node runs on the last good one.
     """
-    from node.vitals import read_vitals
+    from node.system.host import read_vitals
 
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)

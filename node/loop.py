@@ -19,35 +19,35 @@ from pathlib import Path
 import msgspec
 
 from drivers.bus import Board
-from node.announcer import Announcer
-from node.broker_events import (
+from node.config.schema import Config
+from node.event_queue import Inbox
+from node.homeassistant.announcer import Announcer
+from node.homeassistant.discovery import discovery_topic
+from node.homeassistant.sensor_keys import sensor_keys
+from node.mqtt.connection import Link
+from node.mqtt.events import (
     Acknowledged,
     Arrived,
     BrokerEvent,
     Disconnected,
     Flooded,
 )
-from node.clock import Clock
-from node.homeassistant import discovery_topic
-from node.identities import sensor_keys
-from node.identity import device_id
-from node.inbox import Inbox
-from node.intake import Intake
-from node.link import Link
-from node.logs import RecentWarnings
-from node.messages import Topics
-from node.notice import read_notice
-from node.outbox import Outbox
+from node.mqtt.publisher import Publisher
+from node.mqtt.rate_limit import Intake
+from node.outbox.outbox import Outbox
 from node.panel import ButtonHeld, ButtonPressed, Panel
-from node.publisher import Publisher
 from node.remote_commands import RemoteCommands
-from node.reporter import Reporter
-from node.schema import Config
-from node.sensing import ReadRequest, Sensing
-from node.sensor import Sensor
-from node.service import Service
-from node.topic_list import subscriptions
-from node.workers import ReadDone, Workers
+from node.report.reporter import Reporter
+from node.report.topic_list import subscriptions
+from node.sensors.scheduler import ReadRequest, Sensing
+from node.sensors.sensor import Sensor
+from node.sensors.workers import ReadDone, Workers
+from node.system.clock import Clock
+from node.system.logs import RecentWarnings
+from node.system.node_ids import device_id
+from node.system.systemd import Service
+from node.system.update_notice import read_notice
+from node.topics import Topics
 
 __all__ = ["Node", "StopRequest", "preload_drivers"]
 

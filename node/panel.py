@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from drivers.bus import Board
-from node.clock import Clock
-from node.schema import ButtonTable, StatusLedTable
+from node.config.schema import ButtonTable, StatusLedTable
+from node.system.clock import Clock
 
 __all__ = ["ButtonHeld", "ButtonPressed", "Panel", "Pattern"]
 

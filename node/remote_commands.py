@@ -20,13 +20,13 @@ from typing import Any
 
 import msgspec
 
-from node.broker_events import Arrived, Flooded, Outgoing
-from node.clock import Clock
-from node.link import Link
-from node.messages import NO_COMMAND, Topics
-from node.publisher import Publisher
-from node.schema import Config
-from node.sensing import ReadRequest, Sensing
+from node.config.schema import Config
+from node.mqtt.connection import Link
+from node.mqtt.events import Arrived, Flooded, Outgoing
+from node.mqtt.publisher import Publisher
+from node.sensors.scheduler import ReadRequest, Sensing
+from node.system.clock import Clock
+from node.topics import NO_COMMAND, Topics
 
 __all__ = ["RemoteCommands"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import shtab
 
 from drivers.registry import driver_names
-from node.cli import COMMANDS, command_parser
+from node.cli.main import COMMANDS, command_parser
 
 __all__ = ["FOLDER", "scripts"]
 

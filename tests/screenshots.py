@@ -24,7 +24,7 @@ from support import replaced
 from web_log import health_text, log_of
 from web_support import WebProcess
 
-from node.outbox_records import Event
+from node.outbox.records import Event
 
 # ruff: noqa: T201
 

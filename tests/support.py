@@ -24,10 +24,10 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node.embedded_broker import find_mosquitto
-from node.outbox_file import OutboxFile
-from node.outbox_records import Ledger
-from node.outbox_store import FILE_NAME
+from node.demo_broker import find_mosquitto
+from node.outbox.file import OutboxFile
+from node.outbox.records import Ledger
+from node.outbox.store import FILE_NAME
 
 SENSOR_NODE = str(Path(sys.executable).with_name("sensor-node"))
 

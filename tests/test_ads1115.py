@@ -12,8 +12,8 @@ from drivers.base import Driver
 from drivers.errors import ImplausibleValue
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.thermometers import SimulatedAds1115
-from node import config as configuration
-from node.topic_list import published_topics
+from node.config import load as configuration
+from node.report.topic_list import published_topics
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from support import SENSOR_NODE, replaced, sysfs_config
 from drivers.catalogue import CATALOGUE
 from drivers.catalogue_table import catalogue_table
 from drivers.registry import driver_names, find_driver
-from node import __version__, schema
-from node.cli import COMMANDS
-from node.option_text import describe_options
+from node import __version__
+from node.cli.main import COMMANDS
+from node.cli.option_text import describe_options
+from node.config import schema
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -20,13 +20,13 @@ from support import (
 )
 
 from drivers.hardware import HardwareBoard
-from node import history
-from node.clock import SystemClock
-from node.config import load
+from node.config.load import load
+from node.config.schema import OutboxTable
 from node.loop import Node
-from node.outbox import Outbox
+from node.outbox.outbox import Outbox
 from node.reading import Reading
-from node.schema import OutboxTable
+from node.report import history
+from node.system.clock import SystemClock
 
 YEAR_S = 365 * 86400
 

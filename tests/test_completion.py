@@ -10,7 +10,7 @@ import pytest
 from completions import FOLDER, scripts
 
 from drivers.registry import driver_names
-from node.cli import COMMANDS
+from node.cli.main import COMMANDS
 
 _COMPLETE = """
 source "$1"

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import ConfigError, find_file, load
-from node.config_values import parse_host
-from node.schema import Config
-from node.toml_lines import locate_keys
+from node.config.load import ConfigError, find_file, load
+from node.config.schema import Config
+from node.config.toml_lines import locate_keys
+from node.config.values import parse_host
 from node.units import Rate, Seconds, convert, duration_text
 
 MQTT = '[mqtt]\nhost = "127.0.0.1"\n'
@@ -563,8 +563,8 @@ def test_an_unreadable_password_file_is_a_problem(tmp_path):
     secret.chmod(0o600)
     (tmp_path / "node.toml").write_text(MQTT + 'username = "u"\npassword_file = "secret"\n')
     script = (
-        "import os, sys; from node.config import load, ConfigError; from pathlib import Path\n"
-        "import node.toml_lines; os.setuid(65534)\n"
+        "import os, sys; from node.config.load import load, ConfigError; from pathlib import Path\n"
+        "import node.config.toml_lines; os.setuid(65534)\n"
         "try: load(Path(sys.argv[1]))\n"
         "except ConfigError as error: print(error.report())\n"
     )
@@ -592,8 +592,9 @@ def test_a_configuration_that_one_may_not_read_is_said_to_be_whose_it_is(tmp_pat
     file.write_text(MQTT)
     file.chmod(0o640)
     script = (
-        "import grp, os, pwd, shlex, sys; from node.config import load, ConfigError\n"
-        "import node.rights; from pathlib import Path; sys.argv[0] = '/usr/local/bin/sensor-node'\n"
+        "import grp, os, pwd, shlex, sys; from node.config.load import load, ConfigError\n"
+        "import node.system.rights; from pathlib import Path\n"
+        "sys.argv[0] = '/usr/local/bin/sensor-node'\n"
         f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
         "try: load(Path('node.toml'))\n"
         "except ConfigError as error: print(error.report())\n"
@@ -738,8 +739,8 @@ def test_the_simulation_costs_nothing_where_it_is_not_configured(tmp_path, table
     script = (
         "import sys, node.commands.run\n"
         "from pathlib import Path\n"
-        "from node.config import load\n"
-        "from node.board import open_board\n"
+        "from node.config.load import load\n"
+        "from node.sensors.board import open_board\n"
         f"open_board(load(Path({str(tmp_path / 'node.toml')!r})), simulate=False)\n"
         "print(any(m.startswith('drivers.sim') or 'simulation' in m for m in sys.modules))\n"
     )

@@ -38,10 +38,10 @@ from support import (
     wait_until,
 )
 
-from node.clock import utc_text
-from node.outbox import Outbox
+from node.config.schema import OutboxTable
+from node.outbox.outbox import Outbox
 from node.reading import Layout
-from node.schema import OutboxTable
+from node.system.clock import utc_text
 
 SAVED_AT_ONCE = (
     "persistence true",
@@ -52,8 +52,8 @@ SAVED_AT_ONCE = (
 
 MOVES_THE_CURSOR_AT_PUBLISH = """
 import sys
-from node.history import History
-from node.outbox import Outbox
+from node.report.history import History
+from node.outbox.outbox import Outbox
 
 send = History._send
 
@@ -63,7 +63,7 @@ def send_and_forget(self, batch):
     self._outbox.acknowledge(after_seq + 1, self._position)
 
 History._send = send_and_forget
-from node.cli import main
+from node.cli.main import main
 sys.exit(main())
 """
 
@@ -507,7 +507,7 @@ def test_the_state_directory_of_systemd_is_used(tmp_path, temperature_file):
     with running(NodeProcess(tmp_path, config, program=program)) as node:
         node.wait_for_log("s (sysfs): online")
         assert (tmp_path / "state" / "outbox.db").exists()
-    from node.state_dir import find_state_dir
+    from node.system.state_dir import find_state_dir
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STATE_DIRECTORY", f"{tmp_path}/one:{tmp_path}/two")

@@ -95,17 +95,17 @@ sys.modules["waitress"] = None
 from importlib import util
 found = util.find_spec
 util.find_spec = lambda name, *more: None if name == "waitress" else found(name, *more)
-from node.cli import main
+from node.cli.main import main
 sys.exit(main([DEMO]))
 """
 
 WITHOUT_MOSQUITTO = """
 import sys
-from node import embedded_broker
+from node import demo_broker as embedded_broker
 assert embedded_broker.find_mosquitto()
 asked = []
 embedded_broker.find_mosquitto = lambda: asked.append("there is none")
-from node.cli import main
+from node.cli.main import main
 code = main(["demo", "--json"])
 assert asked
 sys.exit(code)

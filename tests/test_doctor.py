@@ -45,10 +45,10 @@ from support import (
     wait_until,
 )
 
+from node.demo_broker import _amqtt
 from node.doctor.packets import NotMqtt, cut_packet
-from node.embedded_broker import _amqtt
-from node.identity import client_id, device_id
-from node.packets import framed
+from node.mqtt.packets import framed
+from node.system.node_ids import client_id, device_id
 
 ORDER = [
     *("configuration", "node", "name", "TCP", "TLS", "login", "publish", "subscribe"),

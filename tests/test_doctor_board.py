@@ -18,14 +18,14 @@ from support import SENSOR_NODE, FakeClock, free_port, wait_until
 
 from drivers.hardware import HardwareBoard
 from drivers.sim.board import SimulatedBoard
-from node.clock import SystemClock
-from node.config import load
+from node.config.load import load
+from node.config.schema import Config
 from node.doctor.board_checks import check_board
 from node.doctor.report import Step
 from node.doctor.system_checks import check_clock, check_disk, check_files, check_supply
 from node.doctor.users import User, node_user
-from node.schema import Config
-from node.throttling import Throttled, decode_throttled, read_throttled
+from node.system.clock import SystemClock
+from node.system.throttling import Throttled, decode_throttled, read_throttled
 
 PI = "Raspberry Pi 4 Model B Rev 1.4\0"
 NOBODY = User("nobody", 65534, 65534, frozenset({65534}))

@@ -38,9 +38,9 @@ from support import (
 
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import SimulatedBme280
-from node.clock import SystemClock
-from node.config import load
+from node.config.load import load
 from node.loop import Node
+from node.system.clock import SystemClock
 
 
 def test_a_broker_that_is_absent_at_start(tmp_path, subscribe, start_node, temperature_file):
@@ -597,7 +597,7 @@ def test_a_disk_that_takes_its_time_makes_no_sensor_offline(
     broker, subscribe, tmp_path, monkeypatch
 ):
     """The loop was held up for more than three intervals: nobody was asked meanwhile."""
-    from node.outbox_file import OutboxFile
+    from node.outbox.file import OutboxFile
 
     subscriber = subscribe(broker.port)
     with InProcess(tmp_path, broker.port, ALL):
@@ -644,7 +644,7 @@ def test_power_is_switched_off_and_on_after_five_failures(
     broker, subscribe, tmp_path, monkeypatch, caplog
 ):
     """A sensor that comes back only without power; its first reading afterwards is dropped."""
-    from node import power
+    from node.sensors import supply as power
 
     monkeypatch.setattr(power, "OFF_S", 0.5)
     monkeypatch.setattr(power, "SETTLE_S", 0.2)

@@ -20,13 +20,18 @@ from paho.mqtt import publish
 from support import NodeProcess, replaced, retained, sysfs_config, taken_s, wait_until
 
 from drivers.registry import driver_names, find_driver
-from node import config as configuration
-from node.homeassistant import AnnouncedChannel, AnnouncedSensor, device_message, discovery_topic
-from node.identities import sensor_keys
-from node.identity import device_id
-from node.pipeline import ChannelPipeline
-from node.schema import ChannelTable, Config
-from node.vitals import Vitals
+from node.config import load as configuration
+from node.config.schema import ChannelTable, Config
+from node.homeassistant.discovery import (
+    AnnouncedChannel,
+    AnnouncedSensor,
+    device_message,
+    discovery_topic,
+)
+from node.homeassistant.sensor_keys import sensor_keys
+from node.sensors.filters import ChannelPipeline
+from node.system.host import Vitals
+from node.system.node_ids import device_id
 
 NOTHING = Vitals(cpu_temperature=None, wifi_dbm=None, under_voltage=None, throttled=None)
 EVERYTHING = Vitals(cpu_temperature=48.3, wifi_dbm=-52, under_voltage=False, throttled=False)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import replaced
 
-from node import config as configuration
+from node.config import load as configuration
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 ON_THE_PI = DEPLOY / "image/root/usr/lib/sensor-node"

@@ -11,10 +11,10 @@ import trustme
 from support import SENSOR_NODE, Mosquitto, NodeProcess, replaced, running, sysfs_config, wait_until
 
 from drivers.sim.board import SimulatedBoard
-from node import config as configuration
-from node.last_good import LastGood
+from node.config import load as configuration
+from node.config.last_good import LastGood
+from node.config.schema import Config, StatusLedTable
 from node.panel import Panel, Pattern
-from node.schema import Config, StatusLedTable
 
 
 @pytest.fixture

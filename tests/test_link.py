@@ -8,10 +8,10 @@ import ssl
 
 import pytest
 
-from node.broker_errors import connect_failure, refusal
-from node.broker_events import Connected, ConnectFailed, Disconnected
-from node.link import Change, Link
-from node.schema import HostName, MqttTable, TlsTable
+from node.config.schema import HostName, MqttTable, TlsTable
+from node.mqtt.connection import Change, Link
+from node.mqtt.errors import connect_failure, refusal
+from node.mqtt.events import Connected, ConnectFailed, Disconnected
 
 MQTT = MqttTable(host=HostName("broker.example"))
 UP = Connected(0, refused="", window=20, max_packet_bytes=1000)

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from node.discovered_units import units_in
-from node.heard import Message, decimals_of, described, from_json, value_text, values_in
-from node.history_log import HistoryLog, batch_in
-from node.live_model import LiveModel
-from node.live_rows import Moment, Row
-from node.terminal import sparkline, table, visible
-from node.topic_filters import check_filter, covers, without_covered
-from node.watch_table import Picture, frame
+from node.mqtt.topic_filters import check_filter, covers, without_covered
+from node.system.terminal import sparkline, table, visible
+from node.watch.gaps import HistoryLog, batch_in
+from node.watch.model import LiveModel
+from node.watch.payloads import Message, decimals_of, described, from_json, value_text, values_in
+from node.watch.rows import Moment, Row
+from node.watch.table import Picture, frame
+from node.watch.units import units_in
 
 
 def message(topic: str, payload: str | bytes, *, retained: bool = False) -> Message:

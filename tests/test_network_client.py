@@ -12,9 +12,9 @@ import trustme
 from paho.mqtt.enums import MQTTProtocolVersion
 from support import wait_until
 
-from node.broker_events import BrokerEvent, Connected, ConnectFailed
-from node.paho_client import NetworkClient
-from node.schema import HostName, MqttTable
+from node.config.schema import HostName, MqttTable
+from node.mqtt.client import NetworkClient
+from node.mqtt.events import BrokerEvent, Connected, ConnectFailed
 
 CONNACK = b"\x20\x03\x00\x00\x00"
 

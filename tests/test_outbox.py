@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import FakeClock
 
-from node import outbox as outbox_module
-from node import outbox_file, outbox_store
-from node.outbox import Outbox
-from node.outbox_file import OutboxFile
-from node.outbox_records import Event
-from node.outbox_store import FILE_NAME
+from node.config.schema import OutboxTable
+from node.outbox import file as outbox_file
+from node.outbox import outbox as outbox_module
+from node.outbox import store as outbox_store
+from node.outbox.file import OutboxFile
+from node.outbox.outbox import Outbox
+from node.outbox.records import Event
+from node.outbox.store import FILE_NAME
 from node.reading import Layout, Reading
-from node.schema import OutboxTable
-from node.state_dir import StateDirLock
+from node.system.state_dir import StateDirLock
 from node.units import Seconds
 
 AIR = Layout("air", ("temperature", "humidity"), ("°C", "%"))

@@ -18,9 +18,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import ScriptedBroker, sysfs_config, wait_until
 
-from node.broker_events import Outgoing
-from node.buffered_socket import BufferedSocket
-from node.packets import failure_name, framed, length, publish_packet
+from node.mqtt.buffered_socket import BufferedSocket
+from node.mqtt.events import Outgoing
+from node.mqtt.packets import failure_name, framed, length, publish_packet
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0+#"), min_size=1)
 
@@ -191,7 +191,7 @@ def test_run_brings_no_tls_where_there_is_none(tmp_path):
     config.write_text(sysfs_config(1, {"s": tmp_path / "temp"}))
     script = (
         "import os, signal, sys, threading, time\n"
-        "from node import cli\n"
+        "from node.cli import main as cli\n"
         "def end():\n"
         "    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:\n"
         "        time.sleep(0.05)\n"

@@ -17,12 +17,12 @@ import pytest
 from support import PATIENCE_S, SENSOR_NODE, FakeClock, Mosquitto, free_port, wait_until
 
 from drivers.sim.board import SimulatedBoard
-from node import config as configuration
 from node.bad_config import led_of, show_bad_configuration
-from node.clock import SystemClock
+from node.config import load as configuration
+from node.config.schema import ButtonTable, StatusLedTable
 from node.loop import Node
 from node.panel import IDENTIFY_S, STARTING_S, ButtonHeld, ButtonPressed, Panel, Pattern
-from node.schema import ButtonTable, StatusLedTable
+from node.system.clock import SystemClock
 
 LED, BUTTON = 17, 27
 

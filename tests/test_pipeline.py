@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.base import PRESSURE, TEMPERATURE, Channel
-from node.pipeline import ChannelPipeline, Rejected, calibrated
-from node.schema import ChannelTable
+from node.config.schema import ChannelTable
+from node.sensors.filters import ChannelPipeline, Rejected, calibrated
 from node.units import Rate, Seconds
 
 finite = st.floats(-50, 150)

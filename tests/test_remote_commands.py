@@ -33,7 +33,7 @@ from support import (
     wait_until,
 )
 
-from node.intake import BURST, FLOOD, PER_S, Intake, Verdict
+from node.mqtt.rate_limit import BURST, FLOOD, PER_S, Intake, Verdict
 
 
 class Operator:

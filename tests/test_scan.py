@@ -459,7 +459,7 @@ def simulated(*_, **__):
 real, board.SimulatedBoard = board.SimulatedBoard, simulated
 from drivers import scanning
 scanning._BEYOND_DEADLINE_S = -6.0  # of the 8 s that a bus has
-from node import cli
+from node.cli import main as cli
 sys.exit(cli.main(["scan", "--simulate"]))
 """
 

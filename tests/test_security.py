@@ -40,10 +40,10 @@ from support import (
     wait_until,
 )
 
-from node.config import ConfigError, load
-from node.embedded_broker import find_mosquitto
-from node.identity import device_id
-from node.schema import Config
+from node.config.load import ConfigError, load
+from node.config.schema import Config
+from node.demo_broker import find_mosquitto
+from node.system.node_ids import device_id
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 IS_ROOT = os.geteuid() == 0

@@ -10,9 +10,9 @@ import pytest
 from drivers.base import HUMIDITY, TEMPERATURE
 from drivers.cpu import CPU, CpuOptions
 from drivers.errors import BadFrame, SensorNotFound
+from node.config.schema import ChannelTable, SensorTable
 from node.reading import ReadOutcome
-from node.schema import ChannelTable, SensorTable
-from node.sensor_state import SensorState
+from node.sensors.state import SensorState
 from node.units import Seconds
 
 

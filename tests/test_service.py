@@ -92,9 +92,9 @@ def test_a_loop_that_hangs_does_not_feed_the_watchdog(broker, notify, start_node
 def test_a_dead_network_thread_does_not_feed_the_watchdog(notify, tmp_path, monkeypatch):
     """The feed is skipped while paho's thread is dead, and a new thread is started."""
     from drivers.sim.board import SimulatedBoard
-    from node.clock import SystemClock
-    from node.config import load
+    from node.config.load import load
     from node.loop import Node
+    from node.system.clock import SystemClock
 
     config = tmp_path / "n.toml"
     config.write_text(f'[node]\nname = "n"\n[mqtt]\nhost = "127.0.0.1"\nport = {free_port()}\n')
@@ -177,7 +177,7 @@ def test_the_unit_is_what_the_node_expects():
 
 
 def test_the_example_configuration_is_valid():
-    from node.config import load
+    from node.config.load import load
 
     config = load(UNIT.parent / "node.toml")
     assert [sensor.id for sensor in config.sensors] == ["cpu"]

@@ -93,7 +93,7 @@ def test_a_damaged_log_or_health_of_another_version(start_node, temperature_file
     node = start_node(sysfs_config(free_port(), {"s": temperature_file}, interval="0.2s"))
     node.wait_for_log("s (sysfs): online")
     node.terminate()
-    from node.outbox_rows import checksum_of
+    from node.outbox.rows import checksum_of
 
     file = node.state_dir / "outbox.db"
     with sqlite3.connect(file) as db:

@@ -13,11 +13,11 @@ import pytest
 
 from drivers.sim.board import SimulatedBoard
 from drivers.sysfs import SYSFS, SysfsOptions
-from node.clock import SystemClock
-from node.inbox import Inbox
-from node.schema import SensorTable
-from node.sensor_port import SensorPort
-from node.workers import PATIENCE_S, ReadDone, Workers
+from node.config.schema import SensorTable
+from node.event_queue import Inbox
+from node.sensors.port import SensorPort
+from node.sensors.workers import PATIENCE_S, ReadDone, Workers
+from node.system.clock import SystemClock
 
 pytestmark = pytest.mark.real_time
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import FakeClock
 
-from node.timetable import Timetable
+from node.sensors.timetable import Timetable
 
 
 def advance(clock: FakeClock, timetable: Timetable, seconds: float) -> None:

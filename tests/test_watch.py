@@ -30,7 +30,7 @@ from support import (
 )
 from terminal import Terminal
 
-from node.clock import utc_text
+from node.system.clock import utc_text
 
 NODES = ("attic", "cellar", "greenhouse")
 
@@ -271,8 +271,8 @@ def test_a_view_that_is_killed_leaves_traces(house, terminal):
 
 ENDS_BADLY = """
 import os, sys
-from node.schema import HostName, MqttTable
-from node.watching import watch
+from node.config.schema import HostName, MqttTable
+from node.watch.session import watch
 def go_on():
     print("a line for standard error", file=sys.stderr)
     return not os.path.exists(sys.argv[2]) or 1 / 0

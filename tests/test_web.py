@@ -27,14 +27,14 @@ from support import PATIENCE_S, SENSOR_NODE, open_folder, replaced, sysfs_config
 from web_log import health_text, make_log
 from web_support import WebProcess
 
-from node.clock import SystemClock
-from node.log_reader import _opened_once, look_into, open_log
-from node.outbox_file import OutboxFile
-from node.outbox_records import Batch, Event, Retiming
+from node.outbox.file import OutboxFile
+from node.outbox.reader import _opened_once, look_into, open_log
+from node.outbox.records import Batch, Event, Retiming
+from node.plot.buckets import SPANS
 from node.reading import Layout, Reading
-from node.service import Service
+from node.system.clock import SystemClock
+from node.system.systemd import Service
 from node.web.application import Application
-from node.web.buckets import SPANS
 from node.web.server import listening_socket, make_server
 from node.web.settings import Settings
 from node.web.watcher import Watcher
@@ -166,7 +166,7 @@ def test_a_page_that_is_killed_or_frozen_in_a_read_does_not_stop_the_node(
     node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.1s"))
     subscriber.wait_for_states("s", 5)
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom node.outbox_file import OutboxFile\n"
+        "import sys, time\nfrom pathlib import Path\nfrom node.outbox.file import OutboxFile\n"
         "log = OutboxFile(Path(sys.argv[1]), read_only=True)\n"
         "rows = log._db.execute('SELECT * FROM tick')\nnext(rows)\nprint(1, flush=True)\n"
         "time.sleep(600)\n"
@@ -492,7 +492,7 @@ def test_a_log_that_is_opened_and_closed_meanwhile_is_read(tmp_path, monkeypatch
     with pytest.raises(sqlite3.OperationalError):
         _opened_once(file)
     looks = []
-    monkeypatch.setattr("node.log_reader.time.sleep", lambda _s: wal.unlink(missing_ok=True))
+    monkeypatch.setattr("node.outbox.reader.time.sleep", lambda _s: wal.unlink(missing_ok=True))
     with open_log(file) as log:
         looks.append(log.ledger.last_seq)
     wal.touch()
@@ -504,7 +504,7 @@ def test_a_log_that_goes_on_failing_is_given_up_soon(tmp_path, monkeypatch):
     make_log(tmp_path / "state", hours=0.1)
     (tmp_path / "state" / "outbox.db-wal").touch()
     slept_s: list[float] = []
-    monkeypatch.setattr("node.log_reader.time.sleep", slept_s.append)
+    monkeypatch.setattr("node.outbox.reader.time.sleep", slept_s.append)
     with pytest.raises(sqlite3.OperationalError, match="was not closed in good order"):
         look_into(tmp_path / "state" / "outbox.db", lambda log: log.ledger)
     assert sum(slept_s) < 1
@@ -935,7 +935,7 @@ def test_a_web_table_that_is_wrong_exits_with_78(tmp_path, text, problem):
 
 
 def test_run_is_not_stopped_by_a_password_of_the_page_that_is_missing(tmp_path):
-    from node import config as configuration
+    from node.config import load as configuration
 
     file = tmp_path / "node.toml"
     file.write_text('[mqtt]\nhost = "h"\n[web]\npassword_file = "missing"\n')
@@ -966,7 +966,7 @@ def test_a_port_that_is_taken_is_said_so(tmp_path):
 def test_without_waitress_it_says_how_to_get_it(tmp_path):
     program = (
         "import sys\nfrom importlib import util\nutil.find_spec = lambda *_: None\n"
-        "from node.cli import main\nsys.exit(main(['web', '--state-dir', sys.argv[1]]))\n"
+        "from node.cli.main import main\nsys.exit(main(['web', '--state-dir', sys.argv[1]]))\n"
     )
     python = str(Path(SENSOR_NODE).with_name("python"))
     done = subprocess.run(

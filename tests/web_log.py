@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from node.clock import SystemClock
-from node.outbox_file import OutboxFile
-from node.outbox_records import Batch, Event, Ledger
-from node.outbox_store import FILE_NAME
+from node.outbox.file import OutboxFile
+from node.outbox.records import Batch, Event, Ledger
+from node.outbox.store import FILE_NAME
 from node.reading import Layout, Reading
+from node.system.clock import SystemClock
 
 __all__ = ["Described", "health_text", "log_of", "make_log"]
 

@@ -25,7 +25,7 @@ _START = """\
 #!/{home}/bin/python3
 import sys
 
-from node.cli import main
+from node.cli.main import main
 
 sys.exit(main())
 """

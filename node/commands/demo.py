@@ -18,15 +18,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from node import config as configuration
-from node.child import end_child, start_child
-from node.embedded_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker
-from node.help_text import CommandHelp
-from node.live_model import units_of
-from node.option_text import positive
-from node.schema import HostName, MqttTable
-from node.terminal import is_plain
-from node.watching import watch
+from node.cli.help_text import CommandHelp
+from node.cli.option_text import positive
+from node.config import load as configuration
+from node.config.schema import HostName, MqttTable
+from node.demo_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker
+from node.system.child import end_child, start_child
+from node.system.terminal import is_plain
+from node.watch.model import units_of
+from node.watch.session import watch
 
 __all__ = ["HELP", "add_arguments", "run"]
 

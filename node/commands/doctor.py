@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from node import config as configuration
-from node.board import open_board
-from node.clock import SystemClock
+from node.cli.help_text import CommandHelp
+from node.config import load as configuration
+from node.config.schema import Config
+from node.config.tls import tls_context
 from node.doctor.board_checks import check_board
 from node.doctor.broker import Broker
 from node.doctor.broker_checks import check_broker
@@ -25,16 +26,15 @@ from node.doctor.system_checks import (
 )
 from node.doctor.topic_list import Subscription, TopicList
 from node.doctor.users import node_user
-from node.help_text import CommandHelp
-from node.homeassistant import discovery_topic
-from node.identity import client_id, device_id
-from node.messages import NO_COMMAND, Topics
-from node.outbox_store import FILE_NAME
-from node.schema import Config
-from node.state_dir import add_state_dir_argument, find_state_dir
-from node.terminal import count, is_plain
-from node.tls import tls_context
-from node.topic_list import published_topics, subscriptions
+from node.homeassistant.discovery import discovery_topic
+from node.outbox.store import FILE_NAME
+from node.report.topic_list import published_topics, subscriptions
+from node.sensors.board import open_board
+from node.system.clock import SystemClock
+from node.system.node_ids import client_id, device_id
+from node.system.state_dir import add_state_dir_argument, find_state_dir
+from node.system.terminal import count, is_plain
+from node.topics import NO_COMMAND, Topics
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -12,9 +12,9 @@ import msgspec
 from drivers.base import DriverInfo
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, driver_names, find_driver
-from node.help_text import CommandHelp
-from node.option_text import OptionText, describe_options
-from node.terminal import table
+from node.cli.help_text import CommandHelp
+from node.cli.option_text import OptionText, describe_options
+from node.system.terminal import table
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -11,17 +11,17 @@ from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
-from node.clock import SystemClock
-from node.help_text import CommandHelp
-from node.log_reader import LOG_TROUBLE, open_log, readings_from, why_not
+from node.cli.help_text import CommandHelp
+from node.outbox.reader import LOG_TROUBLE, open_log, readings_from, why_not
+from node.plot.buckets import Buckets
+from node.plot.svg import Plot, standalone
+from node.plot.text import slug
+from node.plot.times import parse_since
 from node.reading import Reading
-from node.state_dir import add_state_dir_argument, find_state_dir
-from node.terminal import visible
-from node.web.buckets import Buckets
-from node.web.plot import Plot, standalone
+from node.system.clock import SystemClock
+from node.system.state_dir import add_state_dir_argument, find_state_dir
+from node.system.terminal import visible
 from node.web.summary import STEPS, Moment, decimals_of, usual_step_ms
-from node.web.text import slug
-from node.web.times import parse_since
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 when there is nothing to draw."""
-    from node.outbox_store import FILE_NAME
+    from node.outbox.store import FILE_NAME
 
     now = Moment.of(SystemClock())
     try:

@@ -11,18 +11,18 @@ import time
 import msgspec
 
 from drivers.accuracy import accuracy_of
-from node import config as configuration
-from node.board import open_board
-from node.clock import SystemClock
-from node.help_text import CommandHelp
+from node.cli.help_text import CommandHelp
+from node.config import load as configuration
+from node.config.schema import ChannelTable, SensorTable
 from node.loop import preload_drivers
-from node.pipeline import ChannelPipeline, Rejected
 from node.reading import ReadOutcome
-from node.schema import ChannelTable, SensorTable
-from node.sensor_port import SensorPort
-from node.terminal import table
+from node.sensors.board import open_board
+from node.sensors.filters import ChannelPipeline, Rejected
+from node.sensors.port import SensorPort
+from node.sensors.workers import ReadDone, Workers
+from node.system.clock import SystemClock
+from node.system.terminal import table
 from node.units import duration_text
-from node.workers import ReadDone, Workers
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 from node import __version__
-from node import config as configuration
-from node.cli import EXIT_CONFIG
-from node.help_text import CommandHelp
-from node.imports import lean_imports
-from node.logs import RecentWarnings
-from node.schema import Config
-from node.state_dir import (
+from node.cli.help_text import CommandHelp
+from node.cli.main import EXIT_CONFIG
+from node.config import load as configuration
+from node.config.schema import Config
+from node.system.lean_imports import lean_imports
+from node.system.logs import RecentWarnings
+from node.system.state_dir import (
     StateDirLock,
     StateDirTaken,
     add_state_dir_argument,
     find_state_dir,
 )
-from node.terminal import count
+from node.system.terminal import count
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -83,14 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
         config = stand_in
     with lean_imports(with_ssl=config.mqtt.tls is not None):
         # Not before: whether ssl is needed is for the configuration to say.
-        from node.board import open_board
-        from node.clock import SystemClock
-        from node.identity import client_id
         from node.loop import Node, preload_drivers
-        from node.service import catch_signals
+        from node.sensors.board import open_board
+        from node.system.clock import SystemClock
+        from node.system.node_ids import client_id
+        from node.system.systemd import catch_signals
     context = None
     if config.mqtt.tls is not None:
-        from node.tls import tls_context
+        from node.config.tls import tls_context
 
         context = tls_context(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     if arguments.last_good is not None and not config.stands_in_for:
-        from node.last_good import LastGood
+        from node.config.last_good import LastGood
 
         LastGood(arguments.last_good).keep(config, content)
     for note in config.notes_for(simulate=arguments.simulate):
@@ -133,7 +133,7 @@ def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | 
     """The configuration to run on in place of one that is wrong, which is logged; None without."""
     if file is None:
         return None
-    from node.last_good import LastGood
+    from node.config.last_good import LastGood
 
     config = LastGood(file).stand_in(error)
     if config is not None:
@@ -146,7 +146,7 @@ def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | 
 def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
     """On standard error, and on the LED where nobody may be reading that."""
     from node.bad_config import led_of, show_bad_configuration
-    from node.board import bare_board
+    from node.sensors.board import bare_board
 
     print(error.report(), file=sys.stderr, flush=True)  # noqa: T201
     led = led_of(error.source)

@@ -18,10 +18,10 @@ from drivers.base import Options
 from drivers.bus import Board
 from drivers.registry import find_driver
 from drivers.scanning import Finding, Found, Scan, scan
-from node import config as configuration
-from node.board import open_board
-from node.help_text import CommandHelp
-from node.schema import Config
+from node.cli.help_text import CommandHelp
+from node.config import load as configuration
+from node.config.schema import Config
+from node.sensors.board import open_board
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 
-from node.clock import SystemClock, utc_text
+from node.cli.help_text import CommandHelp
 from node.health import Health, age_of
-from node.help_text import CommandHelp
-from node.log_reader import LOG_TROUBLE, health_of, look_into, written_s
-from node.outbox_file import OutboxFile, is_damage
-from node.outbox_records import Event, Ledger
-from node.outbox_store import FILE_NAME
+from node.outbox.file import OutboxFile, is_damage
+from node.outbox.reader import LOG_TROUBLE, health_of, look_into, written_s
+from node.outbox.records import Event, Ledger
+from node.outbox.store import FILE_NAME
 from node.reading import Reading
-from node.rights import remedy
-from node.state_dir import add_state_dir_argument, find_state_dir, lock_holder
-from node.terminal import count, table
+from node.system.clock import SystemClock, utc_text
+from node.system.rights import remedy
+from node.system.state_dir import add_state_dir_argument, find_state_dir, lock_holder
+from node.system.terminal import count, table
 from node.units import duration_text
 
 __all__ = ["HELP", "add_arguments", "run"]

@@ -6,16 +6,16 @@ import argparse
 
 import msgspec
 
-from node import config as configuration
-from node.config_values import parse_host
-from node.discovered_units import Units
-from node.help_text import CommandHelp
-from node.live_model import units_of
-from node.option_text import positive
-from node.schema import HomeAssistantTable, HostName, MqttTable, TopicPath
-from node.tls import tls_context
-from node.topic_filters import check_filter
-from node.watching import watch
+from node.cli.help_text import CommandHelp
+from node.cli.option_text import positive
+from node.config import load as configuration
+from node.config.schema import HomeAssistantTable, HostName, MqttTable, TopicPath
+from node.config.tls import tls_context
+from node.config.values import parse_host
+from node.mqtt.topic_filters import check_filter
+from node.watch.model import units_of
+from node.watch.session import watch
+from node.watch.units import Units
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -14,9 +14,9 @@ from drivers.bus import Board
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.errors import MissingSupport
 from drivers.scan_buses import i2c_adapters, switched_off
+from node.config.schema import Config
 from node.doctor.report import Step
 from node.doctor.users import User, group_of
-from node.schema import Config
 
 __all__ = ["check_board"]
 

@@ -1,7 +1,7 @@
 """The way to the broker in single steps: name, TCP, TLS, login; each within a time of its own.
 
 `Broker` holds what they have found out, and opens the further connections that checks need. The
-words for what goes wrong are those of `node.broker_errors`.
+words for what goes wrong are those of `node.mqtt.errors`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 import msgspec
 
+from node.config.schema import MqttTable
 from node.doctor.packets import Connack, Will, WireError
 from node.doctor.wire import Connection
-from node.messages import Topics
-from node.schema import MqttTable
+from node.topics import Topics
 
 __all__ = ["TEST_PAYLOAD", "Broker", "LoggedIn", "Refused"]
 
@@ -32,7 +32,7 @@ TEST_PAYLOAD = b"a test of sensor-node doctor, and no reading"
 
 NAME_S = 3.0
 CONNECT_S = 4.0
-"""As `node.paho_client` has it."""
+"""As `node.mqtt.client` has it."""
 ALERT_S = 0.3
 """How soon a broker says, after the handshake of TLS 1.3, that it wants a client certificate."""
 

@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator
 
-from node.broker_errors import connect_failure
 from node.doctor.broker import Broker, LoggedIn, Refused
 from node.doctor.client_id import ClientIdWatch
 from node.doctor.login import Login
@@ -17,6 +16,7 @@ from node.doctor.scratch import Scratch, check_last_will, check_retained, check_
 from node.doctor.topic_checks import check_topics
 from node.doctor.topic_list import TopicList
 from node.doctor.wire import Closed, NoAnswer
+from node.mqtt.errors import connect_failure
 
 __all__ = ["check_broker"]
 

@@ -23,9 +23,9 @@ from node.doctor.our_node import OurNode
 from node.doctor.report import Step
 from node.doctor.wire import Closed, Connection
 from node.health import Health
-from node.link import SHORT_LIVES_TEXT
-from node.messages import ONLINE
-from node.state_dir import lock_holder
+from node.mqtt.connection import SHORT_LIVES_TEXT
+from node.system.state_dir import lock_holder
+from node.topics import ONLINE
 
 __all__ = ["ClientIdWatch"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from node.broker_errors import closed_early, connect_failure, no_answer, refusal
 from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, Refused
 from node.doctor.packets import NotMqtt, Will, WireError
 from node.doctor.report import Step, from_sentence
 from node.doctor.wire import Closed, NoAnswer
+from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
 
 __all__ = ["WILL_TOPIC", "Login"]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
+from node.config.schema import Config
 from node.doctor.report import Step
 from node.health import Health
-from node.log_reader import LOG_TROUBLE, health_of, look_into
-from node.outbox_file import OutboxFile
-from node.outbox_records import Event
-from node.outbox_store import FILE_NAME
-from node.rights import remedy
-from node.schema import Config
-from node.state_dir import lock_holder
+from node.outbox.file import OutboxFile
+from node.outbox.reader import LOG_TROUBLE, health_of, look_into
+from node.outbox.records import Event
+from node.outbox.store import FILE_NAME
+from node.system.rights import remedy
+from node.system.state_dir import lock_holder
 
 __all__ = ["OurNode", "check_our_node", "find_our_node"]
 

@@ -11,7 +11,7 @@ import msgspec
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node.packets import failure_name
+from node.mqtt.packets import failure_name
 
 __all__ = [
     "Connack",

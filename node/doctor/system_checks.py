@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from drivers.bus import Board
-from node.clock import Clock, utc_text
+from node.config.schema import Config
 from node.doctor.report import Step
 from node.doctor.users import User
-from node.schema import Config
-from node.throttling import Throttled, read_throttled
+from node.system.clock import Clock, utc_text
+from node.system.throttling import Throttled, read_throttled
 from node.units import duration_text
 
 __all__ = ["TIMESYNC", "check_clock", "check_disk", "check_files", "check_supply"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from node.messages import history_payload
+from node.topics import history_payload
 
 __all__ = ["Subscription", "TopicList"]
 

@@ -26,7 +26,7 @@ from node.doctor.packets import (
     message_of,
     shown,
 )
-from node.packets import binary, failure_name, framed, text
+from node.mqtt.packets import binary, failure_name, framed, text
 
 __all__ = ["Closed", "Connection", "NoAnswer"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from node import __version__
-from node.clock import utc_text
-from node.web.buckets import Span, merged
-from node.web.text import clean
+from node.plot.buckets import Span, merged
+from node.plot.text import clean
+from node.system.clock import utc_text
 from node.web.view import NodeView, SensorView
 
 __all__ = ["encoded", "history_answer", "node_answer", "now_answer", "sensor_answer"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from node.plot.times import parse_since
 from node.web import api
 from node.web.export import csv_pieces
 from node.web.login import Login, names_of_this_computer
@@ -31,7 +32,6 @@ from node.web.requests import (
     span_of,
 )
 from node.web.settings import Settings
-from node.web.times import parse_since
 from node.web.view import view_of
 from node.web.watcher import Watcher
 

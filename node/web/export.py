@@ -10,9 +10,9 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from node.clock import utc_text
-from node.log_reader import LOG_TROUBLE, open_log, readings_from
+from node.outbox.reader import LOG_TROUBLE, open_log, readings_from
 from node.reading import Reading
+from node.system.clock import utc_text
 
 __all__ = ["COLUMNS", "csv_pieces", "safe_cell"]
 

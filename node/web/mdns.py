@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from node.child import end_child, start_child
+from node.system.child import end_child, start_child
 
 __all__ = ["announced", "announcement"]
 

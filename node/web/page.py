@@ -10,11 +10,11 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from node.terminal import count
-from node.web.buckets import SPANS, Span
+from node.plot.buckets import SPANS, Span
+from node.plot.svg import Plot, render
+from node.plot.text import age_text, esc, label_of, slug
+from node.system.terminal import count
 from node.web.page_facts import counts_of, events_section, footer_of, node_section
-from node.web.plot import Plot, render
-from node.web.text import age_text, esc, label_of, slug
 from node.web.view import ChannelView, NodeView, SensorView
 
 __all__ = ["PER_PAGE", "Assets", "index_page", "plot_of", "sensor_page", "sensors_of_page"]

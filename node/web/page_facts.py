@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from node import __version__
-from node.clock import utc_text
-from node.terminal import count
+from node.plot.text import age_text, esc, number_text
+from node.system.clock import utc_text
+from node.system.terminal import count
 from node.units import duration_text
-from node.web.text import age_text, esc, number_text
 from node.web.view import NodeView, SensorView
 
 __all__ = ["counts_of", "events_section", "footer_of", "node_section"]

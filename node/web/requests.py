@@ -6,8 +6,8 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl
 
+from node.plot.buckets import SPANS, Span
 from node.web import api
-from node.web.buckets import SPANS, Span
 from node.web.page import sensors_of_page
 from node.web.view import NodeView, SensorView
 

@@ -20,7 +20,7 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from node.service import Service
+from node.system.systemd import Service
 from node.web.watcher import Watcher
 
 __all__ = ["Server", "listening_socket", "make_server"]

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from node.config_mqtt import web_password
-from node.config_reader import ConfigError, TableReader, unreadable
-from node.schema import Secret, WebTable
+from node.config.mqtt import web_password
+from node.config.reader import ConfigError, TableReader, unreadable
+from node.config.schema import Secret, WebTable
 from node.units import Seconds
 
 __all__ = ["Settings", "read_settings", "settings_of"]

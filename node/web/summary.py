@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from node.clock import Clock
+from node.plot.buckets import ChannelBuckets
 from node.reading import Layout, Reading
-from node.web.buckets import ChannelBuckets
+from node.system.clock import Clock
 
 __all__ = [
     "MOST_CHANNELS",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import msgspec
 
-from node.clock import utc_text
 from node.health import Health, SensorHealth
+from node.plot.text import number_text
 from node.reading import Reading
+from node.system.clock import utc_text
 from node.web.settings import Settings
 from node.web.summary import Channel, Sensor
-from node.web.text import number_text
 from node.web.watcher import Known, Watcher
 
 __all__ = ["ChannelView", "NodeView", "SensorView", "view_of"]

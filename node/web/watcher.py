@@ -16,14 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from node.clock import Clock, SystemClock
 from node.health import Health, age_of
-from node.log_reader import LOG_TROUBLE, health_in, open_log, readings_from, why_not, written_s
-from node.outbox_file import OutboxFile
-from node.outbox_records import Event, Ledger, Retiming
-from node.outbox_store import FILE_NAME
+from node.outbox.file import OutboxFile
+from node.outbox.reader import LOG_TROUBLE, health_in, open_log, readings_from, why_not, written_s
+from node.outbox.records import Event, Ledger, Retiming
+from node.outbox.store import FILE_NAME
 from node.reading import Reading
-from node.state_dir import lock_holder
+from node.system.clock import Clock, SystemClock
+from node.system.state_dir import lock_holder
 from node.web.summary import Moment, Summary
 
 __all__ = ["Known", "Watcher"]

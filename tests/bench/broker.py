@@ -13,7 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from node.embedded_broker import find_mosquitto, free_port
+from node.demo_broker import find_mosquitto, free_port
 
 __all__ = ["Broker", "mosquitto_version"]
 

@@ -22,7 +22,7 @@ from fleet_faults import open_files, slow, storm, tls, wills
 from fleet_likeness import likeness
 from fleet_rates import Row, limit, rates, views
 
-from node.embedded_broker import find_mosquitto
+from node.demo_broker import find_mosquitto
 
 _SPARE_FILES = 200
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fleet_node import FleetNode, fleet_config
 
-from node.publisher import WINDOW
+from node.mqtt.publisher import WINDOW
 
 __all__ = ["flood"]
 

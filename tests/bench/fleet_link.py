@@ -1,8 +1,8 @@
 """A simulated node's connection, without the socket: bytes in, bytes out, MQTT 5.
 
-It stands where `node.link.Link` stands, under the node's own `Publisher`, and says what paho says
-for it: CONNECT with will, keepalive and limits, SUBSCRIBE one by one, messages at QoS 1, and all
-that falls due at one time in one piece.
+It stands where `node.mqtt.connection.Link` stands, under the node's own `Publisher`, and says what
+paho says for it: CONNECT with will, keepalive and limits, SUBSCRIBE one by one, messages at QoS 1,
+and all that falls due at one time in one piece.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from histogram import Histogram
 from paho.mqtt.packettypes import PacketTypes
 
-from node.broker_events import Acknowledged, BrokerEvent, Connected, Outgoing, Subscription
 from node.doctor.packets import connack_of, cut_packet
-from node.link import Change
-from node.messages import OFFLINE
-from node.packets import binary, framed, publish_packet, text
-from node.paho_client import LARGEST_INCOMING_BYTES
+from node.mqtt.client import LARGEST_INCOMING_BYTES
+from node.mqtt.connection import Change
+from node.mqtt.events import Acknowledged, BrokerEvent, Connected, Outgoing, Subscription
+from node.mqtt.packets import binary, framed, publish_packet, text
+from node.topics import OFFLINE
 
 __all__ = ["FleetLink"]
 

@@ -18,22 +18,27 @@ import msgspec
 from fleet_link import FleetLink
 
 from node import __version__
-from node.broker_events import BrokerEvent, Outgoing
-from node.clock import utc_text
-from node.config import load
+from node.config.load import load
+from node.config.schema import Config, NodeTable
 from node.health import Health, SensorHealth
-from node.history import BATCH
-from node.homeassistant import AnnouncedChannel, AnnouncedSensor, device_message, discovery_topic
-from node.identity import client_id
-from node.link import Change
-from node.messages import ONLINE, Topics, history_payload
-from node.publisher import Publisher
+from node.homeassistant.discovery import (
+    AnnouncedChannel,
+    AnnouncedSensor,
+    device_message,
+    discovery_topic,
+)
+from node.mqtt.connection import Change
+from node.mqtt.events import BrokerEvent, Outgoing
+from node.mqtt.publisher import Publisher
 from node.reading import Layout, Reading
-from node.retained import RetainedTopics
-from node.schema import Config, NodeTable
-from node.sensor_state import SensorState
-from node.topic_list import subscriptions
-from node.vitals import Vitals
+from node.report.history import BATCH
+from node.report.sensor_topics import RetainedTopics
+from node.report.topic_list import subscriptions
+from node.sensors.state import SensorState
+from node.system.clock import utc_text
+from node.system.host import Vitals
+from node.system.node_ids import client_id
+from node.topics import ONLINE, Topics, history_payload
 
 __all__ = ["FleetNode", "fleet_config"]
 

@@ -19,7 +19,7 @@ import paho.mqtt.client as mqtt
 from histogram import Histogram
 from process_meter import read_counters
 
-from node.embedded_broker import find_mosquitto, free_port
+from node.demo_broker import find_mosquitto, free_port
 
 __all__ = [
     "QUEUE",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fleet_node import FleetNode
 
 from node.doctor.packets import WireError
-from node.paho_client import _FIRST_DELAY_S, _LONGEST_DELAY_S, CONNECT_TIMEOUT_S
+from node.mqtt.client import _FIRST_DELAY_S, _LONGEST_DELAY_S, CONNECT_TIMEOUT_S
 
 __all__ = ["FleetSocket"]
 

@@ -1,0 +1,110 @@
+"""A copy of the last configuration that was valid, for the day when the newest one is not.
+
+    run ──load──► valid ────► keep:  FILE, and FILE.files/ with the files that it names
+           └────► invalid ──► stand_in: FILE as it was kept; the node says so wherever it speaks
+
+A password file or a certificate belongs to the configuration that names it: all of them are
+copied, so the copy works when what is wrong is one of those. Only `run --last-good` imports this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from node.config import load as configuration
+from node.config.reader import ConfigError
+from node.config.schema import Config
+from node.system.terminal import count
+
+__all__ = ["LastGood"]
+
+_log = logging.getLogger(__name__)
+
+
+class LastGood:
+    """The copy at `file`. Its owner alone can read it: a configuration may hold a password."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._folder = file.with_name(file.name + ".files")
+
+    def keep(self, config: Config, content: bytes) -> None:
+        """Make the copy one of this valid configuration; write only what differs.
+
+        The node goes on without a copy where none can be made.
+        """
+        try:
+            files = {key: file.read_bytes() for key, file in config.named_files().items()}
+            same_files = files == _contents(self._folder)
+            if same_files and _content(self._file) == content:
+                return
+            if not same_files:
+                # Never the new password beside the old configuration, whenever the power fails.
+                self._file.unlink(missing_ok=True)
+                self._keep_files(files)
+            _replace(self._file, content)
+        except OSError as error:
+            reason = error.strerror or error
+            _log.warning("%s: no copy of the configuration can be kept: %s", self._file, reason)
+
+    def stand_in(self, failed: ConfigError) -> Config | None:
+        """The configuration that was kept; None, said in the log, when it is of no use either."""
+        if not self._file.exists():
+            return None
+        try:
+            config = configuration.load(self._file, copies=self._folder)
+        except ConfigError as error:
+            for line in error.report().splitlines():
+                _log.error("the last good configuration: %s", line)
+            return None
+        return msgspec.structs.replace(config, stands_in_for=_summary(failed))
+
+    def _keep_files(self, files: dict[str, bytes]) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        for old in self._folder.iterdir():
+            if old.name not in files:
+                old.unlink()
+        for key, content in files.items():
+            _replace(self._folder / key, content)
+        if not files:
+            self._folder.rmdir()
+
+
+def _summary(error: ConfigError) -> str:
+    """What is wrong, in one sentence for those who cannot see the log."""
+    problems = count(error.problems, "problem")
+    return f"{error.source} cannot be used ({problems}; the first: {error.problems[0]})"
+
+
+def _content(file: Path) -> bytes | None:
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_bytes()
+    return None
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    with contextlib.suppress(FileNotFoundError):
+        return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {}
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file so that after a power cut it is the old one or the new one, and whole."""
+    new = file.with_name(file.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    new.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

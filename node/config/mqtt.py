@@ -1,0 +1,171 @@
+"""The tables `[node]` and `[mqtt]`, and where the passwords come from.
+
+The configuration's own `password` or `password_file` comes first: what a file names is what is
+used, whatever a shell was left with. Then the environment, which somebody sets for one start; then
+the credential that systemd passes to the service at each start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from node.config.reader import TableReader
+from node.config.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable, WebTable
+
+if TYPE_CHECKING:
+    from node.config.toml_lines import KeyPath
+
+__all__ = ["note_of_web", "read_mqtt", "read_node", "web_password"]
+
+_VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
+_CREDENTIAL = "mqtt.password"
+_LONGEST_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, §1.5.6)
+
+
+def read_node(reader: TableReader, written: object) -> NodeTable | None:
+    """`[node]`; the name is the host's, where none is given."""
+    if isinstance(written, dict) and "name" not in written:
+        host = socket.gethostname().partition(".")[0]
+        written = {**written, "name": re.sub(r"[^A-Za-z0-9_-]", "-", host)[:64] or "node"}
+    values = reader.table(NodeTable, written, ("node",))
+    return None if values is None else NodeTable(**values)
+
+
+def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, float]:
+    """`[mqtt]` and `[mqtt.tls]`, with the password in place.
+
+    The table is None where anything is wrong; `retain_for`, in seconds, comes all the same.
+    """
+    if written is None:
+        reader.problem(("mqtt",), "is missing; at the least: host = the broker", "[mqtt]")
+        return None, 0.0
+    if not isinstance(written, dict):
+        reader.problem(("mqtt",), "expected a table")
+        return None, 0.0
+    tls = _read_tls(reader, written["tls"]) if "tls" in written else None
+    plain = {key: value for key, value in written.items() if key != "tls"}
+    before = len(reader.problems)
+    values = reader.right_keys(MqttTable, plain, ("mqtt",))
+    _resolve_password(reader, values)
+    if not 5 <= values.get("keepalive", 30) <= 3600:
+        reader.problem(("mqtt", "keepalive"), "must lie between 5s and 1h")
+    retain_for_s = values.get("retain_for", DEFAULT_RETAIN_FOR)
+    if len(reader.problems) > before:
+        return None, retain_for_s
+    return MqttTable(**values, tls=tls), retain_for_s
+
+
+def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
+    values = reader.table(TlsTable, written, ("mqtt", "tls"))
+    if values is None:
+        return None
+    before = len(reader.problems)
+    for key, file in values.items():
+        values[key] = file = reader.locate(file, key)
+        if reader.read_file(file, ("mqtt", "tls", key)) is not None and key == "key_file":
+            _note_if_open(reader, file)
+    if ("cert_file" in values) != ("key_file" in values):
+        reader.problem(("mqtt", "tls"), "cert_file and key_file belong together")
+    table = TlsTable(**values)
+    if len(reader.problems) == before:
+        from node.config.tls import BadTlsFile, tls_context
+
+        try:
+            tls_context(table)
+        except BadTlsFile as error:
+            reader.problem(("mqtt", "tls", error.key), str(error))
+    return table
+
+
+def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
+    """Put the password of whichever source there is into `values`."""
+    path: KeyPath = ("mqtt", "password")
+    variable = os.environ.get(_VARIABLE)
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), _CREDENTIAL)
+    named = [key for key in ("password", "password_file") if key in values]
+    if variable is not None and named:
+        reader.notes.append(f"${_VARIABLE} has no effect: [mqtt] {named[0]} is given")
+    if len(named) == 2:
+        reader.problem(path, "password and password_file exclude each other")
+    elif named == ["password_file"]:
+        values["password_file"] = file = reader.locate(values["password_file"], "password_file")
+        path = ("mqtt", "password_file")
+        if _password_from(reader, file, path, values):
+            _note_if_open(reader, file)
+    elif named == ["password"]:
+        _set_password(reader, values["password"], "it", path, values)
+        _note_if_open(reader, reader.source, "has the password in it, and ")
+    elif variable is not None:
+        _set_password(reader, variable, f"${_VARIABLE}", path, values)
+    elif credential.exists():
+        _password_from(reader, credential, path, values)
+    if "password" in values and "username" not in values:
+        reader.problem(path, "a password needs a username beside it")
+
+
+def _password_from(reader: TableReader, file: Path, path: KeyPath, values: dict[str, Any]) -> bool:
+    text = reader.read_file(file, path)
+    if text is None:
+        return False
+    # Windows' editor begins a file with a byte order mark.
+    text = text.removeprefix("\ufeff").strip("\r\n")
+    _set_password(reader, text, str(file), path, values)
+    return True
+
+
+def _set_password(
+    reader: TableReader, text: str, source: str, path: KeyPath, values: dict[str, Any]
+) -> None:
+    """Take a password that came from `source`, unless it cannot be one."""
+    # What is not UTF-8 in a variable, Python passes on as surrogates.
+    encoded = text.encode(errors="ignore")
+    if encoded.decode() != text:
+        reader.problem(path, f"{source} is not text")
+    elif not text.strip():
+        reader.problem(path, f"{source} is empty")
+    elif "\n" in text or "\r" in text:
+        reader.problem(path, f"{source} has several lines; it must be the password alone")
+    elif len(encoded) > _LONGEST_PASSWORD_BYTES:
+        reader.problem(path, f"{source} is too long for a password")
+    values["password"] = Secret(text)
+
+
+def web_password(reader: TableReader, table: WebTable) -> Secret | None:
+    """The password of the status page; a problem noted where there should be one and is none."""
+    values: dict[str, Any] = {}
+    if table.password is not None and table.password_file is not None:
+        what = "password and password_file exclude each other"
+        reader.problem(("web", "password"), what)
+    elif table.password_file is not None:
+        file = reader.locate(table.password_file, "web_password_file")
+        _password_from(reader, file, ("web", "password_file"), values)
+    elif table.password is not None:
+        _set_password(reader, table.password, "it", ("web", "password"), values)
+    return values.get("password")
+
+
+def note_of_web(reader: TableReader, table: WebTable | None) -> None:
+    """Say what is wrong with the password of the status page: the node runs without the page."""
+    if table is None:
+        return
+    before = len(reader.problems)
+    web_password(reader, table)
+    for problem in reader.problems[before:]:
+        reader.notes.append(f"{problem.where}: {problem.message}; the status page does not start")
+    del reader.problems[before:]
+    if table.password is not None:
+        _note_if_open(reader, reader.source, "has the password in it, and ")
+
+
+def _note_if_open(reader: TableReader, file: Path, why: str = "") -> None:
+    """Warn of a file with a secret that every user of this computer can read.
+
+    Its group may: that is how the service's user reads what root owns.
+    """
+    if file.stat().st_mode & 0o004:
+        remedy = f"sudo chown root:sensor-node {file} && sudo chmod 640 {file}"
+        reader.notes.append(f"{file} {why}can be read by every user: {remedy}")

@@ -1,0 +1,197 @@
+"""Walks tables of the configuration key by key, and collects every problem with its line.
+
+msgspec alone would stop at the first one that is wrong. `config_mqtt` and `config_sensors` say
+what the tables mean.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from node.config.values import convert_value, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from node.config.toml_lines import KeyPath
+
+__all__ = ["ConfigError", "Problem", "TableReader", "fields_of", "find_file", "unreadable"]
+
+DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
+_NOTHING = object()
+
+
+def find_file(option: str | None) -> Path:
+    """The file to read: `--config`, else $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml."""
+    return Path(option or os.environ.get("SENSOR_NODE_CONFIG") or DEFAULT_FILE)
+
+
+@functools.cache
+def fields_of(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """What a table can hold; asked once per sensor, and not cheap to find out."""
+    return msgspec.structs.fields(schema)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong with the configuration."""
+
+    line: int
+    """From 1; 0 for the file as a whole."""
+    where: str
+    """The table and key: `[[sensor]] air: pin`."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.where}: {self.message}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` has all that is wrong with it."""
+
+    def __init__(self, source: Path, problems: Iterable[Problem]) -> None:
+        self.source = source
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        super().__init__(f"{source}: {len(self.problems)} problems")
+
+    def report(self) -> str:
+        """The problems, one a line, as a compiler would print them."""
+        return "\n".join(
+            f"{self.source}:{problem.line}: {problem.where}: {problem.message}"
+            if problem.line
+            else f"{self.source} {problem.message}"
+            for problem in self.problems
+        )
+
+
+def unreadable(source: Path, error: Exception) -> ConfigError:
+    """What to say of a file that cannot be read at all."""
+    from node.system.rights import remedy  # a file that can be read needs none
+
+    reason = getattr(error, "strerror", None) or error
+    what_to_do = remedy(source)
+    if what_to_do:
+        what = f"cannot be read: {reason}; {what_to_do}; or name another with --config FILE"
+    else:
+        what = f"cannot be read: {reason}; name the file with --config FILE"
+    return ConfigError(source, [Problem(0, "file", what)])
+
+
+class TableReader:
+    """One pass over one document; `problems` grows, nothing is raised before the end."""
+
+    def __init__(self, source: Path, text: str, copies: Path | None = None) -> None:
+        """`copies`: a folder with a copy of each file that the document names, by its key."""
+        self.source = source
+        self._text = text
+        self._copies = copies
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.sensor_ids: dict[int, str] = {}
+        """The ids of those `[[sensor]]` tables that have one, right or wrong, for messages."""
+
+    def problem(self, path: KeyPath, message: str, where: str = "") -> None:
+        """Note what is wrong at `path`."""
+        where = where or _where(path, self.sensor_ids)
+        self.problems.append(Problem(self.line_of(path), where, message))
+
+    def line_of(self, path: KeyPath) -> int:
+        """The line of `path` in the file."""
+        from node.config.toml_lines import (  # a right configuration needs no lines
+            line_of,
+            locate_keys,
+        )
+
+        return line_of(path, locate_keys(self._text))
+
+    def table(
+        self, schema: type[msgspec.Struct], written: object, path: KeyPath
+    ) -> dict[str, Any] | None:
+        """Convert a table key by key; None if anything in it is wrong."""
+        if not isinstance(written, dict):
+            self.problem(path, "expected a table")
+            return None
+        before = len(self.problems)
+        values = self.right_keys(schema, written, path)
+        return values if len(self.problems) == before else None
+
+    def right_keys(
+        self,
+        schema: type[msgspec.Struct],
+        written: dict[str, Any],
+        path: KeyPath,
+        *,
+        only: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        """Those keys of a table that could be converted; a problem noted for each other one.
+
+        `only` names the fields to take, where the table has keys of another schema too.
+        """
+        fields = {
+            field.encode_name: field
+            for field in fields_of(schema)
+            if not only or field.name in only
+        }
+        if not only:
+            for key in written:
+                if key not in fields:
+                    self.problem((*path, key), f"unknown key; {did_you_mean(key, fields)}")
+        values: dict[str, Any] = {}
+        for key, field in fields.items():
+            if key in written:
+                value = self._value(field.type, written[key], (*path, key))
+                if value is not _NOTHING:
+                    values[field.name] = value
+            elif field.required:
+                self.problem((*path, key), "is missing")
+        return values
+
+    def _value(self, target: Any, written: object, path: KeyPath) -> Any:
+        """Convert one value; `_NOTHING`, with a problem noted, if it cannot be."""
+        try:
+            return convert_value(target, written)
+        except ValueError as error:
+            message = str(error)
+            if not _may_be_secret(path, written):
+                message += f" (it is {shown(written)})"
+            self.problem(path, message)
+            return _NOTHING
+
+    def locate(self, written: Path, key: str) -> Path:
+        """Where the file is that `key` names: relative to the configuration; or the copy of it."""
+        return self.source.parent / written if self._copies is None else self._copies / key
+
+    def read_file(self, file: Path, path: KeyPath) -> str | None:
+        """The text of a file that the key at `path` names; None, with a problem noted."""
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            self.problem(path, f"{file} is not text")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self.problem(path, f"{file} cannot be read: {reason}")
+        return None
+
+
+def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
+    """A key path in the words of TOML: `[mqtt] port`, `[[sensor]] air pin`."""
+    if path[:2] == ("simulation", "fault") and len(path) > 2 and isinstance(path[2], int):
+        table, rest = f"[[simulation.fault]] #{path[2] + 1}", path[3:]
+    elif path[0] == "sensor" and len(path) > 1 and isinstance(path[1], int):
+        name = sensor_ids.get(path[1], f"#{path[1] + 1}")
+        table, rest = f"[[sensor]] {name}", path[2:]
+    elif len(path) == 1:
+        table, rest = f"[{path[0]}]", ()
+    else:
+        table, rest = f"[{'.'.join(map(str, path[:-1]))}]", path[-1:]
+    return " ".join([table, ".".join(map(str, rest))]).strip()
+
+
+def _may_be_secret(path: KeyPath, written: object) -> bool:
+    """Whether a value that is wrong had better not be repeated: it goes into logs."""
+    if path[0] not in ("mqtt", "web"):
+        return False
+    return path[-1] in ("password", "username") or "@" in str(written)

@@ -1,0 +1,219 @@
+"""The `[[sensor]]` tables: drivers and their options, channels, and what sensors may not share."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from drivers.base import Channel, Claim, DriverInfo, Options
+from drivers.errors import MissingSupport
+from drivers.registry import UnknownDriver, driver_names, find_driver
+from node.config.reader import TableReader, fields_of
+from node.config.schema import ChannelTable, SensorTable
+from node.config.values import did_you_mean
+from node.sensors.filters import DEFAULT_HEARTBEAT_S
+from node.units import all_units, convert, convertible, duration_text
+
+if TYPE_CHECKING:
+    from node.config.toml_lines import KeyPath
+
+__all__ = ["Claimed", "check_claims", "check_expiry", "read_sensors"]
+
+MIN_INTERVAL_S = 0.1
+
+_SENSOR_KEYS = ("id", "driver", "interval", "power_pin", "channel")
+
+
+Claimed = tuple[Claim, str, "KeyPath"]
+"""A piece of hardware, who needs it, and where the configuration says so."""
+
+
+def read_sensors(
+    reader: TableReader, written: object, claimed: list[Claimed]
+) -> list[tuple[int, SensorTable]]:
+    """The sensors that are right, each with its index in the file.
+
+    `claimed` grows by the hardware of every sensor, of those too that are wrong elsewhere.
+    """
+    if not isinstance(written, list):
+        reader.problem(("sensor",), "expected tables: write [[sensor]], in double brackets")
+        return []
+    sensors: list[tuple[int, SensorTable]] = []
+    first_with: dict[str, int] = {}
+    for index, table in enumerate(written):
+        identity = table.get("id") if isinstance(table, dict) else None
+        if isinstance(identity, str):
+            reader.sensor_ids[index] = identity[:64]
+        sensor = _read_sensor(reader, index, table, claimed)
+        if isinstance(identity, str):
+            if identity in first_with:
+                other = reader.line_of(("sensor", first_with[identity]))
+                message = f'"{identity}" is the id of the sensor at line {other} already'
+                reader.problem(("sensor", index, "id"), message)
+            first_with.setdefault(identity, index)
+        if sensor is not None:
+            sensors.append((index, sensor))
+    if not written and not reader.problems:
+        reader.notes.append("no [[sensor]] is configured: only the node's status is published")
+    return sensors
+
+
+def _read_sensor(
+    reader: TableReader, index: int, written: object, claimed: list[Claimed]
+) -> SensorTable | None:
+    path: KeyPath = ("sensor", index)
+    if not isinstance(written, dict):
+        reader.problem(path, "expected a table")
+        return None
+    before = len(reader.problems)
+    common = reader.right_keys(SensorTable, written, path, only=_SENSOR_KEYS[:-1])
+    owner = f'sensor "{reader.sensor_ids.get(index, f"#{index + 1}")}"'
+    if "power_pin" in common:
+        power = Claim(f"GPIO {common['power_pin']}", "power")
+        claimed.append((power, f"power_pin of {owner}", (*path, "power_pin")))
+    if written.get("id") == "cmd":
+        reader.problem((*path, "id"), '"cmd" is taken by the topics of commands')
+    info = _find_driver(reader, written.get("driver"), (*path, "driver"))
+    if info is None:
+        return None
+    options = _read_options(reader, info, written, path)
+    if options is not None:
+        claimed += [(claim, owner, path) for claim in options.claims()]
+    measured = info.channels if options is None else info.channels_with(options)
+    channels = _read_channels(
+        reader, info, measured, written.get("channel", {}), (*path, "channel")
+    )
+    shortest_s = max(MIN_INTERVAL_S, info.min_interval_s)
+    if common.get("interval", 30.0) < shortest_s:
+        message = f"{info.name} cannot be read more often than every {shortest_s:g} s"
+        reader.problem((*path, "interval"), message)
+    if options is None or len(reader.problems) > before:
+        return None
+    return SensorTable(**common, channel=channels, info=info, options=options)
+
+
+def _find_driver(reader: TableReader, name: object, path: KeyPath) -> DriverInfo | None:
+    if not isinstance(name, str):
+        return None
+    try:
+        return find_driver(name)
+    except UnknownDriver:
+        hint = did_you_mean(name, driver_names())
+        reader.problem(path, f'there is no driver "{name}"; {hint}')
+    except MissingSupport as error:
+        reader.problem(path, str(error))
+    return None
+
+
+def _read_options(
+    reader: TableReader, info: DriverInfo, written: dict[str, Any], path: KeyPath
+) -> Options | None:
+    own = {key: value for key, value in written.items() if key not in _SENSOR_KEYS}
+    known = [field.encode_name for field in fields_of(info.options)]
+    for key in [key for key in own if key not in known]:
+        hint = did_you_mean(key, [*known, *_SENSOR_KEYS])
+        reader.problem((*path, key), f"unknown key of the driver {info.name}; {hint}")
+        del own[key]
+    values = reader.table(info.options, own, path)
+    if values is None:
+        return None
+    try:
+        return info.options(**values)
+    except ValueError as error:  # each is right by itself, and they do not go together
+        reader.problem(path, str(error))
+        return None
+
+
+def _read_channels(
+    reader: TableReader,
+    info: DriverInfo,
+    measured: tuple[Channel, ...],
+    written: object,
+    path: KeyPath,
+) -> dict[str, ChannelTable]:
+    if not isinstance(written, dict):
+        reader.problem(path, "expected tables: [sensor.channel.temperature]")
+        return {}
+    known = {channel.name: channel for channel in measured}
+    tables: dict[str, ChannelTable] = {}
+    for name, table in written.items():
+        if name not in known and not info.more_channels:
+            hint = did_you_mean(name, known)
+            reader.problem((*path, name), f"{info.name} has no such channel; {hint}")
+            continue
+        if not isinstance(table, dict):
+            reader.problem((*path, name), "expected a table")
+            continue
+        # What is right in it is checked even where something else is wrong.
+        tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
+        _check_channel(reader, tables[name], known.get(name), (*path, name))
+    return tables
+
+
+def _check_channel(
+    reader: TableReader, table: ChannelTable, channel: Channel | None, path: KeyPath
+) -> None:
+    if table.offset is not None and table.calibrate is not None:
+        reader.problem(path, "offset and calibrate exclude each other")
+    if table.calibrate is not None:
+        measured = [point[0] for point in table.calibrate]
+        if len(set(measured)) < len(measured):
+            reader.problem((*path, "calibrate"), "two points have the same measured value")
+        rising = [true for _, true in sorted(table.calibrate)]
+        if any(after <= before for before, after in itertools.pairwise(rising)):
+            reader.problem((*path, "calibrate"), "the true values must rise with the measured ones")
+    if table.range is not None and not table.range[0] < table.range[1]:
+        reader.problem((*path, "range"), "expected [lowest, highest]")
+    if table.median % 2 == 0:
+        reader.problem((*path, "median"), "must be odd: 3, 5, 7")
+    if table.heartbeat is not None and table.delta is None:
+        reader.problem((*path, "heartbeat"), "has a meaning only beside delta")
+    if table.unit is not None:
+        units = convertible(channel.unit) if channel is not None else all_units()
+        if table.unit not in units:
+            message = f"cannot be {table.unit}; one of " + ", ".join(units)
+            reader.problem((*path, "unit"), message)
+            return
+    if table.range is not None and channel is not None:
+        unit = table.unit or channel.unit
+        low, high = (convert(bound, channel.unit, unit) for bound in channel.plausible)
+        if table.range[0] > high or table.range[1] < low:
+            message = f"no value can lie there: the sensor measures {low:g} to {high:g} {unit}"
+            reader.problem((*path, "range"), message)
+
+
+def check_expiry(
+    reader: TableReader, sensors: list[tuple[int, SensorTable]], retain_for_s: float
+) -> None:
+    """A heartbeat must come before the broker forgets the reading that it renews."""
+    if not retain_for_s:
+        return
+    for index, sensor in sensors:
+        kept_s = max(retain_for_s, 3 * sensor.interval)
+        for name, table in sensor.channel.items():
+            if table.delta is None:
+                continue
+            heartbeat_s: float = DEFAULT_HEARTBEAT_S
+            if table.heartbeat is not None:
+                heartbeat_s = table.heartbeat
+            if heartbeat_s + sensor.interval >= kept_s:
+                message = (
+                    f"the broker forgets a reading after {duration_text(kept_s)} "
+                    f"(retain_for); the heartbeat, {duration_text(heartbeat_s)}, must come "
+                    "sooner"
+                )
+                reader.problem(("sensor", index, "channel", name, "heartbeat"), message)
+
+
+def check_claims(reader: TableReader, claimed: list[Claimed]) -> None:
+    """No two parts on one pin or address."""
+    holders: dict[str, tuple[Claim, str]] = {}
+    for wanted, owner, path in claimed:
+        if wanted.resource not in holders:
+            holders[wanted.resource] = (wanted, owner)
+            continue
+        held, holder = holders[wanted.resource]
+        if holder == owner:
+            reader.problem(path, f"{wanted.resource} is used twice by {owner}")
+        elif not held.shared_as or held.shared_as != wanted.shared_as:
+            reader.problem(path, f"{wanted.resource} is used by {holder} already")

@@ -1,0 +1,102 @@
+"""The table `[simulation]`, loaded where there is one: the room, and faults in time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drivers.sim.faults import DEFAULT_AMOUNTS, KINDS, fault_kinds
+from node.config.reader import TableReader
+from node.config.schema import FaultTable, SensorTable, SimulationTable
+from node.config.values import did_you_mean
+
+if TYPE_CHECKING:
+    from node.config.toml_lines import KeyPath
+
+__all__ = ["read_simulation"]
+
+
+def read_simulation(
+    reader: TableReader, written: object, sensors: list[tuple[int, SensorTable]]
+) -> SimulationTable | None:
+    """The table; None where anything in it is wrong.
+
+    `sensors` are those that are right: of the others, no more than the id is held against a fault.
+    """
+    if not isinstance(written, dict):
+        reader.problem(("simulation",), "expected a table")
+        return None
+    before = len(reader.problems)
+    room = {key: value for key, value in written.items() if key != "fault"}
+    values = reader.right_keys(SimulationTable, room, ("simulation",))
+    faults = _read_faults(reader, written.get("fault", []), sensors)
+    return SimulationTable(**values, fault=faults) if len(reader.problems) == before else None
+
+
+def _read_faults(
+    reader: TableReader, written: object, sensors: list[tuple[int, SensorTable]]
+) -> tuple[FaultTable, ...]:
+    if not isinstance(written, list):
+        what = "expected tables: write [[simulation.fault]], in double brackets"
+        reader.problem(("simulation", "fault"), what)
+        return ()
+    by_id = {sensor.id: sensor for _, sensor in sensors}
+    faults = []
+    for index, table in enumerate(written):
+        path: KeyPath = ("simulation", "fault", index)
+        values = reader.table(FaultTable, table, path)
+        if values is None:
+            continue
+        fault = FaultTable(**values)
+        _check_sensor_and_kind(reader, fault, by_id, path)
+        _check_times(reader, fault, path)
+        _check_amount(reader, fault, path)
+        faults.append(fault)
+    return tuple(faults)
+
+
+def _check_sensor_and_kind(
+    reader: TableReader, fault: FaultTable, by_id: dict[str, SensorTable], path: KeyPath
+) -> None:
+    if fault.kind not in KINDS:
+        hint = did_you_mean(fault.kind, KINDS)
+        reader.problem((*path, "kind"), f'there is no fault "{fault.kind}"; {hint}')
+    ids = reader.sensor_ids.values()
+    if fault.sensor not in ids:
+        hint = did_you_mean(fault.sensor, ids) if ids else "no [[sensor]] is configured"
+        reader.problem((*path, "sensor"), f'there is no sensor "{fault.sensor}"; {hint}')
+    sensor = by_id.get(fault.sensor)
+    if sensor is None or fault.kind not in KINDS:
+        return
+    possible = fault_kinds(sensor.driver, sensor.options)
+    if not possible:
+        message = f'nothing simulates "{sensor.id}" ({sensor.driver}), so it can have no fault'
+        reader.problem((*path, "sensor"), message)
+    elif fault.kind not in possible:
+        has = ", ".join(possible)
+        message = f'"{sensor.id}" ({sensor.driver}) cannot have {fault.kind}; it can have {has}'
+        reader.problem((*path, "kind"), message)
+
+
+def _check_times(reader: TableReader, fault: FaultTable, path: KeyPath) -> None:
+    if fault.for_ is not None and not fault.for_:
+        reader.problem((*path, "for"), "must be above 0; without it, the fault stays")
+    if fault.every is None:
+        return
+    if fault.for_ is None:
+        reader.problem((*path, "every"), "has a meaning only beside for: the fault never ends")
+    elif fault.every <= fault.for_:
+        reader.problem((*path, "every"), "must be longer than for: the fault never ends")
+
+
+def _check_amount(reader: TableReader, fault: FaultTable, path: KeyPath) -> None:
+    if fault.amount is None or fault.kind not in KINDS:
+        return
+    if fault.kind not in DEFAULT_AMOUNTS:
+        kinds = ", ".join(DEFAULT_AMOUNTS)
+        reader.problem((*path, "amount"), f"has a meaning only for {kinds}")
+    elif fault.kind == "slow" and fault.amount <= 0:
+        reader.problem(
+            (*path, "amount"), "must be above 0: the seconds that an answer takes longer"
+        )
+    elif fault.amount == 0:
+        reader.problem((*path, "amount"), "must not be 0")

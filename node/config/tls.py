@@ -1,0 +1,51 @@
+"""The TLS context for `[mqtt.tls]`: TLS 1.2 or later, chain and host name always verified."""
+
+from __future__ import annotations
+
+import ssl
+
+from node.config.schema import TlsTable
+
+__all__ = ["BadTlsFile", "tls_context"]
+
+
+class BadTlsFile(ValueError):
+    """A file of `[mqtt.tls]` is not what it should be; `key` is the key that names it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:
+    """None without a table.
+
+    Raises:
+        BadTlsFile: a file is not a certificate, not a key, or the two do not belong together.
+    """
+    if table is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=table.ca_file)
+    except (ssl.SSLError, OSError) as error:
+        message = f"{table.ca_file} holds no certificate in PEM form ({_reason(error)})"
+        raise BadTlsFile("ca_file", message) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # On from Python 3.13: it refuses a CA without keyUsage, such as mosquitto-tls(7) makes, so
+    # that an upgrade of Debian would cut the node off. Chain and name are verified without it.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if table.cert_file is not None and table.key_file is not None:
+        try:
+            # With a password of its own, OpenSSL does not ask for one at the terminal.
+            context.load_cert_chain(table.cert_file, table.key_file, password="")
+        except (ssl.SSLError, OSError) as error:
+            message = (
+                f"{table.cert_file} and {table.key_file} are not a certificate and its key, in "
+                f"PEM form and without a pass phrase ({_reason(error)})"
+            )
+            raise BadTlsFile("key_file", message) from error
+    return context
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or type(error).__name__

@@ -1,0 +1,150 @@
+"""One value of the configuration: from what TOML has to what the schema wants, or why not.
+
+Pure functions; `config_reader` walks the tables with them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+from node.config.schema import HostName, MqttVersion, Secret
+from node.units import Rate, Seconds
+
+__all__ = ["convert_value", "did_you_mean", "parse_host", "shown"]
+
+
+def convert_value(target: Any, written: object) -> Any:
+    """`written` as a value of the type `target`.
+
+    Raises:
+        ValueError: it cannot be one; the message is in the words of TOML.
+    """
+    try:
+        value = msgspec.convert(written, target, dec_hook=_decode)
+    except (msgspec.ValidationError, ValueError) as error:
+        if get_origin(target) is Literal:
+            choices = ", ".join(
+                f"0x{choice:02x}" if isinstance(choice, int) else str(choice)
+                for choice in get_args(target)
+            )
+            raise ValueError(f"expected one of {choices}") from error
+        described = _description(target)
+        if described and "regex" in str(error):
+            raise ValueError(f"expected {described}") from error
+        raise ValueError(_in_words(str(error))) from error
+    if not _is_finite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def _description(target: Any) -> str | None:
+    """What the schema says of a text in words, beside its pattern."""
+    for part in (target, *get_args(target)):
+        for meta in getattr(part, "__metadata__", ()):
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                return meta.description
+    return None
+
+
+def parse_host(written: object) -> HostName:
+    """A broker's host name or IP address.
+
+    Raises:
+        ValueError: it cannot be one. (An IDNA-invalid name such as "a..b" would raise inside
+            paho's network thread and end it.)
+    """
+    if not isinstance(written, str) or not written.strip():
+        raise ValueError("expected a host name or an IP address")
+    if "://" in written:
+        raise ValueError("expected a host name, not a URL: leave out the scheme, set port apart")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, written)
+        except OSError:
+            continue
+        return HostName(written)
+    if re.search(r":\d+$", written):
+        raise ValueError("expected a host name alone: set port apart")
+    try:
+        ascii_name = written.encode("idna").decode("ascii").removesuffix(".")
+    except UnicodeError:
+        raise ValueError("no host can have this name") from None
+    labels = ascii_name.split(".")
+    if len(ascii_name) > 253 or not all(
+        re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels
+    ):
+        raise ValueError("no host can have this name")
+    if all(label.isdigit() for label in labels):
+        raise ValueError("not a complete IP address")
+    return HostName(written)
+
+
+def _decode(target: Any, written: object) -> object:
+    """msgspec's `dec_hook`: the types of `schema` that TOML does not know."""
+    parsers: dict[Any, Callable[[object], object]] = {
+        Seconds: Seconds.parse,
+        Rate: Rate.parse,
+        HostName: parse_host,
+        MqttVersion: MqttVersion.parse,
+    }
+    if target in parsers:
+        return parsers[target](written)
+    if target in (Secret, Path):
+        if not isinstance(written, str) or not written:
+            raise ValueError("expected a text that is not empty")
+        return target(written)
+    raise NotImplementedError(target)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known word that is meant by a misspelt one, or all of them."""
+    import difflib
+
+    choices = sorted(known)
+    close = difflib.get_close_matches(word, choices, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "known here: " + ", ".join(choices)
+
+
+_WORDS = (
+    (r" - at `\$.*`$", ""),
+    (r"`", ""),
+    (r" \| null", ""),
+    (r"\bint\b", "a whole number"),
+    (r"\bfloat\b", "a number"),
+    (r"\bstr\b", "a text"),
+    (r"\bbool\b", "true or false"),
+    (r"\barray\b", "a list"),
+    (r"\bobject\b", "a table"),
+    (r"^Expected", "expected"),
+)
+
+
+def _in_words(message: str) -> str:
+    """A message of msgspec's in the words of TOML."""
+    for pattern, words in _WORDS:
+        message = re.sub(pattern, words, message)
+    return message
+
+
+def _is_finite(value: object) -> bool:
+    """No number in `value`, or in the lists in it, is infinite or not a number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(_is_finite(element) for element in value)
+    return True
+
+
+def shown(written: object) -> str:
+    """A value as it stands in the file, cut short."""
+    text = repr(written) if not isinstance(written, str) else f'"{written}"'
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,221 @@
+"""Announces the node to Home Assistant, again when that is needed, and takes back what is gone.
+
+The node listens on its own discovery topic: what the broker has retained there is what Home
+Assistant knows, whoever has forgotten it here. A component in it that there is no more is removed
+as the documentation says, by announcing its platform alone; with `[homeassistant] enabled = false`
+the whole message is taken back.
+
+Two things about Home Assistant (2026.11) that a removal must heed. While it sets a component up, it
+drops what a second message says; so the removal comes `SETTLE_S` after the message before it. And
+it removes only what it has discovered since its start; so at its birth what is gone is announced
+once more, whole, to be removed after that.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from drivers.bus import Board
+from node.config.schema import Config
+from node.homeassistant.discovery import (
+    VITAL_COMPONENTS,
+    AnnouncedChannel,
+    AnnouncedSensor,
+    birth_topics,
+    components_of,
+    device_message,
+    discovery_topic,
+    removal_of,
+)
+from node.mqtt.events import Arrived
+from node.mqtt.publisher import Publisher
+from node.sensors.sensor import Sensor
+from node.system.clock import Clock
+from node.system.host import read_vitals
+from node.system.jitter import at_random
+
+__all__ = ["Announcer"]
+
+_log = logging.getLogger(__name__)
+
+SETTLE_S = 4.0
+"""How long Home Assistant has for one message before the next one."""
+BIRTHS_EVERY_S = 30.0
+"""More often nobody starts Home Assistant, and whoever says so would have all of it sent anew."""
+LONGEST_BIRTH_DELAY_S = 5.0
+"""A fleet that answers the birth of Home Assistant in the same instant would drown it."""
+_MODEL = "/proc/device-tree/model"
+
+
+class Announcer:
+    """Keeps the discovery message at the broker up to date."""
+
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        clock: Clock,
+        *,
+        device: str,
+        keys: Mapping[str, str],
+        sensors: list[Sensor],
+        publisher: Publisher,
+    ) -> None:
+        """`keys`: sensor id -> the key that Home Assistant knows it by."""
+        self._config = config
+        self._board = board
+        self._clock = clock
+        self._device = device
+        self._keys = keys
+        self._sensors = sensors
+        self._publisher = publisher
+        self._enabled = config.homeassistant.enabled
+        self._birth_topics = birth_topics(config.homeassistant.prefix)
+        self._topic = discovery_topic(config.homeassistant.prefix, device)
+        publisher.remedies[self._topic] = ", or set [homeassistant] enabled = false"
+        self._announced: set[str] = set()
+        """The keys of the components that were announced last."""
+        self._gone: dict[str, dict[str, Any]] = {}
+        """Key -> component of those that are no more, and that Home Assistant may still have."""
+        self._said_at_s = self._born_at_s = -math.inf
+        self._announce_at_s = math.inf
+        self._remove_at_s = math.inf
+        self._birth_at_s = math.inf
+
+    @property
+    def next_due_s(self) -> float:
+        """When there is something to do, if nothing is heard until then."""
+        return min(self._birth_at_s, self._announce_at_s, self._remove_at_s)
+
+    def announce(self) -> None:
+        """Set the discovery message, where Home Assistant is to have one."""
+        if self._enabled:
+            message = self._message()
+            self._announced = set(message["cmps"])
+            for key in self._announced & self._gone.keys():
+                del self._gone[key]
+            self._set(message)
+            self._remove_what_is_gone()
+
+    def channel_found(self) -> None:
+        """Announce anew: a sensor has turned out to have a channel that nobody knew of."""
+        if self._enabled and self._said_at_s > -math.inf:
+            self._announce_at_s = self._said_at_s + SETTLE_S
+
+    def hear(self, message: Arrived) -> bool:
+        """Take note of a message; whether it was for us."""
+        if message.topic == self._topic:
+            if message.retained:
+                self._compare(message.payload)
+            return True
+        if message.topic in self._birth_topics and self._enabled:
+            if message.payload == b"online" and not message.retained:
+                at_s = self._clock.monotonic() + at_random(0, LONGEST_BIRTH_DELAY_S)
+                at_s = max(at_s, self._born_at_s + BIRTHS_EVERY_S)
+                self._birth_at_s = min(self._birth_at_s, at_s)
+            return True
+        return False
+
+    def take_birth(self, now_s: float) -> bool:
+        """Whether it is time to tell a Home Assistant that has just started everything."""
+        if now_s < self._birth_at_s:
+            return False
+        self._birth_at_s = math.inf
+        self._born_at_s = now_s
+        return True
+
+    def answer_birth(self) -> None:
+        """Announce what there is, and what is to be removed."""
+        self.announce()
+        if self._gone:
+            self._announce_gone()
+
+    def work(self, now_s: float) -> None:
+        """Say what there is to say, when it is time."""
+        if now_s >= self._announce_at_s:
+            self.announce()
+        if now_s >= self._remove_at_s:
+            self._remove_at_s = math.inf
+            message = self._message()
+            message["cmps"].update({key: removal_of(c) for key, c in self._gone.items()})
+            _log.info("taking back from Home Assistant: %s", ", ".join(sorted(self._gone)))
+            self._set(message)
+
+    def link_down(self) -> None:
+        """On connecting everything is said anew."""
+        self._said_at_s = -math.inf
+        self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
+
+    def _remove_what_is_gone(self) -> None:
+        if self._gone:
+            self._remove_at_s = self._said_at_s + SETTLE_S
+
+    def _set(self, message: dict[str, Any]) -> None:
+        self._announce_at_s = math.inf
+        self._said_at_s = self._clock.monotonic()
+        self._publisher.set(self._topic, msgspec.json.encode(message))
+
+    def _compare(self, payload: bytes) -> None:
+        """Find out what the broker still has, and we have no more."""
+        if not self._enabled:
+            if payload:
+                _log.info("taking the node back from Home Assistant")
+                self._publisher.set(self._topic, b"")
+            return
+        for key, component in components_of(payload, self._device).items():
+            if key not in self._announced and not self._may_come_back(key):
+                self._gone[key] = component
+        if self._gone:
+            self._announce_gone()
+
+    def _announce_gone(self) -> None:
+        """Announce what is gone once more, whole, to be removed after that.
+
+        It is then at the broker until it is removed, whatever ends the node before.
+        """
+        message = self._message()
+        message["cmps"].update(self._gone)
+        self._set(message)
+        self._remove_what_is_gone()
+
+    def _may_come_back(self, key: str) -> bool:
+        """Whether it is a channel of a sensor that tells its channels only when it is read.
+
+        Or something that this computer cannot tell just now, as of a radio without a network.
+        """
+        return key in VITAL_COMPONENTS or any(
+            sensor.table.info.more_channels and key.startswith(f"{self._keys[sensor.table.id]}.")
+            for sensor in self._sensors
+        )
+
+    def _message(self) -> dict[str, Any]:
+        sensors = [
+            AnnouncedSensor(
+                sensor.table,
+                self._keys[sensor.table.id],
+                tuple(
+                    AnnouncedChannel(p.channel.name, p.unit, p.decimals)
+                    for p in sensor.state.pipelines
+                ),
+            )
+            for sensor in self._sensors
+        ]
+        return device_message(
+            self._config, self._device, sensors, read_vitals(self._board), _model(self._board)
+        )
+
+
+def _model(board: Board) -> str:
+    """`Raspberry Pi 4 Model B Rev 1.4` (the device tree's root node; a NUL ends it)."""
+    try:
+        text = board.path(_MODEL).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return "Linux computer"
+    return text.strip("\0\n ") or "Linux computer"

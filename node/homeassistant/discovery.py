@@ -1,0 +1,307 @@
+"""Home Assistant's device discovery: one retained message that describes the whole node.
+
+Pure functions. The message is that of "MQTT device discovery"
+(https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload), with its abbreviated
+keys; `Announcer` sends it. A component is a channel of a sensor, a number of the node's health, or
+a button; its unique id is made of the device's id, the sensor's key (see `identities`) and the
+channel, so none of the names in the configuration is in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from node import __version__
+from node.config.schema import ChannelTable, Config, SensorTable
+from node.sensors.filters import DEFAULT_HEARTBEAT_S
+from node.system.host import Vitals
+from node.topics import Topics
+
+__all__ = [
+    "VITAL_COMPONENTS",
+    "AnnouncedChannel",
+    "AnnouncedSensor",
+    "birth_topics",
+    "components_of",
+    "device_message",
+    "discovery_topic",
+    "removal_of",
+]
+
+_MARGIN_S = 60
+"""How much longer than three of its intervals a value may take before it is unknown: what the
+way to Home Assistant may take, and the reconnection of the node."""
+_HEALTH_EXPIRES_S = 300
+
+_DEVICE_CLASSES = {
+    "°C": "temperature",
+    "°F": "temperature",
+    "K": "temperature",
+    "hPa": "atmospheric_pressure",
+    "kPa": "atmospheric_pressure",
+    "Pa": "atmospheric_pressure",
+    "mbar": "atmospheric_pressure",
+    "mmHg": "atmospheric_pressure",
+    "inHg": "atmospheric_pressure",
+    "V": "voltage",
+    "mV": "voltage",
+    "A": "current",
+    "mA": "current",
+    "W": "power",
+    "lx": "illuminance",
+}
+"""Unit -> device class, where a unit has but one that fits."""
+_NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide"}
+"""(What the channel's name begins with, unit) -> device class."""
+
+_PLATFORMS = ("sensor", "binary_sensor", "button")
+_MOST_COMPONENTS = 1000
+_ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
+VITAL_COMPONENTS = frozenset({"cpu_temperature", "wifi", "under_voltage", "throttled"})
+"""Components that are there as far as this computer can tell them, at the moment."""
+
+Component = dict[str, Any]
+
+
+class AnnouncedChannel(msgspec.Struct, frozen=True):
+    """A channel as it is published."""
+
+    name: str
+    unit: str
+    decimals: int
+
+
+class AnnouncedSensor(msgspec.Struct, frozen=True):
+    """A sensor, the key that it is known by, and its channels."""
+
+    table: SensorTable
+    key: str
+    channels: tuple[AnnouncedChannel, ...]
+
+
+def discovery_topic(prefix: str, device: str) -> str:
+    return f"{prefix}/device/{device}/config"
+
+
+def birth_topics(prefix: str) -> tuple[str, ...]:
+    """Where Home Assistant says `online` when it has been started.
+
+    Its default is the first whatever its discovery prefix is; a second Home Assistant with a
+    prefix of its own has been given the other one.
+    """
+    return tuple(dict.fromkeys(("homeassistant/status", f"{prefix}/status")))
+
+
+def device_message(
+    config: Config, device: str, sensors: Iterable[AnnouncedSensor], vitals: Vitals, model: str
+) -> dict[str, Any]:
+    """The discovery message, to be encoded as JSON."""
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    about: dict[str, Any] = {
+        "ids": [device],
+        "name": config.node.name,
+        "mf": "sensor-node",
+        "mdl": model,
+        "sw": __version__,
+    }
+    if url := _configuration_url(config):
+        about["cu"] = url
+    components: dict[str, Component] = {}
+    for sensor in sensors:
+        components.update(_channels(config, topics, sensor))
+    components.update(_diagnostics(topics, vitals))
+    components.update(_buttons(config, topics))
+    for key, component in components.items():
+        component["uniq_id"] = f"{device}.{key}"
+    return {
+        "dev": about,
+        "o": {"name": "sensor-node", "sw": __version__},
+        "qos": 1,
+        "avty": [{"t": topics.status}],
+        "avty_mode": "all",
+        "cmps": components,
+    }
+
+
+def _configuration_url(config: Config) -> str | None:
+    """The link on the device's page: what is configured, else the node's own status page."""
+    if config.homeassistant.configuration_url is not None:
+        return config.homeassistant.configuration_url
+    if not (config.web.enabled and config.web.on_the_network):
+        return None
+    host = socket.gethostname().partition(".")[0]
+    return f"http://{host}.local:{config.web.port}/"
+
+
+def components_of(payload: bytes, device: str) -> dict[str, Component]:
+    """The components that `device` has announced in a message, without removals.
+
+    Of anything else nothing: somebody else may have published it.
+    """
+    try:
+        components = dict(msgspec.json.decode(payload)["cmps"])
+    except (msgspec.DecodeError, TypeError, KeyError, ValueError, RecursionError):
+        return {}
+    ours = {
+        key: component
+        for key, component in components.items()
+        if isinstance(component, dict)
+        and re.fullmatch(r"[A-Za-z0-9_.-]+", key)
+        and component.get("uniq_id") == f"{device}.{key}"
+        and component.get("p") in _PLATFORMS
+    }
+    return ours if len(ours) <= _MOST_COMPONENTS else {}
+
+
+def removal_of(component: Component) -> Component:
+    """What stands in the place of a component to have it removed: its platform alone."""
+    return {"p": component["p"]}
+
+
+def _named(sensor: str, channel: str) -> str:
+    """`water_2`, `temperature` as `Water 2 temperature`: shown beside the name of the node."""
+    text = channel if channel.startswith(sensor) else f"{sensor} {channel}"
+    words = [_ABBREVIATIONS.get(word.lower(), word) for word in text.replace("_", " ").split()]
+    name = " ".join(words)
+    return name[:1].upper() + name[1:]
+
+
+def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:
+    """A component for each channel of a sensor."""
+    table = sensor.table
+    available = [{"t": topics.status}, {"t": topics.availability(table.id)}]
+    components: dict[str, Component] = {}
+    for channel in sensor.channels:
+        component: Component = {
+            "p": "sensor",
+            "name": _named(table.id, channel.name),
+            "stat_cla": "measurement",
+            "unit_of_meas": channel.unit,
+            "sug_dsp_prc": channel.decimals,
+            "exp_aft": _expires_after_s(config, sensor, channel.name),
+            "avty": available,
+        }
+        if device_class := _device_class(channel):
+            component["dev_cla"] = device_class
+        if config.mqtt.payload == "plain":
+            component["stat_t"] = topics.channel(table.id, channel.name)
+            # An empty payload takes the value back.
+            component["val_tpl"] = "{{ value or none }}"
+        else:
+            component["stat_t"] = topics.state(table.id)
+            # What is left out was rejected once: "" leaves the last value. null makes it unknown.
+            component["val_tpl"] = _template(channel.name)
+        components[f"{sensor.key}.{channel.name}"] = component
+    return components
+
+
+def _template(key: str) -> str:
+    """A value of the JSON; written so, it is quiet about what is missing."""
+    return f"{{{{ value_json['{key}'] | default('') }}}}"
+
+
+def _device_class(channel: AnnouncedChannel) -> str | None:
+    for (name, unit), device_class in _NAMED_CLASSES.items():
+        if channel.name.startswith(name) and channel.unit == unit:
+            return device_class
+    return _DEVICE_CLASSES.get(channel.unit)
+
+
+def _expires_after_s(config: Config, sensor: AnnouncedSensor, channel: str) -> int:
+    """After how long a silence of its topic a channel's value is unknown."""
+    tables = sensor.table.channel
+    if config.mqtt.payload == "plain":
+        gap_s = _longest_gap_s(sensor.table, tables.get(channel, ChannelTable()))
+    else:  # any channel that is worth it brings all the others with it
+        gap_s = min(
+            _longest_gap_s(sensor.table, tables.get(c.name, ChannelTable()))
+            for c in sensor.channels
+        )
+    return math.ceil(3 * gap_s) + _MARGIN_S
+
+
+def _longest_gap_s(sensor: SensorTable, channel: ChannelTable) -> float:
+    """How long a channel may be silent while all is well."""
+    if channel.delta is None:
+        return sensor.interval
+    heartbeat_s: float = DEFAULT_HEARTBEAT_S
+    if channel.heartbeat is not None:
+        heartbeat_s = channel.heartbeat
+    return heartbeat_s + sensor.interval
+
+
+def _diagnostics(topics: Topics, vitals: Vitals) -> dict[str, Component]:
+    """What the node says of itself, as far as this computer can tell."""
+
+    def number(name: str, key: str, **more: Any) -> Component:
+        return {"p": "sensor", "name": name, "val_tpl": _template(key), **more}
+
+    def problem(name: str, key: str) -> Component:
+        return {
+            "p": "binary_sensor",
+            "name": name,
+            "val_tpl": _template(key),
+            "pl_on": "True",  # as a template renders the true of JSON
+            "pl_off": "False",
+            "dev_cla": "problem",
+        }
+
+    measured = {"stat_cla": "measurement"}
+    counted = {"stat_cla": "total_increasing"}
+    components = {
+        "uptime": number("Uptime", "uptime_s", dev_cla="duration", unit_of_meas="s", sug_dsp_prc=0),
+        "outbox": number("Readings to be sent", "outbox_readings", **measured),
+        "rejected": number("Rejected values", "rejected", **counted),
+    }
+    if vitals.cpu_temperature is not None:
+        components["cpu_temperature"] = number(
+            "Processor temperature",
+            "cpu_temperature",
+            dev_cla="temperature",
+            unit_of_meas="°C",
+            sug_dsp_prc=1,
+            **measured,
+        )
+    if vitals.wifi_dbm is not None:
+        components["wifi"] = number(
+            "Wi-Fi signal",
+            "wifi_dbm",
+            dev_cla="signal_strength",
+            unit_of_meas="dBm",
+            **measured,
+        )
+    if vitals.under_voltage is not None:
+        components["under_voltage"] = problem("Under-voltage", "under_voltage")
+        components["throttled"] = problem("Throttled", "throttled")
+    for component in components.values():
+        component["stat_t"] = topics.health
+        component["ent_cat"] = "diagnostic"
+        component["exp_aft"] = _HEALTH_EXPIRES_S
+    return components
+
+
+def _buttons(config: Config, topics: Topics) -> dict[str, Component]:
+    """A button for each command that is allowed."""
+    if not config.commands.enabled:
+        return {}
+    kinds: dict[str, Component] = {
+        "read": {"name": "Read now"},
+        "identify": {"name": "Identify", "dev_cla": "identify", "ent_cat": "diagnostic"},
+        "restart": {"name": "Restart", "dev_cla": "restart", "ent_cat": "config"},
+    }
+    return {
+        name: {
+            "p": "button",
+            **kind,
+            "cmd_t": topics.command(name),
+            "pl_prs": "",
+        }
+        for name, kind in kinds.items()
+        if name in config.commands.allow
+    }

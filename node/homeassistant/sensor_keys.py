@@ -1,0 +1,99 @@
+"""What each sensor is known by to Home Assistant, so that it is still itself under another id.
+
+A sensor that gets another `id` in the configuration, and stays where it is wired, keeps its key;
+so does one that keeps its `id` and is wired elsewhere, or replaced. The keys are in
+`identities.json` in the state directory, which is written when they change.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from node.config.schema import SensorTable
+
+__all__ = ["sensor_keys"]
+
+_log = logging.getLogger(__name__)
+
+FILE_NAME = "identities.json"
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """One sensor of the last configuration."""
+
+    id: str
+    driver: str
+    where: str
+    key: str
+
+
+def sensor_keys(sensors: Sequence[SensorTable], state_dir: Path | None) -> dict[str, str]:
+    """Sensor id -> key: unique in the node, and a valid part of a topic.
+
+    Without a folder to remember them in, every key is the id.
+    """
+    if state_dir is None:
+        return {sensor.id: sensor.id for sensor in sensors}
+    file = state_dir / FILE_NAME
+    before = _read(file)
+    now = _assign(sensors, before)
+    if now != before:
+        _write(file, now)
+    return {known.id: known.key for known in now}
+
+
+def _assign(sensors: Sequence[SensorTable], before: list[_Known]) -> list[_Known]:
+    key_of = {known.id: known.key for known in before}
+    ids = {sensor.id for sensor in sensors}
+    gone = [known for known in before if known.id not in ids]
+    for sensor in sensors:
+        if sensor.id in key_of:
+            continue
+        place = (sensor.driver, sensor.options.where())
+        same = next((known for known in gone if (known.driver, known.where) == place), None)
+        if same is not None:
+            gone.remove(same)
+            key_of[sensor.id] = same.key
+            _log.info("%s is the sensor that was %s", sensor.id, same.id)
+    for sensor in sensors:
+        if sensor.id not in key_of:
+            key_of[sensor.id] = _unused(sensor.id, set(key_of.values()))
+    return [_Known(s.id, s.driver, s.options.where(), key_of[s.id]) for s in sensors]
+
+
+def _unused(key: str, taken: set[str]) -> str:
+    number = 1
+    candidate = key
+    while candidate in taken:
+        number += 1
+        candidate = f"{key}-{number}"
+    return candidate
+
+
+def _read(file: Path) -> list[_Known]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[_Known])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.DecodeError) as error:
+        _log.warning("%s cannot be read (%s); a sensor with a new id is a new one", file, error)
+        return []
+
+
+def _write(file: Path, known: list[_Known]) -> None:
+    """Replace the file as a whole, so that a power cut leaves the old one or the new one."""
+    new = file.with_suffix(".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with new.open("wb") as stream:
+            stream.write(msgspec.json.encode(known))
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.replace(file)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s); a sensor with a new id is a new one", file, error)

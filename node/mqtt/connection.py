@@ -1,0 +1,292 @@
+"""The link to the broker: one client at a time, its MQTT version, and why it is down.
+
+Everything here runs on the thread of the link's owner, which hands each event that was reported
+back to `handle`.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from node.config.schema import MqttTable
+from node.mqtt.client import DEFAULT_WINDOW, NetworkClient
+from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
+from node.mqtt.events import (
+    BrokerEvent,
+    Connected,
+    ConnectFailed,
+    Disconnected,
+    Outgoing,
+    SubscribeRefused,
+    Subscription,
+)
+from node.mqtt.rate_limit import Intake
+from node.system.clock import Clock
+
+__all__ = ["SHORT_LIVES_TEXT", "Change", "Link"]
+
+_log = logging.getLogger(__name__)
+
+SILENT_CLOSES = 2
+"""Connections closed without CONNACK before another version is tried; twice as many each time,
+for a new client begins at once and with short delays."""
+SILENT_CLOSES_LATER = 4
+"""As many by a broker that has answered before: it may just be starting, behind a proxy."""
+_MOST_SILENT_CLOSES = 32
+SHORT_LIFE_S = 10.0
+SHORT_LIVES = 3
+SHORT_LIVES_TEXT = "connections do not last"
+"""How the line of the log begins that tells of it; `sensor-node doctor` looks for it."""
+LONGEST_PAUSE_S = 60.0
+
+
+class Change(enum.Enum):
+    """What an event did to the link."""
+
+    NONE = enum.auto()
+    UP = enum.auto()
+    DOWN = enum.auto()
+
+
+class Link:
+    """Connects, and stays connected; speaks MQTT 5, or 3.1.1 to a broker that knows no other."""
+
+    def __init__(
+        self,
+        mqtt: MqttTable,
+        clock: Clock,
+        *,
+        client_id: str,
+        tls_context: Any,
+        report: Callable[[BrokerEvent], None],
+        will_topic: str | None = None,
+        subscribe: tuple[Subscription, ...] = (),
+        intake: Intake | None = None,
+    ) -> None:
+        """`report` is called on paho's thread. The will is a retained `offline`.
+
+        `intake` bounds what is let in; without one, everything is.
+        """
+        self._mqtt = mqtt
+        self._clock = clock
+        self._client_id = client_id
+        self._tls_context = tls_context
+        self._report = report
+        self._will_topic = will_topic
+        self._subscribe = subscribe
+        self._intake = intake
+        self._version = (
+            MQTTProtocolVersion.MQTTv311 if mqtt.protocol == "3.1.1" else MQTTProtocolVersion.MQTTv5
+        )
+        self._generation = 0
+        self._client: NetworkClient
+        """The present client; there is one from `start` on."""
+        self._silent_closes = 0
+        self._patience = SILENT_CLOSES
+        self._only_3_1_1 = mqtt.protocol == "3.1.1"
+        """The broker has shown that it knows no MQTT 5; else 5 is tried first each time."""
+        self._closed_attempt = (0, 0)
+        self._complaints: set[str] = set()
+        self._up_since_s = 0.0
+        self._short_lives = 0
+        self.was_short_lived = False
+        """The last connection was lost soon after it came about."""
+        self.connected = False
+        self._trouble = "not connected yet"
+        self.window = DEFAULT_WINDOW
+        """How many messages the broker takes before it has acknowledged the first."""
+        self.max_packet_bytes = sys.maxsize
+
+    def start(self) -> None:
+        """Begin to connect, in the background and for as long as it takes."""
+        self._generation += 1
+        self._client = self._new_client()
+        self._client.begin()
+
+    def _new_client(self) -> NetworkClient:
+        return NetworkClient(
+            self._mqtt,
+            self._version,
+            client_id=self._client_id,
+            generation=self._generation,
+            tls_context=self._tls_context,
+            report=self._report,
+            will_topic=self._will_topic,
+            subscribe=self._subscribe,
+            intake=self._intake,
+        )
+
+    @property
+    def generation(self) -> int:
+        """Which client is the present one."""
+        return self._generation
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread lives."""
+        return self._client.alive
+
+    def restart(self) -> None:
+        """Replace the client, after its network thread has died."""
+        _log.error("the network thread has died; starting a new one")
+        self.connected = False
+        self.start()
+
+    def give_up(self, why: str) -> None:
+        """Leave this connection for another one."""
+        self._complain(f"{self._mqtt.address} {why}; connecting anew")
+        self.connected = False
+        self._client.end()
+        self.start()
+
+    @property
+    def described(self) -> str:
+        """`connected, MQTT 5`, or why there is no broker."""
+        return f"connected, MQTT {self._version_text}" if self.connected else self._trouble
+
+    def publish(self, message: Outgoing) -> int:
+        """Publish with the next `send`; the id that it will be acknowledged by."""
+        return self._client.publish_at_qos_1(message)
+
+    def send(self) -> None:
+        """Let what was published go."""
+        self._client.send()
+
+    def listen(self, topic: str) -> None:
+        """Subscribe again, after `ignore`; on connecting that is done in any case."""
+        for subscription in self._subscribe:
+            if subscription.topic == topic:
+                self._client.listen(subscription)
+
+    def ignore(self, topic: str) -> None:
+        """Unsubscribe until `listen`, or the next connection."""
+        self._client.unsubscribe(topic)
+
+    def hurry(self, hurried: bool) -> None:
+        """Say whether messages wait for others to be acknowledged."""
+        self._client.hurried = hurried
+
+    def disconnect(self, wait_s: float) -> None:
+        """End the connection in good order, within `wait_s`."""
+        self._client.end(wait_s)
+
+    def handle(self, event: BrokerEvent) -> Change:
+        """Take note of an event that was reported; events of an earlier client are ignored."""
+        if event.generation != self._generation:
+            return Change.NONE
+        if isinstance(event, Connected):
+            return self._answered(event)
+        if isinstance(event, ConnectFailed):
+            self._complain(connect_failure(event.error, self._mqtt))
+        elif isinstance(event, Disconnected):
+            return self._disconnected(event)
+        elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
+            self._complaints.add(event.topic)
+            _log.warning(
+                "the broker does not let us subscribe to %s: %s%s",
+                event.topic,
+                event.reason,
+                "" if "wildcard" in event.reason.lower() else "; allow it in the broker's ACL",
+            )
+        return Change.NONE
+
+    def _answered(self, event: Connected) -> Change:
+        self._silent_closes = 0
+        unsupported = "protocol version" in event.refused.lower()
+        if unsupported and self._mqtt.protocol == "auto" and self._speaks_5:
+            self._only_3_1_1 = True
+            self._change_version()
+            return Change.NONE
+        if event.refused:
+            self._complain(refusal(event.refused, self._mqtt))
+            return Change.NONE
+        self.connected = True
+        self._patience = SILENT_CLOSES_LATER
+        self._complaints.clear()
+        self._up_since_s = self._clock.monotonic()
+        self.window = event.window
+        self.max_packet_bytes = event.max_packet_bytes
+        secure = " with TLS" if self._mqtt.tls else ""
+        _log.info("connected to %s, MQTT %s%s", self._mqtt.address, self._version_text, secure)
+        return Change.UP
+
+    def _disconnected(self, event: Disconnected) -> Change:
+        where = self._mqtt.address
+        attempt = (event.generation, event.attempt)
+        if attempt == self._closed_attempt:
+            return Change.NONE  # paho reports some losses again and again
+        self._closed_attempt = attempt
+        if self.connected:
+            self.connected = False
+            known = "" if event.reason == "Unspecified error" else f" ({event.reason})"
+            self._complain(f"lost {where}{known}; reconnecting")
+            self._mind_short_lives()
+            if self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
+                # It was 3.1.1 because something closed connections; that may not be so any more.
+                self._change_version()
+                self._patience = SILENT_CLOSES
+            return Change.DOWN
+        if "keep alive" in event.reason.lower():
+            self._complain(no_answer(self._mqtt))
+            return Change.NONE
+        self._silent_closes += 1
+        if self._silent_closes >= SILENT_CLOSES:
+            self._complain(closed_early(self._mqtt))
+        if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
+            self._change_version()
+        return Change.NONE
+
+    def _mind_short_lives(self) -> None:
+        """Slow down when one connection after the other is lost soon after it came about.
+
+        Two clients with one id do that to each other: each connection ends the other's
+        (MQTT 5, §3.1.4), for ever, and as fast as they reconnect.
+        """
+        self.was_short_lived = self._clock.monotonic() - self._up_since_s <= SHORT_LIFE_S
+        if not self.was_short_lived:
+            self._short_lives = 0
+        else:
+            self._short_lives += 1
+        pauses = self._short_lives - SHORT_LIVES + 1
+        if pauses == 1:
+            _log.error(
+                "%s: is there another client with the id %s? Each node needs a name and a machine "
+                "id of its own; or does the broker close them over a message that is too large "
+                "for it? (see README.md, Trouble-shooting)",
+                SHORT_LIVES_TEXT,
+                self._client_id,
+            )
+        self._client.pause_before_reconnecting(
+            min(2.0**pauses, LONGEST_PAUSE_S) if pauses > 0 else 0
+        )
+
+    @property
+    def _speaks_5(self) -> bool:
+        return self._version == MQTTProtocolVersion.MQTTv5
+
+    @property
+    def _version_text(self) -> str:
+        return "5" if self._speaks_5 else "3.1.1"
+
+    def _change_version(self) -> None:
+        if self._speaks_5:
+            self._version = MQTTProtocolVersion.MQTTv311
+        else:
+            self._version = MQTTProtocolVersion.MQTTv5
+        self._silent_closes = 0
+        self._patience = min(2 * self._patience, _MOST_SILENT_CLOSES)
+        self._client.end()
+        self.start()
+
+    def _complain(self, message: str) -> None:
+        """Log why there is no broker, each reason once until there is one."""
+        self._trouble = f"no broker: {message}"
+        if message not in self._complaints:
+            self._complaints.add(message)
+            _log.warning("no broker: %s", message)

@@ -1,0 +1,74 @@
+"""MQTT packets as bytes: those that the node makes and takes apart itself. Pure.
+
+Clauses are those of MQTT 5. Names of reasons are paho's, as everywhere.
+"""
+
+from __future__ import annotations
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from node.mqtt.events import Outgoing
+
+__all__ = ["binary", "failure_name", "framed", "length", "publish_packet", "text"]
+
+_LONGEST = 268_435_455  # §1.5.5
+_FAILURE = 0x80
+_PUBLISH_AT_QOS_1, _RETAIN = 0x32, 0x01  # §3.3.1
+_MESSAGE_EXPIRY_INTERVAL, _CORRELATION_DATA = b"\x02", b"\x09"  # §3.3.2.3
+# Of a PUBACK (§3.4.2.1); mosquitto sends it for what is above its message_size_limit.
+_OUTSIDE_THE_STANDARD = {0x95: "Packet too large"}
+
+
+def binary(content: bytes) -> bytes:
+    """Binary data (§1.5.6)."""
+    return len(content).to_bytes(2, "big") + content
+
+
+def text(content: str) -> bytes:
+    """A UTF-8 encoded string (§1.5.4)."""
+    return binary(content.encode())
+
+
+def length(size: int) -> bytes:
+    """A variable byte integer (§1.5.5)."""
+    if size > _LONGEST:
+        raise ValueError(f"{size} bytes are too many for a packet")
+    encoded = bytearray()
+    while size > 127:
+        encoded.append(size & 0x7F | 0x80)
+        size >>= 7
+    encoded.append(size)
+    return bytes(encoded)
+
+
+def framed(first: int, body: bytes) -> bytes:
+    """A whole packet: its first byte, its length, its body."""
+    return bytes((first,)) + length(len(body)) + body
+
+
+def publish_packet(message: Outgoing, message_id: int, *, mqtt_5: bool) -> bytes:
+    """PUBLISH at QoS 1 (§3.3); in 3.1.1 without its properties."""
+    first = _PUBLISH_AT_QOS_1 | (_RETAIN if message.retain else 0)
+    properties = _properties(message) if mqtt_5 else b""
+    parts = (text(message.topic), message_id.to_bytes(2, "big"), properties, message.payload)
+    return framed(first, b"".join(parts))
+
+
+def _properties(message: Outgoing) -> bytes:
+    properties = b""
+    if message.expiry_s:
+        properties += _MESSAGE_EXPIRY_INTERVAL + message.expiry_s.to_bytes(4, "big")
+    if message.correlation:
+        properties += _CORRELATION_DATA + binary(message.correlation)
+    return length(len(properties)) + properties
+
+
+def failure_name(kind: int, code: int) -> str:
+    """The name of a reason code of a failure; "" for one of success."""
+    if code < _FAILURE and kind != PacketTypes.DISCONNECT:
+        return ""
+    try:
+        return str(ReasonCode(kind, identifier=code))
+    except (KeyError, ValueError):  # paho knows no such code, or not of this packet
+        return _OUTSIDE_THE_STANDARD.get(code, f"reason code 0x{code:02x}")

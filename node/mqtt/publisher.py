@@ -1,0 +1,283 @@
+"""What is on its way to the broker: the newest message of each retained topic, and history.
+
+Of each retained topic at most one message is in flight and at most the newest one waits, so a
+topic never goes backwards. History may use a part of the window, so that it delays no state.
+Nothing is published while the link is down, and what was not acknowledged when a link broke is
+forgotten; the loop sets the current state afresh on connecting, and history goes back to its
+cursor.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+from itertools import islice
+
+from node.mqtt.connection import Change, Link
+from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
+from node.topics import OFFLINE
+
+__all__ = ["Publisher"]
+
+_log = logging.getLogger(__name__)
+
+WINDOW = 20
+"""Messages in flight at most; mosquitto's own default for its side."""
+
+_OVERHEAD_BYTES = 32
+"""Fixed header, message id and properties of a PUBLISH, amply."""
+
+ALWAYS_TAKEN_BYTES = 1024
+MOST_ANSWERS = 20
+"""Answers to commands that may wait; more of them nobody has asked for in good faith."""
+LOSSES = 2
+"""How many links in a row must have been lost over something, for it to be held to be the cause."""
+_DISCONNECT_S = 0.5
+
+
+class Publisher:
+    """Keeps the retained topics of one node up to date at the broker, and sends its history.
+
+    `refused(topic, payload, reason)` is called for each message that the broker does not take.
+    """
+
+    def __init__(
+        self, link: Link, *, status_topic: str, refused: Callable[[str, bytes, str], None]
+    ) -> None:
+        self._link = link
+        self._status_topic = status_topic
+        self._refused = refused
+        self.remedies: dict[str, str] = {}
+        """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
+        for each connection, and whose loss costs no reading."""
+        self._denied_for_good: set[str] = set()
+        self._losses_over: Counter[str] = Counter()
+        """Topic of `remedies` -> how many links in a row were soon lost with it in flight."""
+        self._waiting: dict[str, Outgoing] = {}
+        self._in_flight: set[str] = set()
+        """Retained topics with a message that is not acknowledged yet."""
+        self._message_of: dict[int, Outgoing] = {}
+        """Message id -> message, for those in flight whose id is known."""
+        self._settlements: dict[int, Callable[[bool], None]] = {}
+        """Message id -> whom to tell the outcome; the history in flight."""
+        self._answers: deque[Outgoing] = deque(maxlen=MOST_ANSWERS)
+        self._refused_topics: set[str] = set()
+        self._answer_was_refused = False
+        self._largest_bytes = sys.maxsize
+        """How large a message may be, for all that losses of the link have taught."""
+        self._losses_in_flight = 0
+        self._oldest: int | None = None
+        """The message id of what has been in flight for longest, when that was looked at last."""
+        self._oldest_since_s = 0.0
+
+    def set(self, topic: str, payload: bytes, *, expiry_s: float = 0) -> None:
+        """Make `payload` the retained message of `topic`, as soon as the link allows.
+
+        `expiry_s`: how long an MQTT 5 broker keeps it; 0 for ever. Without a link nothing is
+        kept: the loop sets everything again on connecting.
+        """
+        if self._link.connected and self._losses_over[topic] < LOSSES:
+            self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
+
+    def stalled_for_s(self, now_s: float) -> float:
+        """For how long the message that is in flight for longest has been seen there."""
+        oldest = next(iter(self._message_of), None)
+        if oldest is None or oldest != self._oldest:
+            self._oldest, self._oldest_since_s = oldest, now_s
+        return now_s - self._oldest_since_s
+
+    def flush(self) -> bool:
+        """Publish what is waiting, in the order of its setting, as far as the window allows.
+
+        Whether there was anything for a retained topic.
+        """
+        sendable = self._sendable()
+        for message in sendable:
+            self._message_of[self._link.publish(message)] = message
+        while self._answers and self.history_room > 0:
+            self.send(self._answers.popleft(), lambda _taken: None)
+        return bool(sendable)
+
+    def send(self, message: Outgoing, settled: Callable[[bool], None]) -> None:
+        """Publish a message of history; keep to `history_room`.
+
+        `settled(taken)` is called when the broker has answered, unless the link breaks before.
+        """
+        if not self._fits(message):
+            settled(False)
+            return
+        message_id = self._link.publish(message)
+        self._message_of[message_id] = message
+        self._settlements[message_id] = settled
+
+    def answer(self, message: Outgoing) -> None:
+        """Publish the answer to a command, once; without a link, nobody waits for it."""
+        if self._link.connected:
+            self._answers.append(message)
+
+    @property
+    def history_room(self) -> int:
+        """How many messages of history may be sent now: none while state is waiting."""
+        if not self._link.connected or not self._in_flight.issuperset(self._waiting):
+            return 0
+        share = max(1, self._window * 3 // 4)
+        return min(share - len(self._settlements), self._window - self._so_many_in_flight)
+
+    @property
+    def history_bytes(self) -> int:
+        """How large the payload of a message of history may be, topic included."""
+        return min(self._link.max_packet_bytes, self._largest_bytes) - _OVERHEAD_BYTES
+
+    @property
+    def _window(self) -> int:
+        return min(WINDOW, self._link.window)
+
+    @property
+    def _so_many_in_flight(self) -> int:
+        return len(self._in_flight) + len(self._settlements)
+
+    def _sendable(self) -> list[Outgoing]:
+        """Take out of those waiting what may be sent now, and count it as in flight."""
+        if not self._waiting or not self._link.connected:
+            return []
+        window = self._window - self._window // 10  # a slot or two are left for history
+        room = window - self._so_many_in_flight
+        free = (topic for topic in self._waiting if topic not in self._in_flight)
+        topics = list(islice(free, max(0, room)))
+        messages = [m for m in map(self._waiting.pop, topics) if self._fits(m)]
+        self._in_flight.update(message.topic for message in messages)
+        return messages
+
+    def handle(self, event: BrokerEvent) -> Change:
+        """Take note of an event of the link."""
+        change = self._link.handle(event)
+        if event.generation != self._link.generation:
+            return change
+        if change is Change.DOWN:
+            self._mind_losses()
+        if change is not Change.NONE:
+            self.forget()
+        elif isinstance(event, Acknowledged):
+            self._acknowledged(event)
+        return change
+
+    def _mind_losses(self) -> None:
+        """Send less when the link is lost again and again, soon, over what is in flight.
+
+        A broker that does not announce its maximum closes the connection over a larger message
+        (MQTT 5, §3.1.2.11.4; in 3.1.1 none does), and would for ever. History can be made
+        smaller, down to `ALWAYS_TAKEN_BYTES`; what is in `remedies` can be left out, until a
+        connection has lasted.
+        """
+        if not self._link.was_short_lived:
+            self._losses_over.clear()
+        in_flight = {message.topic for message in self._message_of.values()}
+        for topic in in_flight & self.remedies.keys() if self._link.was_short_lived else ():
+            self._losses_over[topic] += 1
+            if self._losses_over[topic] == LOSSES:
+                why = f"it ends the connection over it; raise its limit{self.remedies[topic]}"
+                _log.warning("the broker does not take %s: %s", topic, why)
+        if not self._settlements or not self._link.was_short_lived:
+            self._losses_in_flight = 0
+            return
+        self._losses_in_flight += 1
+        if self._losses_in_flight >= LOSSES:
+            largest = max(len(self._message_of[i].payload) for i in self._settlements)
+            self._largest_bytes = max(ALWAYS_TAKEN_BYTES, largest // 2)
+
+    def forget(self) -> None:
+        """What was in flight or waiting is void."""
+        self._oldest = None
+        self._waiting.clear()
+        self._answers.clear()
+        self._in_flight.clear()
+        self._message_of.clear()
+        self._settlements.clear()
+        self._refused_topics.clear()
+
+    def ask_for_acknowledgements(self, *, more_history: bool) -> int:
+        """How many acknowledgements make it worth while to send more; 0: nothing waits.
+
+        Half a window, so that a long queue is sent in bulk; any one of a few that are in flight.
+        """
+        waiting = bool(self._waiting or self._answers) or more_history
+        self._link.hurry(waiting)
+        if not waiting:
+            return 0
+        half = self._window // 2
+        return half if self._so_many_in_flight >= half > 0 else 1
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way to the broker, or nothing can be."""
+        return not self._link.connected or not (self._so_many_in_flight or self._waiting)
+
+    def say_goodbye(self, also_offline: list[str]) -> None:
+        """Publish `offline`, of the node and on the topics `also_offline`, and nothing new besides.
+
+        What is in flight stays there: its acknowledgements still count, and it takes up its part
+        of the window (Receive Maximum; MQTT 5, §4.9).
+        """
+        if self._link.connected:
+            self._waiting.clear()
+            self._answers.clear()
+            for topic in (self._status_topic, *also_offline):
+                self.set(topic, OFFLINE)
+            self.flush()
+
+    def close(self) -> None:
+        """Disconnect, if the goodbye was acknowledged; else leave the link to break.
+
+        The broker publishes the will when a link breaks, and discards it on DISCONNECT.
+        """
+        if not self._link.connected or not (self._in_flight or self._waiting):
+            self._link.disconnect(_DISCONNECT_S)
+
+    def _fits(self, message: Outgoing) -> bool:
+        content = len(message.payload) + len(message.correlation)
+        size = len(message.topic.encode()) + content + _OVERHEAD_BYTES
+        if size > self._link.max_packet_bytes:
+            self._refuse(message, "it is above the broker's maximum packet size")
+            return False
+        return True
+
+    def _acknowledged(self, event: Acknowledged) -> None:
+        message = self._message_of.pop(event.message_id, None)
+        if message is None:
+            return
+        if event.refused:
+            remedy = "allow the topic in the broker's ACL"
+            remedy += self.remedies.get(message.topic, "")
+            denied = "authorized" in event.refused.lower()
+            self._refuse(message, f"{event.refused}; {remedy}" if denied else event.refused)
+        settled = self._settlements.pop(event.message_id, None)
+        if settled is None:
+            self._in_flight.discard(message.topic)
+        else:
+            settled(not event.refused)
+
+    def _refuse(self, message: Outgoing, why: str) -> None:
+        """Tell of a message that cannot be published; log it once per topic and connection.
+
+        Of answers once in all: their topics are as many as somebody likes, and nothing is lost
+        that was ours to keep. Of those in `remedies` once, too.
+        """
+        if message.is_answer:
+            if not self._answer_was_refused:
+                self._answer_was_refused = True
+                _log.warning("the broker does not take an answer on %.80r: %s", message.topic, why)
+            return
+        if message.topic in self.remedies:
+            if message.topic not in self._denied_for_good:
+                self._denied_for_good.add(message.topic)
+                _log.warning("the broker does not take %s: %s", message.topic, why)
+            return
+        self._refused(message.topic, message.payload, why)
+        if message.topic not in self._refused_topics:
+            self._refused_topics.add(message.topic)
+            _log.error("the broker does not take %s: %s", message.topic, why)

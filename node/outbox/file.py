@@ -1,0 +1,470 @@
+"""The log of readings as a file: SQLite in WAL mode, synced to the disk with each commit.
+
+    tick         the readings, in rows (see `outbox_rows`), each with the cursor at its commit
+    layout       what the numbers of a reading are
+    boot         the boots of this computer that readings are from, and how its clock was set
+    ledger       one row: the stream, and what must be known when all ticks are gone
+    dead_letter  messages that the broker would not take
+    event        what was wrong, as it was logged
+
+A commit that only appends touches one page of the table, and so writes about a kilobyte: that is
+what the small pages are for, and why the cursor stands in each row. Raises `sqlite3.Error`,
+`Damaged` and `NewerSchema`; `Outbox` knows what to do about them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from node.outbox.records import Batch, DeadLetter, Event, Ledger, Retiming
+from node.outbox.rows import Damaged, Row, checksum_of, readings_of, rows_of
+from node.reading import Layout, Reading
+
+__all__ = ["NewerSchema", "OutboxFile", "is_damage"]
+
+T = TypeVar("T")
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE tick (
+        last_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL,
+        cursor INTEGER NOT NULL, dropped INTEGER NOT NULL,
+        boot INTEGER NOT NULL, boot_ms INTEGER NOT NULL,
+        utc_ms INTEGER NOT NULL, synced INTEGER NOT NULL,
+        readings BLOB NOT NULL, checksum INTEGER NOT NULL);
+    CREATE TABLE layout (
+        number INTEGER PRIMARY KEY, definition TEXT NOT NULL, checksum INTEGER NOT NULL);
+    CREATE TABLE boot (
+        number INTEGER PRIMARY KEY, boot_id TEXT NOT NULL,
+        set_at_ms INTEGER, offset_ms INTEGER, checksum INTEGER NOT NULL);
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY CHECK (id = 1), stream TEXT NOT NULL,
+        last_seq INTEGER NOT NULL, cursor INTEGER NOT NULL,
+        dropped INTEGER NOT NULL, dead_letters INTEGER NOT NULL, health TEXT NOT NULL,
+        checksum INTEGER NOT NULL);
+    CREATE TABLE dead_letter (
+        id INTEGER PRIMARY KEY, utc_ms INTEGER NOT NULL,
+        topic TEXT NOT NULL, payload BLOB NOT NULL, reason TEXT NOT NULL);
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY, utc_ms INTEGER NOT NULL,
+        level TEXT NOT NULL, message TEXT NOT NULL);
+    """,
+)
+"""What makes schema n of schema n - 1; a new file begins at 0."""
+
+KEPT_DEAD_LETTERS = 500
+KEPT_EVENTS = 200
+_INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PAGE_BYTES = 1024
+_WAL_PAGES = 200
+_WAL_BYTES = 32 + (_WAL_PAGES + 20) * (24 + _PAGE_BYTES)
+"""What the WAL has from the start (sqlite.org/fileformat2.html#walformat: its header, and a header
+for each page), with some room for a commit that is larger than most. To sync a file that grows,
+ext4 must write its journal: a commit then costs twice the bytes."""
+_CACHE_KIB = 256
+_AT_ONCE = 256
+"""Rows that are salvaged together."""
+_BUSY_S = 0.2
+
+_DAMAGE = {
+    sqlite3.SQLITE_ERROR,  # no such table: it is not our file
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_NOTADB,
+}
+
+
+class NewerSchema(Exception):
+    """The file was written by a later version of this program."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether the file is beyond use; else it may do again, with the disk or its rights."""
+    if isinstance(error, Damaged | UnicodeDecodeError):
+        return True
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+class OutboxFile:
+    """One open file, on one thread at a time."""
+
+    def __init__(
+        self, path: Path, *, new_stream: str = "", read_only: bool = False, salvaging: bool = False
+    ) -> None:
+        """Open the file, make or migrate it, and check it if it was not closed in good order.
+
+        `new_stream`: the id for a file that is made. `salvaging`: it is known to be damaged, and
+        what is not sound is passed over.
+        """
+        self.path = path
+        wal = path.with_name(path.name + "-wal")
+        left_open = _size_of(wal) > 0
+        uri = path.absolute().as_uri()
+        if read_only:
+            # Without a WAL there is no writer, and nothing that a reader should make beside it.
+            # With one, its index is only read too (https://sqlite.org/wal.html, "Read-Only
+            # Databases"), unless a crash has left none.
+            uri += "?mode=ro" if wal.exists() else "?immutable=1"
+            uri += "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
+        self._db = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=_BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,  # opened where the node is made, used where it runs
+        )
+        self._db.text_factory = _text
+        self._inode = 0
+        self._salvaging = salvaging
+        try:
+            check = left_open and not read_only and not salvaging
+            self._set_up(new_stream, check=check, read_only=read_only)
+            self._inode = os.stat(path).st_ino
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _set_up(self, new_stream: str, *, check: bool, read_only: bool) -> None:
+        (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+        if schema > len(_MIGRATIONS):
+            raise NewerSchema(f"it has schema {schema}, and this version knows {len(_MIGRATIONS)}")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        if not read_only:
+            if schema == 0:
+                self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        if check:
+            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise Damaged(verdict)
+        if not read_only:
+            self._migrate(schema, new_stream)
+            self._lengthen_wal()
+        self._load()
+
+    def _migrate(self, schema: int, new_stream: str) -> None:
+        if schema == len(_MIGRATIONS):
+            return
+        with self._transaction():
+            for script in _MIGRATIONS[schema:]:
+                for statement in script.split(";"):
+                    self._db.execute(statement)
+            if schema == 0:
+                self._write_ledger(new_stream, Ledger())
+            self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _lengthen_wal(self) -> None:
+        """Give the WAL its whole length in zeros, which SQLite takes for no frames at all."""
+        # What cannot be written now will grow later; a WAL that is not there, too.
+        with contextlib.suppress(OSError), open(f"{self.path}-wal", "r+b") as wal:
+            wal.write(bytes(max(0, _WAL_BYTES - wal.seek(0, os.SEEK_END))))
+            wal.flush()
+            os.fsync(wal.fileno())
+
+    def refresh(self) -> None:
+        """Look again at what the file has by now, the `ledger` above all."""
+        self._load()
+
+    def _load(self) -> None:
+        self._layouts = {
+            number: _decoded(definition)
+            for number, definition in self._rows_of("SELECT * FROM layout", tuple[int, str])
+        }
+        self._layout_numbers = {layout: number for number, layout in self._layouts.items()}
+        boots = self._rows_of("SELECT * FROM boot", tuple[int, str, int | None, int | None])
+        self._boot_ids = {number: boot_id for number, boot_id, *_ in boots}
+        self._boot_numbers = {boot_id: number for number, boot_id in self._boot_ids.items()}
+        self.retimings = {
+            boot_id: Retiming(set_at_ms, offset_ms)
+            for _, boot_id, set_at_ms, offset_ms in boots
+            if set_at_ms is not None and offset_ms is not None
+        }
+        ledgers = self._rows_of(
+            "SELECT stream, last_seq, cursor, dropped, dead_letters, health, checksum FROM ledger",
+            tuple[str, int, int, int, int, str],
+        )
+        if ledgers:
+            self.stream, self.ledger = ledgers[0][0], Ledger(*ledgers[0][1:])
+        elif self._salvaging:
+            self.stream, self.ledger = "", Ledger()
+        else:
+            raise Damaged("the ledger is empty")
+        newest = self._newest_row()
+        if newest is not None:
+            self.ledger.last_seq = max(self.ledger.last_seq, newest.last_seq)
+            self.ledger.cursor = max(self.ledger.cursor, newest.cursor)
+            self.ledger.dropped = max(self.ledger.dropped, newest.dropped)
+        if self.ledger.cursor > self.ledger.last_seq:
+            raise Damaged(f"the cursor {self.ledger.cursor} is beyond the last reading")
+
+    def _newest_row(self) -> Row | None:
+        rows = self._db.execute("SELECT * FROM tick ORDER BY last_seq DESC LIMIT 100")
+        try:
+            for row in (Row(*values) for values in rows):
+                if row.checksum == row.expected_checksum:
+                    return row
+                if not self._salvaging:
+                    raise Damaged("the checksum of the newest readings differs")
+        except sqlite3.Error:
+            if not self._salvaging:
+                raise
+        finally:
+            rows.close()
+        return None
+
+    def _rows_of(self, query: str, kind: type[T]) -> list[T]:
+        """The rows of a query, without the checksum that each ends with.
+
+        Raises:
+            Damaged: it differs, or a column has what it never had.
+        """
+        rows = self._db.execute(query).fetchall()
+        sound = [row for row in rows if row[-1] == checksum_of(*row[:-1])]
+        if len(sound) < len(rows) and not self._salvaging:
+            raise Damaged(f"the checksum of a row differs ({query})")
+        rows = sound
+        try:
+            return msgspec.convert([row[:-1] for row in rows], list[kind])  # type: ignore[valid-type]
+        except msgspec.ValidationError as error:
+            raise Damaged(f"{query}: {error}") from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A commit; nothing of it, if anything fails."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error, Damaged):
+                self._db.execute("ROLLBACK")
+                self._load()
+            raise
+
+    # -- writing
+
+    def commit(self, batch: Batch, ledger: Ledger, *, stream: str, keep_ledger: bool) -> None:
+        """Append readings, move the cursor, and note what else there is, in one commit.
+
+        `keep_ledger`: there is more to remember than the readings carry with them.
+        """
+        if not (keep_ledger or batch.retimings or batch.dead_letters or batch.events) and (
+            row := self._as_one_row(batch.readings, ledger)
+        ):
+            self._db.execute(_INSERT_TICK, msgspec.structs.astuple(row))
+            return
+        with self._transaction():
+            rows = self._rows(batch.readings, ledger)
+            self._db.executemany(_INSERT_TICK, [msgspec.structs.astuple(row) for row in rows])
+            for boot_id, retiming in batch.retimings.items():
+                self._write_boot(self._boot_number(boot_id), boot_id, retiming)
+            self._note("dead_letter", batch.dead_letters, KEPT_DEAD_LETTERS)
+            self._note("event", batch.events, KEPT_EVENTS)
+            if keep_ledger:
+                self._write_ledger(stream, ledger)
+
+    def _as_one_row(self, readings: Sequence[Reading], ledger: Ledger) -> Row | None:
+        """The readings as a row, where that is all there is to write: one statement will do."""
+        if not all(reading.layout in self._layout_numbers for reading in readings):
+            return None
+        if readings[0].boot_id not in self._boot_numbers:
+            return None
+        rows = self._rows(readings, ledger)
+        first = next(rows)
+        return first if next(rows, None) is None else None
+
+    def _rows(self, readings: Sequence[Reading], ledger: Ledger) -> Iterator[Row]:
+        return rows_of(
+            readings,
+            cursor=ledger.cursor,
+            dropped=ledger.dropped,
+            layout_number=self._layout_number,
+            boot_number=self._boot_number,
+        )
+
+    def _write_ledger(self, stream: str, ledger: Ledger) -> None:
+        values = (stream, *msgspec.structs.astuple(ledger))
+        self._db.execute(
+            "INSERT OR REPLACE INTO ledger VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, checksum_of(*values)),
+        )
+
+    def _note(self, table: str, notes: Sequence[DeadLetter] | Sequence[Event], keep: int) -> None:
+        """Append to a table of which the newest `keep` stay."""
+        if not notes:
+            return
+        values = [(None, *msgspec.structs.astuple(note)) for note in notes]
+        marks = ", ".join("?" * len(values[0]))
+        self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
+        newest = f"SELECT max(id) FROM {table}"
+        self._db.execute(f"DELETE FROM {table} WHERE id <= ({newest}) - ?", (keep,))
+
+    def _layout_number(self, layout: Layout) -> int:
+        number = self._layout_numbers.get(layout)
+        if number is None:
+            definition = msgspec.json.encode(layout).decode()
+            number = max(self._layouts, default=0) + 1
+            self._db.execute(
+                "INSERT INTO layout VALUES (?, ?, ?)",
+                (number, definition, checksum_of(number, definition)),
+            )
+            self._layout_numbers[layout] = number
+            self._layouts[number] = layout
+        return number
+
+    def _boot_number(self, boot_id: str) -> int:
+        number = self._boot_numbers.get(boot_id)
+        if number is None:
+            number = max(self._boot_ids, default=0) + 1
+            self._write_boot(number, boot_id, None)
+            self._boot_numbers[boot_id] = number
+            self._boot_ids[number] = boot_id
+        return number
+
+    def _write_boot(self, number: int, boot_id: str, retiming: Retiming | None) -> None:
+        set_at_ms, offset_ms = (retiming.set_at_ms, retiming.offset_ms) if retiming else (None,) * 2
+        values = (number, boot_id, set_at_ms, offset_ms)
+        self._db.execute(
+            "INSERT OR REPLACE INTO boot VALUES (?, ?, ?, ?, ?)", (*values, checksum_of(*values))
+        )
+
+    def purge(self, upto_seq: int, ledger: Ledger, *, stream: str) -> None:
+        """Delete the rows up to `upto_seq`, and what nothing refers to any more."""
+        with self._transaction():
+            self._write_ledger(stream, ledger)
+            self._db.execute("DELETE FROM tick WHERE last_seq <= ?", (upto_seq,))
+            self._db.execute(
+                "DELETE FROM boot WHERE number NOT IN (SELECT boot FROM tick) "
+                "AND number < (SELECT max(number) FROM boot)"
+            )
+        self._load()
+
+    # -- reading
+
+    @property
+    def first_seq(self) -> int | None:
+        """The oldest reading there is."""
+        row = self._db.execute(
+            "SELECT last_seq - count + 1 FROM tick ORDER BY last_seq LIMIT 1"
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def last_before(self, utc_ms: int) -> int:
+        """The last reading that was taken before `utc_ms`; 0 for none.
+
+        Readings without a true time count with the next that has one.
+        """
+        found = 0
+        rows = self._db.execute("SELECT last_seq, utc_ms, synced FROM tick ORDER BY last_seq")
+        for last_seq, row_utc_ms, synced in rows:
+            if synced and row_utc_ms >= utc_ms:
+                break
+            if synced:
+                found = last_seq
+        rows.close()
+        return found
+
+    def readings_after(self, seq: int, limit: int) -> list[Reading]:
+        """At most `limit` readings after `seq`, with their true times where they are known."""
+        rows = self._db.execute(
+            "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?", (seq, limit)
+        )
+        found: list[Reading] = []
+        for values in rows:
+            found += self._readings_of(Row(*values), seq)
+            if len(found) >= limit:
+                break
+        rows.close()
+        return found[:limit]
+
+    def _readings_of(self, row: Row, after_seq: int) -> list[Reading]:
+        readings = readings_of(row, self._layouts, self._boot_ids)
+        retiming = self.retimings.get(readings[0].boot_id)
+        return [
+            reading if retiming is None else retiming.apply(reading)
+            for reading in readings
+            if reading.seq > after_seq
+        ]
+
+    def sound_readings(self) -> Iterator[list[Reading]]:
+        """What was not acknowledged, of a file that is damaged; what cannot be read is left out.
+
+        A page that is no more fails each query that meets it, so rows are asked for in smaller
+        numbers there, and one by one behind it, in growing steps.
+        """
+        query = "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?"
+        seq, limit, step = self.ledger.cursor, _AT_ONCE, 1
+        while seq < self.ledger.last_seq:
+            try:
+                rows = [Row(*values) for values in self._db.execute(query, (seq, limit)).fetchall()]
+            except (sqlite3.Error, UnicodeDecodeError):
+                if limit > 1:
+                    limit = max(1, limit // 8)
+                else:
+                    seq, step = seq + step, min(2 * step, _AT_ONCE)
+                continue
+            sound: list[Reading] = []
+            for row in rows:
+                with contextlib.suppress(Damaged):
+                    sound += self._readings_of(row, seq)
+            if sound:
+                yield sound
+            if not rows:
+                return
+            seq = max(seq + 1, rows[-1].last_seq)
+            limit, step = min(2 * limit, _AT_ONCE), 1
+
+    def newest_readings(self, count: int) -> list[Reading]:
+        """About the last `count` readings, newest last."""
+        return self.readings_after(max(0, self.ledger.last_seq - count), count)
+
+    def events(self, count: int) -> list[Event]:
+        """The last `count` events, newest last."""
+        rows = self._db.execute(
+            "SELECT utc_ms, level, message FROM event ORDER BY id DESC LIMIT ?", (count,)
+        )
+        return [Event(*row) for row in rows][::-1]
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still where it was opened."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let SQLite put everything into the one file, if it can."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+
+
+def _size_of(file: Path) -> int:
+    """0 for one that is not there, or has gone this instant."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _text(content: bytes) -> str:
+    """A text column; one that is none is found by its checksum, and not by sqlite3."""
+    return content.decode("utf-8", "replace")
+
+
+def _decoded(definition: str) -> Layout:
+    try:
+        return msgspec.json.decode(definition, type=Layout)
+    except msgspec.DecodeError as error:
+        raise Damaged(f"a layout cannot be read: {error}") from error

@@ -1,0 +1,369 @@
+"""The outbox: every reading, from the pipeline until the broker has acknowledged it.
+
+    append ──► uncommitted ──commit──► OutboxStore (SQLite) ──read──► History ──► broker
+                                            cursor ◄──acknowledge──────┘
+
+It is a log: sending moves a cursor, and old rows are deleted in bulk. While there is no file to
+write to, readings wait in memory, are sent from there, and are written when that works again.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from node.config.schema import OutboxTable
+from node.outbox.records import Batch, DeadLetter, Event, Ledger, Retiming
+from node.outbox.store import OutboxStore
+from node.reading import Layout, Reading
+from node.system.clock import Clock
+
+__all__ = ["Outbox"]
+
+_log = logging.getLogger(__name__)
+
+MOST_IN_MEMORY = 10_000
+"""Readings that wait for a file to be written to."""
+PURGE_EVERY_S = 3600.0
+SLACK = 1000
+"""By how many readings the file may exceed `max_readings` before some are deleted, in bulk."""
+_MOST_NOTES = 50
+_MEMORY_IS_FULL = f"{MOST_IN_MEMORY} are kept in memory"
+
+
+class Outbox:
+    """The log of readings of one node, in `folder`; with None, in memory alone."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        table: OutboxTable,
+        clock: Clock,
+        *,
+        hold: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`hold` takes the folder for this process, and raises StateDirTaken."""
+        self._table = table
+        self._clock = clock
+        self._store = OutboxStore(folder, clock, hold)
+        self._ledger = Ledger()
+        self._ledger_changed = False
+        self._follows_a_file = False
+        """The numbers of readings go on from those of a file."""
+        self._stored_cursor = 0
+        self._stored_from = 1
+        """The oldest reading in the file."""
+        self._uncommitted: deque[Reading] = deque()
+        self._retimings: dict[str, Retiming] = {}
+        self._notes = Batch(retimings={}, dead_letters=[], events=[])
+        """What is to be written with the next readings."""
+        self._acknowledged: dict[int, int] = {}
+        """First seq -> last seq, of what was acknowledged beyond the cursor."""
+        self._purge_at_s = clock.monotonic() + PURGE_EVERY_S
+        self._told_of_drops: set[str] = set()
+        self._skipped = (0, 0)
+        """How many readings beyond the cursor were dropped from memory, and the last of them."""
+        self.numbering = 0
+        """Counts how often readings that had a seq were given another: those in flight are void."""
+        self.committed = 0
+        self._open()
+
+    # -- what is in it
+
+    @property
+    def stream(self) -> str:
+        """The id of the sequence that `seq` counts in."""
+        return self._store.stream
+
+    @property
+    def last_seq(self) -> int:
+        return self._ledger.last_seq
+
+    @property
+    def cursor(self) -> int:
+        """Everything up to here was acknowledged, or dropped."""
+        return self._ledger.cursor
+
+    @property
+    def unsent(self) -> int:
+        """How many readings wait for the broker."""
+        skipped, skipped_to = self._skipped
+        return self.last_seq - self.cursor - (skipped if skipped_to > self.cursor else 0)
+
+    @property
+    def dropped(self) -> int:
+        """How many readings were lost to the bound, in the life of the file."""
+        return self._ledger.dropped
+
+    @property
+    def dead_letters(self) -> int:
+        """How many messages the broker would not take, in the life of the file."""
+        return self._ledger.dead_letters
+
+    @property
+    def problem(self) -> str:
+        """Why readings are not written to the disk; "" while they are."""
+        return self._store.problem
+
+    @property
+    def set_aside(self) -> list[str]:
+        """Files of logs that could not be used."""
+        return self._store.set_aside
+
+    def look_for_set_aside(self) -> None:
+        """Bring `set_aside` up to date."""
+        self._store.look_for_set_aside()
+
+    @property
+    def notes_waiting(self) -> bool:
+        """So much was refused since the last commit that it should be written down."""
+        return len(self._notes.dead_letters) >= _MOST_NOTES // 2
+
+    @property
+    def condition(self) -> tuple[str, int, bool, bool]:
+        """What is wrong with it; worth telling when it changes."""
+        return self.problem, len(self.set_aside), self.dropped > 0, self.dead_letters > 0
+
+    @property
+    def cursor_lag(self) -> int:
+        """By how many readings the cursor is ahead of what was committed of it."""
+        return self._ledger.cursor - self._stored_cursor
+
+    def read(self, after_seq: int, limit: int) -> list[Reading]:
+        """At most `limit` readings after `after_seq`, with their true times where known.
+
+        None of those in memory while there are some in the file that cannot be read: they are
+        not to be passed over.
+        """
+        found: list[Reading] = []
+        in_memory_from = self._uncommitted[0].seq if self._uncommitted else math.inf
+        if after_seq + 1 < in_memory_from:
+            stored = self._store.read(after_seq, limit)
+            if stored is None:
+                return []
+            found = [self.retimed(reading) for reading in stored]
+        if self._uncommitted and len(found) < limit:
+            after_seq = found[-1].seq if found else after_seq
+            skipped = max(0, after_seq + 1 - self._uncommitted[0].seq)
+            wanted = islice(self._uncommitted, skipped, skipped + limit - len(found))
+            found += map(self.retimed, wanted)
+        return found
+
+    def retimed(self, reading: Reading) -> Reading:
+        """The reading with its true time, if that has become known."""
+        retiming = self._retimings.get(reading.boot_id)
+        return reading if retiming is None else retiming.apply(reading)
+
+    # -- what changes it
+
+    def append(
+        self,
+        layout: Layout,
+        numbers: tuple[float, ...],
+        *,
+        boot_s: float,
+        utc_s: float,
+        synced: bool,
+    ) -> Reading:
+        """Take a reading in, to be written with the next `commit`; it gets its seq here."""
+        self._ledger.last_seq += 1
+        reading = Reading(
+            seq=self._ledger.last_seq,
+            layout=layout,
+            numbers=numbers,
+            boot_id=self._clock.boot_id,
+            boot_ms=round(boot_s * 1000),
+            utc_ms=round(utc_s * 1000),
+            synced=synced,
+        )
+        self._uncommitted.append(reading)
+        return reading
+
+    def acknowledge(self, first_seq: int, last_seq: int) -> None:
+        """The broker has these readings; the cursor moves when it has all before them too."""
+        if last_seq > self.cursor:
+            self._acknowledged[first_seq] = last_seq
+            self._follow_acknowledged()
+
+    def _follow_acknowledged(self) -> None:
+        while self._acknowledged:
+            first_seq = min(self._acknowledged)
+            if first_seq > self.cursor + 1:
+                return
+            self._ledger.cursor = max(self.cursor, self._acknowledged.pop(first_seq))
+
+    def forget_acknowledged(self) -> None:
+        """The link is new: what is beyond the cursor is sent again, and acknowledged again."""
+        self._acknowledged.clear()
+
+    def clock_was_set(self, *, boot_s: float, utc_s: float) -> None:
+        """Now that the time is known, it is for all readings of this boot up to now."""
+        boot_ms = round(boot_s * 1000)
+        retiming = Retiming(set_at_ms=boot_ms, offset_ms=round(utc_s * 1000) - boot_ms)
+        self._retimings[self._clock.boot_id] = retiming
+        self._notes.retimings[self._clock.boot_id] = retiming
+
+    def refused(self, topic: str, payload: bytes, reason: str) -> None:
+        """Keep a message that the broker would not take, with the next commit."""
+        self._ledger.dead_letters += 1
+        utc_ms = round(self._clock.utc_s() * 1000)
+        self._notes.dead_letters = [
+            *self._notes.dead_letters[-_MOST_NOTES + 1 :],
+            DeadLetter(utc_ms, topic, payload, reason),
+        ]
+
+    def note(self, event: Event) -> None:
+        """Keep a line of the program's log, with the next commit."""
+        self._notes.events = [*self._notes.events[-_MOST_NOTES + 1 :], event]
+
+    def set_health(self, snapshot: str) -> None:
+        """Keep what the node knows of itself, with the next commit."""
+        if snapshot != self._ledger.health:
+            self._ledger.health = snapshot
+            self._ledger_changed = True
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether `commit` has something to write, be it only a moved cursor."""
+        notes = self._notes
+        return bool(
+            self._uncommitted
+            or self._ledger_changed
+            or self.cursor_lag
+            or notes.retimings
+            or notes.dead_letters
+            or notes.events
+        )
+
+    def commit(self) -> None:
+        """Write what there is to write, in one transaction, and delete what is old."""
+        if not self._store.writable:
+            self._open()
+        self._count_lost()
+        self._keep_bound()
+        if self.unsaved and self._write():
+            self._purge()
+        if not self._store.writable:
+            self._keep_memory_bound()
+
+    def _write(self) -> bool:
+        notes = self._notes
+        batch = msgspec.structs.replace(notes, readings=list(self._uncommitted))
+        keep_ledger = self._ledger_changed or bool(notes.dead_letters)
+        if not self._store.commit(batch, self._ledger, keep_ledger=keep_ledger):
+            return False
+        self.committed += len(self._uncommitted)
+        self._stored_cursor = self.cursor
+        self._ledger_changed = False
+        self._told_of_drops.discard(_MEMORY_IS_FULL)
+        self._uncommitted.clear()
+        self._notes = Batch(retimings={}, dead_letters=[], events=[])
+        return True
+
+    def close(self) -> None:
+        """Write what is left, and close the file in good order."""
+        self._count_lost()
+        self._keep_bound()
+        if self.unsaved:
+            self._write()
+        self._store.close()
+
+    # -- bounds
+
+    def _keep_bound(self) -> None:
+        """Drop the oldest unsent readings above the bound, a hundredth of it at a time."""
+        bound = self._table.max_readings
+        excess = self.unsent - bound
+        if excess > 0:
+            self._tell_of_drops(f"max_readings is {bound}")
+            self._drop_upto(self.cursor + max(excess, bound // 100))
+        elif self.unsent < bound // 2:
+            self._told_of_drops.discard(f"max_readings is {bound}")
+
+    def _keep_memory_bound(self) -> None:
+        """Drop the oldest readings in memory above the bound."""
+        while len(self._uncommitted) > MOST_IN_MEMORY:
+            self._tell_of_drops(_MEMORY_IS_FULL)
+            self._drop_from_memory(self._uncommitted.popleft().seq)
+
+    def _drop_upto(self, upto_seq: int) -> None:
+        has = sum(
+            min(last, upto_seq) - first + 1
+            for first, last in self._acknowledged.items()
+            if first <= upto_seq
+        )
+        self._ledger.dropped += upto_seq - self.cursor - has
+        self._ledger.cursor = upto_seq
+        self._follow_acknowledged()
+
+    def _drop_from_memory(self, seq: int) -> None:
+        """Let go of a reading in memory; what is unsent in the file before it stays."""
+        if seq <= self.cursor:
+            return
+        if seq == self.cursor + 1:
+            self._drop_upto(seq)
+            return
+        skipped, skipped_to = self._skipped
+        self._skipped = (skipped + 1 if skipped_to > self.cursor else 1, seq)
+        self._ledger.dropped += 1
+
+    def _tell_of_drops(self, why: str) -> None:
+        if why not in self._told_of_drops:
+            self._told_of_drops.add(why)
+            _log.error("the outbox is full (%s): the oldest unsent readings are dropped", why)
+
+    def _count_lost(self) -> None:
+        self._ledger.dropped += self._store.lost
+        self._store.lost = 0
+
+    def _purge(self) -> None:
+        """Delete rows in bulk: those above the bound, and once an hour those that are too old."""
+        now_s = self._clock.monotonic()
+        bound = self._table.max_readings
+        upto_seq = 0
+        if self.last_seq - self._stored_from >= bound + min(SLACK, bound):
+            upto_seq = self.last_seq - bound
+        if now_s >= self._purge_at_s:
+            self._purge_at_s = now_s + PURGE_EVERY_S
+            if self._clock.synced():
+                oldest_ms = round((self._clock.utc_s() - self._table.keep) * 1000)
+                upto_seq = max(upto_seq, self._store.last_before(oldest_ms))
+        upto_seq = min(upto_seq, self.cursor)
+        if upto_seq >= self._stored_from:
+            self._store.purge(upto_seq, self._ledger)
+            self._stored_from = self._store.first_seq() or self.last_seq + 1
+
+    # -- the file
+
+    def _open(self) -> None:
+        """Open the file, or try again; what is in memory by then comes after what it holds."""
+        found = self._store.open()
+        if found is None:
+            return
+        if not self._follows_a_file and found.last_seq > 0:
+            self._renumber(found)
+        self._follows_a_file = True
+        self._retimings = {**self._store.retimings, **self._retimings}
+        self._stored_cursor = found.cursor
+        self._stored_from = self._store.first_seq() or found.last_seq + 1
+
+    def _renumber(self, found: Ledger) -> None:
+        """Go on where the file ends, with what was not sent from memory meanwhile."""
+        unsent = [reading for reading in self._uncommitted if reading.seq > self.cursor]
+        self._uncommitted.clear()
+        for seq, reading in enumerate(unsent, found.last_seq + 1):
+            self._uncommitted.append(msgspec.structs.replace(reading, seq=seq))
+        found.last_seq += len(unsent)
+        found.dropped += self._ledger.dropped
+        found.dead_letters += self._ledger.dead_letters
+        self._ledger = found
+        self._acknowledged.clear()
+        self.numbering += 1

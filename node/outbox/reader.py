@@ -1,0 +1,170 @@
+"""The log for all who only look: page, plot, `status`, `doctor`. What is sound of a damaged one.
+
+It is held for milliseconds, and never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from node.health import Health
+from node.outbox.file import NewerSchema, OutboxFile, is_damage
+from node.outbox.records import Ledger
+from node.outbox.rows import Damaged
+from node.reading import Reading
+from node.system.rights import remedy
+
+__all__ = [
+    "LOG_TROUBLE",
+    "health_in",
+    "health_of",
+    "look_into",
+    "open_log",
+    "readings_from",
+    "why_not",
+    "written_s",
+]
+
+T = TypeVar("T")
+
+LOG_TROUBLE = (sqlite3.Error, Damaged, NewerSchema, OSError, UnicodeDecodeError)
+_AGAIN = 3
+_AGAIN_AFTER_S = 0.02
+_AT_ONCE = 1000
+"""Readings of one query: the log is held for some milliseconds at a time."""
+_MOST_UNSOUND = 300
+"""Readings that cannot be read, in one look; behind so many it is given up for now."""
+
+
+@contextlib.contextmanager
+def open_log(file: Path) -> Iterator[OutboxFile]:
+    """The log, for as short as can be.
+
+    Raises:
+        One of LOG_TROUBLE.
+    """
+    log = _opened(file)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
+    """What `look` finds in the log.
+
+    Raises:
+        One of LOG_TROUBLE.
+    """
+
+    def open_and_look() -> T:
+        with contextlib.closing(_opened_once(file)) as log:
+            return look(log)
+
+    return _patiently(open_and_look)
+
+
+def _opened(file: Path) -> OutboxFile:
+    return _patiently(lambda: _opened_once(file))
+
+
+def _patiently(attempt: Callable[[], T]) -> T:
+    """A node that opens or closes the log makes and removes its WAL meanwhile: try again, then."""
+    for _ in range(_AGAIN):
+        try:
+            return attempt()
+        except sqlite3.OperationalError:
+            time.sleep(_AGAIN_AFTER_S)
+    return attempt()
+
+
+def _opened_once(file: Path) -> OutboxFile:
+    if not file.exists():
+        raise FileNotFoundError("there is none yet: has the node been started?")
+    wal, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
+    if wal.exists() and not index.exists():
+        raise sqlite3.OperationalError(
+            "it was not closed in good order, and the index of its WAL is gone; "
+            "the node makes it anew when it is started"
+        )
+    return OutboxFile(file, read_only=True)
+
+
+def readings_from(
+    log: OutboxFile, seq: int, unsound: Callable[[], None] | None = None, *, most: int = 1 << 62
+) -> Iterator[list[Reading]]:
+    """The readings after `seq`, some at a time, about `most` of them; damaged ones are left out.
+
+    `unsound` is called for each query that met one.
+    """
+    limit, step, failed, found = _AT_ONCE, 1, 0, 0
+    while found < most and seq < log.ledger.last_seq:
+        try:
+            readings = log.readings_after(seq, min(limit, most))
+        except (sqlite3.DatabaseError, Damaged, UnicodeDecodeError) as error:
+            if not is_damage(error):
+                raise
+            if limit > 1:
+                limit = max(1, limit // 8)
+                continue
+            failed += 1
+            if unsound is not None:
+                unsound()
+            if failed > _MOST_UNSOUND:
+                return
+            seq, step = seq + step, min(2 * step, 64)
+            continue
+        if not readings:
+            return
+        yield readings
+        found += len(readings)
+        seq = max(seq + 1, readings[-1].seq)
+        limit, step = min(2 * limit, _AT_ONCE), 1
+
+
+def why_not(file: Path, error: Exception) -> str:
+    """Why the log cannot be read, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no log in {file.parent} yet: has the node been started?"
+    what_to_do = remedy(file)
+    if what_to_do:
+        return f"the log {file} cannot be read: Permission denied; {what_to_do}"
+    hint = "may the page's user read it?"
+    if isinstance(error, NewerSchema):
+        hint = "restart the page with the version that the node has"
+    elif is_damage(error):
+        hint = "it is damaged; the node sets it aside when it is started, or meets the damage"
+    return f"the log {file} cannot be read: {error} ({hint})"
+
+
+def health_in(ledger: Ledger) -> Health | None:
+    """What the node knew of itself last; None where it is of another version."""
+    try:
+        return msgspec.json.decode(ledger.health, type=Health)
+    except msgspec.DecodeError:
+        return None
+
+
+def health_of(ledger: Ledger, process: int | None) -> Health | None:
+    """What the process that holds the log knew of itself last; without one, what the last one did.
+
+    None where it is of another version, or of an earlier process than the one that runs.
+    """
+    health = health_in(ledger)
+    return health if health is None or process in (None, health.process) else None
+
+
+def written_s(file: Path) -> float:
+    wal = file.with_name(file.name + "-wal")
+    times = []
+    for part in (file, wal):
+        with contextlib.suppress(OSError):
+            times.append(part.stat().st_mtime)
+    return max(0.0, time.time() - max(times)) if times else 0.0

@@ -1,0 +1,295 @@
+"""Keeps a usable log file under the outbox, whatever happens to the disk.
+
+A disk that is full, read-only or without the rights leaves the file as it is: what is in it can
+still be read, and writing is tried again. A file that is damaged, or of a later version, is set
+aside under another name; what is sound in a damaged one is copied into the new one. No trouble is
+raised: `problem` and `set_aside` tell of it.
+
+Used by `Outbox`, on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from node.outbox.file import NewerSchema, OutboxFile, is_damage
+from node.outbox.records import Batch, Ledger, Retiming
+from node.outbox.rows import Damaged
+from node.reading import Reading
+from node.system.clock import Clock, utc_text
+from node.system.state_dir import StateDirTaken
+
+__all__ = ["FILE_NAME", "OutboxStore"]
+
+_log = logging.getLogger(__name__)
+
+FILE_NAME = "outbox.db"
+TRY_AGAIN_S = 30.0
+_SET_ASIDE = "outbox-set-aside-"
+_KEPT_SET_ASIDE = 3
+
+# UnicodeDecodeError: a text that is none, or a message of SQLite that quotes one.
+_FILE_TROUBLE = (
+    sqlite3.Error,
+    Damaged,
+    NewerSchema,
+    OSError,
+    UnicodeDecodeError,
+    StateDirTaken,
+)
+
+T = TypeVar("T")
+
+
+class OutboxStore:
+    """The log file in `folder`; with None, no file at all."""
+
+    def __init__(self, folder: Path | None, clock: Clock, hold: Callable[[], None]) -> None:
+        """`hold` takes the folder for this process, and raises StateDirTaken."""
+        self._folder = folder
+        self._clock = clock
+        self._hold = hold
+        self._unsalvaged: Path | None = None
+        """A file set aside whose unsent readings could not be copied yet."""
+        self._replaced_at_s = -math.inf
+        self.lost = 0
+        """Unsent readings that damage has cost; whoever counts them sets it to 0."""
+        self._file: OutboxFile | None = None
+        self._may_write = False
+        self._try_at_s = -math.inf
+        self.problem = "" if folder else "there is no folder for the log"
+        """Why readings are not written; "" while they are."""
+        self.stream = _new_stream()
+        """The id of the sequence that `seq` counts in.
+
+        Another one when writing fails: what is sent from memory then, and might get its seq once
+        more after a crash, must not be taken for what is written later.
+        """
+        self._stream_written = True
+        self.set_aside: list[str] = []
+        """Names of the files that could not be used, oldest first."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether there is a file that may be written to, for all that is known."""
+        return self._file is not None and self._may_write
+
+    def open(self) -> Ledger | None:
+        """Open the file, or try again after some trouble; its ledger, if it can be written.
+
+        None while that is hopeless, or was not long ago.
+        """
+        now_s = self._clock.monotonic()
+        if self._folder is None or now_s < self._try_at_s:
+            return None
+        self._try_at_s = now_s + TRY_AGAIN_S
+        try:
+            self._take_folder()
+            file = OutboxFile(self._folder / FILE_NAME, new_stream=self.stream)
+        except _FILE_TROUBLE as error:
+            if not isinstance(error, NewerSchema) and not is_damage(error):
+                self._cannot_write(error)
+                return None
+            return self._replace(error)
+        if self._unsalvaged is not None:
+            self._salvage(file)
+        return self._take(file)
+
+    def _take_folder(self) -> None:
+        """Make the folder, and hold it."""
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._hold()
+
+    def _take(self, file: OutboxFile) -> Ledger:
+        if self._file is None:
+            self.stream = file.stream
+        else:
+            self._file.close()
+        self._file = file
+        self._stream_written = file.stream == self.stream
+        self._may_write = True
+        self.set_aside = self._found_set_aside()
+        return file.ledger
+
+    def commit(self, batch: Batch, ledger: Ledger, *, keep_ledger: bool) -> bool:
+        """Write it, if the file can be written; whether that was so."""
+
+        def write(file: OutboxFile) -> bool:
+            keep = keep_ledger or not self._stream_written or not batch.readings
+            file.commit(batch, ledger, stream=self.stream, keep_ledger=keep)
+            self._stream_written |= keep
+            return True
+
+        self._mind_deletion()
+        if not self.writable or not self._try(write):
+            return False
+        if self.problem:
+            _log.warning("the log in %s is written again", self._folder)
+            self.problem = ""
+        return True
+
+    def _mind_deletion(self) -> None:
+        """Begin a new file when ours has been deleted or replaced, for it would go with us."""
+        if self._file is not None and not self._file.in_place:
+            self._replace(Damaged("it was deleted, or replaced by another"))
+
+    def look_for_set_aside(self) -> None:
+        """Bring `set_aside` up to date: people delete such files."""
+        with contextlib.suppress(OSError):
+            self.set_aside = self._found_set_aside()
+
+    def read(self, after_seq: int, limit: int) -> list[Reading] | None:
+        """At most `limit` readings after `after_seq`; None, if they cannot be read now."""
+        if self._unsalvaged is not None:
+            return None
+        if self._file is None:
+            return []
+        before = self._file
+        found = self._try(lambda file: file.readings_after(after_seq, limit))
+        if found is None and self._file is not before:  # it was damaged, and was replaced
+            found = self._try(lambda file: file.readings_after(after_seq, limit))
+        return found
+
+    def first_seq(self) -> int | None:
+        """The oldest reading in the file; None for none."""
+        return self._try(lambda file: file.first_seq)
+
+    def last_before(self, utc_ms: int) -> int:
+        """See `OutboxFile.last_before`."""
+        return self._try(lambda file: file.last_before(utc_ms)) or 0
+
+    def purge(self, upto_seq: int, ledger: Ledger) -> None:
+        """Delete the rows up to `upto_seq`."""
+        self._try(lambda file: file.purge(upto_seq, ledger, stream=self.stream))
+
+    @property
+    def retimings(self) -> dict[str, Retiming]:
+        """Boot id -> how its clock was set, as the file knew it when it was opened."""
+        return {} if self._file is None else self._file.retimings
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    # -- trouble
+
+    def _try(self, action: Callable[[OutboxFile], T]) -> T | None:
+        if self._file is None:
+            return None
+        try:
+            return action(self._file)
+        except _FILE_TROUBLE as error:
+            if is_damage(error):
+                self._replace(error)
+            else:
+                self._cannot_write(error)
+            return None
+
+    def _cannot_write(self, error: Exception) -> None:
+        self._try_at_s = self._clock.monotonic() + TRY_AGAIN_S
+        self._may_write = False
+        what = getattr(error, "strerror", None) or str(error)
+        problem = f"the log in {self._folder} cannot be written: {what}"
+        if not self.problem:
+            _log.error(
+                "%s; readings are kept in memory, and lost if the node ends. "
+                "Check space and rights there, or choose another --state-dir",
+                problem,
+            )
+            self.stream = _new_stream()
+            self._stream_written = False
+        self.problem = problem
+
+    def _replace(self, error: Exception) -> Ledger | None:
+        """Set the file aside, and begin a new one with what is sound of it."""
+        assert self._folder is not None
+        try:
+            self._take_folder()
+        except _FILE_TROUBLE as trouble:
+            self._cannot_write(trouble)
+            return None
+        now_s = self._clock.monotonic()
+        if now_s < self._replaced_at_s + TRY_AGAIN_S:
+            self._cannot_write(error)  # again, and so soon: the disk itself is not sound
+            return None
+        self._replaced_at_s = now_s
+        path = self._folder / FILE_NAME
+        old, self._file = self._file, None
+        if old is not None and old.in_place:
+            old.close()
+            old = None
+        self.stream = _new_stream()
+        try:
+            if path.exists():
+                aside = self._rename(path)
+                self._unsalvaged = aside if is_damage(error) else None
+                _log.error("the log cannot be used (%s): set aside as %s", error, aside)
+            else:
+                path.with_name(path.name + "-wal").unlink(missing_ok=True)
+                _log.error("the log %s was deleted; a new one is begun", path)
+            file = OutboxFile(path, new_stream=self.stream)
+        except _FILE_TROUBLE as second:
+            self._cannot_write(second)
+            return None
+        self._salvage(file, old)
+        ledger = self._take(file)
+        self._stream_written = False
+        return ledger
+
+    def _salvage(self, file: OutboxFile, old: OutboxFile | None = None) -> None:
+        """Copy what was not acknowledged yet, as far as it is sound, under the numbers it had."""
+        aside, self._unsalvaged = self._unsalvaged, None
+        try:
+            if old is None and aside is not None:
+                old = OutboxFile(aside, salvaging=True)
+            if old is None:
+                return
+            old.refresh()
+            ledger, copied = old.ledger, 0
+            for readings in old.sound_readings():
+                file.commit(Batch(readings), ledger, stream=self.stream, keep_ledger=True)
+                copied += len(readings)
+            unsent = ledger.last_seq - ledger.cursor
+            self.lost += unsent - copied
+            _log.warning("%d of %d unsent readings could be kept", copied, unsent)
+            file.commit(Batch(), ledger, stream=self.stream, keep_ledger=True)
+            file.ledger = ledger
+        except _FILE_TROUBLE as error:
+            _log.error("nothing of the old log could be kept: %s", error)
+        finally:
+            if old is not None:
+                old.close()
+
+    def _rename(self, path: Path) -> Path:
+        """Move the file and its WAL out of the way; all but the newest few are deleted."""
+        stamp = utc_text(round(self._clock.utc_s() * 1000))[:19].replace(":", "")
+        aside = path.with_name(f"{_SET_ASIDE}{stamp}.db")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = path.with_name(f"{_SET_ASIDE}{stamp}-{number}.db")
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        path.with_name(path.name + "-shm").unlink(missing_ok=True)
+        for name in self._found_set_aside()[:-_KEPT_SET_ASIDE]:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(name + suffix).unlink(missing_ok=True)
+        return aside
+
+    def _found_set_aside(self) -> list[str]:
+        assert self._folder is not None
+        found = self._folder.glob(f"{_SET_ASIDE}*.db")
+        return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def _new_stream() -> str:
+    return os.urandom(8).hex()

@@ -1,0 +1,353 @@
+"""From readings to the broker: the log, the retained topics, history and health, in their order.
+
+    took ──► outbox ──commit──► retained topics (the newest) ──► Publisher ──► broker
+                       └──────► History (all of them) ─────────────┘
+
+A reading is committed before it is published, so no seq is ever given to two. All that a turn of
+the loop brought is committed at once.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from drivers.bus import Board
+from node.config.schema import Config
+from node.health import take_health
+from node.homeassistant.announcer import Announcer
+from node.mqtt.connection import Change, Link
+from node.mqtt.events import Acknowledged, BrokerEvent
+from node.mqtt.publisher import Publisher
+from node.outbox.outbox import Outbox
+from node.outbox.records import Event
+from node.reading import Reading, ReadOutcome
+from node.report.history import History
+from node.report.sensor_topics import RetainedTopics
+from node.sensors.sensor import Sensor
+from node.system.clock import Clock
+from node.system.logs import RecentWarnings
+from node.topics import ONLINE, Topics
+from node.units import duration_text
+
+__all__ = ["Reporter"]
+
+HEALTH_EVERY_S = 60.0
+HEALTH_AT_MOST_EVERY_S = 1.0
+SAVE_AT_LEAST_EVERY_S = 60.0
+"""How long a moved cursor or a line of the log may wait for readings to be committed with."""
+SAVE_HEALTH_WITHIN_S = 1.0
+"""How long a change of health may wait for that, before `sensor-node status` shows it. The first
+health, and that of a new connection, wait for nothing."""
+GIVE_WAY_S = 0.005
+"""How long the loop sleeps while readings are sent, if it has more to do: a thread that computes
+gives the interpreter away no sooner (`sys.getswitchinterval`), not even when it reads files."""
+CURSOR_LAG = 1000
+"""By how many readings the cursor may move before it is committed without waiting for any."""
+
+
+class Reporter:
+    """Tells the broker what there is to tell, and keeps what it has not heard."""
+
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        clock: Clock,
+        *,
+        link: Link,
+        outbox: Outbox,
+        publisher: Publisher,
+        announcer: Announcer,
+        sensors: list[Sensor],
+        warnings: RecentWarnings | None,
+        notice: str = "",
+    ) -> None:
+        self._config_digest = config.digest
+        self._board = board
+        self._notice = notice
+        self._clock = clock
+        self._link = link
+        self._outbox = outbox
+        self._sensors = sensors
+        self._warnings = warnings
+        self._topics = Topics(config.mqtt.base_topic, config.node.name)
+        self._publisher = publisher
+        self._announcer = announcer
+        self._retained = RetainedTopics(config.mqtt, self._topics, self._publisher)
+        self._history = History(
+            config.outbox,
+            outbox,
+            self._publisher,
+            clock,
+            topic=self._topics.history,
+            clock_found_set=self._clock_found_set,
+        )
+        self._bad_configuration = config.stands_in_for
+        self._patience_s = 2.0 * config.mqtt.keepalive
+        self._uncommitted = False
+        """Readings were taken in since the last commit."""
+        self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
+        """Readings that are to be published with the commit, and their channels worth it."""
+        self._newly_online: list[Sensor] = []
+        """Sensors whose availability is to be published with the commit."""
+        self._gives_way = False
+        self._not_before_s = -math.inf
+        """When what is due may be done, so that readings are sent first."""
+        self._clock_known = False
+        self._started_s = clock.monotonic()
+        self._health_at_s = self._save_at_s = self._started_s
+        self._health_stale = True
+        self._health_at_once = False
+        """It leaves with the states of a new connection: that of an earlier life is not to stand
+        beside them."""
+        self._rejected_saved = 0
+        self._health_not_before_s = -math.inf
+        self._outbox_condition = outbox.condition
+        self._link_said = ""
+
+    def start(self, start_s: float) -> None:
+        """Put what is done at intervals on a grid that begins at `start_s`, where the reads are.
+
+        The first health is committed here: as soon as the service is up, `sensor-node status`
+        describes this process.
+        """
+        self._history.start(start_s)
+        self._started_s = self._health_at_s = start_s
+        self._save_at_s = start_s + SAVE_AT_LEAST_EVERY_S
+        self._tell_health(start_s, save_at_s=start_s)
+        self.save(start_s)
+
+    # -- what happens
+
+    def handle(self, event: BrokerEvent) -> None:
+        """Take note of an event of the link."""
+        change = self._publisher.handle(event)
+        if not isinstance(event, Acknowledged) and self._link.described != self._link_said:
+            self._link_said = self._link.described
+            self._health_stale = True
+        if change is Change.UP:
+            self._publish_everything()
+            self._history.link_up()
+            self._health_at_once = True
+        elif change is Change.DOWN:
+            self._link_is_down()
+
+    def link_lost(self) -> None:
+        """The connection is gone without an event, and with it what was in flight."""
+        self._publisher.forget()
+        self._link_is_down()
+
+    def _link_is_down(self) -> None:
+        self._history.link_down()
+        self._announcer.link_down()
+
+    def _mind_acknowledgements(self, now_s: float) -> None:
+        """Leave a broker that answers pings, and does not acknowledge: nobody hears us there."""
+        stalled_s = self._publisher.stalled_for_s(now_s)
+        if stalled_s > self._patience_s and self._link.connected:
+            self._link.give_up(f"has not acknowledged a message for {duration_text(stalled_s)}")
+            self.link_lost()
+
+    def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:
+        """Take in the values of a read, to be committed and published with `save`."""
+        if outcome.synced and not self._clock_known:
+            self._clock_was_set(outcome.boot_s, outcome.utc_s)
+        self._clock_known = outcome.synced
+        self._uncommitted = True
+        sensor.newest = self._outbox.append(
+            sensor.state.layout(values),
+            tuple(values.values()),
+            boot_s=outcome.boot_s,
+            utc_s=outcome.utc_s,
+            synced=outcome.synced,
+        )
+        worth = sensor.state.worth_publishing(values, outcome.ended_s)
+        missing = sensor.state.take_newly_missing(outcome.ended_s)
+        if worth or missing:
+            self._fresh.append((sensor, sensor.newest, worth))
+            told = list(values) if self._retained.whole else worth
+            sensor.state.published(told, outcome.ended_s)
+        for name in missing:
+            self._retained.take_back(sensor.table, name)
+        if sensor.state.found_channels:
+            sensor.state.found_channels = False
+            self._announcer.channel_found()
+
+    def availability_changed(self, sensor: Sensor) -> None:
+        """Say so; of one that is online again, after the value that makes it so."""
+        if sensor.state.online:
+            self._newly_online.append(sensor)
+        else:
+            self._retained.availability(sensor.table, online=False)
+        self._health_stale = True
+
+    def complaint(self) -> None:
+        """Something new is wrong with a sensor."""
+        self._health_stale = True
+
+    def _clock_found_set(self) -> None:
+        self._clock_was_set(self._clock.boot_s(), self._clock.utc_s())
+
+    def _clock_was_set(self, boot_s: float, utc_s: float) -> None:
+        """Give the readings of this boot their true times; the newest ones anew."""
+        self._clock_known = True
+        self._outbox.clock_was_set(boot_s=boot_s, utc_s=utc_s)
+        self._history.clock_was_set()
+        for sensor in self._sensors:
+            if sensor.newest is not None and not sensor.newest.synced:
+                sensor.newest = self._outbox.retimed(sensor.newest)
+                if sensor.state.online:
+                    self._publish_newest(sensor, sensor.newest)
+
+    # -- what is done about it, in each turn of the loop
+
+    def work(self, now_s: float) -> None:
+        """Publish what may be published now.
+
+        Readings go first: what takes time to make waits until they are sent.
+        """
+        self._mind_acknowledgements(now_s)
+        if self._health_at_once:
+            self._health_at_once = False
+            self._tell_health(now_s, save_at_s=now_s)
+        has_readings = self._publisher.flush()
+        self._gives_way = has_readings and now_s >= self.next_due_s and not self._gives_way
+        if self._gives_way:
+            self._not_before_s = now_s + GIVE_WAY_S
+            return
+        self._mind_health(now_s)
+        if self._announcer.take_birth(now_s):
+            self._announcer.answer_birth()
+            self._publish_sensors()
+        self._announcer.work(now_s)
+        self._publisher.flush()
+        self._history.work(now_s)
+
+    def save(self, now_s: float) -> None:
+        """Commit what this turn has brought, and set the retained topics to it."""
+        lag = self._outbox.cursor_lag >= CURSOR_LAG or self._outbox.notes_waiting
+        overdue = now_s >= self._save_at_s and self._outbox.unsaved
+        if not (self._uncommitted or lag or overdue):
+            return
+        self._note_warnings()
+        self._outbox.commit()
+        self._uncommitted = False
+        self._save_at_s = now_s + SAVE_AT_LEAST_EVERY_S
+        if self._outbox.condition != self._outbox_condition:
+            self._outbox_condition = self._outbox.condition
+            self._health_stale = True
+        for sensor, reading, channels in self._fresh:
+            missing = sensor.state.missing_channels
+            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels, missing)
+        self._fresh.clear()
+        for sensor in self._newly_online:
+            self._retained.availability(sensor.table, online=sensor.state.online)
+        self._newly_online.clear()
+
+    @property
+    def next_due_s(self) -> float:
+        """When there is something to do, if nothing happens until then."""
+        health_s = self._health_not_before_s if self._health_stale else self._health_at_s
+        if self._health_at_once:
+            health_s = -math.inf
+        save_s = self._save_at_s if self._outbox.unsaved else math.inf
+        due_s = min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
+        return max(due_s, self._not_before_s)
+
+    def ask_for_acknowledgements(self) -> int:
+        """How many acknowledgements are worth a wake-up; 0: however many."""
+        return self._publisher.ask_for_acknowledgements(more_history=self._history.waiting)
+
+    def _mind_health(self, now_s: float) -> None:
+        """Set the health topic each minute, and when something has changed."""
+        changed = self._health_stale and now_s >= self._health_not_before_s
+        if changed or now_s >= self._health_at_s:
+            self._tell_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
+
+    def _tell_health(self, now_s: float, *, save_at_s: float) -> None:
+        """Set the health topic; keep the health in the log by `save_at_s`, if it has changed."""
+        changed, self._health_stale = self._health_stale, False
+        if now_s >= self._health_at_s:
+            passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
+            self._health_at_s = self._started_s + (passed + 1) * HEALTH_EVERY_S
+        self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
+        self._outbox.look_for_set_aside()
+        health = take_health(
+            self._topics.node,
+            config=self._config_digest,
+            clock=self._clock,
+            started_s=self._started_s,
+            board=self._board,
+            link=self._link,
+            outbox=self._outbox,
+            history=self._history,
+            sensors=[sensor.state for sensor in self._sensors],
+            notice=self._notice,
+            bad_configuration=self._bad_configuration,
+        )
+        payload = msgspec.json.encode(health)
+        self._publisher.set(self._topics.health, payload)
+        if changed or health.rejected != self._rejected_saved:
+            # What was rejected is nowhere else in the log: the status page marks when it was.
+            self._rejected_saved = health.rejected
+            self._outbox.set_health(payload.decode())
+            self._save_at_s = min(self._save_at_s, save_at_s)
+
+    def _note_warnings(self) -> None:
+        """Keep what was logged as wrong, for whoever asks later."""
+        records = self._warnings.records if self._warnings else ()
+        while records:
+            record = records.popleft()
+            text = record.getMessage().encode("utf-8", "replace").decode()
+            self._outbox.note(Event(round(record.created * 1000), record.levelname, text))
+
+    def _publish_everything(self) -> None:
+        """A connection has come about: say what is, in the order of the contract."""
+        self._publisher.set(self._topics.status, ONLINE)
+        self._announcer.announce()
+        self._publish_sensors()
+
+    def _publish_sensors(self) -> None:
+        for sensor in self._sensors:
+            self._retained.availability(sensor.table, online=sensor.state.online)
+        for sensor in self._sensors:
+            if sensor.newest is not None and sensor.state.online:
+                self._publish_newest(sensor, sensor.newest)
+                for name in sensor.state.missing_channels:
+                    self._retained.take_back(sensor.table, name)
+
+    def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
+        channels = list(reading.layout.channels)
+        self._retained.reading(sensor.table, reading, channels, sensor.state.missing_channels)
+
+    # -- the end
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way to the broker, or nothing can be."""
+        return self._publisher.idle
+
+    def say_goodbye(self) -> None:
+        """Publish `offline`, and nothing else any more.
+
+        Of the sensors too: when the node is started again, and says that it is online, none of
+        their values of before is to look as if it were of now.
+        """
+        self._history.link_down()
+        online = [sensor for sensor in self._sensors if sensor.state.online]
+        self._publisher.say_goodbye([self._topics.availability(s.table.id) for s in online])
+
+    def go_on_with_goodbye(self, event: BrokerEvent) -> None:
+        """Take note of an event, and publish what there is room for now."""
+        self.handle(event)
+        self._publisher.flush()
+
+    def close(self) -> None:
+        """Leave the broker, and close the log."""
+        self._publisher.close()
+        self._note_warnings()
+        self._outbox.close()

@@ -1,0 +1,50 @@
+"""The retained topics of a node: what is set there, and for how long it holds.
+
+Used on the loop's thread; `Publisher` sees to it that they arrive.
+"""
+
+from __future__ import annotations
+
+from node.config.schema import MqttTable, SensorTable
+from node.mqtt.publisher import Publisher
+from node.reading import Reading
+from node.topics import Topics, availability, plain_value, state_payload
+
+__all__ = ["RetainedTopics"]
+
+
+class RetainedTopics:
+    """Sets the topics of sensors as `[mqtt] payload` and `retain_for` want it."""
+
+    def __init__(self, mqtt: MqttTable, topics: Topics, publisher: Publisher) -> None:
+        self._payload = mqtt.payload
+        self._retain_for_s = mqtt.retain_for
+        self._topics = topics
+        self._publisher = publisher
+
+    @property
+    def whole(self) -> bool:
+        """Readings are published whole, as a state with every channel in it."""
+        return self._payload == "json"
+
+    def availability(self, sensor: SensorTable, *, online: bool) -> None:
+        self._publisher.set(self._topics.availability(sensor.id), availability(online))
+
+    def reading(
+        self, sensor: SensorTable, reading: Reading, channels: list[str], missing: set[str]
+    ) -> None:
+        """Set the newest reading, and the plain values of `channels`; say which are `missing`."""
+        expiry_s = max(self._retain_for_s, 3 * sensor.interval) if self._retain_for_s else 0
+        if self._payload != "plain":
+            topic = self._topics.state(sensor.id)
+            self._publisher.set(topic, state_payload(reading, sorted(missing)), expiry_s=expiry_s)
+        if self._payload != "json":
+            values = reading.values
+            for name in channels:
+                topic = self._topics.channel(sensor.id, name)
+                self._publisher.set(topic, plain_value(values[name]), expiry_s=expiry_s)
+
+    def take_back(self, sensor: SensorTable, channel: str) -> None:
+        """Delete the plain value of a channel that fails while the others go on."""
+        if self._payload != "json":
+            self._publisher.set(self._topics.channel(sensor.id, channel), b"")

@@ -1,0 +1,83 @@
+"""Every topic of a node: what it publishes and why, and what it listens to.
+
+Pure; for the node itself, for `check`, and for `doctor`.
+"""
+
+from __future__ import annotations
+
+from node.config.schema import Config, SensorTable
+from node.homeassistant.discovery import birth_topics, discovery_topic
+from node.mqtt.events import Subscription
+from node.topics import Topics
+from node.units import duration_text
+
+__all__ = ["published_topics", "received_topics", "subscriptions"]
+
+
+def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
+    """What the node with the id `device` listens to.
+
+    Its own discovery topic is among it even where it announces nothing: it takes back what it
+    has announced before.
+    """
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    wanted = [Subscription(discovery_topic(config.homeassistant.prefix, device))]
+    if config.homeassistant.enabled:
+        wanted += map(Subscription, birth_topics(config.homeassistant.prefix))
+    if config.commands.enabled:
+        wanted.append(Subscription(topics.command_filter, show_retained=True))
+    return tuple(wanted)
+
+
+def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
+    """Every topic that the node publishes on, and what stands there."""
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    rows = [(topics.status, "online, offline")]
+    if config.homeassistant.enabled:
+        discovery = discovery_topic(config.homeassistant.prefix, device)
+        rows.append((discovery, "the node, for Home Assistant"))
+    for sensor in config.sensors:
+        rows.append((topics.availability(sensor.id), "online, offline"))
+        rows += _reading_topics(config, sensor, topics)
+    interval = duration_text(config.outbox.history_interval)
+    rows.append((topics.history, f"every reading, in batches, every {interval}"))
+    rows.append((topics.health, "the node itself, every minute"))
+    if config.commands.enabled:
+        rows += [
+            (topics.command_result(name), "the answer, not retained")
+            for name in config.commands.allow
+        ]
+    return rows
+
+
+def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
+    """Every topic that the node listens to, and what comes there."""
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    meanings = {
+        discovery_topic(config.homeassistant.prefix, device): "what was announced before",
+        topics.command_filter: f"commands: {', '.join(config.commands.allow) or 'none is allowed'}",
+    }
+    return [
+        (s.topic, meanings.get(s.topic, "the start of Home Assistant"))
+        for s in subscriptions(config, device)
+    ]
+
+
+def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list[tuple[str, str]]:
+    every = f"every {duration_text(sensor.interval)}"
+    units = {
+        channel.name: sensor.channel[channel.name].unit or channel.unit
+        if channel.name in sensor.channel
+        else channel.unit
+        for channel in sensor.info.channels_with(sensor.options)
+    }
+    rows = []
+    if config.mqtt.payload != "plain":
+        channels = ", ".join(f"{name} {unit}" for name, unit in units.items())
+        more = ", whatever else the folder has" if sensor.info.more_channels else ""
+        rows.append((topics.state(sensor.id), f"{channels}{more}, {every}"))
+    if config.mqtt.payload != "json":
+        rows += [(topics.channel(sensor.id, name), f"{u}, {every}") for name, u in units.items()]
+        if sensor.info.more_channels:
+            rows.append((topics.channel(sensor.id, "..."), "whatever else the folder has"))
+    return rows

@@ -1,0 +1,67 @@
+"""Which board stands under the drivers: the real one, or a simulated one with the same sensors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from drivers.bus import Board
+from node.config.schema import Config
+
+if TYPE_CHECKING:
+    from drivers.sim.faults import Fault
+
+__all__ = ["bare_board", "open_board"]
+
+
+def open_board(config: Config, *, simulate: bool) -> Board:
+    """The board for the sensors of `config`; no device is opened yet."""
+    if not simulate:
+        return bare_board(simulate=False)
+    from drivers.sim.board import SimulatedBoard
+    from drivers.sim.room import Climate
+
+    climate = None
+    if (room := config.simulation) is not None:
+        climate = Climate(
+            base=room.base,
+            daily_swing=room.daily_swing,
+            noise=room.noise,
+            humidity=room.humidity,
+        )
+    board = SimulatedBoard(climate=climate)
+    faults = _faults(config)
+    for sensor in config.sensors:
+        board.attach(sensor.driver, sensor.options, faults.get(sensor.id, ()))
+    return board
+
+
+def bare_board(*, simulate: bool) -> Board:
+    """The board without sensors."""
+    if simulate:
+        from drivers.sim.board import SimulatedBoard
+
+        return SimulatedBoard()
+    from drivers.hardware import HardwareBoard
+
+    return HardwareBoard()
+
+
+def _faults(config: Config) -> dict[str, list[Fault]]:
+    """The faults of `[simulation]`, by sensor."""
+    if config.simulation is None or not config.simulation.fault:
+        return {}
+    from drivers.sim.faults import DEFAULT_AMOUNTS, Fault
+
+    faults: dict[str, list[Fault]] = {}
+    for table in config.simulation.fault:
+        amount = DEFAULT_AMOUNTS.get(table.kind, 0.0) if table.amount is None else table.amount
+        fault = Fault(
+            kind=table.kind,
+            after_s=table.after,
+            for_s=math.inf if table.for_ is None else table.for_,
+            every_s=math.inf if table.every is None else table.every,
+            amount=amount,
+        )
+        faults.setdefault(table.sensor, []).append(fault)
+    return faults

@@ -1,0 +1,99 @@
+"""One sensor as its bus worker sees it: opens the driver, reads it, reopens it after a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+
+from drivers.base import Channel, Driver, Measurement
+from drivers.bus import Board
+from drivers.errors import BadFrame, SensorError, as_sensor_error
+from node.config.schema import SensorTable
+from node.reading import ReadOutcome
+from node.system.clock import Clock
+
+__all__ = ["SensorPort"]
+
+_TAKEN = {"time", "clock", "seq", "sensor", "state", "availability"}
+
+
+class SensorPort:
+    """Owns the open driver. Every method runs on the worker of the sensor's bus."""
+
+    def __init__(self, table: SensorTable, board: Board, clock: Clock) -> None:
+        self.sensor = table.id
+        self.bus = table.options.bus()
+        self._table = table
+        self._board = board
+        self._clock = clock
+        self._driver: Driver | None = None
+        self.reading_since_s: float | None = None
+        """When the read under way began; None while there is none. May be looked at by others."""
+
+    def read(self) -> ReadOutcome:
+        """Take one reading. Never raises."""
+        measurement: Measurement | None = None
+        failure: SensorError | None = None
+        channels = self._table.info.channels_with(self._table.options)
+        started_s = self.reading_since_s = self._clock.monotonic()
+        try:
+            if self._driver is None:
+                self._driver = self._table.info.open(self._table.options, self._board)
+                _check_names(self._driver.channels)
+            channels = self._driver.channels
+            measurement = _checked(self._driver.read(), channels)
+        except Exception as error:  # noqa: BLE001, another package's may raise anything
+            failure = as_sensor_error(error, self._table.options.where())
+            if self._table.info.reopen_after_failure:
+                self.close()
+        self.reading_since_s = None
+        synced = self._clock.synced()  # before the time: it may be set between the two
+        return ReadOutcome(
+            sensor=self.sensor,
+            started_s=started_s,
+            ended_s=self._clock.monotonic(),
+            boot_s=self._clock.boot_s(),
+            utc_s=self._clock.utc_s(),
+            synced=synced,
+            measurement=measurement,
+            channels=channels,
+            error=failure,
+        )
+
+    def close(self) -> None:
+        """Close the driver; the next read opens it again."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            with contextlib.suppress(Exception):  # what it still holds, the next opening reports
+                driver.close()
+
+
+def _check_names(channels: tuple[Channel, ...]) -> None:
+    """A channel's name is a key of the state and a part of a topic.
+
+    Raises:
+        BadFrame: it cannot be, or is taken by something else there.
+    """
+    for channel in channels:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", channel.name) or channel.name in _TAKEN:
+            raise BadFrame(f"the driver has a channel {channel.name!r}, which cannot be a name")
+
+
+def _checked(measurement: Measurement, channels: tuple[Channel, ...]) -> Measurement:
+    """Hold a driver to its contract: a finite number for channels that it has declared.
+
+    Raises:
+        BadFrame: it gives something else.
+    """
+    if not isinstance(measurement, dict):
+        raise BadFrame(f"the driver gives {measurement!r}, which is no measurement")
+    declared = {channel.name for channel in channels}
+    for name, value in measurement.items():
+        if name not in declared:
+            raise BadFrame(f"the driver gives a channel {name!r} that it does not declare")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadFrame(f"the driver gives {name} = {value!r}, which is no number")
+    if not measurement:
+        raise BadFrame("the driver gives no value")
+    return measurement

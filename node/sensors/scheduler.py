@@ -1,0 +1,219 @@
+"""The sensors of a node: read when they are due, watched for silence, power-cycled when they fail.
+
+    timetable ──due──► workers ──ReadDone──► take ──► SensorState ──► Reporter
+
+Used on the loop's thread, which calls `work` in each turn, wakes up for `next_due_s`, and hands
+each `ReadDone` to `take`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from node.reading import ReadOutcome
+from node.report.reporter import Reporter
+from node.sensors.sensor import Sensor
+from node.sensors.timetable import GridJob, Timetable
+from node.sensors.workers import ReadDone, Workers
+from node.system.clock import Clock
+
+__all__ = ["ReadRequest", "Sensing"]
+
+_MARGIN_S = 0.1
+"""How much time there must be after an extra read, before the next one on its bus is due."""
+_LATEST_S = 1.0
+"""How much longer than its sensors may take an extra read may take, all in all."""
+
+
+class ReadRequest:
+    """Some sensors are to be read now, out of their turn."""
+
+    def __init__(
+        self, sensors: list[str], done: Callable[[ReadRequest], None] = lambda _request: None
+    ) -> None:
+        """`done` is called once each sensor is in `values` or in `errors`."""
+        self.sensors = sensors
+        self.done = done
+        self.values: dict[str, dict[str, float]] = {}
+        self.errors: dict[str, str] = {}
+        self.give_up_s = math.inf
+
+    @property
+    def waiting(self) -> list[str]:
+        """The sensors that have not answered."""
+        return [name for name in self.sensors if not (name in self.values or name in self.errors)]
+
+
+class Sensing:
+    """Reads the sensors and tells the reporter what came of it."""
+
+    def __init__(
+        self, sensors: dict[str, Sensor], clock: Clock, *, workers: Workers, reporter: Reporter
+    ) -> None:
+        self._sensors = sensors
+        self._clock = clock
+        self._workers = workers
+        self._reporter = reporter
+        self._timetable = Timetable(clock)
+        self._jobs: dict[str, GridJob] = {}
+        self._requests: list[ReadRequest] = []
+        self._next_check_s = math.inf
+        self.online = 0
+        """How many sensors are."""
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._sensors)
+
+    def start(self, start_s: float) -> None:
+        """Put every sensor on its grid; all grids start now, so reads come together."""
+        for sensor in self._sensors.values():
+            self._jobs[sensor.table.id] = self._timetable.every(
+                sensor.table.interval,
+                partial(self._read_due, sensor),
+                start_s=start_s + sensor.settle_s,
+            )
+
+    def work(self) -> None:
+        """Begin the reads that are due, and look for silence."""
+        self._timetable.run_due()
+        now_s = self._clock.monotonic()
+        self._workers.dispatch(now_s)
+        self._workers.help_out(now_s)
+        self._watch(now_s)
+        for request in [r for r in self._requests if now_s >= r.give_up_s]:
+            for name in request.waiting:
+                request.errors[name] = "no answer yet"
+            self._finish(request)
+
+    @property
+    def begins_reads(self) -> bool:
+        """Whether `begin` lets any begin; then `next_due_s` is very soon."""
+        return self._workers.begins_reads
+
+    def begin(self) -> None:
+        """Let the reads begin, right before the loop sleeps."""
+        self._workers.begin()
+
+    @property
+    def next_due_s(self) -> float:
+        """When there is something to do, if nothing happens until then."""
+        give_up_s = min((r.give_up_s for r in self._requests), default=math.inf)
+        return min(
+            self._timetable.next_due_s, self._next_check_s, self._workers.next_look_s, give_up_s
+        )
+
+    def read_now(self, request: ReadRequest) -> None:
+        """Read sensors out of their turn, without being in the way of any whose turn it is.
+
+        What comes due on the same bus while a read may take goes first, and a sensor's own turn
+        serves its request too.
+        """
+        now_s = self._clock.monotonic()
+        begins = {name: self._begin_s(self._sensors[name], now_s) for name in request.sensors}
+        budget_s = sum(self._sensors[name].table.info.read_budget_s for name in begins)
+        request.give_up_s = max(begins.values(), default=now_s) + budget_s + _LATEST_S
+        self._requests.append(request)
+        for name, begin_s in begins.items():
+            self._timetable.once(begin_s, partial(self._read_requested, self._sensors[name]))
+        if not request.sensors:
+            self._finish(request)
+
+    def _begin_s(self, sensor: Sensor, now_s: float) -> float:
+        """When an extra read of it may begin."""
+        rest_s = sensor.table.info.min_interval_s
+        begin_s = max(now_s, sensor.begun_s + rest_s)
+        own_turn_s = self._jobs[sensor.table.id].due_s
+        if own_turn_s < begin_s + rest_s:
+            return max(now_s, own_turn_s)  # which would have to wait for the sensor to rest
+        end_s = begin_s + 2 * sensor.took_s + _MARGIN_S
+        due_s = min(
+            self._jobs[name].due_s
+            for name, other in self._sensors.items()
+            if other.port.bus == sensor.port.bus
+        )
+        return max(now_s, due_s) if due_s < end_s else begin_s
+
+    def _read_requested(self, sensor: Sensor, at_s: float) -> None:
+        name = sensor.table.id
+        if sensor.without_power:
+            supply = "its power has been switched off for a moment"
+            self._answer(name, lambda request: request.errors.setdefault(name, supply))
+        elif any(name in request.waiting for request in self._requests):
+            self._read_due(sensor, at_s)
+
+    def _answer(self, name: str, put: Callable[[ReadRequest], object]) -> None:
+        """Tell those who wait for a sensor."""
+        for request in [r for r in self._requests if name in r.waiting]:
+            put(request)
+            if not request.waiting:
+                self._finish(request)
+
+    def _finish(self, request: ReadRequest) -> None:
+        self._requests.remove(request)
+        request.done(request)
+
+    def take(self, done: ReadDone) -> None:
+        """A read has ended."""
+        if done.bus_free:
+            self._workers.bus_free(done.bus)
+        self._read_ended(self._sensors[done.outcome.sensor], done.outcome)
+
+    def excuse(self, stalled_s: float) -> None:
+        """The loop was held up: nobody was asked meanwhile, so nobody was silent."""
+        for sensor in self._sensors.values():
+            sensor.state.excuse(stalled_s)
+        self._next_check_s = self._clock.monotonic()
+
+    def close(self) -> None:
+        for sensor in self._sensors.values():
+            sensor.close()
+
+    def _watch(self, now_s: float) -> None:
+        """Look for silence, when it may have lasted too long; remember when that is next."""
+        if now_s < self._next_check_s:
+            return
+        for sensor in self._sensors.values():
+            if now_s >= sensor.state.next_check_s:
+                was_online = sensor.state.online
+                sensor.state.check(now_s, sensor.port.reading_since_s)
+                if was_online:
+                    self.online -= 1
+                    self._reporter.availability_changed(sensor)
+                else:
+                    self._reporter.complaint()
+        self._next_check_s = min(
+            (sensor.state.next_check_s for sensor in self._sensors.values()), default=math.inf
+        )
+
+    def _read_due(self, sensor: Sensor, due_s: float) -> None:
+        if sensor.ready:
+            sensor.state.busy_since_s = due_s
+            sensor.begun_s = self._clock.monotonic()
+            self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
+            self._workers.submit(sensor.port)
+
+    def _read_ended(self, sensor: Sensor, outcome: ReadOutcome) -> None:
+        sensor.state.busy_since_s = None
+        sensor.took_s = outcome.ended_s - outcome.started_s
+        if sensor.takes_first_after_power():
+            return
+        was_online, complaints = sensor.state.online, sensor.state.complaints
+        values = sensor.state.accept(outcome)
+        if values:
+            if not was_online:
+                self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
+                self.online += 1
+                self._reporter.availability_changed(sensor)
+            self._reporter.took(sensor, values, outcome)
+            self._answer(sensor.table.id, lambda r: r.values.setdefault(sensor.table.id, values))
+        elif sensor.state.complaints != complaints:
+            self._reporter.complaint()
+        if not values and self._requests:
+            error = sensor.state.last_error or "no value"
+            self._answer(sensor.table.id, lambda r: r.errors.setdefault(sensor.table.id, error))
+        sensor.mind_supply(
+            works=bool(values), timetable=self._timetable, now_s=self._clock.monotonic()
+        )

@@ -1,0 +1,246 @@
+"""What the loop knows of one sensor: filters, newest values, whether it is online, and why not."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+
+from drivers.base import Channel, Measurement
+from node.config.schema import ChannelTable, SensorTable
+from node.reading import Layout, ReadOutcome
+from node.sensors.filters import ChannelPipeline, Rejected
+from node.units import duration_text
+
+__all__ = ["SensorState"]
+
+_log = logging.getLogger(__name__)
+
+STALE_INTERVALS = 3
+_GRACE = 0.1
+_LONGEST_GRACE_S = 0.2
+"""What the third reading may be late by, in intervals and in all."""
+
+
+class SensorState:
+    """One sensor, on the loop's thread.
+
+    It is online from its first good reading until it had none for three intervals. Every change
+    is logged once; while it is offline, each further kind of problem is, once.
+    """
+
+    def __init__(self, table: SensorTable) -> None:
+        self.table = table
+        self.online = False
+        self.busy_since_s: float | None = None
+        """When the read that was asked for last was due; None once it has ended."""
+        self.values: dict[str, float] = {}
+        self.failures_in_a_row = 0
+        self.ok = 0
+        """Reads that gave a value."""
+        self.failed = 0
+        """Reads that gave none."""
+        self.rejected_for: Counter[str] = Counter()
+        """Reason -> how many values did not pass a filter."""
+        self.last_error: str | None = None
+        self.complaints = 0
+        """How often something new was said to be wrong."""
+        self.missing_channels: set[str] = set()
+        """Channels without a value for too long, while others of the sensor have one."""
+        self._stale_at_s = math.inf
+        self._pipelines: dict[str, ChannelPipeline] = {}
+        self._layouts: dict[tuple[str, ...], Layout] = {}
+        self._good_at_s: dict[str, float] = {}
+        self._rejections: dict[str, str] = {}
+        if not table.info.more_channels:
+            for channel in table.info.channels_with(table.options):
+                self._pipeline(channel)
+        self.found_channels = False
+        """It has given a channel that nobody knew of; for who tells of it to set back."""
+        self._last_measurement: Measurement = {}
+        self._repeats = 0
+        self._last_problem = ("", "no reading yet")
+        self._kinds_said: set[str] = set()
+
+    @property
+    def patience_s(self) -> float:
+        """Without a good reading for this long the sensor is offline."""
+        interval_s = self.table.interval
+        return STALE_INTERVALS * interval_s + min(_GRACE * interval_s, _LONGEST_GRACE_S)
+
+    @property
+    def pipelines(self) -> list[ChannelPipeline]:
+        """One for each channel that is known: from the beginning, or since it had a value."""
+        return list(self._pipelines.values())
+
+    @property
+    def next_check_s(self) -> float:
+        """When `check` may have something to say, if nothing is heard until then."""
+        if self.online:
+            return self._stale_at_s
+        if self.busy_since_s is not None and "stuck" not in self._kinds_said:
+            return self.busy_since_s + self.table.info.read_budget_s
+        return math.inf
+
+    def excuse(self, seconds: float) -> None:
+        """Allow it so much more time: it could not have been read meanwhile."""
+        self._stale_at_s += seconds
+        if self.busy_since_s is not None:
+            self.busy_since_s += seconds
+
+    def check(self, now_s: float, reading_since_s: float | None) -> None:
+        """Go offline after too long a silence; complain of a read that does not end.
+
+        `reading_since_s`: when the worker began to read it; None while it waits for its bus.
+        """
+        if now_s < self.next_check_s:
+            return
+        if reading_since_s is not None:
+            stuck_for = duration_text(now_s - reading_since_s)
+            self._last_problem = (
+                "stuck",
+                f"no answer for {stuck_for}; check its wiring, or switch its power off and on "
+                "(the other sensors go on)",
+            )
+        elif self.busy_since_s is not None:
+            self._last_problem = (
+                "stuck",
+                f"its bus ({self.table.options.bus()}) is held up by other sensors; "
+                "raise their interval, or look for one that is stuck",
+            )
+        self.last_error = self._last_problem[1]
+        self.online = False
+        for pipeline in self._pipelines.values():
+            pipeline.forget()
+        self._say(*self._last_problem)
+
+    def accept(self, outcome: ReadOutcome) -> dict[str, float]:
+        """The values of the outcome that passed the pipeline; empty for a failed read.
+
+        A read that took longer than the sensor may be silent is a failure too: what it brings
+        may have been measured when it began.
+        """
+        took_s = outcome.ended_s - outcome.started_s
+        if outcome.measurement is None:
+            assert outcome.error is not None
+            values: dict[str, float] = {}
+            self._last_problem = (type(outcome.error).__name__, str(outcome.error))
+        elif took_s > self.patience_s:
+            values = {}
+            took = duration_text(took_s)
+            self._last_problem = ("late", f"the reading took {took}, and was not used")
+        else:
+            values = self._filtered(outcome)
+        if values:
+            self.ok += 1
+            self._good(values, outcome)
+        else:
+            self.failed += 1
+            self.failures_in_a_row += 1
+            self.last_error = self._last_problem[1]
+            _log.debug("%s (%s): %s", self.table.id, self.table.driver, self._last_problem[1])
+            if not self.online:
+                self._say(*self._last_problem)
+        return values
+
+    def _filtered(self, outcome: ReadOutcome) -> dict[str, float]:
+        channels = {channel.name: channel for channel in outcome.channels}
+        values: dict[str, float] = {}
+        self._rejections.clear()
+        assert outcome.measurement is not None
+        if self._is_frozen(outcome.measurement):
+            self._last_problem = (
+                "frozen",
+                f"the same values to the last bit {self._repeats} times: the sensor has stopped "
+                "measuring; switch its power off and on",
+            )
+            self.rejected_for["frozen"] += len(outcome.measurement)
+            return {}
+        for name, raw in outcome.measurement.items():
+            try:
+                values[name] = self._pipeline(channels[name]).accept(raw, outcome.ended_s)
+            except Rejected as rejection:
+                self.rejected_for[rejection.reason] += 1
+                self.last_error = self._rejections[name] = str(rejection)
+                self._last_problem = (rejection.reason, str(rejection))
+        return values
+
+    def _is_frozen(self, measurement: Measurement) -> bool:
+        """Whether the sensor repeats itself more often than one that measures ever would."""
+        if not self.table.info.frozen_after:
+            return False
+        self._repeats = self._repeats + 1 if measurement == self._last_measurement else 1
+        self._last_measurement = measurement
+        return self._repeats >= self.table.info.frozen_after
+
+    def _pipeline(self, channel: Channel) -> ChannelPipeline:
+        if channel.name not in self._pipelines:
+            self.found_channels = True
+            table = self.table.channel.get(channel.name, ChannelTable())
+            self._pipelines[channel.name] = ChannelPipeline(channel, table)
+        return self._pipelines[channel.name]
+
+    def _good(self, values: dict[str, float], outcome: ReadOutcome) -> None:
+        self.values = values
+        self.failures_in_a_row = 0
+        stale_at_s = outcome.ended_s + self.patience_s
+        self._stale_at_s = max(self._stale_at_s, stale_at_s) if self.online else stale_at_s
+        if not self.online:
+            self.online = True
+            self._kinds_said.clear()
+            self._good_at_s = {channel.name: outcome.ended_s for channel in outcome.channels}
+            _log.info("%s (%s): online, %s", self.table.id, self.table.driver, self.described())
+        for name in values:
+            self._good_at_s[name] = outcome.ended_s
+            if name in self.missing_channels:
+                self.missing_channels.discard(name)
+                _log.info("%s (%s): %s is back", self.table.id, self.table.driver, name)
+
+    def take_newly_missing(self, now_s: float) -> list[str]:
+        """Channels silent for too long while the sensor is not; each is told, and logged, once."""
+        missing = [
+            name
+            for name, at_s in self._good_at_s.items()
+            if now_s - at_s > self.patience_s and name not in self.missing_channels
+        ]
+        for name in missing:
+            self.missing_channels.add(name)
+            if name in self._pipelines:
+                self._pipelines[name].forget()
+            reason = self._rejections.get(
+                name, "the sensor gives no value; is its probe connected?"
+            )
+            _log.warning("%s (%s): no %s: %s", self.table.id, self.table.driver, name, reason)
+        return missing
+
+    def worth_publishing(self, values: dict[str, float], at_s: float) -> list[str]:
+        """The channels whose value is worth a message, by delta and heartbeat."""
+        return [
+            name for name, v in values.items() if self._pipelines[name].worth_publishing(v, at_s)
+        ]
+
+    def published(self, names: list[str], at_s: float) -> None:
+        """Remember that subscribers have the newest values of these channels."""
+        for name in names:
+            self._pipelines[name].published(self.values[name], at_s)
+
+    def layout(self, values: dict[str, float]) -> Layout:
+        """What the numbers of these values are."""
+        channels = tuple(values)
+        layout = self._layouts.get(channels)
+        if layout is None:
+            units = tuple(self._pipelines[name].unit for name in channels)
+            layout = self._layouts[channels] = Layout(self.table.id, channels, units)
+        return layout
+
+    def described(self) -> str:
+        """The newest values with their units."""
+        return ", ".join(
+            f"{name} {value:g} {self._pipelines[name].unit}" for name, value in self.values.items()
+        )
+
+    def _say(self, kind: str, problem: str) -> None:
+        if kind not in self._kinds_said:
+            self._kinds_said.add(kind)
+            self.complaints += 1
+            _log.warning("%s (%s): offline: %s", self.table.id, self.table.driver, problem)

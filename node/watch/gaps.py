@@ -1,0 +1,204 @@
+"""The readings in batches of history, and what is missing or comes again among them. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import msgspec
+
+from node.system.terminal import count, visible
+from node.watch.payloads import from_json, value_text, values_in
+
+__all__ = ["Batch", "HistoryLine", "HistoryLog", "PastReading", "Remark", "batch_in"]
+
+_MOST_STREAMS = 200
+_MOST_SPANS = 200
+
+
+class PastReading(msgspec.Struct, frozen=True):
+    """One reading of a batch, as the node sent it."""
+
+    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    sensor: str
+    time: str
+    clock: str
+    values: dict[str, object]
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """`misshapen`: how many things were in it that are no readings."""
+
+    stream: str
+    readings: list[PastReading]
+    misshapen: int
+
+
+def batch_in(payload: bytes) -> Batch | None:
+    """The readings in a payload of history; None where it is something else."""
+    content = from_json(payload)
+    if not isinstance(content, dict):
+        return None
+    stream, things = content.get("stream"), content.get("readings")
+    if not isinstance(stream, str) or not isinstance(things, list):
+        return None
+    readings = [reading for thing in things if (reading := _reading(thing)) is not None]
+    return Batch(stream, readings, len(things) - len(readings))
+
+
+def _reading(thing: object) -> PastReading | None:
+    if not isinstance(thing, dict):
+        return None
+    values = dict(thing)
+    told = {key: values.pop(key, None) for key in ("seq", "sensor", "time", "clock")}
+    try:
+        return msgspec.convert({**told, "values": values}, PastReading)
+    except msgspec.ValidationError:
+        return None
+
+
+class _Spans:
+    """Which numbers were seen, as spans of numbers that follow each other."""
+
+    def __init__(self) -> None:
+        self.spans: list[list[int]] = []
+        self.given_up = 0
+        """Missing numbers that are no longer waited for."""
+
+    def add(self, number: int) -> bool:
+        """False: it was seen before."""
+        spans = self.spans
+        after = len(spans)
+        while after and spans[after - 1][0] > number:
+            after -= 1
+        if after and number <= spans[after - 1][1]:
+            return False
+        joins_before = after > 0 and spans[after - 1][1] == number - 1
+        joins_next = after < len(spans) and spans[after][0] == number + 1
+        if joins_before and joins_next:
+            spans[after - 1][1] = spans.pop(after)[1]
+        elif joins_before:
+            spans[after - 1][1] = number
+        elif joins_next:
+            spans[after][0] = number
+        else:
+            spans.insert(after, [number, number])
+        if len(spans) > _MOST_SPANS:
+            self.given_up += spans[1][0] - spans[0][1] - 1
+            spans[0:2] = [[spans[0][0], spans[1][1]]]
+        return True
+
+    @property
+    def missing(self) -> int:
+        holes = zip(self.spans, self.spans[1:], strict=False)
+        return self.given_up + sum(after[0] - before[1] - 1 for before, after in holes)
+
+
+class Remark(msgspec.Struct, frozen=True):
+    """What is to be said of a reading, beside what it says itself."""
+
+    again: bool = False
+    missing: tuple[int, int] | None = None
+    """The first and the last seq that should have come before it."""
+    late: bool = False
+    """It was missing until now."""
+    new_stream: bool = False
+    """The node has begun to count anew."""
+    unconnected: bool = False
+    """Since the one before it there was no link, over which what is missing may have come."""
+
+    @property
+    def missing_count(self) -> int:
+        return self.missing[1] - self.missing[0] + 1 if self.missing else 0
+
+    def lines(self, stream: str) -> Iterator[str]:
+        """What has to be said before the reading."""
+        if self.new_stream:
+            yield f"a new stream, {visible(stream, 32)}: the node began to count anew"
+        if self.missing is not None:
+            first, last = self.missing
+            which = f"{first}" if first == last else f"{first} to {last}"
+            why = ", after a loss of the link here" if self.unconnected else ""
+            yield f"seq {which} missing, {count(range(self.missing_count), 'reading')}{why}"
+
+
+class HistoryLine(msgspec.Struct, frozen=True):
+    """A line for people; `odd`: something is not as it should be."""
+
+    text: str
+    odd: bool
+
+
+class HistoryLog:
+    """What was seen of each (node, stream)."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[str, str], _Spans] = OrderedDict()
+        self._stream: OrderedDict[str, str] = OrderedDict()
+        self.readings = 0
+        self.again = 0
+        self._given_up = 0
+        self._interrupted: set[tuple[str, str]] = set()
+
+    @property
+    def missing(self) -> int:
+        return self._given_up + sum(spans.missing for spans in self._seen.values())
+
+    def interrupted(self) -> None:
+        """There was no link for a while; history is not retained, so some may never come."""
+        self._interrupted = set(self._seen)
+
+    def take(self, node: str, stream: str, seq: int) -> Remark:
+        """Note a reading. A consumer knows a duplicate by (node, stream, seq)."""
+        new_stream = self._stream.get(node, stream) != stream
+        self._stream[node] = stream
+        self._stream.move_to_end(node)
+        spans = self._seen.setdefault((node, stream), _Spans())
+        self._seen.move_to_end((node, stream))
+        self._forget_oldest()
+        highest = spans.spans[-1][1] if spans.spans else seq - 1
+        lowest = spans.spans[0][0] if spans.spans else seq
+        self.readings += 1
+        if not spans.add(seq):
+            self.again += 1
+            return Remark(again=True, new_stream=new_stream)
+        unconnected = (node, stream) in self._interrupted
+        self._interrupted.discard((node, stream))
+        return Remark(
+            missing=(highest + 1, seq - 1) if seq > highest + 1 else None,
+            late=lowest < seq < highest,
+            new_stream=new_stream,
+            unconnected=unconnected,
+        )
+
+    def lines(
+        self, node: str, batch: Batch, unit: Callable[[str, str], str]
+    ) -> Iterator[HistoryLine]:
+        """Take a batch: a line for each reading, and for each gap; `unit` of (sensor, path)."""
+        for reading in batch.readings:
+            remark = self.take(node, batch.stream, reading.seq)
+            for text in remark.lines(batch.stream):
+                yield HistoryLine(text, odd=True)
+            note = "  (again)" if remark.again else "  (late)" if remark.late else ""
+            yield HistoryLine(_reading_text(reading, unit) + note, odd=bool(note))
+        if batch.misshapen:
+            yield HistoryLine(f"{batch.misshapen} in this batch are no readings", odd=True)
+
+    def _forget_oldest(self) -> None:
+        while len(self._seen) > _MOST_STREAMS:
+            _, spans = self._seen.popitem(last=False)
+            self._given_up += spans.missing
+        while len(self._stream) > _MOST_STREAMS:
+            self._stream.popitem(last=False)
+
+
+def _reading_text(reading: PastReading, unit: Callable[[str, str], str]) -> str:
+    """`seq 1041  air  2026-11-24 03:13:00  temperature 21.5 °C`; `?`: the clock was not set."""
+    values = ", ".join(
+        " ".join(filter(None, (visible(path), value_text(value), unit(reading.sensor, path))))
+        for path, value in values_in(reading.values).items()
+    )
+    when = visible(reading.time[:19]).replace("T", " ")
+    unset = "" if reading.clock == "synced" else "?"
+    return f"seq {reading.seq}  {visible(reading.sensor, 64)}  {when}{unset}  {values}"

@@ -1,0 +1,189 @@
+"""What arrives as lines: of JSON for programs, or of text where there is no terminal.
+
+Every line is flushed, so that a reader has it at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+import select
+import sys
+import time
+
+import msgspec
+
+from node.system.clock import utc_text
+from node.system.terminal import visible
+from node.units import duration_text
+from node.watch.gaps import Batch, HistoryLog, batch_in
+from node.watch.model import LiveModel
+from node.watch.payloads import (
+    Message,
+    described,
+    from_json,
+    measured_at_s,
+    value_text,
+    values_in,
+)
+from node.watch.rows import Moment
+
+__all__ = ["JsonLines", "TextLines"]
+
+# ruff: noqa: T201
+
+_DEEPEST_JSON = 200
+"""jq 1.6 ends on what is nested more than 256 deep."""
+
+
+class _LineView:
+    """What both kinds have in common: no line is ever taken back."""
+
+    def __init__(self, model: LiveModel, history: HistoryLog | None) -> None:
+        self._model = model
+        self._history = history
+        self._reader = select.poll()
+        with contextlib.suppress(OSError, ValueError):  # no file behind standard output
+            self._reader.register(sys.stdout.fileno(), 0)
+
+    def tick(self, connected: bool, link: str, now: Moment) -> None:
+        """Raises BrokenPipeError: whoever read our output has gone, and nothing may come to
+        notice it by."""
+        if any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in self._reader.poll(0)):
+            raise BrokenPipeError
+
+    def _history_in(self, message: Message) -> tuple[str, Batch] | None:
+        """The node and its readings, where they are wanted and this message has some."""
+        match self._model.below_base(message.topic):
+            case (node, "history") if self._history is not None:
+                batch = batch_in(message.payload)
+                return (node, batch) if batch is not None else None
+        return None
+
+
+class JsonLines(_LineView):
+    """A JSON object per message; with `history`, one per reading in place of a batch's."""
+
+    def show(self, message: Message, now: Moment) -> None:
+        received = utc_text(round(now.utc_s * 1000))
+        past = self._history_in(message)
+        if past is None or past[1].misshapen or not past[1].readings:
+            _print_json(self._as_json(message, received))
+            return
+        assert self._history is not None
+        node, batch = past
+        for reading in batch.readings:
+            remark = self._history.take(node, batch.stream, reading.seq)
+            _print_json(
+                {
+                    "time": reading.time,
+                    "topic": message.topic,
+                    "node": node,
+                    "sensor": reading.sensor,
+                    "retained": message.retained,
+                    "stream": batch.stream,
+                    "seq": reading.seq,
+                    "clock": reading.clock,
+                    "values": reading.values,
+                    "again": remark.again,
+                    "missing": remark.missing_count,
+                    "received": received,
+                }
+            )
+
+    def _as_json(self, message: Message, received: str) -> dict[str, object]:
+        levels = self._model.below_base(message.topic)
+        of_a_sensor = len(levels) == 3 and levels[1] != "cmd"
+        utf8, payload = _json_payload(message.payload)
+        return {
+            "time": received,
+            "topic": message.topic,
+            "node": levels[0] if levels else None,
+            "sensor": levels[1] if of_a_sensor else None,
+            "retained": message.retained,
+            "utf8": utf8,
+            "payload": payload,
+        }
+
+
+def _json_payload(payload: bytes) -> tuple[bool, object]:
+    """Whether it is UTF-8; and JSON as it is, other text as a string, other bytes as base64."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return False, {"base64": base64.b64encode(payload).decode()}
+    try:
+        compact = msgspec.json.format(payload, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        return True, text
+    # Numbers stay as they were written: 21.50, or an integer that no float holds.
+    return True, text if _depth(compact) > _DEEPEST_JSON else msgspec.Raw(compact)
+
+
+def _depth(compact: bytes) -> int:
+    """How deep valid JSON is nested."""
+    if compact.count(b"[") + compact.count(b"{") <= _DEEPEST_JSON:
+        return 0
+    depth = deepest = 0
+    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', compact):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
+def _print_json(line: dict[str, object]) -> None:
+    """Print JSON in which all that a terminal would obey is escaped; its meaning is the same."""
+    text = msgspec.json.encode(line).decode()
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    print(text, flush=True)
+
+
+def _escaped(character: str) -> str:
+    """A character in a string of JSON, as one UTF-16 unit or two."""
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+class TextLines(_LineView):
+    """A line of text per message; with `history`, one per reading of a batch."""
+
+    def show(self, message: Message, now: Moment) -> None:
+        past = self._history_in(message)
+        if past is not None:
+            assert self._history is not None
+            for line in self._history.lines(*past, self._model.history_unit(message.topic)):
+                self._print(visible(message.topic), line.text)
+            return
+        topic = visible(message.topic)
+        match self._model.below_base(message.topic):
+            case (_, "history") if (batch := batch_in(message.payload)) and batch.readings:
+                first, last = batch.readings[0].seq, batch.readings[-1].seq
+                self._print(topic, f"seq {first} to {last} (--history shows them)")
+            case _:
+                self._print(topic, self._content(message, now))
+
+    def _print(self, topic: str, line: str) -> None:
+        print(time.strftime("%H:%M:%S"), topic, line, flush=True)
+
+    def _content(self, message: Message, now: Moment) -> str:
+        content = from_json(message.payload)
+        values = ", ".join(
+            " ".join(filter(None, (visible(path), value_text(value), self._unit(message, path))))
+            for path, value in values_in(content).items()
+        )
+        of_a_sensor = len(self._model.below_base(message.topic)) == 3
+        said = visible(values, 2000 if of_a_sensor else 120) or described(message.payload)
+        if not message.retained:
+            return said
+        measured_utc_s = measured_at_s(content)
+        if measured_utc_s is None or measured_utc_s > now.utc_s:
+            return f"{said}  (retained)"
+        return f"{said}  (retained, {duration_text(round(now.utc_s - measured_utc_s))} old)"
+
+    def _unit(self, message: Message, path: str) -> str:
+        return self._model.unit(message.topic, path)

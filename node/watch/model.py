@@ -1,0 +1,258 @@
+"""What a subscriber knows: a row per channel, from the messages alone.
+
+Pure: `LiveModel.take` is given each message and the time, `rows` says what to show. Bounded,
+whatever arrives. Below the base topic it knows the topics of nodes; of others, if they are
+wanted, it takes the numbers, or the text where there are none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sized
+from itertools import pairwise
+from operator import itemgetter
+from statistics import median
+
+import msgspec
+
+from node.config.schema import Config
+from node.system.terminal import visible
+from node.topics import Topics
+from node.watch.payloads import (
+    NOT_CHANNELS,
+    Message,
+    decimals_of,
+    described,
+    from_json,
+    measured_at_s,
+    values_in,
+)
+from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, Moment, Row, Value
+from node.watch.units import DiscoveredUnits, Units
+
+__all__ = ["LiveModel", "units_of"]
+
+MOST_ROWS = 2000
+_ARRIVALS = 9
+_LONGEST_TOPIC = 1000
+_PASSED_OVER = 3
+"""So many plain values without a state between them show that there is no state any more."""
+_CLOCKS_DIFFER_S = 2.0
+"""By less, a reading from the future is of the same instant: NTP keeps no clock closer."""
+
+Levels = tuple[str, ...]
+
+
+class _Series(msgspec.Struct):
+    """What was heard of one channel."""
+
+    topic: str
+    sensor: Levels
+    """(node, sensor); () for a topic that is not of a node."""
+    path: str
+    """Where the value stands in the payload; "" where it is the payload."""
+    value: Value
+    history: deque[float]
+    arrivals: deque[float]
+    decimals: int = 0
+    passed_over: int = 0
+    """Plain values that came since the last state."""
+    measured_utc_s: float | None = None
+    arrived_boot_s: float | None = None
+    """None: it was there before."""
+
+
+class LiveModel:
+    """Everything that was heard."""
+
+    def __init__(
+        self, base_topic: str, units: Units | None = None, *, others: bool = False
+    ) -> None:
+        """`others`: topics that are not of a node get a row as well."""
+        self._base = tuple(base_topic.split("/"))
+        self.others = others
+        self._units = units or {}
+        self.discovered = DiscoveredUnits()
+        self._series: dict[tuple[Levels, str], _Series] = {}
+        """By the levels of what the row is called, and the channel."""
+        self._status: dict[Levels, str] = {}
+        """Of a node and of (node, sensor): what is said to be online."""
+        self.full = False
+        """There was more than is kept."""
+
+    def below_base(self, topic: str) -> Levels:
+        """The levels of a node's topic, from the node on; () for others."""
+        levels = tuple(topic.split("/"))
+        depth = len(self._base)
+        return levels[depth:] if levels[:depth] == self._base else ()
+
+    def take(self, message: Message, now: Moment) -> None:
+        """Note a message that arrived now."""
+        if len(message.topic) > _LONGEST_TOPIC:
+            self.full = True
+            return
+        match self.below_base(message.topic):
+            case (_, "history"):
+                pass
+            case (node, "status"):
+                self._take_status(message, (node,))
+            case (node, sensor, "availability") if sensor != "cmd":
+                self._take_status(message, (node, sensor))
+            case (node, sensor, part) if sensor != "cmd":
+                self._take_values(message, (node, sensor), part, now)
+            case _ if self.others:
+                self._take_values(message, (), "", now)
+
+    def _take_status(self, message: Message, whose: Levels) -> None:
+        if not message.payload:
+            self._status.pop(whose, None)
+        elif whose in self._status or self._room_beside(self._status):
+            self._status[whose] = visible(described(message.payload), 12)
+
+    def _room_beside(self, kept: Sized) -> bool:
+        if len(kept) >= MOST_ROWS:
+            self.full = True
+            return False
+        return True
+
+    def _take_values(self, message: Message, sensor: Levels, part: str, now: Moment) -> None:
+        """`part` is "state", or the channel whose plain value it is; "" for topics of others."""
+        whose = self._base + sensor if sensor else tuple(message.topic.split("/"))
+        if not message.payload:
+            self._forget(message.topic)
+            return
+        content = from_json(message.payload)
+        values = values_in(content)
+        if part == "state":
+            values = {path: v for path, v in values.items() if path not in NOT_CHANNELS}
+        if not values:
+            self._note(message, whose, sensor, part, "", described(message.payload), now)
+        elif (text := self._series.get((whose, part))) and isinstance(text.value, str):
+            del self._series[whose, part]  # the values are back
+        measured_utc_s = measured_at_s(content)
+        for path, value in values.items():
+            channel = path if part == "state" else ".".join(filter(None, (part, path)))
+            series = self._note(message, whose, sensor, channel, path, value, now)
+            if series is not None:
+                series.measured_utc_s = measured_utc_s
+
+    def _forget(self, topic: str) -> None:
+        for key in [key for key, series in self._series.items() if series.topic == topic]:
+            del self._series[key]
+
+    def _note(
+        self,
+        message: Message,
+        whose: Levels,
+        sensor: Levels,
+        channel: str,
+        path: str,
+        value: Value,
+        now: Moment,
+    ) -> _Series | None:
+        """The series that `value` went into; None if it is told better, or there is no room."""
+        series = self._series.get((whose, channel))
+        if series is None:
+            if not self._room_beside(self._series):
+                return None
+            history: deque[float] = deque(maxlen=HISTORY)
+            arrivals: deque[float] = deque(maxlen=_ARRIVALS)
+            series = _Series(message.topic, sensor, path, value, history, arrivals)
+            self._series[whose, channel] = series
+        elif series.topic.endswith("/state") and not message.topic.endswith("/state"):
+            series.passed_over += 1
+            if series.passed_over < _PASSED_OVER:
+                return None  # a state has the time of the value as well
+        replayed = message.retained and value == series.value and series.history
+        if not isinstance(value, str) and not replayed:
+            series.history.append(float(value))
+            series.decimals = max(series.decimals, decimals_of(float(value)))
+        if not message.retained:
+            series.arrivals.append(now.boot_s)
+        series.topic, series.path, series.value = message.topic, path, value
+        series.passed_over = 0
+        series.measured_utc_s = None
+        series.arrived_boot_s = None if message.retained else now.boot_s
+        return series
+
+    def forget_status(self) -> None:
+        """After a loss of the link nobody knows what is online, until it is told again."""
+        self._status.clear()
+
+    def rows(self, now: Moment, *, linked: bool = True) -> list[Row]:
+        """By node, sensor and channel; without a link to the broker none of them is current."""
+        rows = {key: self._row(*key, series, now) for key, series in self._series.items()}
+        told = {series.sensor for series in self._series.values()} | self._status.keys()
+        nodes_with_sensors = {sensor[:1] for sensor in told if len(sensor) == 2}
+        with_values = {series.sensor for series in self._series.values()} | nodes_with_sensors
+        for whose in self._status.keys() - with_values:
+            said = "no reading" if len(whose) == 2 else "no sensor"
+            rows[self._base + whose, ""] = self._silent(whose, said)
+        ordered = [row for _, row in sorted(rows.items(), key=itemgetter(0))]
+        if linked:
+            return ordered
+        return [msgspec.structs.replace(row, status=NO_LINK) for row in ordered]
+
+    def _row(self, whose: Levels, channel: str, series: _Series, now: Moment) -> Row:
+        age_s = None
+        if series.measured_utc_s is not None:
+            age_s = now.utc_s - series.measured_utc_s
+            age_s = 0.0 if -_CLOCKS_DIFFER_S < age_s < 0 else age_s
+        elif series.arrived_boot_s is not None:
+            age_s = now.boot_s - series.arrived_boot_s
+        return Row(
+            what=self._shown(whose),
+            channel=visible(channel),
+            value=series.value,
+            unit=self.unit(series.topic, series.path),
+            age_s=age_s,
+            status=self._status_of(series.sensor),
+            every_s=_every_s(series.arrivals),
+            history=tuple(series.history),
+            decimals=series.decimals,
+        )
+
+    def _silent(self, whose: Levels, said: str) -> Row:
+        """The row of a node or sensor of which there is no value."""
+        what = self._shown(self._base + whose)
+        return Row(what, "", said, "", None, self._status_of(whose), None, (), silent=True)
+
+    def _shown(self, whose: Levels) -> str:
+        return visible("/".join(whose if self.others else whose[len(self._base) :]))
+
+    def unit(self, topic: str, path: str) -> str:
+        """What the node says in its discovery, else what a configuration at hand says."""
+        return self.discovered.get(topic, path) or self._units.get((topic, path), "")
+
+    def history_unit(self, topic: str) -> Callable[[str, str], str]:
+        """The unit of (sensor, path) in the history on `topic`: that of the sensor's state."""
+        node_topic = topic.removesuffix("history")
+        return lambda sensor, path: self.unit(f"{node_topic}{sensor}/state", path)
+
+    def _status_of(self, sensor: Levels) -> str:
+        if not sensor:
+            return ""
+        if self._status.get(sensor[:1]) == OFFLINE:
+            return NODE_OFFLINE
+        return self._status.get(sensor, "?")
+
+
+def _every_s(arrivals: Iterable[float]) -> float | None:
+    """The median, so that one outage is no matter."""
+    times = list(arrivals)
+    if len(times) < 2:
+        return None
+    return median(later - earlier for earlier, later in pairwise(times))
+
+
+def units_of(config: Config) -> Units:
+    """The unit of every channel of the configured node, on either topic that may carry it."""
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    units: Units = {}
+    for sensor in config.sensors:
+        native = {c.name: c.unit for c in sensor.info.channels_with(sensor.options)}
+        chosen = {name: table.unit for name, table in sensor.channel.items() if table.unit}
+        for channel, unit in (native | chosen).items():
+            units[topics.state(sensor.id), channel] = unit
+            units[topics.channel(sensor.id, channel), ""] = unit
+    return units

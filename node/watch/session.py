@@ -1,0 +1,253 @@
+"""A subscriber that shows what it hears: a live table, lines, or JSON; for `watch` and `demo`.
+
+One loop owns the model and the view. paho's thread and signal handlers only put events into its
+intake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from node.config.schema import MqttTable
+from node.mqtt.connection import Change, Link
+from node.mqtt.events import Arrived, BrokerEvent, Subscription
+from node.mqtt.topic_filters import covers, without_covered
+from node.system.clock import SystemClock
+from node.system.terminal import is_plain
+from node.watch.gaps import HistoryLog
+from node.watch.inbox import Intake
+from node.watch.lines import JsonLines, TextLines
+from node.watch.model import LiveModel
+from node.watch.payloads import Message
+from node.watch.rows import Moment
+from node.watch.units import Units, discovery_filter
+
+__all__ = ["watch"]
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+_GOODBYE_S = 0.5
+_THREAD_CHECK_S = 5.0
+_STUCK_S = 1.0
+"""By then the loop has seen a signal, if it goes round at all."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_OF_THE_TERMINAL = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+
+
+class _View(Protocol):
+    """Where messages are shown."""
+
+    def show(self, message: Message, now: Moment) -> None: ...
+
+    def tick(self, connected: bool, link: str, now: Moment) -> None: ...
+
+
+class _LiveView(_View, AbstractContextManager[Any], Protocol):
+    """A view that owns the terminal while it is entered."""
+
+    def resized(self) -> None: ...
+
+    def suspend(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+def watch(
+    mqtt: MqttTable,
+    *,
+    tls_context: Any = None,
+    filters: Sequence[str] = (),
+    others: bool = False,
+    prefix: str = "homeassistant",
+    units: Units | None = None,
+    history: bool = False,
+    seconds: float | None = None,
+    as_json: bool = False,
+    title: str = "",
+    go_on: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Subscribe to `filters`, or to the topics of all nodes, and show what arrives.
+
+    `others`: topics that are no node's are shown too. Units are those of the nodes' discovery
+    below `prefix`, else `units`. Ends with a signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT), after
+    `seconds`, when `go_on` says no, or when nobody reads the output any more. Logs, and returns
+    False, if there was no broker or no message in all that time.
+    """
+    wanted = without_covered(filters or (f"{mqtt.base_topic}/+/#",))
+    topics = ", ".join(wanted)
+    model = LiveModel(mqtt.base_topic, units, others=others)
+    log = HistoryLog() if history else None
+    discovery = None if as_json else discovery_filter(prefix)
+    watcher = _Watcher(mqtt, wanted, discovery, model, log)
+    live = None if as_json else _live_table(model, log, title or topics, topics)
+    view = live or (JsonLines(model, log) if as_json else TextLines(model, log))
+    watcher.connect(tls_context)
+    try:
+        with watcher.signals(live), live or contextlib.nullcontext():
+            watcher.run(view, seconds, go_on)
+    except OSError as error:
+        # Nobody reads on, as after `| head -1` or a hang-up; or a full disk.
+        if not isinstance(error, BrokenPipeError):
+            _log.error("the output cannot be written: %s", error.strerror)
+            watcher.heard = False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        watcher.disconnect()
+    watcher.explain()
+    return watcher.heard
+
+
+def _live_table(
+    model: LiveModel, history: HistoryLog | None, title: str, topics: str
+) -> _LiveView | None:
+    """None where the output is no terminal, or there is no library for it."""
+    if is_plain(sys.stdout):
+        return None
+    try:
+        from node.watch.screen import LiveTable
+    except ImportError:
+        _log.warning("for a live table: pip install rich")
+        return None
+    return LiveTable(model, history, title=title, topics=topics)
+
+
+class _Watcher:
+    """The loop between the broker and a view."""
+
+    def __init__(
+        self,
+        mqtt: MqttTable,
+        wanted: tuple[str, ...],
+        discovery: str | None,
+        model: LiveModel,
+        history: HistoryLog | None,
+    ) -> None:
+        self._mqtt = mqtt
+        self._wanted = wanted
+        self._discovery = discovery
+        self._model = model
+        self._history = history
+        self._clock = SystemClock()
+        self._intake = Intake()
+        self._link: Link
+        self._live: _LiveView | None = None
+        self._thread_check_s = self._clock.boot_s() + _THREAD_CHECK_S
+        self._reached = self._lost = False
+        self._asked_to_end_s = math.inf
+        self.heard = False
+
+    def connect(self, tls_context: Any) -> None:
+        also = () if self._discovery is None else (self._discovery,)
+        self._link = Link(
+            self._mqtt,
+            self._clock,
+            client_id=f"sensor-node-watch-{uuid.uuid4().hex[:5]}",
+            tls_context=tls_context,
+            report=self._intake.report,
+            subscribe=tuple(map(Subscription, without_covered((*self._wanted, *also)))),
+        )
+        self._link.start()
+
+    def disconnect(self) -> None:
+        self._intake.close()
+        self._link.disconnect(wait_s=_GOODBYE_S)
+
+    def explain(self) -> None:
+        """Why there was nothing to be shown."""
+        if not self._reached:
+            _log.warning("no connection to %s", self._mqtt.address)
+        elif not self.heard:
+            _log.warning("no message on %s", ", ".join(self._wanted))
+
+    @contextlib.contextmanager
+    def signals(self, live: _LiveView | None) -> Iterator[None]:
+        """Signals are events meanwhile; those that are ignored (nohup) stay ignored."""
+        self._live = live
+        numbers = _ENDING if live is None else _ENDING + _OF_THE_TERMINAL
+        before = {number: signal.getsignal(number) for number in numbers}
+        mine = {n: h for n, h in before.items() if h not in (signal.SIG_IGN, None)}
+        for number in mine:
+            signal.signal(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number, handler in mine.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if number in _ENDING:
+            now_s = self._clock.boot_s()
+            if now_s - self._asked_to_end_s > _STUCK_S:
+                raise KeyboardInterrupt  # asked again: a write to the terminal blocks, say
+            self._asked_to_end_s = min(self._asked_to_end_s, now_s)
+        self._intake.signalled(number)
+
+    def run(self, view: _View, seconds: float | None, go_on: Callable[[], bool]) -> None:
+        end_s = self._clock.boot_s() + (seconds or math.inf)
+        while math.isinf(self._asked_to_end_s) and go_on():
+            left_s = end_s - self._clock.boot_s()
+            if left_s <= 0:
+                break
+            for event in self._intake.take(min(_TICK_S, left_s)):
+                if isinstance(event, int):
+                    self._obey(event)
+                else:
+                    self._handle(event, view)
+            self._mind_network_thread()
+            view.tick(self._link.connected, self._link.described, self._now())
+
+    def _mind_network_thread(self) -> None:
+        now_s = self._clock.boot_s()
+        if now_s >= self._thread_check_s:
+            self._thread_check_s = now_s + _THREAD_CHECK_S
+            if not self._link.alive:
+                self._lost = True
+                self._link.restart()
+
+    def _now(self) -> Moment:
+        return Moment(self._clock.boot_s(), self._clock.utc_s())
+
+    def _obey(self, number: int) -> None:
+        if self._live is None:
+            return
+        if number == signal.SIGTSTP:
+            self._live.suspend()
+        elif number == signal.SIGCONT:
+            self._live.resume()
+        elif number == signal.SIGWINCH:
+            self._live.resized()
+
+    def _handle(self, event: BrokerEvent, view: _View) -> None:
+        change = self._link.handle(event)
+        if change is Change.DOWN:
+            self._lost = True
+        elif change is Change.UP:
+            self._reached = True
+            if self._lost:
+                self._lost = False
+                self._model.forget_status()
+                if self._history is not None:
+                    self._history.interrupted()
+                _log.warning("connected to %s again", self._mqtt.address)
+        if isinstance(event, Arrived):
+            self._arrived(Message(event.topic, event.payload, event.retained), view)
+
+    def _arrived(self, message: Message, view: _View) -> None:
+        if self._discovery is not None and covers(self._discovery, message.topic):
+            self._model.discovered.take(message.topic, message.payload)
+        if any(covers(one, message.topic) for one in self._wanted):
+            self.heard = True
+            now = self._now()
+            self._model.take(message, now)
+            view.show(message, now)
