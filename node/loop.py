@@ -9,10 +9,7 @@ event or the next due time, whichever is sooner; nothing polls, and there are no
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +46,7 @@ from node.system.systemd import Service
 from node.system.update_notice import read_notice
 from node.topics import Topics
 
-__all__ = ["Node", "StopRequest", "preload_drivers"]
+__all__ = ["Node", "StopRequest"]
 
 _log = logging.getLogger(__name__)
 
@@ -67,21 +64,6 @@ class StopRequest(msgspec.Struct, frozen=True):
 
 
 _Event = ReadDone | BrokerEvent | ButtonPressed | ButtonHeld | StopRequest
-
-
-def preload_drivers(config: Config) -> None:
-    """Import what drivers must have imported on the main thread, before signals are caught.
-
-    What they print meanwhile goes to standard error: standard output is for results.
-    """
-    wanted = {module: None for sensor in config.sensors for module in sensor.info.preload}
-    for module in wanted:
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001, another package's may raise anything
-            # The driver runs into it again, and says what it means for its sensor.
-            _log.debug("%s cannot be imported: %s", module, error)
 
 
 class Node:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,13 +23,15 @@ from drivers.bus import Board
 from node.config.schema import ButtonTable, StatusLedTable
 from node.system.clock import Clock
 
-__all__ = ["ButtonHeld", "ButtonPressed", "Panel", "Pattern"]
+__all__ = ["ButtonHeld", "ButtonPressed", "Panel", "Pattern", "led_of", "show_bad_configuration"]
 
 _log = logging.getLogger(__name__)
 
 IDENTIFY_S = 10.0
 HOLD_S = 2.0
 _BOUNCE_S = 0.03
+BLINK_S = 10.0
+"""How long a configuration that cannot be used is shown on the LED before the node ends."""
 STARTING_S = 10.0
 """How long after its start a node that is not well yet is said to be starting."""
 
@@ -174,3 +178,31 @@ def _open(table: str, pin: int, opened: Callable[[], Any]) -> Any:
     except Exception as error:  # noqa: BLE001, gpiozero and what is under it
         _log.error("%s pin %d cannot be used: %s; see sensor-node doctor", table, pin, error)
         return None
+
+
+def led_of(source: Path) -> StatusLedTable | None:
+    """The `[status_led]` of a configuration that may be wrong everywhere else.
+
+    All that is asked of it is that it is TOML, and that `[status_led] pin` in it is right.
+    """
+    import tomllib
+
+    try:
+        document = tomllib.loads(source.read_text(encoding="utf-8").removeprefix("\ufeff"))
+        return msgspec.convert(document["status_led"], StatusLedTable)
+    except (OSError, ValueError, KeyError, RecursionError):
+        return None
+
+
+def show_bad_configuration(led: StatusLedTable, board: Board) -> None:
+    """Blink for a while, or until a signal ends the process."""
+    from node.system.clock import SystemClock
+    from node.system.systemd import catch_signals
+
+    panel = Panel(led, None, board, SystemClock())
+    ended = threading.Event()
+    catch_signals(lambda _name: ended.set())
+    panel.display(Pattern.BAD_CONFIGURATION)
+    if panel.has_led:
+        ended.wait(BLINK_S)
+    panel.close()

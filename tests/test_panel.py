@@ -17,11 +17,19 @@ import pytest
 from support import PATIENCE_S, SENSOR_NODE, FakeClock, Mosquitto, free_port, wait_until
 
 from drivers.sim.board import SimulatedBoard
-from node.bad_config import led_of, show_bad_configuration
 from node.config import load as configuration
 from node.config.schema import ButtonTable, StatusLedTable
 from node.loop import Node
-from node.panel import IDENTIFY_S, STARTING_S, ButtonHeld, ButtonPressed, Panel, Pattern
+from node.panel import (
+    IDENTIFY_S,
+    STARTING_S,
+    ButtonHeld,
+    ButtonPressed,
+    Panel,
+    Pattern,
+    led_of,
+    show_bad_configuration,
+)
 from node.system.clock import SystemClock
 
 LED, BUTTON = 17, 27
@@ -225,7 +233,7 @@ def test_a_bad_configuration_is_seen_on_the_led(tmp_path, board, monkeypatch):
     file.write_text(CONFIG.format(port='"x"') + "[[sensor]]\nnonsense = 1\n")
     led = led_of(file)
     assert led == StatusLedTable(pin=17)
-    monkeypatch.setattr("node.bad_config.BLINK_S", 4.5)
+    monkeypatch.setattr("node.panel.BLINK_S", 4.5)
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     show_bad_configuration(led, board)
     for number, handler in handlers.items():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from node.plot.buckets import SPANS, Bucket, Buckets, merged
 from node.plot.scales import time_text, time_ticks, value_scale
+from node.plot.series import Mark, Moment, decimals_of
 from node.plot.svg import Plot, render, segments, standalone
 from node.plot.text import age_text, esc, number_text
 from node.plot.times import parse_since
@@ -22,7 +23,7 @@ from node.reading import Layout, Reading
 from node.web.export import _lines, safe_cell
 from node.web.login import Login
 from node.web.metrics import _number
-from node.web.summary import Mark, Moment, Summary, decimals_of
+from node.web.summary import Summary
 
 WIDTH_MS = 1000
 readings = st.lists(

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Container, Iterable, Sequence
 
 from node import __version__
+from node.cli.exit_codes import EXIT_CONFIG, EXIT_FAILED
 from node.cli.help_text import CommandParser, HelpFormatter
 from node.system.lean_imports import lean_imports
 
@@ -22,8 +23,6 @@ __all__ = ["COMMANDS", "command_parser", "main"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-EXIT_FAILED = 1
-EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service does not restart on it
 
 COMMANDS = {
     "demo": "a node on simulated hardware, a broker, and what a subscriber sees",

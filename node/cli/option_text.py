@@ -7,21 +7,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-__all__ = ["OptionText", "describe_options", "positive"]
+__all__ = ["OptionText", "describe_options"]
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def positive(written: str) -> float:
-    """A number above zero, as an argument of a command.
-
-    Raises:
-        ValueError: it is none (argparse says "invalid positive value").
-    """
-    number = float(written)
-    if not 0 < number < 1e9:
-        raise ValueError(written)
-    return number
 
 
 class OptionText(msgspec.Struct, frozen=True):

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
+from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import Config
 from node.report.topic_list import published_topics, received_topics
 from node.system.node_ids import device_id
-from node.system.state_dir import add_state_dir_argument, find_state_dir
+from node.system.state_dir import find_state_dir
 from node.system.terminal import count, table
 
 __all__ = ["HELP", "add_arguments", "run"]

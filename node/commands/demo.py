@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from node.cli.arguments import positive
 from node.cli.help_text import CommandHelp
-from node.cli.option_text import positive
 from node.config import load as configuration
 from node.config.schema import HostName, MqttTable
 from node.demo_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import Config
@@ -32,7 +33,7 @@ from node.report.topic_list import published_topics, subscriptions
 from node.sensors.board import open_board
 from node.system.clock import SystemClock
 from node.system.node_ids import client_id, device_id
-from node.system.state_dir import add_state_dir_argument, find_state_dir
+from node.system.state_dir import find_state_dir
 from node.system.terminal import count, is_plain
 from node.topics import NO_COMMAND, Topics
 

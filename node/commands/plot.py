@@ -11,17 +11,19 @@ from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
+from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
+from node.config.schema import STALE_INTERVALS
 from node.outbox.reader import LOG_TROUBLE, open_log, readings_from, why_not
 from node.plot.buckets import Buckets
+from node.plot.series import STEPS, Moment, decimals_of, usual_step_ms
 from node.plot.svg import Plot, standalone
 from node.plot.text import slug
 from node.plot.times import parse_since
 from node.reading import Reading
 from node.system.clock import SystemClock
-from node.system.state_dir import add_state_dir_argument, find_state_dir
+from node.system.state_dir import find_state_dir
 from node.system.terminal import visible
-from node.web.summary import STEPS, Moment, decimals_of, usual_step_ms
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -183,7 +185,7 @@ class _Found:
             width_ms=self._width_ms,
             start_ms=self._start_ms,
             end_ms=self._now.utc_ms,
-            gap_ms=max(3 * typical_ms, 5000) + self._width_ms,
+            gap_ms=max(STALE_INTERVALS * typical_ms, 5000) + self._width_ms,
             decimals=self._decimals,
             width=_WIDTH,
             height=_HEIGHT,

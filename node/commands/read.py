@@ -14,9 +14,8 @@ from drivers.accuracy import accuracy_of
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import ChannelTable, SensorTable
-from node.loop import preload_drivers
 from node.reading import ReadOutcome
-from node.sensors.board import open_board
+from node.sensors.board import open_board, preload_drivers
 from node.sensors.filters import ChannelPipeline, Rejected
 from node.sensors.port import SensorPort
 from node.sensors.workers import ReadDone, Workers

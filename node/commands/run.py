@@ -8,18 +8,14 @@ import sys
 from pathlib import Path
 
 from node import __version__
+from node.cli.arguments import add_state_dir_argument
+from node.cli.exit_codes import EXIT_CONFIG
 from node.cli.help_text import CommandHelp
-from node.cli.main import EXIT_CONFIG
 from node.config import load as configuration
 from node.config.schema import Config
 from node.system.lean_imports import lean_imports
 from node.system.logs import RecentWarnings
-from node.system.state_dir import (
-    StateDirLock,
-    StateDirTaken,
-    add_state_dir_argument,
-    find_state_dir,
-)
+from node.system.state_dir import StateDirLock, StateDirTaken, find_state_dir
 from node.system.terminal import count
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -83,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         config = stand_in
     with lean_imports(with_ssl=config.mqtt.tls is not None):
         # Not before: whether ssl is needed is for the configuration to say.
-        from node.loop import Node, preload_drivers
-        from node.sensors.board import open_board
+        from node.loop import Node
+        from node.sensors.board import open_board, preload_drivers
         from node.system.clock import SystemClock
         from node.system.node_ids import client_id
         from node.system.systemd import catch_signals
@@ -145,7 +141,7 @@ def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | 
 
 def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
     """On standard error, and on the LED where nobody may be reading that."""
-    from node.bad_config import led_of, show_bad_configuration
+    from node.panel import led_of, show_bad_configuration
     from node.sensors.board import bare_board
 
     print(error.report(), file=sys.stderr, flush=True)  # noqa: T201

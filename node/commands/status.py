@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.health import Health, age_of
 from node.outbox.file import OutboxFile, is_damage
@@ -19,7 +20,7 @@ from node.outbox.store import FILE_NAME
 from node.reading import Reading
 from node.system.clock import SystemClock, utc_text
 from node.system.rights import remedy
-from node.system.state_dir import add_state_dir_argument, find_state_dir, lock_holder
+from node.system.state_dir import find_state_dir, lock_holder
 from node.system.terminal import count, table
 from node.units import duration_text
 

@@ -6,8 +6,8 @@ import argparse
 
 import msgspec
 
+from node.cli.arguments import positive
 from node.cli.help_text import CommandHelp
-from node.cli.option_text import positive
 from node.config import load as configuration
 from node.config.schema import HomeAssistantTable, HostName, MqttTable, TopicPath
 from node.config.tls import tls_context

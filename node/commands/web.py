@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
+from node.cli.arguments import add_state_dir_argument
+from node.cli.exit_codes import EXIT_CONFIG, EXIT_FAILED
 from node.cli.help_text import CommandHelp
-from node.cli.main import EXIT_CONFIG, EXIT_FAILED
 from node.config.reader import ConfigError, find_file
 from node.config.schema import HostName, WebTable
 from node.config.values import parse_host
 from node.system.clock import SystemClock
-from node.system.state_dir import add_state_dir_argument, find_state_dir
+from node.system.state_dir import find_state_dir
 from node.system.systemd import Service, catch_signals
 from node.web.settings import Settings, read_settings
 

@@ -15,7 +15,9 @@ from drivers.base import BcmPin, DriverInfo, Options
 from node.units import Rate, Seconds, duration_text
 
 __all__ = [
+    "DEFAULT_HEARTBEAT_S",
     "DEFAULT_RETAIN_FOR",
+    "STALE_INTERVALS",
     "ButtonTable",
     "ChannelTable",
     "CommandName",
@@ -93,6 +95,10 @@ WebAddress = Annotated[
     ),
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)
+DEFAULT_HEARTBEAT_S = 300.0
+"""How often a value that does not change by `delta` is published all the same."""
+STALE_INTERVALS = 3
+"""Without a reading for so many intervals a value is stale: its sensor is offline."""
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -208,6 +214,15 @@ class ChannelTable(_Table, frozen=True, kw_only=True):
     unit: str | None = None
     decimals: Annotated[int, msgspec.Meta(ge=0, le=6)] | None = None
 
+    @property
+    def heartbeat_s(self) -> float:
+        """How often a value is published that does not change by `delta`, in seconds."""
+        return DEFAULT_HEARTBEAT_S if self.heartbeat is None else self.heartbeat
+
+    def longest_gap_s(self, interval_s: float) -> float:
+        """How long a channel that is read every `interval_s` may be silent while all is well."""
+        return interval_s if self.delta is None else self.heartbeat_s + interval_s
+
 
 class SensorTable(_Table, frozen=True, kw_only=True):
     """`[[sensor]]`: the keys that every driver has."""
@@ -221,6 +236,15 @@ class SensorTable(_Table, frozen=True, kw_only=True):
     """The driver, found by its name; no key of the file."""
     options: Options
     """The driver's own keys; no key of the file."""
+
+    @property
+    def stale_after_s(self) -> float:
+        """How long a reading of it is current, in seconds."""
+        return STALE_INTERVALS * self.interval
+
+    def kept_for_s(self, retain_for_s: float) -> float:
+        """How long an MQTT 5 broker keeps a reading that is not renewed; 0: for ever."""
+        return max(retain_for_s, self.stale_after_s) if retain_for_s else 0.0
 
 
 class FaultTable(_Table, frozen=True, kw_only=True):

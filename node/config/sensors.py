@@ -11,7 +11,6 @@ from drivers.registry import UnknownDriver, driver_names, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean
-from node.sensors.filters import DEFAULT_HEARTBEAT_S
 from node.units import all_units, convert, convertible, duration_text
 
 if TYPE_CHECKING:
@@ -189,17 +188,14 @@ def check_expiry(
     if not retain_for_s:
         return
     for index, sensor in sensors:
-        kept_s = max(retain_for_s, 3 * sensor.interval)
+        kept_s = sensor.kept_for_s(retain_for_s)
         for name, table in sensor.channel.items():
             if table.delta is None:
                 continue
-            heartbeat_s: float = DEFAULT_HEARTBEAT_S
-            if table.heartbeat is not None:
-                heartbeat_s = table.heartbeat
-            if heartbeat_s + sensor.interval >= kept_s:
+            if table.longest_gap_s(sensor.interval) >= kept_s:
                 message = (
                     f"the broker forgets a reading after {duration_text(kept_s)} "
-                    f"(retain_for); the heartbeat, {duration_text(heartbeat_s)}, must come "
+                    f"(retain_for); the heartbeat, {duration_text(table.heartbeat_s)}, must come "
                     "sooner"
                 )
                 reader.problem(("sensor", index, "channel", name, "heartbeat"), message)

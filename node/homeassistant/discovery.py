@@ -18,8 +18,12 @@ from typing import Any
 import msgspec
 
 from node import __version__
-from node.config.schema import ChannelTable, Config, SensorTable
-from node.sensors.filters import DEFAULT_HEARTBEAT_S
+from node.config.schema import (
+    STALE_INTERVALS,
+    ChannelTable,
+    Config,
+    SensorTable,
+)
 from node.system.host import Vitals
 from node.topics import Topics
 
@@ -217,23 +221,13 @@ def _expires_after_s(config: Config, sensor: AnnouncedSensor, channel: str) -> i
     """After how long a silence of its topic a channel's value is unknown."""
     tables = sensor.table.channel
     if config.mqtt.payload == "plain":
-        gap_s = _longest_gap_s(sensor.table, tables.get(channel, ChannelTable()))
+        gap_s = tables.get(channel, ChannelTable()).longest_gap_s(sensor.table.interval)
     else:  # any channel that is worth it brings all the others with it
         gap_s = min(
-            _longest_gap_s(sensor.table, tables.get(c.name, ChannelTable()))
+            tables.get(c.name, ChannelTable()).longest_gap_s(sensor.table.interval)
             for c in sensor.channels
         )
-    return math.ceil(3 * gap_s) + _MARGIN_S
-
-
-def _longest_gap_s(sensor: SensorTable, channel: ChannelTable) -> float:
-    """How long a channel may be silent while all is well."""
-    if channel.delta is None:
-        return sensor.interval
-    heartbeat_s: float = DEFAULT_HEARTBEAT_S
-    if channel.heartbeat is not None:
-        heartbeat_s = channel.heartbeat
-    return heartbeat_s + sensor.interval
+    return math.ceil(STALE_INTERVALS * gap_s) + _MARGIN_S
 
 
 def _diagnostics(topics: Topics, vitals: Vitals) -> dict[str, Component]:

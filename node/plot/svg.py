@@ -14,8 +14,8 @@ import msgspec
 
 from node.plot.buckets import Bucket
 from node.plot.scales import Scale, time_text, time_ticks, value_scale
+from node.plot.series import Mark
 from node.plot.text import esc, number_text
-from node.web.summary import Mark
 
 __all__ = ["Plot", "render", "segments", "standalone"]
 

@@ -17,7 +17,6 @@ import msgspec
 
 from drivers.bus import Board
 from node.config.schema import Config
-from node.health import take_health
 from node.homeassistant.announcer import Announcer
 from node.mqtt.connection import Change, Link
 from node.mqtt.events import Acknowledged, BrokerEvent
@@ -27,6 +26,7 @@ from node.outbox.records import Event
 from node.reading import Reading, ReadOutcome
 from node.report.history import History
 from node.report.sensor_topics import RetainedTopics
+from node.report.take_health import take_health
 from node.sensors.sensor import Sensor
 from node.system.clock import Clock
 from node.system.logs import RecentWarnings

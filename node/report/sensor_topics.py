@@ -34,7 +34,7 @@ class RetainedTopics:
         self, sensor: SensorTable, reading: Reading, channels: list[str], missing: set[str]
     ) -> None:
         """Set the newest reading, and the plain values of `channels`; say which are `missing`."""
-        expiry_s = max(self._retain_for_s, 3 * sensor.interval) if self._retain_for_s else 0
+        expiry_s = sensor.kept_for_s(self._retain_for_s)
         if self._payload != "plain":
             topic = self._topics.state(sensor.id)
             self._publisher.set(topic, state_payload(reading, sorted(missing)), expiry_s=expiry_s)

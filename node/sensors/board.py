@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import logging
 import math
+import sys
 from typing import TYPE_CHECKING
 
 from drivers.bus import Board
@@ -11,7 +15,9 @@ from node.config.schema import Config
 if TYPE_CHECKING:
     from drivers.sim.faults import Fault
 
-__all__ = ["bare_board", "open_board"]
+__all__ = ["bare_board", "open_board", "preload_drivers"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_board(config: Config, *, simulate: bool) -> Board:
@@ -65,3 +71,18 @@ def _faults(config: Config) -> dict[str, list[Fault]]:
         )
         faults.setdefault(table.sensor, []).append(fault)
     return faults
+
+
+def preload_drivers(config: Config) -> None:
+    """Import what drivers must have imported on the main thread, before signals are caught.
+
+    What they print meanwhile goes to standard error: standard output is for results.
+    """
+    wanted = {module: None for sensor in config.sensors for module in sensor.info.preload}
+    for module in wanted:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001, another package's may raise anything
+            # The driver runs into it again, and says what it means for its sensor.
+            _log.debug("%s cannot be imported: %s", module, error)

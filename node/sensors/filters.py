@@ -24,9 +24,7 @@ from drivers.base import Channel
 from node.config.schema import ChannelTable
 from node.units import convert, convertible, decimals_in
 
-__all__ = ["DEFAULT_HEARTBEAT_S", "ChannelPipeline", "Rejected", "calibrated"]
-
-DEFAULT_HEARTBEAT_S = 300.0
+__all__ = ["ChannelPipeline", "Rejected", "calibrated"]
 
 
 class Rejected(Exception):
@@ -96,10 +94,7 @@ class ChannelPipeline:
         published, published_s = self._published
         # Half a step of the rounding more than the difference, for the sake of 0.1 + 0.2.
         changed = abs(value - published) + 1e-9 >= max(self._table.delta, 1e-9)
-        heartbeat_s: float = DEFAULT_HEARTBEAT_S
-        if self._table.heartbeat is not None:
-            heartbeat_s = self._table.heartbeat
-        return changed or at_s - published_s >= heartbeat_s
+        return changed or at_s - published_s >= self._table.heartbeat_s
 
     def forget(self) -> None:
         """Begin afresh after an outage: what was measured before it says nothing of now."""

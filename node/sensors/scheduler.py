@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from node.reading import ReadOutcome
-from node.report.reporter import Reporter
 from node.sensors.sensor import Sensor
 from node.sensors.timetable import GridJob, Timetable
 from node.sensors.workers import ReadDone, Workers
@@ -25,6 +25,19 @@ _MARGIN_S = 0.1
 """How much time there must be after an extra read, before the next one on its bus is due."""
 _LATEST_S = 1.0
 """How much longer than its sensors may take an extra read may take, all in all."""
+
+
+class Listener(Protocol):
+    """Who is told what came of reading: the `Reporter`."""
+
+    def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:
+        """A read has given values worth keeping."""
+
+    def availability_changed(self, sensor: Sensor) -> None:
+        """A sensor is online, or is no more."""
+
+    def complaint(self) -> None:
+        """Something new is wrong with a sensor."""
 
 
 class ReadRequest:
@@ -50,7 +63,7 @@ class Sensing:
     """Reads the sensors and tells the reporter what came of it."""
 
     def __init__(
-        self, sensors: dict[str, Sensor], clock: Clock, *, workers: Workers, reporter: Reporter
+        self, sensors: dict[str, Sensor], clock: Clock, *, workers: Workers, reporter: Listener
     ) -> None:
         self._sensors = sensors
         self._clock = clock

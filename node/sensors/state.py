@@ -16,7 +16,6 @@ __all__ = ["SensorState"]
 
 _log = logging.getLogger(__name__)
 
-STALE_INTERVALS = 3
 _GRACE = 0.1
 _LONGEST_GRACE_S = 0.2
 """What the third reading may be late by, in intervals and in all."""
@@ -66,7 +65,7 @@ class SensorState:
     def patience_s(self) -> float:
         """Without a good reading for this long the sensor is offline."""
         interval_s = self.table.interval
-        return STALE_INTERVALS * interval_s + min(_GRACE * interval_s, _LONGEST_GRACE_S)
+        return self.table.stale_after_s + min(_GRACE * interval_s, _LONGEST_GRACE_S)
 
     @property
     def pipelines(self) -> list[ChannelPipeline]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import fcntl
 import os
@@ -11,7 +10,6 @@ from pathlib import Path
 __all__ = [
     "StateDirLock",
     "StateDirTaken",
-    "add_state_dir_argument",
     "find_state_dir",
     "lock_holder",
 ]
@@ -22,15 +20,6 @@ _LOCKS = Path("/proc/locks")
 
 class StateDirTaken(Exception):
     """Another node uses the folder."""
-
-
-def add_state_dir_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--state-dir",
-        metavar="DIR",
-        help="where the node keeps readings until the broker has them "
-        f"(default: $STATE_DIRECTORY, else {DEFAULT_STATE_DIR})",
-    )
 
 
 def find_state_dir(option: str | None) -> Path:

@@ -9,63 +9,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from node.plot.buckets import ChannelBuckets
+from node.plot.series import MOST_DECIMALS, STEPS, Mark, Moment, decimals_of, usual_step_ms
 from node.reading import Layout, Reading
-from node.system.clock import Clock
 
 __all__ = [
     "MOST_CHANNELS",
-    "STEPS",
     "Channel",
-    "Mark",
-    "Moment",
     "Sensor",
     "Summary",
-    "decimals_of",
-    "usual_step_ms",
 ]
 
 MOST_CHANNELS = 4000
 _FORGET_AFTER_MS = 172_800_000
 _MOST_MARKS = 300
-STEPS = 25
-"""So many of a sensor's newest readings tell how often it is read."""
 _FINE_MS = 3_660_000
-_MOST_DECIMALS = 6
 _AHEAD_MS = 120_000
 """A time that is later than now by more than this is of a clock that was wrong."""
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """Now, by the clocks that tell when a reading was taken."""
-
-    utc_ms: int
-    boot_ms: int
-    boot_id: str
-
-    @classmethod
-    def of(cls, clock: Clock) -> Moment:
-        """What this clock says."""
-        return cls(
-            utc_ms=round(clock.utc_s() * 1000),
-            boot_ms=round(clock.boot_s() * 1000),
-            boot_id=clock.boot_id,
-        )
-
-    def time_of(self, reading: Reading) -> int:
-        """When it was taken, since 1970; of one without a true time, the best that is known."""
-        if not reading.synced and reading.boot_id == self.boot_id:
-            return self.utc_ms - (self.boot_ms - reading.boot_ms)
-        return reading.utc_ms
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """Values that a filter rejected, and were seen to be counted at this time."""
-
-    at_ms: int
-    count: int
 
 
 class Channel:
@@ -86,7 +46,7 @@ class Channel:
         self.buckets.days.add(at_ms, number, unsynced=unsynced)
         if at_ms > now_ms - _FINE_MS:
             self.buckets.hour.add(at_ms, number, unsynced=unsynced)
-            if self.decimals < _MOST_DECIMALS:
+            if self.decimals < MOST_DECIMALS:
                 self.decimals = max(self.decimals, decimals_of(number))
 
 
@@ -195,22 +155,8 @@ class Summary:
                 del self.sensors[sensor.id]
 
 
-def usual_step_ms(steps: Iterable[int]) -> int:
-    """How far readings are apart, as in nine steps of ten, at the least; 0 without any.
-
-    Not the longest: that one may be a gap.
-    """
-    ordered = sorted(steps)
-    return ordered[(len(ordered) - 1) * 9 // 10] if ordered else 0
-
-
 def _is_old(reading: Reading, now: Moment) -> bool:
     """Whether it is out of every plot; one whose true time may still become known is not."""
     if not reading.synced and reading.boot_id != now.boot_id:
         return False
     return now.utc_ms - now.time_of(reading) > _FORGET_AFTER_MS
-
-
-def decimals_of(number: float) -> int:
-    """How many decimals a number is written with, six at the most."""
-    return len(f"{number:.{_MOST_DECIMALS}f}".partition(".")[2].rstrip("0"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from node.config.schema import STALE_INTERVALS
 from node.health import Health, SensorHealth
 from node.plot.text import number_text
 from node.reading import Reading
@@ -113,7 +114,9 @@ def _sensor(
     health = known.health.sensors.get(name) if known.health else None
     newest = sensor.newest if sensor else None
     interval_ms = settings.intervals.get(name, 0.0) * 1000 or (sensor.interval_ms if sensor else 0)
-    gap_ms = max(round(3 * interval_ms), _LEAST_GAP_MS) if interval_ms else _UNKNOWN_GAP_MS
+    gap_ms = _UNKNOWN_GAP_MS
+    if interval_ms:
+        gap_ms = max(round(STALE_INTERVALS * interval_ms), _LEAST_GAP_MS)
     age_s = watcher.age_s(newest) if newest else None
     fresh = age_s is not None and age_s <= gap_ms / 1000 + _GRACE_S
     if node_state == "unknown" or (node_state == "starting" and fresh):

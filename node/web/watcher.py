@@ -21,10 +21,11 @@ from node.outbox.file import OutboxFile
 from node.outbox.reader import LOG_TROUBLE, health_in, open_log, readings_from, why_not, written_s
 from node.outbox.records import Event, Ledger, Retiming
 from node.outbox.store import FILE_NAME
+from node.plot.series import Moment
 from node.reading import Reading
 from node.system.clock import Clock, SystemClock
 from node.system.state_dir import lock_holder
-from node.web.summary import Moment, Summary
+from node.web.summary import Summary
 
 __all__ = ["Known", "Watcher"]
 

@@ -1,0 +1,88 @@
+"""The health of now, from the parts of the node that know it."""
+
+from __future__ import annotations
+
+import os
+
+from drivers.bus import Board
+from node import __version__
+from node.health import Health, SensorHealth, age_of
+from node.mqtt.connection import Link
+from node.outbox.outbox import Outbox
+from node.report.history import History
+from node.sensors.state import SensorState
+from node.system.clock import Clock, utc_text
+
+__all__ = ["take_health"]
+
+
+def take_health(
+    node: str,
+    *,
+    config: str,
+    clock: Clock,
+    started_s: float,
+    board: Board,
+    link: Link,
+    outbox: Outbox,
+    history: History,
+    sensors: list[SensorState],
+    notice: str = "",
+    bad_configuration: str = "",
+) -> Health:
+    """The health of now; `started_s` is the monotonic time at which the node began.
+
+    `config` is the digest of the configuration file; `notice` a problem that was there before it
+    began (`node.system.update_notice`); `bad_configuration` what is wrong with the configuration,
+    where the node runs on the last good one.
+    """
+    from node.system.host import read_vitals
+
+    oldest = outbox.read(outbox.cursor, 1)
+    vitals = read_vitals(board)
+    if bad_configuration:
+        bad_configuration += ": the node runs on the last good configuration"
+    problems = [text for text in (bad_configuration, notice, outbox.problem) if text]
+    problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
+    if outbox.dropped:
+        problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
+    if outbox.dead_letters:
+        problems.append(f"the broker did not take {outbox.dead_letters} messages")
+    if vitals.under_voltage:
+        problems.append(
+            "the supply is too weak (under-voltage): use a better one, or a shorter cable"
+        )
+    return Health(
+        node=node,
+        process=os.getpid(),
+        version=__version__,
+        config=config,
+        time=utc_text(round(clock.utc_s() * 1000)),
+        clock="synced" if clock.synced() else "unsynced",
+        uptime_s=round(clock.monotonic() - started_s),
+        cpu_temperature=vitals.cpu_temperature,
+        wifi_dbm=vitals.wifi_dbm,
+        under_voltage=vitals.under_voltage,
+        throttled=vitals.throttled,
+        broker=link.described,
+        outbox_readings=outbox.unsent,
+        outbox_oldest_s=age_of(oldest[0], clock) if oldest else 0.0,
+        read=sum(sensor.ok for sensor in sensors),
+        rejected=sum(sensor.rejected_for.total() for sensor in sensors),
+        committed=outbox.committed,
+        sent=history.sent,
+        dropped_readings=outbox.dropped,
+        dead_letters=outbox.dead_letters,
+        problems=problems,
+        sensors={
+            sensor.table.id: SensorHealth(
+                online=sensor.online,
+                ok=sensor.ok,
+                failed=sensor.failed,
+                rejected=sensor.rejected_for.total(),
+                rejected_for=sensor.rejected_for,
+                last_error=sensor.last_error,
+            )
+            for sensor in sensors
+        },
+    )
