@@ -9,87 +9,15 @@ else, sleep only through its clock. For authors of boards: `drivers.hardware` is
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
+from drivers.ports import Clock, DhtSensor, I2CPort, SPIPort, SystemTime
+
+if TYPE_CHECKING:  # what reads files alone needs none of it
     from drivers.owned_bus import I2CBus, SPIBus
 
 __all__ = ["Board", "Clock", "DhtSensor", "I2CPort", "SPIPort", "SystemTime"]
-
-
-class Clock(Protocol):
-    """The time that drivers go by."""
-
-    def monotonic(self) -> float:
-        """Seconds from an arbitrary start, never stepped."""
-        ...
-
-    def sleep(self, seconds: float) -> None: ...
-
-
-class SystemTime:
-    """`Clock` by the operating system."""
-
-    monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
-
-
-class I2CPort(Protocol):
-    """Plain I2C transactions, named as CircuitPython's `busio.I2C` names them.
-
-    An address that does not acknowledge is `OSError(EREMOTEIO)` or `ENXIO`, a byte that is not
-    acknowledged `EIO`, a bus that is held `ETIMEDOUT`, as the Linux drivers report them (kernel
-    i2c/fault-codes.rst).
-    """
-
-    def scan(self) -> list[int]: ...
-
-    def writeto(
-        self, address: int, buffer: Any, *, start: int = 0, end: int | None = None
-    ) -> None: ...
-
-    def readfrom_into(
-        self, address: int, buffer: Any, *, start: int = 0, end: int | None = None
-    ) -> None: ...
-
-    def writeto_then_readfrom(
-        self,
-        address: int,
-        buffer_out: Any,
-        buffer_in: Any,
-        *,
-        out_start: int = 0,
-        out_end: int | None = None,
-        in_start: int = 0,
-        in_end: int | None = None,
-    ) -> None: ...
-
-
-class SPIPort(Protocol):
-    """One chip on an SPI bus."""
-
-    def transfer(self, sent: bytes, *, hertz: int, mode: int) -> bytes:
-        """Exchange one message with the chip selected; returns as many bytes as were sent.
-
-        `mode` is 0 to 3: clock polarity in bit 1, phase in bit 0.
-        """
-        ...
-
-
-class DhtSensor(Protocol):
-    """A DHT on one pin; `frame` holds the five bytes of the last measurement, if it was good."""
-
-    frame: bytearray
-
-    def measure(self) -> None:
-        """Trigger the sensor anew; whatever goes wrong is raised."""
-        ...
-
-    def exit(self) -> None:
-        """Let go of the pin; `measure` may take it again."""
-        ...
 
 
 class Board(Protocol):

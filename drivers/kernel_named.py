@@ -13,8 +13,8 @@ from drivers.base import HUMIDITY, Channel, Driver, Measurement, refuse_implausi
 from drivers.bus import Board
 from drivers.errors import BadFrame, ImplausibleValue, SensorNotFound, as_sensor_error
 from drivers.kernel_devices import KernelDevice, find_device, kernel_devices
+from drivers.kernel_files import Sysfs
 from drivers.kernel_values import quantities_of, read_number
-from drivers.sysfs import Sysfs
 
 __all__ = ["KernelDht", "Named", "find_dht", "named_devices", "open_named"]
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from drivers.bus import Clock, I2CPort, SPIPort
 from drivers.errors import BusDeadline
+from drivers.ports import Clock, I2CPort, SPIPort
 
 __all__ = ["ChipSelect", "I2CBus", "OwnedBus", "SPIBus"]
 

@@ -12,15 +12,15 @@ from typing import Annotated
 
 import msgspec
 
-from drivers.base import Channel, Claim, Driver, DriverInfo, Measurement, Options
+from drivers.base import Claim, Driver, DriverInfo, Options
 from drivers.bus import Board
-from drivers.errors import SensorError, SensorNotFound, as_sensor_error
+from drivers.errors import SensorNotFound
+from drivers.kernel_files import Sysfs
 from drivers.kernel_values import KERNEL_TEMPERATURE, Quantity, quantities_of
 
-__all__ = ["SYSFS", "Sysfs", "SysfsOptions"]
+__all__ = ["SYSFS", "SysfsOptions"]
 
 _DEFAULT_SCALE = 0.001
-_CHECK = "look for the device's own messages with dmesg, and check its wiring"
 
 _Path = Annotated[str, msgspec.Meta(pattern="^/", description="an absolute path")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, description='a name such as "bmp280"')]
@@ -64,41 +64,6 @@ def _attribute(file: Path, scale: float) -> Quantity:
     # A scale of the user's own is for the number in the file, and goes before the ABI's.
     factor = known.factor if scale == _DEFAULT_SCALE else scale
     return msgspec.structs.replace(known, factor=factor)
-
-
-class Sysfs:
-    """A file, or a device folder with one channel per quantity."""
-
-    def __init__(self, path: str, quantities: tuple[Quantity, ...], board: Board) -> None:
-        self.channels: tuple[Channel, ...] = tuple(q.channel for q in quantities)
-        self._path = path
-        self._quantities = quantities
-        self._board = board
-
-    def read(self) -> Measurement:
-        """Read every file; humidity in %, pressure in hPa, CO2 in ppm.
-
-        A channel whose own probe is broken is left out, as long as another one is not.
-        """
-        self._board.path(self._path)
-        measurement: Measurement = {}
-        failure: SensorError | None = None
-        for quantity in self._quantities:
-            try:
-                measurement[quantity.channel.name] = quantity.value()
-            except FileNotFoundError:
-                failure = SensorNotFound(
-                    f"{quantity.file} does not exist",
-                    "is the kernel's driver loaded, and the overlay in config.txt?",
-                )
-            except (OSError, SensorError) as error:
-                failure = as_sensor_error(error, str(quantity.file), _CHECK)
-        if not measurement and failure is not None:
-            raise failure
-        return measurement
-
-    def close(self) -> None:
-        """Nothing stays open between readings."""
 
 
 def _open(options: SysfsOptions, board: Board) -> Driver:
