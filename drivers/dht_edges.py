@@ -17,7 +17,7 @@ from drivers.errors import MissingSupport
 __all__ = ["EdgeWire", "EdgesDht", "GpioEdges", "header_chip"]
 
 _SETTLE_S = 0.005
-_LONGEST_ANSWER_S = 0.03  # a frame takes at most 5.5 ms after the response
+_MAX_ANSWER_S = 0.03  # a frame takes at most 5.5 ms after the response
 _EDGES = 42
 _PI_CHIPS = ("pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1")  # the 40-pin header's, by model
 _REMEDY = "on a Pi, install gpiod and join the group gpio; on a laptop, add --simulate"
@@ -81,7 +81,7 @@ class GpioEdges:
             line.set_value(self._pin, Value.INACTIVE)
             time.sleep(low_us / 1e6)
             line.reconfigure_lines({self._pin: listen})
-            deadline_s = time.monotonic() + _LONGEST_ANSWER_S
+            deadline_s = time.monotonic() + _MAX_ANSWER_S
             while len(edges_ns) < _EDGES:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or not line.wait_edge_events(left_s):

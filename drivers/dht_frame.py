@@ -18,7 +18,7 @@ TRIGGER_US = {"DHT22": 1_100, "DHT11": 18_500}
 # 0, or 68 to 75 for 1; so 70 to 85 or 116 to 130 from falling edge to falling edge. The response
 # is 75 to 85 low and as much high. Two bits whose edge between them was missed take 140 and more.
 _BITS = 40
-_SHORTEST_NS, _ZERO_OR_ONE_NS, _LONGEST_NS = 55_000, 100_000, 139_000
+_SHORTEST_NS, _ZERO_OR_ONE_NS, _MAX_NS = 55_000, 100_000, 139_000
 _RESPONSE_NS = (140_000, 180_000)
 
 
@@ -44,7 +44,7 @@ def decode_edges(falling_ns: Sequence[int]) -> bytes:
             raise BadFrame(f"a response of {response_ns / 1000:.0f} µs", WIRING)
     value = 0
     for interval_ns in intervals_ns[-_BITS:]:
-        if not _SHORTEST_NS <= interval_ns <= _LONGEST_NS:
+        if not _SHORTEST_NS <= interval_ns <= _MAX_NS:
             raise BadFrame(f"a bit of {interval_ns / 1000:.0f} µs", WIRING)
         value = value << 1 | (interval_ns > _ZERO_OR_ONE_NS)
     frame = value.to_bytes(5, "big")

@@ -24,7 +24,7 @@ DEVICES = "/sys/bus/w1/devices"
 # The kernel compares the length with that of "trigger" and its NUL: the line's end is needed.
 _TRIGGER = b"trigger\n"
 _SHORTEST_CONVERSION_S = 0.085  # 93.75 ms at 9 bits (DS18B20 datasheet, table 2), less a tenth
-_LONGEST_CONVERSION_S = 3.0
+_MAX_CONVERSION_S = 3.0
 _POLL_S = 0.05
 # Sensors that are due together are read one after another, 15 ms each; later than this after the
 # conversion, a sensor is no longer one of them, and gets a conversion of its own.
@@ -121,7 +121,7 @@ class OneWireBus:
             finally:
                 os.close(descriptor)
             while (state := self._board.path(path).read_text().strip()) == "-1":
-                if clock.monotonic() - began_s > _LONGEST_CONVERSION_S:
+                if clock.monotonic() - began_s > _MAX_CONVERSION_S:
                     return False
                 clock.sleep(_POLL_S)
         except OSError:

@@ -35,9 +35,9 @@ _log = logging.getLogger(__name__)
 LARGEST_BYTES = 1024
 DEAF_S = 60.0
 """How long commands are not listened to after a flood of them."""
-_MOST_READS = 8
+_MAX_READS = 8
 """How many reads may be under way for somebody."""
-_MOST_SAID = 50
+_MAX_SAID = 50
 _COMMANDS = ("read", "identify", "restart")
 
 
@@ -113,7 +113,7 @@ class RemoteCommands:
     def _say(self, message: str) -> None:
         """Log why a command is not done: each reason once, for they may come by the thousand."""
         level = logging.DEBUG if message in self._said else logging.INFO
-        if len(self._said) < _MOST_SAID:
+        if len(self._said) < _MAX_SAID:
             self._said.add(message)
             _log.log(level, "%s", message)
 
@@ -163,7 +163,7 @@ class RemoteCommands:
             if not named.isprintable():
                 named = ascii(named)  # for the log, which a terminal shows
             raise _Refused(f"no sensor {named}; configured: {known}")
-        if self._reads >= _MOST_READS:
+        if self._reads >= _MAX_READS:
             raise _Refused("too many reads are under way")
 
         def done(request: ReadRequest) -> None:

@@ -651,7 +651,7 @@ def test_a_disk_that_becomes_read_only_while_the_log_is_open(small_disk, clock):
 
 
 def test_memory_is_bounded_without_a_disk(clock, monkeypatch, caplog):
-    monkeypatch.setattr(outbox_module, "MOST_IN_MEMORY", 50)
+    monkeypatch.setattr(outbox_module, "MAX_IN_MEMORY", 50)
     outbox = Outbox(None, OutboxTable(), clock)
     for _ in range(30):
         fill(outbox, clock, 10)
@@ -662,7 +662,7 @@ def test_memory_is_bounded_without_a_disk(clock, monkeypatch, caplog):
 
 
 def test_a_full_memory_drops_nothing_of_what_the_disk_still_has(small_disk, clock, monkeypatch):
-    monkeypatch.setattr(outbox_module, "MOST_IN_MEMORY", 50)
+    monkeypatch.setattr(outbox_module, "MAX_IN_MEMORY", 50)
     outbox = Outbox(small_disk, OutboxTable(), clock)
     stored = fill(outbox, clock, 500)
     (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free))

@@ -17,7 +17,7 @@ from support import wait_until
 from web_log import make_log
 from web_support import WebProcess
 
-from node.web.server import MOST_CONNECTIONS, REQUEST_WITHIN_S, TAKE_WITHIN_S
+from node.web.server import MAX_CONNECTIONS, REQUEST_WITHIN_S, TAKE_WITHIN_S
 
 pytestmark = pytest.mark.real_time
 
@@ -95,9 +95,9 @@ def test_a_hundred_clients_that_never_finish_their_request_keep_nobody_waiting(w
 
 
 def test_connections_beyond_the_bound_wait_and_are_served_when_there_is_room(web):
-    idle = [connect(web) for _ in range(MOST_CONNECTIONS + 20)]
+    idle = [connect(web) for _ in range(MAX_CONNECTIONS + 20)]
     time.sleep(0.2)
-    assert descriptors(web) < MOST_CONNECTIONS + 30
+    assert descriptors(web) < MAX_CONNECTIONS + 30
     for connection in idle:
         connection.close()
     assert answers_in_s(web) < 10
@@ -111,7 +111,7 @@ def test_who_holds_all_connections_and_comes_again_keeps_nobody_out(web):
     def hold() -> None:
         held: list[socket.socket] = []
         while not done.is_set():
-            while len(held) < MOST_CONNECTIONS + 50 and not done.is_set():
+            while len(held) < MAX_CONNECTIONS + 50 and not done.is_set():
                 connection = connect(web)
                 connection.sendall(b"GET /")
                 connection.setblocking(False)
@@ -132,7 +132,7 @@ def test_who_holds_all_connections_and_comes_again_keeps_nobody_out(web):
     thread = threading.Thread(target=hold)
     thread.start()
     try:
-        wait_until(lambda: descriptors(web) > MOST_CONNECTIONS - 20)
+        wait_until(lambda: descriptors(web) > MAX_CONNECTIONS - 20)
         for _ in range(20):
             assert answers_in_s(web) < 5
     finally:

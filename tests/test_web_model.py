@@ -303,7 +303,7 @@ def test_what_has_not_been_read_for_two_days_is_forgotten():
 
 
 def test_the_number_of_channels_is_bounded(monkeypatch):
-    monkeypatch.setattr("node.web.summary.MOST_CHANNELS", 3)
+    monkeypatch.setattr("node.web.summary.MAX_CHANNELS", 3)
     summary = Summary()
     for number in range(5):
         layout = Layout(f"s{number}", ("temperature",), ("°C",))

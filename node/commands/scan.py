@@ -28,7 +28,7 @@ __all__ = ["HELP", "add_arguments", "run"]
 # ruff: noqa: T201
 
 _WIDTH = 78
-_LONGEST_ID = 64
+_MAX_ID = 64
 # On the simulated board, where no configuration says what is there: of each kind of bus
 # something, told by its identification or not.
 _TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
@@ -130,7 +130,7 @@ def _suggest_id(found: Found) -> str:
             parts.append(f"bus{value}")
         elif name == "address":
             parts = [value] if isinstance(value, str) else [*parts, f"{value:02x}"]
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")[: _LONGEST_ID - 4]
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")[: _MAX_ID - 4]
 
 
 def _ids_of(result: Scan, config: Config | None) -> list[list[str]]:

@@ -23,7 +23,7 @@ __all__ = ["note_of_web", "read_mqtt", "read_node", "web_password"]
 
 _VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
 _CREDENTIAL = "mqtt.password"
-_LONGEST_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, §1.5.6)
+_MAX_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, §1.5.6)
 
 
 def read_node(reader: TableReader, written: object) -> NodeTable | None:
@@ -129,7 +129,7 @@ def _set_password(
         reader.problem(path, f"{source} is empty")
     elif "\n" in text or "\r" in text:
         reader.problem(path, f"{source} has several lines; it must be the password alone")
-    elif len(encoded) > _LONGEST_PASSWORD_BYTES:
+    elif len(encoded) > _MAX_PASSWORD_BYTES:
         reader.problem(path, f"{source} is too long for a password")
     values["password"] = Secret(text)
 

@@ -1,6 +1,6 @@
 """The configuration as types: one struct per table, every key documented by its field.
 
-`config.py` fills these from TOML. `sensor` tables are the exception: their keys are the common
+`load.py` fills these from TOML. `sensor` tables are the exception: their keys are the common
 ones here and the options that the driver declares, side by side.
 """
 
@@ -201,7 +201,7 @@ class WebTable(_Table, frozen=True, kw_only=True):
 
 
 class ChannelTable(_Table, frozen=True, kw_only=True):
-    """`[sensor.channel.<name>]`; every number is in `unit`. See `pipeline.py` for the order."""
+    """`[sensor.channel.<name>]`; every number is in `unit`. See `sensors/filters.py` for the order."""
 
     offset: float | None = None
     calibrate: Annotated[list[tuple[float, float]], msgspec.Meta(min_length=2)] | None = None

@@ -36,9 +36,9 @@ METHOD_B_S = 0.4
 RETAINED_S = 0.4
 """How soon retained messages come after a subscription is granted."""
 DELIVERY_S = 2.0
-_MOST_UNANSWERED = 10
+_MAX_UNANSWERED = 10
 """QoS 2 messages in flight on one connection; no broker allows fewer without saying so."""
-_MOST_REPEATS = 3
+_MAX_REPEATS = 3
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class UnseenProbe:
         made = self._broker.another(version=5)
         self._connection = made.connection
         self.maximum_qos = made.connack.maximum_qos
-        self._room = min(_MOST_UNANSWERED, made.connack.receive_maximum)
+        self._room = min(_MAX_UNANSWERED, made.connack.receive_maximum)
 
     def is_unseen(self) -> bool:
         """Whether the broker keeps a message back until PUBREL."""
@@ -173,7 +173,7 @@ class VisibleProbe:
 
     def _repeat_what_is_newer(self, topic: str) -> None:
         """Make the newest message of others the last one, if ours has come after it."""
-        for _ in range(_MOST_REPEATS):
+        for _ in range(_MAX_REPEATS):
             ours, count = self._sent[topic]
             theirs = [p for p in self._published_since(topic, count) if p != ours]
             if not theirs or self._since(topic)[-1] != ours:

@@ -49,7 +49,7 @@ SETTLE_S = 4.0
 """How long Home Assistant has for one message before the next one."""
 BIRTHS_EVERY_S = 30.0
 """More often nobody starts Home Assistant, and whoever says so would have all of it sent anew."""
-LONGEST_BIRTH_DELAY_S = 5.0
+MAX_BIRTH_DELAY_S = 5.0
 """A fleet that answers the birth of Home Assistant in the same instant would drown it."""
 _MODEL = "/proc/device-tree/model"
 
@@ -117,7 +117,7 @@ class Announcer:
             return True
         if message.topic in self._birth_topics and self._enabled:
             if message.payload == b"online" and not message.retained:
-                at_s = self._clock.monotonic() + at_random(0, LONGEST_BIRTH_DELAY_S)
+                at_s = self._clock.monotonic() + at_random(0, MAX_BIRTH_DELAY_S)
                 at_s = max(at_s, self._born_at_s + BIRTHS_EVERY_S)
                 self._birth_at_s = min(self._birth_at_s, at_s)
             return True

@@ -65,7 +65,7 @@ _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide
 """(What the channel's name begins with, unit) -> device class."""
 
 _PLATFORMS = ("sensor", "binary_sensor", "button")
-_MOST_COMPONENTS = 1000
+_MAX_COMPONENTS = 1000
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
 VITAL_COMPONENTS = frozenset({"cpu_temperature", "wifi", "under_voltage", "throttled"})
 """Components that are there as far as this computer can tell them, at the moment."""
@@ -160,7 +160,7 @@ def components_of(payload: bytes, device: str) -> dict[str, Component]:
         and component.get("uniq_id") == f"{device}.{key}"
         and component.get("p") in _PLATFORMS
     }
-    return ours if len(ours) <= _MOST_COMPONENTS else {}
+    return ours if len(ours) <= _MAX_COMPONENTS else {}
 
 
 def removal_of(component: Component) -> Component:

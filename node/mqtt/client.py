@@ -46,7 +46,7 @@ __all__ = ["NetworkClient"]
 # 3 s and is given up after CONNECT_TIMEOUT_S, so the longest time without one is 1 s + the delay.
 CONNECT_TIMEOUT_S = 4.0
 _FIRST_DELAY_S = (0.7, 1.3)
-_LONGEST_DELAY_S = (2.4, 3.2)
+_MAX_DELAY_S = (2.4, 3.2)
 UNACKNOWLEDGED_MS = 6_000
 """How long the other end may leave bytes unacknowledged, at the level of TCP."""
 PROBE_AFTER_S = 3
@@ -57,7 +57,7 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 LARGEST_INCOMING_BYTES = 1024 * 1024
 """What an MQTT 5 broker may send us at most (§3.1.2.11.4): our own discovery message is far below,
 and nobody can fill our memory."""
-_MOST_PACKETS_AT_ONCE = 100
+_MAX_PACKETS_AT_ONCE = 100
 """Read without a look at what is to be sent."""
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
 
@@ -131,7 +131,7 @@ class NetworkClient(paho.Client):
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """As paho's, for all packets that have come, without a select for each."""
-        for _ in range(_MOST_PACKETS_AT_ONCE):
+        for _ in range(_MAX_PACKETS_AT_ONCE):
             result = super().loop_read(max_packets)
             if result != MQTTErrorCode.MQTT_ERR_SUCCESS or not self._has_read_ahead():
                 break
@@ -191,7 +191,7 @@ class NetworkClient(paho.Client):
         """
         self.reconnect_delay_set(
             pause_s + at_random(*_FIRST_DELAY_S),  # type: ignore[arg-type]
-            pause_s + at_random(*_LONGEST_DELAY_S),  # type: ignore[arg-type]
+            pause_s + at_random(*_MAX_DELAY_S),  # type: ignore[arg-type]
         )
 
     @property

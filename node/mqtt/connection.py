@@ -38,12 +38,12 @@ SILENT_CLOSES = 2
 for a new client begins at once and with short delays."""
 SILENT_CLOSES_LATER = 4
 """As many by a broker that has answered before: it may just be starting, behind a proxy."""
-_MOST_SILENT_CLOSES = 32
+_MAX_SILENT_CLOSES = 32
 SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
 SHORT_LIVES_TEXT = "connections do not last"
 """How the line of the log begins that tells of it; `sensor-node doctor` looks for it."""
-LONGEST_PAUSE_S = 60.0
+MAX_PAUSE_S = 60.0
 
 
 class Change(enum.Enum):
@@ -262,9 +262,7 @@ class Link:
                 SHORT_LIVES_TEXT,
                 self._client_id,
             )
-        self._client.pause_before_reconnecting(
-            min(2.0**pauses, LONGEST_PAUSE_S) if pauses > 0 else 0
-        )
+        self._client.pause_before_reconnecting(min(2.0**pauses, MAX_PAUSE_S) if pauses > 0 else 0)
 
     @property
     def _speaks_5(self) -> bool:
@@ -280,7 +278,7 @@ class Link:
         else:
             self._version = MQTTProtocolVersion.MQTTv5
         self._silent_closes = 0
-        self._patience = min(2 * self._patience, _MOST_SILENT_CLOSES)
+        self._patience = min(2 * self._patience, _MAX_SILENT_CLOSES)
         self._client.end()
         self.start()
 

@@ -12,7 +12,7 @@ from node.mqtt.events import Outgoing
 
 __all__ = ["binary", "failure_name", "framed", "length", "publish_packet", "text"]
 
-_LONGEST = 268_435_455  # §1.5.5
+_MAX_LENGTH = 268_435_455  # §1.5.5
 _FAILURE = 0x80
 _PUBLISH_AT_QOS_1, _RETAIN = 0x32, 0x01  # §3.3.1
 _MESSAGE_EXPIRY_INTERVAL, _CORRELATION_DATA = b"\x02", b"\x09"  # §3.3.2.3
@@ -32,7 +32,7 @@ def text(content: str) -> bytes:
 
 def length(size: int) -> bytes:
     """A variable byte integer (§1.5.5)."""
-    if size > _LONGEST:
+    if size > _MAX_LENGTH:
         raise ValueError(f"{size} bytes are too many for a packet")
     encoded = bytearray()
     while size > 127:

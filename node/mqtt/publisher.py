@@ -33,7 +33,7 @@ _OVERHEAD_BYTES = 32
 """Fixed header, message id and properties of a PUBLISH, amply."""
 
 ALWAYS_TAKEN_BYTES = 1024
-MOST_ANSWERS = 20
+MAX_ANSWERS = 20
 """Answers to commands that may wait; more of them nobody has asked for in good faith."""
 LOSSES = 2
 """How many links in a row must have been lost over something, for it to be held to be the cause."""
@@ -65,7 +65,7 @@ class Publisher:
         """Message id -> message, for those in flight whose id is known."""
         self._settlements: dict[int, Callable[[bool], None]] = {}
         """Message id -> whom to tell the outcome; the history in flight."""
-        self._answers: deque[Outgoing] = deque(maxlen=MOST_ANSWERS)
+        self._answers: deque[Outgoing] = deque(maxlen=MAX_ANSWERS)
         self._refused_topics: set[str] = set()
         self._answer_was_refused = False
         self._largest_bytes = sys.maxsize

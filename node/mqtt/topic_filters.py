@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 __all__ = ["check_filter", "covers", "without_covered"]
 
-_LONGEST_BYTES = 65_535
+_MAX_BYTES = 65_535
 
 
 def check_filter(written: str) -> str:
@@ -19,8 +19,8 @@ def check_filter(written: str) -> str:
         raise ValueError("a topic filter has at least one character")
     if not written.isprintable():  # MQTT 5, §1.5.4: no NUL, and better no other control character
         raise ValueError("control characters and broken UTF-8 have no place in a topic filter")
-    if len(written.encode()) > _LONGEST_BYTES:
-        raise ValueError(f"a topic filter has at most {_LONGEST_BYTES} bytes")
+    if len(written.encode()) > _MAX_BYTES:
+        raise ValueError(f"a topic filter has at most {_MAX_BYTES} bytes")
     if written.startswith("$share/"):
         raise ValueError("a shared subscription takes messages away from the others of its group")
     levels = written.split("/")

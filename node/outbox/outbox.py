@@ -30,13 +30,13 @@ __all__ = ["Outbox"]
 
 _log = logging.getLogger(__name__)
 
-MOST_IN_MEMORY = 10_000
+MAX_IN_MEMORY = 10_000
 """Readings that wait for a file to be written to."""
 PURGE_EVERY_S = 3600.0
 SLACK = 1000
 """By how many readings the file may exceed `max_readings` before some are deleted, in bulk."""
-_MOST_NOTES = 50
-_MEMORY_IS_FULL = f"{MOST_IN_MEMORY} are kept in memory"
+_MAX_NOTES = 50
+_MEMORY_IS_FULL = f"{MAX_IN_MEMORY} are kept in memory"
 
 
 class Outbox:
@@ -125,7 +125,7 @@ class Outbox:
     @property
     def notes_waiting(self) -> bool:
         """So much was refused since the last commit that it should be written down."""
-        return len(self._notes.dead_letters) >= _MOST_NOTES // 2
+        return len(self._notes.dead_letters) >= _MAX_NOTES // 2
 
     @property
     def condition(self) -> tuple[str, int, bool, bool]:
@@ -216,13 +216,13 @@ class Outbox:
         self._ledger.dead_letters += 1
         utc_ms = round(self._clock.utc_s() * 1000)
         self._notes.dead_letters = [
-            *self._notes.dead_letters[-_MOST_NOTES + 1 :],
+            *self._notes.dead_letters[-_MAX_NOTES + 1 :],
             DeadLetter(utc_ms, topic, payload, reason),
         ]
 
     def note(self, event: Event) -> None:
         """Keep a line of the program's log, with the next commit."""
-        self._notes.events = [*self._notes.events[-_MOST_NOTES + 1 :], event]
+        self._notes.events = [*self._notes.events[-_MAX_NOTES + 1 :], event]
 
     def set_health(self, snapshot: str) -> None:
         """Keep what the node knows of itself, with the next commit."""
@@ -290,7 +290,7 @@ class Outbox:
 
     def _keep_memory_bound(self) -> None:
         """Drop the oldest readings in memory above the bound."""
-        while len(self._uncommitted) > MOST_IN_MEMORY:
+        while len(self._uncommitted) > MAX_IN_MEMORY:
             self._tell_of_drops(_MEMORY_IS_FULL)
             self._drop_from_memory(self._uncommitted.popleft().seq)
 

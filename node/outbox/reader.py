@@ -39,7 +39,7 @@ _AGAIN = 3
 _AGAIN_AFTER_S = 0.02
 _AT_ONCE = 1000
 """Readings of one query: the log is held for some milliseconds at a time."""
-_MOST_UNSOUND = 300
+_MAX_UNSOUND = 300
 """Readings that cannot be read, in one look; behind so many it is given up for now."""
 
 
@@ -117,7 +117,7 @@ def readings_from(
             failed += 1
             if unsound is not None:
                 unsound()
-            if failed > _MOST_UNSOUND:
+            if failed > _MAX_UNSOUND:
                 return
             seq, step = seq + step, min(2 * step, 64)
             continue

@@ -19,7 +19,7 @@ __all__ = ["MAX_READINGS", "Damaged", "Row", "checksum_of", "readings_of", "rows
 
 MAX_READINGS = 200
 """Of one row, so that to read one of them does not mean to decode thousands."""
-_LONGEST_STEP_MS = 50
+_MAX_STEP_MS = 50
 """How far two clocks may drift apart between two readings of a row; more is a step."""
 
 _encode = msgspec.json.Encoder().encode
@@ -94,7 +94,7 @@ def _share_a_row(before: Reading, after: Reading, so_many: int) -> bool:
         and after.seq == before.seq + 1
         and after.boot_id == before.boot_id
         and after.synced == before.synced
-        and abs(step_ms) <= _LONGEST_STEP_MS
+        and abs(step_ms) <= _MAX_STEP_MS
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 __all__ = ["SPANS", "Bucket", "Buckets", "ChannelBuckets", "Span", "merged"]
 
-_MOST_COUNTED = 65_535
+_MAX_COUNTED = 65_535
 """A count stops here, and the mean then follows the newest readings slowly."""
 _LARGEST = 3.4e38
 """What single precision holds: beyond it is infinity, which has no place in a plot."""
@@ -102,7 +102,7 @@ class Buckets:
         if value > self._highs[slot]:
             self._highs[slot] = value
         self._means[slot] += (value - self._means[slot]) / (before + 1)
-        if before < _MOST_COUNTED:
+        if before < _MAX_COUNTED:
             self._counts[slot] = before + 1
         if unsynced:
             self._unsynced[slot] = True

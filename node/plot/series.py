@@ -9,11 +9,11 @@ import msgspec
 from node.reading import Reading
 from node.system.clock import Clock
 
-__all__ = ["MOST_DECIMALS", "STEPS", "Mark", "Moment", "decimals_of", "usual_step_ms"]
+__all__ = ["MAX_DECIMALS", "STEPS", "Mark", "Moment", "decimals_of", "usual_step_ms"]
 
 STEPS = 25
 """So many of a sensor's newest readings tell how often it is read."""
-MOST_DECIMALS = 6
+MAX_DECIMALS = 6
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -57,4 +57,4 @@ def usual_step_ms(steps: Iterable[int]) -> int:
 
 def decimals_of(number: float) -> int:
     """How many decimals a number is written with, six at the most."""
-    return len(f"{number:.{MOST_DECIMALS}f}".partition(".")[2].rstrip("0"))
+    return len(f"{number:.{MAX_DECIMALS}f}".partition(".")[2].rstrip("0"))

@@ -9,10 +9,10 @@ from node.units import duration_text
 
 __all__ = ["age_text", "clean", "esc", "label_of", "number_text", "slug"]
 
-_LONGEST = 400
+_MAX_CHARACTERS = 400
 
 
-def clean(text: str, longest: int = _LONGEST) -> str:
+def clean(text: str, longest: int = _MAX_CHARACTERS) -> str:
     """Foreign text as it may be shown: without control characters and turns of direction."""
     if len(text) > longest:
         text = text[: longest - 1] + "…"
@@ -21,7 +21,7 @@ def clean(text: str, longest: int = _LONGEST) -> str:
     )
 
 
-def esc(text: str, longest: int = _LONGEST) -> str:
+def esc(text: str, longest: int = _MAX_CHARACTERS) -> str:
     """Foreign text for HTML and SVG, between tags or in an attribute in double quotes."""
     return html.escape(clean(text, longest), quote=True)
 

@@ -17,7 +17,7 @@ __all__ = ["SensorState"]
 _log = logging.getLogger(__name__)
 
 _GRACE = 0.1
-_LONGEST_GRACE_S = 0.2
+_MAX_GRACE_S = 0.2
 """What the third reading may be late by, in intervals and in all."""
 
 
@@ -65,7 +65,7 @@ class SensorState:
     def patience_s(self) -> float:
         """Without a good reading for this long the sensor is offline."""
         interval_s = self.table.interval
-        return self.table.stale_after_s + min(_GRACE * interval_s, _LONGEST_GRACE_S)
+        return self.table.stale_after_s + min(_GRACE * interval_s, _MAX_GRACE_S)
 
     @property
     def pipelines(self) -> list[ChannelPipeline]:

@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["read_notice"]
 
 FILE_NAME = "update-undone"
-_LONGEST = 500
+_MAX_CHARACTERS = 500
 
 
 def read_notice(state_dir: Path | None) -> str:
@@ -20,6 +20,6 @@ def read_notice(state_dir: Path | None) -> str:
         return ""
     try:
         with (state_dir / FILE_NAME).open(encoding="utf-8", errors="replace") as stream:
-            return " ".join(stream.read(_LONGEST).split())
+            return " ".join(stream.read(_MAX_CHARACTERS).split())
     except OSError:
         return ""

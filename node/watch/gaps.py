@@ -13,8 +13,8 @@ from node.watch.payloads import from_json, value_text, values_in
 
 __all__ = ["Batch", "HistoryLine", "HistoryLog", "PastReading", "Remark", "batch_in"]
 
-_MOST_STREAMS = 200
-_MOST_SPANS = 200
+_MAX_STREAMS = 200
+_MAX_SPANS = 200
 
 
 class PastReading(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ class _Spans:
             spans[after][0] = number
         else:
             spans.insert(after, [number, number])
-        if len(spans) > _MOST_SPANS:
+        if len(spans) > _MAX_SPANS:
             self.given_up += spans[1][0] - spans[0][1] - 1
             spans[0:2] = [[spans[0][0], spans[1][1]]]
         return True
@@ -186,10 +186,10 @@ class HistoryLog:
             yield HistoryLine(f"{batch.misshapen} in this batch are no readings", odd=True)
 
     def _forget_oldest(self) -> None:
-        while len(self._seen) > _MOST_STREAMS:
+        while len(self._seen) > _MAX_STREAMS:
             _, spans = self._seen.popitem(last=False)
             self._given_up += spans.missing
-        while len(self._stream) > _MOST_STREAMS:
+        while len(self._stream) > _MAX_STREAMS:
             self._stream.popitem(last=False)
 
 

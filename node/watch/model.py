@@ -32,9 +32,9 @@ from node.watch.units import DiscoveredUnits, Units
 
 __all__ = ["LiveModel", "units_of"]
 
-MOST_ROWS = 2000
+MAX_ROWS = 2000
 _ARRIVALS = 9
-_LONGEST_TOPIC = 1000
+_MAX_TOPIC = 1000
 _PASSED_OVER = 3
 """So many plain values without a state between them show that there is no state any more."""
 _CLOCKS_DIFFER_S = 2.0
@@ -88,7 +88,7 @@ class LiveModel:
 
     def take(self, message: Message, now: Moment) -> None:
         """Note a message that arrived now."""
-        if len(message.topic) > _LONGEST_TOPIC:
+        if len(message.topic) > _MAX_TOPIC:
             self.full = True
             return
         match self.below_base(message.topic):
@@ -110,7 +110,7 @@ class LiveModel:
             self._status[whose] = visible(described(message.payload), 12)
 
     def _room_beside(self, kept: Sized) -> bool:
-        if len(kept) >= MOST_ROWS:
+        if len(kept) >= MAX_ROWS:
             self.full = True
             return False
         return True

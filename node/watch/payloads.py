@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _LARGEST_JSON = 256 * 1024
-_MOST_VALUES = 64
+_MAX_VALUES = 64
 _DEEPEST = 4
 _SHOWN_BYTES = 16
 _LONG_TEXT = 1000
@@ -81,7 +81,7 @@ def values_in(content: object) -> dict[str, float | bool]:
     values: dict[str, float | bool] = {}
     for path, value in _walk(content, "", 0):
         values[path] = value
-        if len(values) == _MOST_VALUES:
+        if len(values) == _MAX_VALUES:
             break
     return values
 

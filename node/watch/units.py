@@ -18,9 +18,9 @@ __all__ = ["DiscoveredUnits", "Units", "discovery_filter", "units_in"]
 Units = dict[tuple[str, str], str]
 """(topic, key of the JSON there) -> unit; the key is "" where the payload is the value itself."""
 
-_MOST_DEVICES = 2000
-_MOST_COMPONENTS = 500
-_LONGEST_UNIT = 12
+_MAX_DEVICES = 2000
+_MAX_COMPONENTS = 500
+_MAX_UNIT = 12
 
 # {{ value_json.air.temperature | round(1) }}, {{ value_json['temperature'] }}
 _KEYS = re.compile(r"value_json((?:\.\w+|\[\s*(?:'[^']*'|\"[^\"]*\")\s*\])+)")
@@ -39,7 +39,7 @@ def units_in(payload: bytes) -> Units:
     components = root.get("cmps", root.get("components"))
     if not isinstance(components, dict):
         return {}
-    return dict(_units_of(root, list(components.values())[:_MOST_COMPONENTS]))
+    return dict(_units_of(root, list(components.values())[:_MAX_COMPONENTS]))
 
 
 def _units_of(
@@ -53,7 +53,7 @@ def _units_of(
         unit = _text(whole, "unit_of_meas", "unit_of_measurement")
         key = _key(_text(whole, "val_tpl", "value_template"))
         if topic and unit and key is not None:
-            yield (_expanded(topic, _text(whole, "~")), key), visible(unit, _LONGEST_UNIT)
+            yield (_expanded(topic, _text(whole, "~")), key), visible(unit, _MAX_UNIT)
 
 
 def _text(options: dict[str, object], *names: str) -> str:
@@ -93,7 +93,7 @@ class DiscoveredUnits:
         """Note what a device says of itself on `topic`; an empty payload takes it back."""
         for place in self._of_device.pop(topic, {}):
             self._units.pop(place, None)
-        if payload and len(self._of_device) < _MOST_DEVICES:
+        if payload and len(self._of_device) < _MAX_DEVICES:
             units = self._of_device[topic] = units_in(payload)
             self._units |= units
 

@@ -39,7 +39,7 @@ __all__ = ["Application"]
 
 _log = logging.getLogger(__name__)
 
-MOST_EXPORTS = 2
+MAX_EXPORTS = 2
 """At a time: each may last as long as its reader is slow, and holds a thread."""
 _STATIC = Path(__file__).with_name("static")
 _POLICY = (
@@ -95,7 +95,7 @@ class Application:
         self._login = Login(settings.password) if settings.password else None
         table = settings.web
         self._names = None if table.on_the_network else names_of_this_computer(table.host)
-        self._exports = threading.BoundedSemaphore(MOST_EXPORTS)
+        self._exports = threading.BoundedSemaphore(MAX_EXPORTS)
         self._files = {name: (_STATIC / name).read_bytes() for name in ("page.css", "page.js")}
         version = {
             name: hashlib.sha256(content).hexdigest()[:12] for name, content in self._files.items()

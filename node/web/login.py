@@ -20,9 +20,9 @@ __all__ = ["Login", "names_of_this_computer"]
 
 _FREE = 5
 """Wrong passwords before the first wait."""
-_LONGEST_WAIT_S = 60.0
+_MAX_WAIT_S = 60.0
 _FORGET_AFTER_S = 900.0
-_MOST_ADDRESSES = 1000
+_MAX_ADDRESSES = 1000
 
 
 class Login:
@@ -59,9 +59,9 @@ class Login:
             count = 1 if now_s > until_s + _FORGET_AFTER_S else count + 1
             # A power of ever more wrong ones would be no number any more.
             doubled = min(count - _FREE, 10)
-            wait_s = min(_LONGEST_WAIT_S, 2.0**doubled) if count >= _FREE else 0.0
+            wait_s = min(_MAX_WAIT_S, 2.0**doubled) if count >= _FREE else 0.0
             self._wrong[who] = (count, now_s + wait_s)
-            while len(self._wrong) > _MOST_ADDRESSES:
+            while len(self._wrong) > _MAX_ADDRESSES:
                 self._wrong.popitem(last=False)
 
 

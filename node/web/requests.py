@@ -13,7 +13,7 @@ from node.web.view import NodeView, SensorView
 
 __all__ = ["Refused", "api_answer", "number_of", "parameters_of", "sensor_of", "span_of"]
 
-_MOST_PARAMETERS = 10
+_MAX_PARAMETERS = 10
 
 
 class Refused(Exception):
@@ -28,7 +28,7 @@ class Refused(Exception):
 def parameters_of(environ: dict[str, Any]) -> dict[str, str]:
     try:
         pairs = parse_qsl(
-            environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS
+            environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS
         )
     except ValueError:
         raise Refused(400, "too many parameters") from None

@@ -26,7 +26,7 @@ from node.web.watcher import Watcher
 __all__ = ["Server", "listening_socket", "make_server"]
 
 THREADS = 4
-MOST_CONNECTIONS = 250
+MAX_CONNECTIONS = 250
 REQUEST_WITHIN_S = 10.0
 """From the first byte of a request to its last."""
 TAKE_WITHIN_S = 20.0
@@ -68,7 +68,7 @@ def make_server(
         threads=THREADS,
         ident=None,
         log_socket_errors=False,
-        connection_limit=MOST_CONNECTIONS,
+        connection_limit=MAX_CONNECTIONS,
         channel_timeout=round(TAKE_WITHIN_S),
         cleanup_interval=5,
         asyncore_loop_timeout=_WAKE_S,
@@ -155,7 +155,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         Who holds connections for nothing keeps nobody else out, from however many addresses.
         """
         super().handle_accept()
-        if len(self.active_channels) > MOST_CONNECTIONS - _ROOM:
+        if len(self.active_channels) > MAX_CONNECTIONS - _ROOM:
             for channel in self.active_channels.values():  # oldest first
                 if not channel.requests and not channel.total_outbufs_len:
                     channel.handle_close()

@@ -1,7 +1,7 @@
 """What the log says, in as little memory as plots need: fed with readings, each once. Pure.
 
 `Watcher` gives it the readings that are new. Bounded: about 12 kB a channel, and no more than
-`MOST_CHANNELS` of them.
+`MAX_CHANNELS` of them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from node.plot.buckets import ChannelBuckets
-from node.plot.series import MOST_DECIMALS, STEPS, Mark, Moment, decimals_of, usual_step_ms
+from node.plot.series import MAX_DECIMALS, STEPS, Mark, Moment, decimals_of, usual_step_ms
 from node.reading import Layout, Reading
 
 __all__ = [
-    "MOST_CHANNELS",
+    "MAX_CHANNELS",
     "Channel",
     "Sensor",
     "Summary",
 ]
 
-MOST_CHANNELS = 4000
+MAX_CHANNELS = 4000
 _FORGET_AFTER_MS = 172_800_000
-_MOST_MARKS = 300
+_MAX_MARKS = 300
 _FINE_MS = 3_660_000
 _AHEAD_MS = 120_000
 """A time that is later than now by more than this is of a clock that was wrong."""
@@ -46,7 +46,7 @@ class Channel:
         self.buckets.days.add(at_ms, number, unsynced=unsynced)
         if at_ms > now_ms - _FINE_MS:
             self.buckets.hour.add(at_ms, number, unsynced=unsynced)
-            if self.decimals < MOST_DECIMALS:
+            if self.decimals < MAX_DECIMALS:
                 self.decimals = max(self.decimals, decimals_of(number))
 
 
@@ -59,7 +59,7 @@ class Sensor:
         self.id = sensor_id
         self.newest: Reading | None = None
         self.channels: dict[tuple[str, str], Channel] = {}
-        self.marks: deque[Mark] = deque(maxlen=_MOST_MARKS)
+        self.marks: deque[Mark] = deque(maxlen=_MAX_MARKS)
         self.steps: deque[int] = deque(maxlen=STEPS)
         """How long after the one before it each of the newest readings was taken, in ms."""
 
@@ -117,7 +117,7 @@ class Summary:
         channels: list[Channel | None] = []
         for name, unit in zip(layout.channels, layout.units, strict=True):
             channel = sensor.channels.get((name, unit))
-            if channel is None and self._channels < MOST_CHANNELS:
+            if channel is None and self._channels < MAX_CHANNELS:
                 self._channels += 1
                 channel = sensor.channels[name, unit] = Channel(name, unit)
             if channel is None:

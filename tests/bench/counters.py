@@ -37,7 +37,7 @@ FIRST = 20_000
 
 _IN_ACCESS = 0x1  # inotify(7)
 _EVENT = struct.Struct("iIII")
-_MOST_FILES = 1_000_000  # of all scenarios of a run
+_MAX_FILES = 1_000_000  # of all scenarios of a run
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -70,7 +70,7 @@ class Feeder:
     memory that both share."""
 
     def __init__(self) -> None:
-        self._numbers = memoryview(mmap.mmap(-1, 4 * _MOST_FILES)).cast("i")
+        self._numbers = memoryview(mmap.mmap(-1, 4 * _MAX_FILES)).cast("i")
         self._used = 0
         self._inotify = _checked(_libc.inotify_init1(os.O_CLOEXEC), "inotify")
         here, there = multiprocessing.Pipe()

@@ -42,7 +42,7 @@ from node.topics import ONLINE, Topics, history_payload
 
 __all__ = ["FleetNode", "fleet_config"]
 
-MOST_KEPT = 20_000
+MAX_KEPT = 20_000
 """Readings that a simulated log keeps; more of them nobody waits for here."""
 _CONFIG = """
 [mqtt]
@@ -111,7 +111,7 @@ class FleetNode:
         ]
         self._digits = [tuple(p.decimals for p in s.pipelines) for s in self._states]
         self._newest: list[Reading] = []
-        self._unsent: deque[Reading] = deque(maxlen=MOST_KEPT)
+        self._unsent: deque[Reading] = deque(maxlen=MAX_KEPT)
         self._stream = uuid.UUID(int=chance.getrandbits(128)).hex
         self._seq = 0
         self._sent = 0

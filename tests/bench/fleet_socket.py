@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fleet_node import FleetNode
 
 from node.doctor.packets import WireError
-from node.mqtt.client import _FIRST_DELAY_S, _LONGEST_DELAY_S, CONNECT_TIMEOUT_S
+from node.mqtt.client import _FIRST_DELAY_S, _MAX_DELAY_S, CONNECT_TIMEOUT_S
 
 __all__ = ["FleetSocket"]
 
@@ -43,7 +43,7 @@ class FleetSocket:
         self._tls = tls
         # Each client draws its own, once: `NetworkClient.pause_before_reconnecting`.
         self._first_delay_s = chance.uniform(*_FIRST_DELAY_S)
-        self._longest_delay_s = chance.uniform(*_LONGEST_DELAY_S)
+        self._longest_delay_s = chance.uniform(*_MAX_DELAY_S)
         self._delay_s: float | None = None
         self._socket: socket.socket | None = None
         self._greeting = False
