@@ -201,7 +201,7 @@ class WebTable(_Table, frozen=True, kw_only=True):
 
 
 class ChannelTable(_Table, frozen=True, kw_only=True):
-    """`[sensor.channel.<name>]`; every number is in `unit`. See `sensors/filters.py` for the order."""
+    """`[sensor.channel.<name>]`; every number is in `unit`. `sensors.filters` has the order."""
 
     offset: float | None = None
     calibrate: Annotated[list[tuple[float, float]], msgspec.Meta(min_length=2)] | None = None
