@@ -14,12 +14,12 @@ import queue
 from collections import deque
 from typing import Generic, TypeVar
 
-__all__ = ["Inbox"]
+__all__ = ["EventQueue"]
 
 T = TypeVar("T")
 
 
-class Inbox(Generic[T]):
+class EventQueue(Generic[T]):
     """Events from any thread, taken by one."""
 
     def __init__(self) -> None:

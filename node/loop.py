@@ -1,9 +1,9 @@
 """The node loop: one thread that owns everything that changes.
 
-    bus workers ──ReadDone──► inbox ──► Sensing ──► Reporter ──► broker
+    bus workers ──ReadDone──► queue ──► Scheduler ──► Reporter ──► broker
     paho's thread ──BrokerEvent──►┘ └──────────────────►┘
 
-Bus workers and paho's callbacks only put events into the inbox. The loop sleeps until the next
+Bus workers and paho's callbacks only put events into the queue. The loop sleeps until the next
 event or the next due time, whichever is sooner; nothing polls, and there are no locks of ours.
 """
 
@@ -17,11 +17,11 @@ import msgspec
 
 from drivers.bus import Board
 from node.config.schema import Config
-from node.event_queue import Inbox
+from node.event_queue import EventQueue
 from node.homeassistant.announcer import Announcer
 from node.homeassistant.discovery import discovery_topic
 from node.homeassistant.sensor_keys import sensor_keys
-from node.mqtt.connection import Link
+from node.mqtt.connection import BrokerConnection
 from node.mqtt.events import (
     Acknowledged,
     Arrived,
@@ -30,13 +30,13 @@ from node.mqtt.events import (
     Flooded,
 )
 from node.mqtt.publisher import Publisher
-from node.mqtt.rate_limit import Intake
+from node.mqtt.rate_limit import RateLimit
 from node.outbox.outbox import Outbox
 from node.panel import ButtonHeld, ButtonPressed, Panel
 from node.remote_commands import RemoteCommands
 from node.report.reporter import Reporter
 from node.report.topic_list import subscriptions
-from node.sensors.scheduler import ReadRequest, Sensing
+from node.sensors.scheduler import ReadRequest, Scheduler
 from node.sensors.sensor import Sensor
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import Clock
@@ -86,10 +86,10 @@ class Node:
         `hold_state_dir` takes it for this process, and raises StateDirTaken.
         """
         self._clock = clock
-        self._inbox: Inbox[_Event] = Inbox()
+        self._queue: EventQueue[_Event] = EventQueue()
         device = device_id(state_dir)
         topics = Topics(config.mqtt.base_topic, config.node.name)
-        self._link = Link(
+        self._link = BrokerConnection(
             config.mqtt,
             clock,
             client_id=client_id,
@@ -97,7 +97,9 @@ class Node:
             report=self._report_broker_event,
             will_topic=topics.status,
             subscribe=subscriptions(config, device),
-            intake=Intake(clock, unlimited=discovery_topic(config.homeassistant.prefix, device)),
+            rate_limit=RateLimit(
+                clock, unlimited=discovery_topic(config.homeassistant.prefix, device)
+            ),
         )
         self._name = config.node.name
         self._service = Service(clock)
@@ -106,7 +108,7 @@ class Node:
             config.button,
             board,
             clock,
-            report=self._inbox.put,
+            report=self._queue.put,
             bad_configuration=bool(config.stands_in_for),
         )
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
@@ -133,10 +135,10 @@ class Node:
             warnings=warnings,
             notice=read_notice(state_dir),
         )
-        self._sensing = Sensing(
+        self._scheduler = Scheduler(
             sensors,
             clock,
-            workers=Workers(self._inbox.put, self._inbox.put_quietly),
+            workers=Workers(self._queue.put, self._queue.put_quietly),
             reporter=self._reporter,
         )
         self._commands = RemoteCommands(
@@ -144,7 +146,7 @@ class Node:
             clock,
             link=self._link,
             publisher=publisher,
-            sensing=self._sensing,
+            scheduler=self._scheduler,
             identify=self._identify,
             restart=lambda: self.stop("told to restart by a command"),
         )
@@ -160,12 +162,12 @@ class Node:
 
     def stop(self, reason: str) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
-        self._inbox.put(StopRequest(reason))
+        self._queue.put(StopRequest(reason))
 
     def run(self) -> None:
         """Work until `stop`."""
         start_s = self._clock.monotonic()
-        self._sensing.start(start_s)
+        self._scheduler.start(start_s)
         try:
             self._reporter.start(start_s)
         except Exception:  # noqa: BLE001, logged, and the node goes on
@@ -180,14 +182,14 @@ class Node:
 
     def _turn(self) -> None:
         try:
-            self._sensing.work()
+            self._scheduler.work()
         except Exception:  # noqa: BLE001, logged, and the loop goes on
             self._go_on("begin reads")
         now_s = self._clock.monotonic()
         self._watch_network_thread(now_s)
         # What is due with the reads, as health and history are, would make them late. It waits for
         # the next turn, which comes with their outcomes or very soon, and for no more than one.
-        self._reads_first = self._sensing.begins_reads and not self._reads_first
+        self._reads_first = self._scheduler.begins_reads and not self._reads_first
         if not self._reads_first:
             try:
                 self._commands.work(now_s)
@@ -207,7 +209,7 @@ class Node:
         stalled_s = self._clock.monotonic() - saving_s
         if stalled_s > STALL_S:
             _log.debug("the disk took %.1f s to write", stalled_s)
-            self._sensing.excuse(stalled_s)
+            self._scheduler.excuse(stalled_s)
         self._show_condition()
 
     def _go_on(self, what: str) -> None:
@@ -218,26 +220,26 @@ class Node:
     def _wait(self, now_s: float) -> list[_Event]:
         """The events there are, after sleeping until the first, or until something is due."""
         wake_at_s = min(
-            self._sensing.next_due_s,
+            self._scheduler.next_due_s,
             self._check_network_at_s,
             self._service.next_feed_s,
             self.panel.next_due_s,
         )
         if not self._reads_first:
             wake_at_s = min(wake_at_s, self._reporter.next_due_s, self._commands.next_due_s)
-        self._inbox.ring_at = self._reporter.ask_for_acknowledgements()
+        self._queue.ring_at = self._reporter.ask_for_acknowledgements()
         self._link.send()
-        self._sensing.begin()
-        return self._inbox.take(max(wake_at_s, self._rest_until_s) - now_s)
+        self._scheduler.begin()
+        return self._queue.take(max(wake_at_s, self._rest_until_s) - now_s)
 
     def _take(self, event: _Event) -> None:
         if isinstance(event, ReadDone):
-            self._sensing.take(event)
+            self._scheduler.take(event)
         elif isinstance(event, StopRequest):
             self._stopping = True
             _log.info("stopping: %s", event.reason)
         elif isinstance(event, ButtonPressed):
-            self._sensing.read_now(ReadRequest(self._sensing.ids))
+            self._scheduler.read_now(ReadRequest(self._scheduler.ids))
         elif isinstance(event, ButtonHeld):
             self._identify()
         elif event.generation != self._link.generation:
@@ -258,9 +260,9 @@ class Node:
     def _report_broker_event(self, event: BrokerEvent) -> None:
         """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
         if isinstance(event, Acknowledged):
-            self._inbox.put_quietly(event)
+            self._queue.put_quietly(event)
         else:
-            self._inbox.put(event)
+            self._queue.put(event)
 
     def _watch_network_thread(self, now_s: float) -> None:
         """Feed the watchdog while paho's thread lives; replace the thread when it does not."""
@@ -277,13 +279,13 @@ class Node:
 
     def _show_condition(self) -> None:
         """Bring the LED, and the line in `systemctl status`, up to date."""
-        all_online = self._sensing.online == self._so_many_sensors
+        all_online = self._scheduler.online == self._so_many_sensors
         self.panel.show(connected=self._link.connected, all_online=all_online)
-        condition = (self._link.connected, self._sensing.online)
+        condition = (self._link.connected, self._scheduler.online)
         if condition != self._condition:
             self._condition = condition
             broker = "connected" if self._link.connected else "no broker"
-            online = f"{self._sensing.online} of {self._so_many_sensors} sensors online"
+            online = f"{self._scheduler.online} of {self._so_many_sensors} sensors online"
             self._service.status(f"{self._on_what}{broker}, {online}")
 
     # -- the end
@@ -293,12 +295,12 @@ class Node:
         self._service.stopping()
         self._reporter.say_goodbye()
         give_up_s = self._clock.monotonic() + GOODBYE_S
-        self._inbox.ring_at = 1
+        self._queue.ring_at = 1
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             self._link.send()
-            for event in self._inbox.take(left_s):
+            for event in self._queue.take(left_s):
                 if isinstance(event, Acknowledged | Disconnected):
                     self._reporter.go_on_with_goodbye(event)
         self.panel.close()
         self._reporter.close()
-        self._sensing.close()
+        self._scheduler.close()

@@ -7,7 +7,7 @@
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
 `B/N/cmd/<name>/result`: an object with `command`, `ok`, and what was done or `error`.
 
-Used on the loop's thread. `Intake` has bounded how many come.
+Used on the loop's thread. `RateLimit` has bounded how many come.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from node.config.schema import Config
-from node.mqtt.connection import Link
+from node.mqtt.connection import BrokerConnection
 from node.mqtt.events import Arrived, Flooded, Outgoing
 from node.mqtt.publisher import Publisher
-from node.sensors.scheduler import ReadRequest, Sensing
+from node.sensors.scheduler import ReadRequest, Scheduler
 from node.system.clock import Clock
 from node.topics import NO_COMMAND, Topics
 
@@ -53,9 +53,9 @@ class RemoteCommands:
         config: Config,
         clock: Clock,
         *,
-        link: Link,
+        link: BrokerConnection,
         publisher: Publisher,
-        sensing: Sensing,
+        scheduler: Scheduler,
         identify: Callable[[], float],
         restart: Callable[[], None],
     ) -> None:
@@ -64,7 +64,7 @@ class RemoteCommands:
         self._clock = clock
         self._link = link
         self._publisher = publisher
-        self._sensing = sensing
+        self._scheduler = scheduler
         self._identify = identify
         self._restart = restart
         self._sensors = [sensor.id for sensor in config.sensors]
@@ -177,7 +177,7 @@ class RemoteCommands:
             self._answer("read", message, reply_to, ok=not request.errors, sensors=sensors)
 
         self._reads += 1
-        self._sensing.read_now(ReadRequest(list(dict.fromkeys(words or self._sensors)), done))
+        self._scheduler.read_now(ReadRequest(list(dict.fromkeys(words or self._sensors)), done))
 
     def _answer(self, name: str, message: Arrived, reply_to: str, **content: Any) -> None:
         payload = msgspec.json.encode({"command": name, **content})

@@ -28,7 +28,7 @@ def scratchpad(raw: int, byte_6: int | None = None) -> bytes:
 
 
 def test_a_text_of_a_real_sensor_is_decoded():
-    """From Adafruit's lesson 11 for the Raspberry Pi, "DS18B20 Temperature Sensing"."""
+    """From Adafruit's lesson 11 for the Raspberry Pi, "DS18B20 Temperature Scheduler"."""
     text = "72 01 4b 46 7f ff 0e 10 57 : crc=57 YES\n72 01 4b 46 7f ff 0e 10 57 t=23125\n"
     assert decode(text) == 23.125
 

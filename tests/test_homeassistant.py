@@ -29,7 +29,7 @@ from node.homeassistant.discovery import (
     discovery_topic,
 )
 from node.homeassistant.sensor_keys import sensor_keys
-from node.sensors.filters import ChannelPipeline
+from node.sensors.filters import ChannelFilters
 from node.system.host import Vitals
 from node.system.node_ids import device_id
 
@@ -50,7 +50,7 @@ def message(config: Config, vitals: Vitals = NOTHING) -> dict[str, Any]:
     for table in config.sensors:
         channels = []
         for channel in table.info.channels_with(table.options):
-            pipeline = ChannelPipeline(channel, table.channel.get(channel.name, ChannelTable()))
+            pipeline = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
             channels.append(AnnouncedChannel(channel.name, pipeline.unit, pipeline.decimals))
         sensors.append(AnnouncedSensor(table, keys[table.id], tuple(channels)))
     made = device_message(config, "sn0123456789ab", sensors, vitals, "Raspberry Pi 4")

@@ -29,7 +29,7 @@ def client_of(port: int, events: queue.SimpleQueue[BrokerEvent], tls: object) ->
         report=events.put,
         will_topic="sensors/test/status",
         subscribe=(),
-        intake=None,
+        rate_limit=None,
     )
 
 

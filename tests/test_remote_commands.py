@@ -33,7 +33,7 @@ from support import (
     wait_until,
 )
 
-from node.mqtt.rate_limit import BURST, FLOOD, PER_S, Intake, Verdict
+from node.mqtt.rate_limit import BURST, FLOOD, PER_S, RateLimit, Verdict
 
 
 class Operator:
@@ -368,13 +368,13 @@ class ReadingsOf:
 
 
 def test_more_than_the_intake_takes_is_dropped_and_a_flood_is_told(clock):
-    intake = Intake(clock, unlimited="own")
-    verdicts = [intake.judge("cmd") for _ in range(BURST + FLOOD)]
+    rate_limit = RateLimit(clock, unlimited="own")
+    verdicts = [rate_limit.judge("cmd") for _ in range(BURST + FLOOD)]
     assert verdicts == [Verdict.TAKEN] * BURST + [Verdict.DROPPED] * (FLOOD - 1) + [Verdict.FLOODED]
-    assert intake.judge("own", retained=True) is Verdict.TAKEN
-    assert intake.judge("own") is Verdict.DROPPED
+    assert rate_limit.judge("own", retained=True) is Verdict.TAKEN
+    assert rate_limit.judge("own") is Verdict.DROPPED
     clock.now_s += 2.0
-    later = [intake.judge("cmd") for _ in range(BURST)]
+    later = [rate_limit.judge("cmd") for _ in range(BURST)]
     assert later.count(Verdict.TAKEN) == 2 * PER_S
 
 

@@ -14,7 +14,7 @@ import pytest
 from drivers.sim.board import SimulatedBoard
 from drivers.sysfs import SYSFS, SysfsOptions
 from node.config.schema import SensorTable
-from node.event_queue import Inbox
+from node.event_queue import EventQueue
 from node.sensors.port import SensorPort
 from node.sensors.workers import PATIENCE_S, ReadDone, Workers
 from node.system.clock import SystemClock
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real_time
 
 
 def test_events_come_in_the_order_in_which_they_were_put():
-    inbox: Inbox[int] = Inbox()
+    inbox: EventQueue[int] = EventQueue()
     inbox.put(1)
     inbox.put_quietly(2)
     inbox.put(3)
@@ -32,7 +32,7 @@ def test_events_come_in_the_order_in_which_they_were_put():
 
 
 def test_a_quiet_event_wakes_nobody_unless_asked():
-    inbox: Inbox[int] = Inbox()
+    inbox: EventQueue[int] = EventQueue()
     for ring_at in (0, 2, 1):
         inbox.ring_at = ring_at
         timer = threading.Timer(0.05, inbox.put_quietly, [7])
@@ -45,7 +45,7 @@ def test_a_quiet_event_wakes_nobody_unless_asked():
 
 def test_no_wake_up_is_lost_between_two_threads():
     """Every event of a fast producer arrives without waiting for a time-out."""
-    inbox: Inbox[int] = Inbox()
+    inbox: EventQueue[int] = EventQueue()
     inbox.ring_at = 1
 
     def produce() -> None:
@@ -173,7 +173,7 @@ def test_a_blocked_sensor_holds_nobody_up_where_something_comes_due_all_the_time
 
 def test_an_outcome_is_seen_though_the_next_sensor_on_the_bus_blocks(bench: Bench):
     """It is not left for the next turn of a loop that has no reason for one."""
-    inbox: Inbox[ReadDone] = Inbox()
+    inbox: EventQueue[ReadDone] = EventQueue()
     bench.workers = Workers(inbox.put, inbox.put_quietly)
     plain = bench.board.files["/s0"]
 

@@ -16,7 +16,7 @@ from node.config import load as configuration
 from node.config.schema import ChannelTable, SensorTable
 from node.reading import ReadOutcome
 from node.sensors.board import open_board, preload_drivers
-from node.sensors.filters import ChannelPipeline, Rejected
+from node.sensors.filters import ChannelFilters, Rejected
 from node.sensors.port import SensorPort
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import SystemClock
@@ -130,7 +130,7 @@ def _result(table: SensorTable, answer: tuple[ReadOutcome, float] | None) -> _Re
         if channel.name not in outcome.measurement:
             continue
         raw = outcome.measurement[channel.name]
-        pipeline = ChannelPipeline(channel, table.channel.get(channel.name, ChannelTable()))
+        pipeline = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
         result.raw[channel.name] = raw
         result.raw_units[channel.name] = channel.unit
         if figure := accuracy_of(accuracy, channel, outcome.channels):

@@ -202,7 +202,7 @@ class Announcer:
                 self._keys[sensor.table.id],
                 tuple(
                     AnnouncedChannel(p.channel.name, p.unit, p.decimals)
-                    for p in sensor.state.pipelines
+                    for p in sensor.state.filters
                 ),
             )
             for sensor in self._sensors

@@ -2,7 +2,8 @@
 
 The network thread (`loop_start`) connects, reconnects and receives. The callbacks only turn what
 happened into an event and report it, because an exception in a callback ends that thread, and a
-lock shared with it can deadlock. All other methods are called on the thread of the owner, `Link`.
+lock shared with it can deadlock. All other methods are called on the thread of the owner,
+`BrokerConnection`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from node.mqtt.events import (
     Subscription,
 )
 from node.mqtt.packets import failure_name, publish_packet
-from node.mqtt.rate_limit import Intake, Verdict
+from node.mqtt.rate_limit import RateLimit, Verdict
 from node.system.jitter import at_random
 from node.topics import OFFLINE
 
@@ -79,14 +80,14 @@ class NetworkClient(paho.Client):
         report: Callable[[BrokerEvent], None],
         will_topic: str | None,
         subscribe: tuple[Subscription, ...],
-        intake: Intake | None,
+        rate_limit: RateLimit | None,
     ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version)
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
         self._generation = generation
         self._report = report
         self._subscriptions = subscribe
-        self._intake = intake
+        self._rate_limit = rate_limit
         self._asked: dict[int, str] = {}
         """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
         self._attempt = 0
@@ -211,7 +212,7 @@ class NetworkClient(paho.Client):
             self._network_thread.join(wait_s)
 
     def _incoming_limit(self) -> Properties | None:
-        if self.protocol != MQTTProtocolVersion.MQTTv5 or self._intake is None:
+        if self.protocol != MQTTProtocolVersion.MQTTv5 or self._rate_limit is None:
             return None
         properties = Properties(PacketTypes.CONNECT)
         properties.MaximumPacketSize = LARGEST_INCOMING_BYTES
@@ -310,8 +311,8 @@ class NetworkClient(paho.Client):
             topic = message.topic
         except UnicodeDecodeError:  # a broker that lets that pass is not to end this thread
             return
-        if self._intake is not None:
-            verdict = self._intake.judge(topic, retained=message.retain)
+        if self._rate_limit is not None:
+            verdict = self._rate_limit.judge(topic, retained=message.retain)
             if verdict is Verdict.FLOODED:
                 self._report(Flooded(self._generation, topic))
             if verdict is not Verdict.TAKEN:

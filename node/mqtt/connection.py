@@ -26,10 +26,10 @@ from node.mqtt.events import (
     SubscribeRefused,
     Subscription,
 )
-from node.mqtt.rate_limit import Intake
+from node.mqtt.rate_limit import RateLimit
 from node.system.clock import Clock
 
-__all__ = ["SHORT_LIVES_TEXT", "Change", "Link"]
+__all__ = ["SHORT_LIVES_TEXT", "BrokerConnection", "Change"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Change(enum.Enum):
     DOWN = enum.auto()
 
 
-class Link:
+class BrokerConnection:
     """Connects, and stays connected; speaks MQTT 5, or 3.1.1 to a broker that knows no other."""
 
     def __init__(
@@ -67,11 +67,11 @@ class Link:
         report: Callable[[BrokerEvent], None],
         will_topic: str | None = None,
         subscribe: tuple[Subscription, ...] = (),
-        intake: Intake | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> None:
         """`report` is called on paho's thread. The will is a retained `offline`.
 
-        `intake` bounds what is let in; without one, everything is.
+        `rate_limit` bounds what is let in; without one, everything is.
         """
         self._mqtt = mqtt
         self._clock = clock
@@ -80,7 +80,7 @@ class Link:
         self._report = report
         self._will_topic = will_topic
         self._subscribe = subscribe
-        self._intake = intake
+        self._rate_limit = rate_limit
         self._version = (
             MQTTProtocolVersion.MQTTv311 if mqtt.protocol == "3.1.1" else MQTTProtocolVersion.MQTTv5
         )
@@ -119,7 +119,7 @@ class Link:
             report=self._report,
             will_topic=self._will_topic,
             subscribe=self._subscribe,
-            intake=self._intake,
+            rate_limit=self._rate_limit,
         )
 
     @property

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from itertools import islice
 
-from node.mqtt.connection import Change, Link
+from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
 from node.topics import OFFLINE
 
@@ -47,7 +47,11 @@ class Publisher:
     """
 
     def __init__(
-        self, link: Link, *, status_topic: str, refused: Callable[[str, bytes, str], None]
+        self,
+        link: BrokerConnection,
+        *,
+        status_topic: str,
+        refused: Callable[[str, bytes, str], None],
     ) -> None:
         self._link = link
         self._status_topic = status_topic

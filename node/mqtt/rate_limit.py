@@ -12,7 +12,7 @@ import enum
 
 from node.system.clock import Clock
 
-__all__ = ["Intake", "Verdict"]
+__all__ = ["RateLimit", "Verdict"]
 
 BURST = 20
 PER_S = 5.0
@@ -29,7 +29,7 @@ class Verdict(enum.Enum):
     """Dropped, and it is time to do something about it."""
 
 
-class Intake:
+class RateLimit:
     """A bucket that holds `BURST` tokens, and gets `PER_S` of them a second."""
 
     def __init__(self, clock: Clock, *, unlimited: str) -> None:

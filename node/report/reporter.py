@@ -18,14 +18,14 @@ import msgspec
 from drivers.bus import Board
 from node.config.schema import Config
 from node.homeassistant.announcer import Announcer
-from node.mqtt.connection import Change, Link
+from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, BrokerEvent
 from node.mqtt.publisher import Publisher
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
 from node.reading import Reading, ReadOutcome
 from node.report.history import History
-from node.report.sensor_topics import RetainedTopics
+from node.report.sensor_topics import SensorTopics
 from node.report.take_health import take_health
 from node.sensors.sensor import Sensor
 from node.system.clock import Clock
@@ -58,7 +58,7 @@ class Reporter:
         board: Board,
         clock: Clock,
         *,
-        link: Link,
+        link: BrokerConnection,
         outbox: Outbox,
         publisher: Publisher,
         announcer: Announcer,
@@ -77,7 +77,7 @@ class Reporter:
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         self._publisher = publisher
         self._announcer = announcer
-        self._retained = RetainedTopics(config.mqtt, self._topics, self._publisher)
+        self._sensor_topics = SensorTopics(config.mqtt, self._topics, self._publisher)
         self._history = History(
             config.outbox,
             outbox,
@@ -169,10 +169,10 @@ class Reporter:
         missing = sensor.state.take_newly_missing(outcome.ended_s)
         if worth or missing:
             self._fresh.append((sensor, sensor.newest, worth))
-            told = list(values) if self._retained.whole else worth
+            told = list(values) if self._sensor_topics.whole else worth
             sensor.state.published(told, outcome.ended_s)
         for name in missing:
-            self._retained.take_back(sensor.table, name)
+            self._sensor_topics.take_back(sensor.table, name)
         if sensor.state.found_channels:
             sensor.state.found_channels = False
             self._announcer.channel_found()
@@ -182,7 +182,7 @@ class Reporter:
         if sensor.state.online:
             self._newly_online.append(sensor)
         else:
-            self._retained.availability(sensor.table, online=False)
+            self._sensor_topics.availability(sensor.table, online=False)
         self._health_stale = True
 
     def complaint(self) -> None:
@@ -242,10 +242,12 @@ class Reporter:
             self._health_stale = True
         for sensor, reading, channels in self._fresh:
             missing = sensor.state.missing_channels
-            self._retained.reading(sensor.table, self._outbox.retimed(reading), channels, missing)
+            self._sensor_topics.reading(
+                sensor.table, self._outbox.retimed(reading), channels, missing
+            )
         self._fresh.clear()
         for sensor in self._newly_online:
-            self._retained.availability(sensor.table, online=sensor.state.online)
+            self._sensor_topics.availability(sensor.table, online=sensor.state.online)
         self._newly_online.clear()
 
     @property
@@ -313,16 +315,16 @@ class Reporter:
 
     def _publish_sensors(self) -> None:
         for sensor in self._sensors:
-            self._retained.availability(sensor.table, online=sensor.state.online)
+            self._sensor_topics.availability(sensor.table, online=sensor.state.online)
         for sensor in self._sensors:
             if sensor.newest is not None and sensor.state.online:
                 self._publish_newest(sensor, sensor.newest)
                 for name in sensor.state.missing_channels:
-                    self._retained.take_back(sensor.table, name)
+                    self._sensor_topics.take_back(sensor.table, name)
 
     def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
         channels = list(reading.layout.channels)
-        self._retained.reading(sensor.table, reading, channels, sensor.state.missing_channels)
+        self._sensor_topics.reading(sensor.table, reading, channels, sensor.state.missing_channels)
 
     # -- the end
 

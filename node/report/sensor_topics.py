@@ -10,10 +10,10 @@ from node.mqtt.publisher import Publisher
 from node.reading import Reading
 from node.topics import Topics, availability, plain_value, state_payload
 
-__all__ = ["RetainedTopics"]
+__all__ = ["SensorTopics"]
 
 
-class RetainedTopics:
+class SensorTopics:
     """Sets the topics of sensors as `[mqtt] payload` and `retain_for` want it."""
 
     def __init__(self, mqtt: MqttTable, topics: Topics, publisher: Publisher) -> None:

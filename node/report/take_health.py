@@ -7,7 +7,7 @@ import os
 from drivers.bus import Board
 from node import __version__
 from node.health import Health, SensorHealth, age_of
-from node.mqtt.connection import Link
+from node.mqtt.connection import BrokerConnection
 from node.outbox.outbox import Outbox
 from node.report.history import History
 from node.sensors.state import SensorState
@@ -23,7 +23,7 @@ def take_health(
     clock: Clock,
     started_s: float,
     board: Board,
-    link: Link,
+    link: BrokerConnection,
     outbox: Outbox,
     history: History,
     sensors: list[SensorState],

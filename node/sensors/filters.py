@@ -24,7 +24,7 @@ from drivers.base import Channel
 from node.config.schema import ChannelTable
 from node.units import convert, convertible, decimals_in
 
-__all__ = ["ChannelPipeline", "Rejected", "calibrated"]
+__all__ = ["ChannelFilters", "Rejected", "calibrated"]
 
 
 class Rejected(Exception):
@@ -46,7 +46,7 @@ def calibrated(value: float, points: list[tuple[float, float]]) -> float:
     return y0 + (value - x0) * (y1 - y0) / (x1 - x0)
 
 
-class ChannelPipeline:
+class ChannelFilters:
     """The filters of one channel, and the little that they remember."""
 
     def __init__(self, channel: Channel, table: ChannelTable) -> None:

@@ -19,7 +19,7 @@ from node.sensors.timetable import GridJob, Timetable
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import Clock
 
-__all__ = ["ReadRequest", "Sensing"]
+__all__ = ["ReadRequest", "Scheduler"]
 
 _MARGIN_S = 0.1
 """How much time there must be after an extra read, before the next one on its bus is due."""
@@ -59,7 +59,7 @@ class ReadRequest:
         return [name for name in self.sensors if not (name in self.values or name in self.errors)]
 
 
-class Sensing:
+class Scheduler:
     """Reads the sensors and tells the reporter what came of it."""
 
     def __init__(

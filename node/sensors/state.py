@@ -9,7 +9,7 @@ from collections import Counter
 from drivers.base import Channel, Measurement
 from node.config.schema import ChannelTable, SensorTable
 from node.reading import Layout, ReadOutcome
-from node.sensors.filters import ChannelPipeline, Rejected
+from node.sensors.filters import ChannelFilters, Rejected
 from node.units import duration_text
 
 __all__ = ["SensorState"]
@@ -47,13 +47,13 @@ class SensorState:
         self.missing_channels: set[str] = set()
         """Channels without a value for too long, while others of the sensor have one."""
         self._stale_at_s = math.inf
-        self._pipelines: dict[str, ChannelPipeline] = {}
+        self._filters: dict[str, ChannelFilters] = {}
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
         self._rejections: dict[str, str] = {}
         if not table.info.more_channels:
             for channel in table.info.channels_with(table.options):
-                self._pipeline(channel)
+                self._filters_of(channel)
         self.found_channels = False
         """It has given a channel that nobody knew of; for who tells of it to set back."""
         self._last_measurement: Measurement = {}
@@ -68,9 +68,9 @@ class SensorState:
         return self.table.stale_after_s + min(_GRACE * interval_s, _MAX_GRACE_S)
 
     @property
-    def pipelines(self) -> list[ChannelPipeline]:
+    def filters(self) -> list[ChannelFilters]:
         """One for each channel that is known: from the beginning, or since it had a value."""
-        return list(self._pipelines.values())
+        return list(self._filters.values())
 
     @property
     def next_check_s(self) -> float:
@@ -109,7 +109,7 @@ class SensorState:
             )
         self.last_error = self._last_problem[1]
         self.online = False
-        for pipeline in self._pipelines.values():
+        for pipeline in self._filters.values():
             pipeline.forget()
         self._say(*self._last_problem)
 
@@ -157,7 +157,7 @@ class SensorState:
             return {}
         for name, raw in outcome.measurement.items():
             try:
-                values[name] = self._pipeline(channels[name]).accept(raw, outcome.ended_s)
+                values[name] = self._filters_of(channels[name]).accept(raw, outcome.ended_s)
             except Rejected as rejection:
                 self.rejected_for[rejection.reason] += 1
                 self.last_error = self._rejections[name] = str(rejection)
@@ -172,12 +172,12 @@ class SensorState:
         self._last_measurement = measurement
         return self._repeats >= self.table.info.frozen_after
 
-    def _pipeline(self, channel: Channel) -> ChannelPipeline:
-        if channel.name not in self._pipelines:
+    def _filters_of(self, channel: Channel) -> ChannelFilters:
+        if channel.name not in self._filters:
             self.found_channels = True
             table = self.table.channel.get(channel.name, ChannelTable())
-            self._pipelines[channel.name] = ChannelPipeline(channel, table)
-        return self._pipelines[channel.name]
+            self._filters[channel.name] = ChannelFilters(channel, table)
+        return self._filters[channel.name]
 
     def _good(self, values: dict[str, float], outcome: ReadOutcome) -> None:
         self.values = values
@@ -204,8 +204,8 @@ class SensorState:
         ]
         for name in missing:
             self.missing_channels.add(name)
-            if name in self._pipelines:
-                self._pipelines[name].forget()
+            if name in self._filters:
+                self._filters[name].forget()
             reason = self._rejections.get(
                 name, "the sensor gives no value; is its probe connected?"
             )
@@ -214,28 +214,26 @@ class SensorState:
 
     def worth_publishing(self, values: dict[str, float], at_s: float) -> list[str]:
         """The channels whose value is worth a message, by delta and heartbeat."""
-        return [
-            name for name, v in values.items() if self._pipelines[name].worth_publishing(v, at_s)
-        ]
+        return [name for name, v in values.items() if self._filters[name].worth_publishing(v, at_s)]
 
     def published(self, names: list[str], at_s: float) -> None:
         """Remember that subscribers have the newest values of these channels."""
         for name in names:
-            self._pipelines[name].published(self.values[name], at_s)
+            self._filters[name].published(self.values[name], at_s)
 
     def layout(self, values: dict[str, float]) -> Layout:
         """What the numbers of these values are."""
         channels = tuple(values)
         layout = self._layouts.get(channels)
         if layout is None:
-            units = tuple(self._pipelines[name].unit for name in channels)
+            units = tuple(self._filters[name].unit for name in channels)
             layout = self._layouts[channels] = Layout(self.table.id, channels, units)
         return layout
 
     def described(self) -> str:
         """The newest values with their units."""
         return ", ".join(
-            f"{name} {value:g} {self._pipelines[name].unit}" for name, value in self.values.items()
+            f"{name} {value:g} {self._filters[name].unit}" for name, value in self.values.items()
         )
 
     def _say(self, kind: str, problem: str) -> None:

@@ -12,7 +12,7 @@ import threading
 
 from node.mqtt.events import Arrived, BrokerEvent
 
-__all__ = ["Intake"]
+__all__ = ["Inbox"]
 
 _AT_ONCE = 500
 """Events that are taken before the view is looked after."""
@@ -21,7 +21,7 @@ _MESSAGE_BYTES = 1_000
 """What a message takes beside its payload."""
 
 
-class Intake:
+class Inbox:
     """Events of the broker, and numbers of signals."""
 
     def __init__(self) -> None:

@@ -18,13 +18,13 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from node.config.schema import MqttTable
-from node.mqtt.connection import Change, Link
+from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Arrived, BrokerEvent, Subscription
 from node.mqtt.topic_filters import covers, without_covered
 from node.system.clock import SystemClock
 from node.system.terminal import is_plain
 from node.watch.gaps import HistoryLog
-from node.watch.inbox import Intake
+from node.watch.inbox import Inbox
 from node.watch.lines import JsonLines, TextLines
 from node.watch.model import LiveModel
 from node.watch.payloads import Message
@@ -139,8 +139,8 @@ class _Watcher:
         self._model = model
         self._history = history
         self._clock = SystemClock()
-        self._intake = Intake()
-        self._link: Link
+        self._inbox = Inbox()
+        self._link: BrokerConnection
         self._live: _LiveView | None = None
         self._thread_check_s = self._clock.boot_s() + _THREAD_CHECK_S
         self._reached = self._lost = False
@@ -149,18 +149,18 @@ class _Watcher:
 
     def connect(self, tls_context: Any) -> None:
         also = () if self._discovery is None else (self._discovery,)
-        self._link = Link(
+        self._link = BrokerConnection(
             self._mqtt,
             self._clock,
             client_id=f"sensor-node-watch-{uuid.uuid4().hex[:5]}",
             tls_context=tls_context,
-            report=self._intake.report,
+            report=self._inbox.report,
             subscribe=tuple(map(Subscription, without_covered((*self._wanted, *also)))),
         )
         self._link.start()
 
     def disconnect(self) -> None:
-        self._intake.close()
+        self._inbox.close()
         self._link.disconnect(wait_s=_GOODBYE_S)
 
     def explain(self) -> None:
@@ -191,7 +191,7 @@ class _Watcher:
             if now_s - self._asked_to_end_s > _STUCK_S:
                 raise KeyboardInterrupt  # asked again: a write to the terminal blocks, say
             self._asked_to_end_s = min(self._asked_to_end_s, now_s)
-        self._intake.signalled(number)
+        self._inbox.signalled(number)
 
     def run(self, view: _View, seconds: float | None, go_on: Callable[[], bool]) -> None:
         end_s = self._clock.boot_s() + (seconds or math.inf)
@@ -199,7 +199,7 @@ class _Watcher:
             left_s = end_s - self._clock.boot_s()
             if left_s <= 0:
                 break
-            for event in self._intake.take(min(_TICK_S, left_s)):
+            for event in self._inbox.take(min(_TICK_S, left_s)):
                 if isinstance(event, int):
                     self._obey(event)
                 else:

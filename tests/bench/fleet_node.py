@@ -1,7 +1,7 @@
 """A simulated node: what it says, when its loop says so.
 
 Topics, payloads, expiry, and the order of everything are the node's own code (`messages`,
-`RetainedTopics`, `Publisher`, `homeassistant`, `health`); only the sensors, the log on the disk and
+`SensorTopics`, `Publisher`, `homeassistant`, `health`); only the sensors, the log on the disk and
 the loop are simulated. So a thousand of them fit into a few processes.
 """
 
@@ -32,7 +32,7 @@ from node.mqtt.events import BrokerEvent, Outgoing
 from node.mqtt.publisher import Publisher
 from node.reading import Layout, Reading
 from node.report.history import BATCH
-from node.report.sensor_topics import RetainedTopics
+from node.report.sensor_topics import SensorTopics
 from node.report.topic_list import subscriptions
 from node.sensors.state import SensorState
 from node.system.clock import utc_text
@@ -104,12 +104,12 @@ class FleetNode:
             status_topic=self._topics.status,
             refused=lambda *_: None,
         )
-        self._retained = RetainedTopics(config.mqtt, self._topics, self._publisher)
+        self._retained = SensorTopics(config.mqtt, self._topics, self._publisher)
         self._states = [SensorState(table) for table in config.sensors]
         self._layouts = [
-            Layout(s.table.id, tuple(p.channel.name for p in s.pipelines), ()) for s in self._states
+            Layout(s.table.id, tuple(p.channel.name for p in s.filters), ()) for s in self._states
         ]
-        self._digits = [tuple(p.decimals for p in s.pipelines) for s in self._states]
+        self._digits = [tuple(p.decimals for p in s.filters) for s in self._states]
         self._newest: list[Reading] = []
         self._unsent: deque[Reading] = deque(maxlen=MAX_KEPT)
         self._stream = uuid.UUID(int=chance.getrandbits(128)).hex
@@ -205,9 +205,7 @@ class FleetNode:
             AnnouncedSensor(
                 state.table,
                 state.table.id,
-                tuple(
-                    AnnouncedChannel(p.channel.name, p.unit, p.decimals) for p in state.pipelines
-                ),
+                tuple(AnnouncedChannel(p.channel.name, p.unit, p.decimals) for p in state.filters),
             )
             for state in self._states
         ]

@@ -29,17 +29,17 @@ Node.run = _crash
 """,
 )
 READS_NOTHING = Fault(
-    "Sensing.work",
+    "Scheduler.work",
     """
-Sensing.work = lambda sensing: None
-Sensing.next_due_s = property(lambda sensing: float("inf"))
+Scheduler.work = lambda sensing: None
+Scheduler.next_due_s = property(lambda sensing: float("inf"))
 """,
 )
 """It connects, and tells that it is healthy."""
 FINDS_NO_BROKER = Fault(
-    "Link.__init__",
+    "BrokerConnection.__init__",
     """
-_make = Link.__init__
+_make = BrokerConnection.__init__
 
 
 def _make_for_another(link, mqtt, *more, **options):
@@ -48,7 +48,7 @@ def _make_for_another(link, mqtt, *more, **options):
     _make(link, msgspec.structs.replace(mqtt, port=1), *more, **options)
 
 
-Link.__init__ = _make_for_another
+BrokerConnection.__init__ = _make_for_another
 """,
 )
 REFUSES_THE_CONFIGURATION = Fault(

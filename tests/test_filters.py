@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from drivers.base import PRESSURE, TEMPERATURE, Channel
 from node.config.schema import ChannelTable
-from node.sensors.filters import ChannelPipeline, Rejected, calibrated
+from node.sensors.filters import ChannelFilters, Rejected, calibrated
 from node.units import Rate, Seconds
 
 finite = st.floats(-50, 150)
 
 
-def pipeline(**keys: Any) -> ChannelPipeline:
-    return ChannelPipeline(TEMPERATURE, ChannelTable(**keys))
+def pipeline(**keys: Any) -> ChannelFilters:
+    return ChannelFilters(TEMPERATURE, ChannelTable(**keys))
 
 
 @given(finite)
@@ -49,7 +49,7 @@ def test_offset_counts_in_the_configured_unit():
 
 
 def test_a_unit_of_pressure_is_converted():
-    mmhg = ChannelPipeline(PRESSURE, ChannelTable(unit="mmHg", decimals=2))
+    mmhg = ChannelFilters(PRESSURE, ChannelTable(unit="mmHg", decimals=2))
     assert mmhg.accept(1013.25, 0) == 760.0
 
 
@@ -85,7 +85,7 @@ def test_range_is_inclusive_and_comes_after_calibration():
 class TestMaxRate:
     """5 °C a minute."""
 
-    def channel(self) -> ChannelPipeline:
+    def channel(self) -> ChannelFilters:
         return pipeline(max_rate=Rate.parse("5/min"))
 
     def test_a_slow_change_passes(self):
@@ -258,5 +258,5 @@ def test_a_change_of_delta_itself_counts_in_spite_of_floating_point():
 def test_another_unit_has_as_many_decimals_as_it_takes(unit, decimals):
     """A step of the sensor's is a step in any unit; 0.1 inHg would be 3.4 hPa."""
     pressure = Channel("pressure", "hPa", (300.0, 1100.0), 1)
-    assert ChannelPipeline(pressure, ChannelTable(unit=unit)).decimals == decimals
-    assert ChannelPipeline(pressure, ChannelTable(unit=unit, decimals=4)).decimals == 4
+    assert ChannelFilters(pressure, ChannelTable(unit=unit)).decimals == decimals
+    assert ChannelFilters(pressure, ChannelTable(unit=unit, decimals=4)).decimals == 4

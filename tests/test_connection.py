@@ -9,7 +9,7 @@ import ssl
 import pytest
 
 from node.config.schema import HostName, MqttTable, TlsTable
-from node.mqtt.connection import Change, Link
+from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.errors import connect_failure, refusal
 from node.mqtt.events import Connected, ConnectFailed, Disconnected
 
@@ -18,10 +18,12 @@ UP = Connected(0, refused="", window=20, max_packet_bytes=1000)
 
 
 @pytest.fixture
-def link(caplog, clock) -> Link:
+def link(caplog, clock) -> BrokerConnection:
     """A link that is not started, on the fake clock; its client exists and is not connected."""
     caplog.set_level("INFO")
-    link = Link(MQTT, clock, client_id="sn123", tls_context=None, report=lambda event: None)
+    link = BrokerConnection(
+        MQTT, clock, client_id="sn123", tls_context=None, report=lambda event: None
+    )
     link._client = link._new_client()
     return link
 
@@ -65,7 +67,7 @@ def test_events_of_an_earlier_client_are_ignored(link, caplog):
     assert caplog.text == ""
 
 
-def flap(link: Link, clock, lives_s: list[float]) -> None:
+def flap(link: BrokerConnection, clock, lives_s: list[float]) -> None:
     """A connection for each of `lives_s`, lost after so long."""
     for attempt, life_s in enumerate(lives_s, start=1):
         link.handle(UP)
