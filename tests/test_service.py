@@ -9,10 +9,13 @@ import signal
 import socket
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support import free_port, sysfs_config, wait_until
+
+from node.outbox.reader import health_of, look_into
 
 UNIT = Path(__file__).parent.parent / "deploy" / "sensor-node.service"
 
@@ -57,6 +60,23 @@ def test_ready_comes_without_a_broker(notify, start_node, temperature_file):
     wait_until(lambda: "STATUS=no broker, 1 of 1 sensors online" in notify.read())
     node.terminate()
     assert notify.count("STOPPING=1") == 1
+
+
+def test_status_describes_a_node_as_soon_as_it_is_ready(notify, start_node, temperature_file):
+    """`systemctl start` has returned, and somebody looks: the log has this process's health."""
+    config = sysfs_config(free_port(), {"s": temperature_file}, interval="1h")
+
+    def is_ready(times: int) -> bool:
+        return notify.count("READY=1") == times
+
+    for start in (1, 2):  # the second is told from the first
+        node = start_node(config, env=env(notify))
+        wait_until(partial(is_ready, start))
+        known = look_into(node.state_dir / "outbox.db", lambda log: log.ledger)
+        health = health_of(known, node.process.pid)
+        assert health is not None, "that of an earlier process, or none"
+        assert health.broker.startswith(("no broker", "not connected"))
+        node.terminate()
 
 
 def test_an_abstract_socket_is_spoken_to(start_node, temperature_file):
