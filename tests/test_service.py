@@ -67,7 +67,8 @@ def test_status_describes_a_node_as_soon_as_it_is_ready(notify, start_node, temp
     config = sysfs_config(free_port(), {"s": temperature_file}, interval="1h")
 
     def is_ready(times: int) -> bool:
-        return notify.count("READY=1") == times
+        said: int = notify.count("READY=1")
+        return said == times
 
     for start in (1, 2):  # the second is told from the first
         node = start_node(config, env=env(notify))
