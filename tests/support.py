@@ -25,7 +25,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from node.demo_broker import find_mosquitto
-from node.outbox.file import OutboxFile
+from node.outbox.reader import look_into
 from node.outbox.records import Ledger
 from node.outbox.store import FILE_NAME
 
@@ -327,11 +327,7 @@ def retained(port: int, topic: str = "sensors/#", **options: Any) -> dict[str, s
 
 def ledger_in(state_dir: Path) -> Ledger:
     """What a node has committed of itself, while it runs and afterwards."""
-    file = OutboxFile(state_dir / FILE_NAME, read_only=True)
-    try:
-        return file.ledger
-    finally:
-        file.close()
+    return look_into(state_dir / FILE_NAME, lambda log: log.ledger)
 
 
 def end(process: subprocess.Popen[Any]) -> None:

@@ -117,8 +117,11 @@ def mistreat(
             time.sleep(chance.uniform(0.3, 1.2))
             if round_number % every == every - 1:
                 node.wait_for_log("connected to")
-                mosquitto.freeze()  # so that something is in flight
-                time.sleep(chance.uniform(0.6, 0.9))
+                mosquitto.freeze()
+                # Until something is in flight: history follows each of these ticks in 0.25 s.
+                upto = ledger_in(node.state_dir).last_seq + 20
+                wait_until(partial(has_committed, node.state_dir, upto))
+                time.sleep(chance.uniform(0.1, 0.4))
                 mosquitto.stop(signal.SIGKILL)
                 time.sleep(0.2)
                 mosquitto = persistent_broker(folder / "broker", port=mosquitto.port).start()
@@ -139,6 +142,11 @@ def mistreat(
         subscriber.close()
         mosquitto.stop()
     return subscriber, last_seq
+
+
+def has_committed(state_dir: Path, upto: int) -> bool:
+    last_seq: int = ledger_in(state_dir).last_seq
+    return last_seq >= upto
 
 
 def newest_seq(subscriber: Subscriber) -> int:
