@@ -98,7 +98,11 @@ class Chromium:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        wait_until(self._folder_is_gone, _PATIENCE_S, "what it has started no longer writes")
+
+    def _folder_is_gone(self) -> bool:
         shutil.rmtree(self._folder, ignore_errors=True)
+        return not Path(self._folder).exists()
 
 
 class Page:

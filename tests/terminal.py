@@ -71,7 +71,7 @@ class Terminal:
         self._lock = threading.Lock()
         self._master, self._slave = pty.openpty()
         self.resize(columns, lines)
-        self.attributes_before = self.attributes
+        self.state_before = self.state
         environment = {**os.environ, "TERM": "xterm-256color", **env}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             environment.pop(name, None)

@@ -165,7 +165,7 @@ def test_in_a_terminal_it_draws_a_table_of_80_columns():
     """It is drawn over itself; at the end the last one stays below what was there."""
     shown = Terminal(SENSOR_NODE, "demo", before="$ what was there\r\n")
     try:
-        before = shown.state
+        before = shown.state_before
         wait_until(
             lambda: shown.line("demo/box", "temperature", "°C").split()[-2:] == ["online", "1s"]
         )

@@ -129,29 +129,33 @@ def test_quick_sensors_share_one_thread(bench):
     """On a busy machine they may outlast the patience, and be helped; that is left out here."""
     before = worker_threads()
     bench.tick(list(bench.ports))
-    assert sorted(bench.collect(5, 10, helping=False)) == sorted(bench.ports)
+    assert sorted(bench.collect(20, 10, helping=False)) == sorted(bench.ports)
     assert worker_threads() - before == 1
 
 
 def test_a_blocked_sensor_delays_the_others_by_no_more_than_the_patience(bench):
-    bench.blocked["s0"] = threading.Event()
-    start_s = time.monotonic()
-    bench.tick(list(bench.ports))
-    others = bench.collect(5, 9)
-    assert time.monotonic() - start_s < 2.0
-    assert sorted(others) == sorted(name for name in bench.ports if name != "s0")
-    bench.blocked["s0"].set()
-    assert bench.collect(5, 1) == ["s0"], "it comes back by itself"
+    """The best of three: a machine that is held up once is another matter."""
+    took_s = []
+    for _ in range(3):
+        bench.blocked["s0"] = threading.Event()
+        start_s = time.monotonic()
+        bench.tick(list(bench.ports))
+        others = bench.collect(20, 9)
+        took_s.append(time.monotonic() - start_s)
+        assert sorted(others) == sorted(name for name in bench.ports if name != "s0")
+        bench.blocked["s0"].set()
+        assert bench.collect(20, 1) == ["s0"], "it comes back by itself"
+    assert min(took_s) < 1.0
 
 
 def test_every_sensor_but_one_may_block_for_ever(bench):
     for name in list(bench.ports)[:9]:
         bench.blocked[name] = threading.Event()
     bench.tick(list(bench.ports))
-    assert bench.collect(5, 1) == ["s9"]
+    assert bench.collect(20, 1) == ["s9"]
     for _ in range(20):
         bench.tick(["s9"])
-        assert bench.collect(5, 1) == ["s9"]
+        assert bench.collect(20, 1) == ["s9"]
 
 
 def test_a_blocked_sensor_holds_nobody_up_where_something_comes_due_all_the_time(bench):
@@ -233,7 +237,7 @@ def test_reads_on_one_bus_never_overlap():
     bench.tick(list(bench.ports))
     for _ in range(3):
         bench.workers.add_thread()
-    assert len(bench.collect(5, 4)) == 4
+    assert len(bench.collect(20, 4)) == 4
     assert most == 1
 
 

@@ -243,7 +243,7 @@ def ended(shown: Terminal, port: int, before: dict[str, object]) -> None:
 def test_however_it_ends_the_terminal_is_as_before(house, terminal, how):
     more = ["--seconds", "8"] if how == "--seconds" else []
     shown = terminal(*watch(house.port, *more))
-    before = shown.state
+    before = shown.state_before
     for node in NODES:
         shown.wait_for(f"{node}/tank", "online")
     assert shown.state != before
@@ -260,7 +260,7 @@ def test_however_it_ends_the_terminal_is_as_before(house, terminal, how):
 def test_a_view_that_is_killed_leaves_traces(house, terminal):
     """The control of the tests above: what they would see."""
     shown = terminal(*watch(house.port))
-    before = shown.state
+    before = shown.state_before
     shown.wait_for("greenhouse/tank", "online")
     shown.send_signal(signal.SIGKILL)
     shown.wait()
@@ -283,7 +283,7 @@ watch(MqttTable(host=HostName("127.0.0.1"), port=int(sys.argv[1])), go_on=go_on)
 def test_after_an_exception_the_terminal_is_as_before_and_shows_it(house, terminal, tmp_path):
     now = tmp_path / "now"
     shown = terminal(sys.executable, "-c", ENDS_BADLY, str(house.port), str(now))
-    before = shown.state
+    before = shown.state_before
     shown.wait_for("greenhouse/tank", "online")
     assert not shown.line("a line for standard error")
     now.touch()
@@ -358,7 +358,7 @@ def hostile(broker: Mosquitto) -> Mosquitto:
 
 def test_no_payload_commands_the_terminal(hostile, terminal):
     shown = terminal(*watch(hostile.port, "--history"))
-    before = shown.state
+    before = shown.state_before
     shown.wait_for("evil/air/state", r"\x1b]0;owned\x07\x1b[2J")
     shown.wait_for("evil/air/co2", "3 bytes, not UTF-8: ff fe 00")
     shown.wait_for("evil", "seq 1", r"\x1b]0;owned")
