@@ -819,18 +819,25 @@ def test_beyond_loopback_it_warns_and_takes_any_name(tmp_path, start_web):
     assert "go over the network as they are, without TLS" in web.log
 
 
+def in_avahis_place(folder: Path, then: str = "") -> tuple[dict[str, str], Path]:
+    """A program that writes down its process and its words, does `then`, and waits.
+
+    The PATH that leads to it, and the file that it writes.
+    """
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "avahi-publish-service"
+    told = folder / "told"
+    lines = ("#!/bin/sh", f'echo "$$" "$@" >"{told}.new"', f'mv "{told}.new" "{told}"', then)
+    program.write_text("\n".join([*lines, "exec sleep 600", ""]))
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}"}, told
+
+
 def test_avahi_is_asked_to_tell_of_a_page_that_others_can_reach(tmp_path, start_web):
-    """By its own program, in whose place one stands that writes down its words and waits."""
+    """By its own program."""
     folder = tmp_path / "state"
     make_log(folder, hours=0.1)
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "avahi-publish-service"
-    told = tmp_path / "told"
-    program.write_text(
-        f'#!/bin/sh\necho "$$" "$@" >"{told}.new"\nmv "{told}.new" "{told}"\nexec sleep 600\n'
-    )
-    program.chmod(0o755)
-    env = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    env, told = in_avahis_place(tmp_path)
     config = '[node]\nname = "greenhouse"\n'
     web = start_web(folder, "--host", "0.0.0.0", config=config, env=env)
     wait_until(told.exists)
@@ -852,18 +859,12 @@ def test_a_page_that_is_ended_while_it_starts_leaves_no_announcement(tmp_path, n
     """
     folder = tmp_path / "state"
     make_log(folder, hours=0.1)
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "avahi-publish-service"
-    told = tmp_path / "told"
-    program.write_text(
-        f'#!/bin/sh\necho "$$" >"{told}"\nkill -{number:d} "$PPID"\nexec sleep 600\n'
-    )
-    program.chmod(0o755)
-    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "SENSOR_NODE_CONFIG": "/nonexistent"}
+    path, told = in_avahis_place(tmp_path, f'kill -{number:d} "$PPID"')
+    env = {**path, "SENSOR_NODE_CONFIG": "/nonexistent"}
     for _ in range(5):
         command = [SENSOR_NODE, "web", "--state-dir", str(folder), "--host", "0.0.0.0", "--port=0"]
         subprocess.run(command, env={**os.environ, **env}, timeout=PATIENCE_S, check=False)
-        process = int(told.read_text())
+        process = int(told.read_text().split()[0])
         wait_until(partial(has_ended, process), what="the announcement ends")
         told.unlink()
 
