@@ -833,11 +833,15 @@ def in_avahis_place(folder: Path, then: str = "") -> tuple[dict[str, str], Path]
     return {"PATH": f"{program.parent}:{os.environ['PATH']}"}, told
 
 
-def test_avahi_is_asked_to_tell_of_a_page_that_others_can_reach(tmp_path, start_web):
-    """By its own program."""
+@pytest.mark.parametrize("has_setpriv", [True, False])
+def test_avahi_is_asked_to_tell_of_a_page_that_others_can_reach(tmp_path, start_web, has_setpriv):
+    """By its own program; with a setpriv that may do nothing, as in the unit, as well."""
     folder = tmp_path / "state"
     make_log(folder, hours=0.1)
     env, told = in_avahis_place(tmp_path)
+    if not has_setpriv:
+        (tmp_path / "bin" / "setpriv").write_text("#!/bin/sh\nexit 127\n")
+        (tmp_path / "bin" / "setpriv").chmod(0o755)
     config = '[node]\nname = "greenhouse"\n'
     web = start_web(folder, "--host", "0.0.0.0", config=config, env=env)
     wait_until(told.exists)

@@ -7,15 +7,17 @@ exception comes between the fork and the `try`. So the kernel is asked to do it.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO
 
 __all__ = ["end_child", "start_child"]
 
 _UNLESS_ORPHAN = '[ "$PPID" = "$0" ] && exec "$@"'
+_WITH_US = (
+    'setpriv --pdeathsig TERM true 2>/dev/null && exec setpriv --pdeathsig TERM sh -c "$0" "$@"\n'
+    'shift; exec "$@"'
+)
 
 
 def start_child(
@@ -24,20 +26,16 @@ def start_child(
     """Start a program that gets SIGTERM when the calling thread ends.
 
     By PR_SET_PDEATHSIG (prctl(2)), which setpriv(1) of util-linux sets; the shell after it does
-    not go on if this process has ended before that. Where there is no such setpriv, the program
-    is started as it is. `output` takes what it prints. With `own_session` a Ctrl-C in our
-    terminal does not reach it.
+    not go on if this process has ended before that. Where setpriv is missing or may not do it, the
+    program is started as it is: busybox's cannot, and in the page's unit it may not call capset,
+    but there systemd ends what the page has started. `output` takes what the program prints. With
+    `own_session` a Ctrl-C in our terminal does not reach it.
 
     Raises:
-        OSError: the program cannot be started.
+        OSError: there is no shell to start it.
     """
-    words = list(command)
-    setpriv = shutil.which("setpriv")
-    if setpriv and Path(setpriv).resolve().name == "setpriv":  # that of busybox cannot do it
-        with_us = [setpriv, "--pdeathsig", "TERM", "sh", "-c", _UNLESS_ORPHAN, str(os.getpid())]
-        words = [*with_us, *words]
     return subprocess.Popen(
-        words,
+        ["sh", "-c", _WITH_US, _UNLESS_ORPHAN, str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
