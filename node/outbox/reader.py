@@ -50,11 +50,8 @@ def open_log(file: Path) -> Iterator[OutboxFile]:
     Raises:
         One of LOG_TROUBLE.
     """
-    log = _opened(file)
-    try:
+    with contextlib.closing(_patiently(lambda: _opened_once(file))) as log:
         yield log
-    finally:
-        log.close()
 
 
 def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
@@ -69,10 +66,6 @@ def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
             return look(log)
 
     return _patiently(open_and_look)
-
-
-def _opened(file: Path) -> OutboxFile:
-    return _patiently(lambda: _opened_once(file))
 
 
 def _patiently(attempt: Callable[[], T]) -> T:
