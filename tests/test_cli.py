@@ -23,7 +23,8 @@ from node.cli.option_text import describe_options
 from node.config import schema
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+CONFIG_README = (ROOT / "node" / "config" / "README.md").read_text()
+DRIVERS_README = (ROOT / "drivers" / "README.md").read_text()
 READMES = [
     str(file.relative_to(ROOT))
     for folder in (".", "deploy", "drivers/**", "node/**")
@@ -268,14 +269,17 @@ def test_watch_refuses_wrong_arguments(arguments):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_readme_documents_every_command(command):
-    assert f"sensor-node {command}" in README
+@pytest.mark.parametrize("name", ["README.md", "node/commands/README.md"])
+def test_the_readmes_document_every_command(name, command):
+    assert f"| `sensor-node {command}" in (ROOT / name).read_text()
 
 
 @pytest.mark.parametrize("name", driver_names())
 def test_the_readmes_document_every_driver(name):
-    assert f"`{name}`" in (ROOT / "drivers" / "README.md").read_text()
-    assert f"`{name}`" in README
+    """Among the drivers, and in the section on wiring."""
+    before, wiring, after = re.split(r"^## (?:Wiring|The catalogue)$", DRIVERS_README, flags=re.M)
+    assert f"`{name}`" in before + after
+    assert f"`{name}`" in wiring
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -297,29 +301,39 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 def test_the_readme_documents_every_key(name):
     for field in msgspec.structs.fields(TABLES[name]):
         if field.name not in ("tls", "fault"):  # tables of their own
-            assert f"`{field.encode_name}`" in README, field.encode_name
+            assert f"`{field.encode_name}`" in CONFIG_README, field.encode_name
 
 
 @pytest.mark.parametrize("name", driver_names())
 def test_the_drivers_readme_documents_every_option(name):
-    text = (ROOT / "drivers" / "README.md").read_text()
     for option in describe_options(find_driver(name).options):
-        assert f"`{option.name}`" in text, option.name
+        assert f"`{option.name}`" in DRIVERS_README, option.name
 
 
-def test_the_configurations_of_the_readme_are_valid(tmp_path):
-    """Every TOML block that configures a broker passes `check`."""
-    blocks = [block.split("```")[0] for block in README.split("```toml\n")[1:]]
-    whole = [block for block in blocks if "[mqtt]" in block]
-    assert whole
-    for block in whole:
+def configurations() -> list[tuple[str, str]]:
+    """Every TOML block of the READMEs that configures a broker, and where it stands."""
+    texts = {name: (ROOT / name).read_text() for name in READMES}
+    found = [
+        (name, block)
+        for name, text in texts.items()
+        for block in re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+    return [(name, block) for name, block in found if "[mqtt]" in block]
+
+
+def test_the_configurations_of_the_readmes_are_valid(tmp_path):
+    """Each passes `check`, and none has another sensor on the wire of the DS18B20s, GPIO 4."""
+    whole = configurations()
+    assert {name for name, _ in whole} >= {"README.md", "node/config/README.md"}
+    for name, block in whole:
         file = tmp_path / "node.toml"
         file.write_text(block)
         for name in ("mqtt.password", "web.password", "ca.crt", "node.crt", "node.key"):
             (tmp_path / name).write_text("x")
         done = sensor_node("check", "--config", str(file))
         problems = [line for line in done.stderr.splitlines() if "PEM" not in line]
-        assert problems == []
+        assert problems == [], name
+        assert not ("ds18b20" in block and re.search(r"^pin = 4$", block, re.MULTILINE)), name
 
 
 # What whoever is not root must have sudo for, as we tell them to type it.

@@ -258,7 +258,7 @@ class BrokerConnection:
             _log.error(
                 "%s: is there another client with the id %s? Each node needs a name and a machine "
                 "id of its own; or does the broker close them over a message that is too large "
-                "for it? (see README.md, Trouble-shooting)",
+                "for it? (see node/doctor/README.md)",
                 SHORT_LIVES_TEXT,
                 self._client_id,
             )

@@ -62,9 +62,9 @@ def commands_of(file: Path) -> list[str]:
 
 
 def of_the_readmes() -> list[str]:
-    """All of them; the one of an installation first, for what follows rests on it."""
-    files = (CHECKOUT / "deploy/README.md", CHECKOUT / "README.md")
-    return [command for file in files for command in commands_of(file)]
+    """All of them, each once; those of an installation first, because the rest builds on it."""
+    files = ("deploy/README.md", "README.md", "node/config/README.md")
+    return list(dict.fromkeys(c for file in files for c in commands_of(CHECKOUT / file)))
 
 
 def printed_in(said: str) -> list[str]:
