@@ -11,10 +11,21 @@ import pytest
 from node.config.schema import HostName, MqttTable, TlsTable
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.errors import connect_failure, refusal
-from node.mqtt.events import Connected, ConnectFailed, Disconnected
+from node.mqtt.events import Connected, ConnectFailed, Disconnected, SubscribeRefused
+from node.mqtt.reasons import (
+    BAD_CLIENT_ID,
+    BAD_LOGIN,
+    KEEP_ALIVE_TIMEOUT,
+    NO_WILDCARDS,
+    NOT_AUTHORIZED,
+    UNSPECIFIED,
+    UNSUPPORTED_VERSION,
+    Reason,
+)
 
 MQTT = MqttTable(host=HostName("broker.example"))
-UP = Connected(0, refused="", window=20, max_packet_bytes=1000)
+SILENTLY = Reason(UNSPECIFIED, "as paho calls it")
+UP = Connected(0, refused=None, window=20, max_packet_bytes=1000)
 
 
 @pytest.fixture
@@ -31,9 +42,9 @@ def link(caplog, clock) -> BrokerConnection:
 def test_a_loss_that_is_reported_again_and_again_is_one_loss(link, caplog):
     """paho calls on_disconnect for each turn of its loop without a socket."""
     assert link.handle(UP) is Change.UP
-    assert link.handle(Disconnected(0, 1, "Unspecified error")) is Change.DOWN
+    assert link.handle(Disconnected(0, 1, SILENTLY)) is Change.DOWN
     for _ in range(10):
-        assert link.handle(Disconnected(0, 1, "Unspecified error")) is Change.NONE
+        assert link.handle(Disconnected(0, 1, SILENTLY)) is Change.NONE
     assert [record.getMessage() for record in caplog.records] == [
         "connected to broker.example:1883, MQTT 5",
         "no broker: lost broker.example:1883; reconnecting",
@@ -44,7 +55,7 @@ def test_connections_that_are_closed_without_an_answer_are_a_complaint(link, cap
     """Negative control of the test above: two connections, two closes."""
     link.handle(UP)
     for attempt in (1, 2, 3):
-        link.handle(Disconnected(0, attempt, "Unspecified error"))
+        link.handle(Disconnected(0, attempt, SILENTLY))
     assert "closes the connection before it answers" in caplog.text
 
 
@@ -56,13 +67,13 @@ def test_each_reason_is_said_once_until_there_is_a_broker(link, caplog):
         link.handle(unknown)
     assert len(caplog.records) == 2
     link.handle(UP)
-    link.handle(Disconnected(0, 1, "x"))
+    link.handle(Disconnected(0, 1, SILENTLY))
     link.handle(refused)
     assert len(caplog.records) == 5
 
 
 def test_events_of_an_earlier_client_are_ignored(link, caplog):
-    assert link.handle(Connected(7, refused="", window=1, max_packet_bytes=1)) is Change.NONE
+    assert link.handle(Connected(7, refused=None, window=1, max_packet_bytes=1)) is Change.NONE
     assert not link.connected
     assert caplog.text == ""
 
@@ -72,7 +83,7 @@ def flap(link: BrokerConnection, clock, lives_s: list[float]) -> None:
     for attempt, life_s in enumerate(lives_s, start=1):
         link.handle(UP)
         clock.now_s += life_s
-        link.handle(Disconnected(0, attempt, "Session taken over"))
+        link.handle(Disconnected(0, attempt, Reason(0x8E, "Session taken over")))
 
 
 def test_connections_that_do_not_last_are_said_once_and_slow_the_node_down(link, clock, caplog):
@@ -100,21 +111,38 @@ def test_connections_that_last_change_nothing(link, clock, caplog):
 def test_a_version_that_was_only_guessed_is_tried_anew_after_a_loss(link, monkeypatch):
     """3.1.1, because something closed two connections: MQTT 5 first, the next time."""
     monkeypatch.setattr(link, "start", lambda: None)
-    link.handle(Disconnected(0, 1, "x"))
-    link.handle(Disconnected(0, 2, "x"))
+    link.handle(Disconnected(0, 1, SILENTLY))
+    link.handle(Disconnected(0, 2, SILENTLY))
     assert not link._speaks_5
     link.handle(UP)
-    link.handle(Disconnected(0, 3, "x"))
+    link.handle(Disconnected(0, 3, SILENTLY))
     assert link._speaks_5
 
 
 def test_a_version_that_was_refused_is_not_tried_again(link, monkeypatch):
     monkeypatch.setattr(link, "start", lambda: None)
-    link.handle(Connected(0, refused="Unsupported protocol version", window=1, max_packet_bytes=1))
+    refused = Reason(UNSUPPORTED_VERSION, "as a broker of tomorrow may call it")
+    link.handle(Connected(0, refused=refused, window=1, max_packet_bytes=1))
     assert not link._speaks_5
     link.handle(UP)
-    link.handle(Disconnected(0, 1, "x"))
+    link.handle(Disconnected(0, 1, SILENTLY))
     assert not link._speaks_5
+
+
+def test_a_broker_that_accepts_the_connection_and_says_nothing_is_a_complaint_of_its_own(
+    link, caplog
+):
+    link.handle(Disconnected(0, 1, Reason(KEEP_ALIVE_TIMEOUT, "any")))
+    assert "accepts the connection and does not answer" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [(NOT_AUTHORIZED, ": any; allow it in the broker's ACL"), (NO_WILDCARDS, ": any")],
+)
+def test_a_refused_subscription_has_a_remedy_where_there_is_one(link, caplog, code, ends):
+    link.handle(SubscribeRefused(0, "sensors/n/cmd/+", Reason(code, "any")))
+    assert caplog.records[-1].getMessage().endswith(f"sensors/n/cmd/+{ends}")
 
 
 def certificate_error(code: int) -> ssl.SSLCertVerificationError:
@@ -157,9 +185,10 @@ def test_a_failure_of_tls_is_put_into_words(error, says):
 @pytest.mark.parametrize(
     ("reason", "says"),
     [
-        ("Not authorized", "a client without a user name"),
-        ("Client identifier not valid", "restrict client ids"),
-        ("Server busy", "refuses the connection: Server busy"),
+        (Reason(BAD_LOGIN, "any"), "refuses a client without a user name: any; check [mqtt]"),
+        (Reason(NOT_AUTHORIZED, "any"), "refuses a client without a user name: any; check [mqtt]"),
+        (Reason(BAD_CLIENT_ID, "any"), "restrict client ids"),
+        (Reason(0x89, "Server busy"), "refuses the connection: Server busy"),
     ],
 )
 def test_a_refusal_is_put_into_words(reason, says):

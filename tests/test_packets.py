@@ -20,7 +20,8 @@ from support import ScriptedBroker, sysfs_config, wait_until
 
 from node.mqtt.buffered_socket import BufferedSocket
 from node.mqtt.events import Outgoing
-from node.mqtt.packets import failure_name, framed, length, publish_packet
+from node.mqtt.packets import framed, length, publish_packet
+from node.mqtt.reasons import Reason, failure
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0+#"), min_size=1)
 
@@ -82,15 +83,18 @@ def test_what_is_too_long_for_a_packet_is_refused():
 @pytest.mark.parametrize(
     ("code", "name"),
     [
-        (0x00, ""),
-        (0x10, ""),  # nobody has subscribed to it
         (0x87, "Not authorized"),
         (0x95, "Packet too large"),
         (0xF0, "reason code 0xf0"),
     ],
 )
 def test_a_reason_of_failure_has_a_name(code, name):
-    assert failure_name(PacketTypes.PUBACK, code) == name
+    assert failure(PacketTypes.PUBACK, code) == Reason(code, name)
+
+
+@pytest.mark.parametrize("code", [0x00, 0x10])  # 0x10: nobody has subscribed to it
+def test_a_code_of_success_is_no_failure(code):
+    assert failure(PacketTypes.PUBACK, code) is None
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import msgspec
 from node.config.schema import MqttTable
 from node.doctor.packets import Connack, Will, WireError
 from node.doctor.wire import Connection
+from node.mqtt.reasons import Reason
 from node.topics import Topics
 
 __all__ = ["TEST_PAYLOAD", "Broker", "LoggedIn", "Refused"]
@@ -40,7 +41,11 @@ _Address = tuple[Any, ...]
 
 
 class Refused(Exception):
-    """The broker refuses the login; the text is the name of its reason code."""
+    """The broker refuses the login; the text is the name of its reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
 
 
 class LoggedIn(msgspec.Struct):

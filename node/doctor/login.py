@@ -10,6 +10,7 @@ from node.doctor.packets import NotMqtt, Will, WireError
 from node.doctor.report import Step, from_sentence
 from node.doctor.wire import Closed, NoAnswer
 from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
+from node.mqtt.reasons import UNSUPPORTED_VERSION
 
 __all__ = ["WILL_TOPIC", "Login"]
 
@@ -40,10 +41,10 @@ class Login:
             try:
                 self.made = self._broker.log_in(secured, will=self._will)
             except Refused as error:
-                if not is_last and "protocol version" in str(error).lower():
+                if not is_last and error.reason.code == UNSUPPORTED_VERSION:
                     continue
                 yield self._tls_step()
-                yield from_sentence("login", "failed", refusal(str(error), self._mqtt))
+                yield from_sentence("login", "failed", refusal(error.reason, self._mqtt))
                 return
             except Closed:
                 if not is_last:  # a broker that knows no MQTT 5 may do that

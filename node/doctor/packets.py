@@ -11,7 +11,7 @@ import msgspec
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from node.mqtt.packets import failure_name
+from node.mqtt.reasons import UNSUPPORTED_VERSION, Reason, failure
 
 __all__ = [
     "Connack",
@@ -28,7 +28,6 @@ __all__ = [
 _FAILURE = 0x80
 # Return codes of a CONNACK of 3.1.1 (§3.2.2.3 there) -> the reason codes of MQTT 5.
 _RETURN_CODES = {1: 132, 2: 133, 3: 136, 4: 134, 5: 135}
-_UNSUPPORTED_VERSION = 132
 # Packets that a broker never sends (§2.1.2).
 _OF_CLIENTS = (
     PacketTypes.CONNECT,
@@ -62,9 +61,9 @@ class Will(msgspec.Struct, frozen=True):
 
 
 class Connack(msgspec.Struct, frozen=True):
-    """The broker's answer to CONNECT; `refused` is the name of its reason, "" for success."""
+    """The broker's answer to CONNECT; `refused` is None for success."""
 
-    refused: str = ""
+    refused: Reason | None = None
     keeps_retained: bool = True
     maximum_qos: int = 2
     receive_maximum: int = 65_535
@@ -139,9 +138,9 @@ def connack_of(body: bytes, *, version: int) -> Connack:
     if len(body) < 3:
         code = _RETURN_CODES.get(code, code | _FAILURE if code or version == 5 else 0)
         if version == 5 and code == _FAILURE:
-            code = _UNSUPPORTED_VERSION
-        return Connack(failure_name(PacketTypes.CONNACK, code))
-    if refused := failure_name(PacketTypes.CONNACK, code):
+            code = UNSUPPORTED_VERSION
+        return Connack(failure(PacketTypes.CONNACK, code))
+    if refused := failure(PacketTypes.CONNACK, code):
         return Connack(refused)
     properties = Properties(PacketTypes.CONNACK)
     try:

@@ -26,7 +26,8 @@ from node.doctor.packets import (
     message_of,
     shown,
 )
-from node.mqtt.packets import binary, failure_name, framed, text
+from node.mqtt.packets import binary, framed, text
+from node.mqtt.reasons import failure
 
 __all__ = ["Closed", "Connection", "NoAnswer"]
 
@@ -103,17 +104,17 @@ class Connection:
         self._send(first, head + properties + payload)
         kind = PacketTypes.PUBACK if qos == 1 else PacketTypes.PUBREC
         body = self._answer(kind, message_id)
-        return failure_name(kind, body[2]) if len(body) > 2 else ""
+        return _why(kind, body[2:])
 
     def subscribe(self, topic_filter: str) -> str:
         """SUBSCRIBE (§3.8) at QoS 1, as the node does; returns why it was refused, or ""."""
         message_id = self._next_id()
         head = struct.pack(">H", message_id) + self._no_properties
         self._send(_SUBSCRIBE, head + text(topic_filter) + b"\x01")
-        code = self._answer(PacketTypes.SUBACK, message_id)[-1]
-        if self.version == 4 and code == _REFUSED_3_1_1:
+        codes = self._answer(PacketTypes.SUBACK, message_id)[-1:]
+        if self.version == 4 and codes[0] == _REFUSED_3_1_1:
             return "refused"
-        return failure_name(PacketTypes.SUBACK, code)
+        return _why(PacketTypes.SUBACK, codes)
 
     def wait_for(self, wanted: Callable[[Message], bool], within_s: float) -> Message | None:
         """The first message, of those there and those to come, that is wanted; None in time."""
@@ -202,7 +203,7 @@ class Connection:
                 self._send(_PUBACK, packet_id)
             self.arrived.append(message)
         elif first >> 4 == PacketTypes.DISCONNECT:
-            raise Closed(failure_name(PacketTypes.DISCONNECT, body[0]) if body else "")
+            raise Closed(_why(PacketTypes.DISCONNECT, body))
         return packet
 
     def _cut_packet(self) -> tuple[int, bytes] | None:
@@ -211,3 +212,8 @@ class Connection:
                 raise NotMqtt(shown(self._received))
             self._is_mqtt = True
         return cut_packet(self._received)
+
+
+def _why(kind: int, codes: bytes) -> str:
+    """The name of the first reason code, where there is one and it is of a failure; else ""."""
+    return str(failure(kind, codes[0]) or "") if codes else ""

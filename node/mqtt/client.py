@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from node.config.schema import MqttTable
@@ -36,8 +37,9 @@ from node.mqtt.events import (
     SubscribeRefused,
     Subscription,
 )
-from node.mqtt.packets import failure_name, publish_packet
+from node.mqtt.packets import publish_packet
 from node.mqtt.rate_limit import RateLimit, Verdict
+from node.mqtt.reasons import NO_WILDCARDS, Reason, failure
 from node.system.jitter import at_random
 from node.topics import OFFLINE
 
@@ -165,7 +167,7 @@ class NetworkClient(paho.Client):
         if self.hurried:
             self._acknowledge_at_once()
         code = packet[2] if len(packet) > 2 else 0
-        refused = failure_name(PacketTypes.PUBACK, code)
+        refused = failure(PacketTypes.PUBACK, code)
         self._report(Acknowledged(self._generation, int.from_bytes(packet[:2], "big"), refused))
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -269,13 +271,13 @@ class NetworkClient(paho.Client):
         self._report(
             Connected(
                 self._generation,
-                refused=str(reason) if reason.is_failure else "",
+                refused=_reason(reason) if reason.is_failure else None,
                 window=getattr(properties, "ReceiveMaximum", DEFAULT_WINDOW),
                 max_packet_bytes=getattr(properties, "MaximumPacketSize", sys.maxsize),
             )
         )
         for topic in impossible:
-            why = "it has no subscriptions with wildcards"
+            why = Reason(NO_WILDCARDS, "it has no subscriptions with wildcards")
             self._report(SubscribeRefused(self._generation, topic, why))
 
     def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
@@ -286,7 +288,7 @@ class NetworkClient(paho.Client):
     def _disconnected(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
-        self._report(Disconnected(self._generation, self._attempt, str(reason)))
+        self._report(Disconnected(self._generation, self._attempt, _reason(reason)))
 
     def _acknowledge_at_once(self) -> None:
         """Tell the broker's TCP that its PUBACK is here, so that it sends those that wait (tcp(7)).
@@ -304,7 +306,7 @@ class NetworkClient(paho.Client):
         topic = self._asked.pop(message_id, "")
         for reason in reasons:
             if reason.is_failure:
-                self._report(SubscribeRefused(self._generation, topic, str(reason)))
+                self._report(SubscribeRefused(self._generation, topic, _reason(reason)))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         try:
@@ -344,3 +346,7 @@ class NetworkClient(paho.Client):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER_S)
+
+
+def _reason(code: ReasonCode) -> Reason:
+    return Reason(code.value, str(code))

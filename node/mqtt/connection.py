@@ -27,6 +27,7 @@ from node.mqtt.events import (
     Subscription,
 )
 from node.mqtt.rate_limit import RateLimit
+from node.mqtt.reasons import KEEP_ALIVE_TIMEOUT, NO_WILDCARDS, UNSPECIFIED, UNSUPPORTED_VERSION
 from node.system.clock import Clock
 
 __all__ = ["SHORT_LIVES_TEXT", "BrokerConnection", "Change"]
@@ -188,23 +189,25 @@ class BrokerConnection:
             return self._disconnected(event)
         elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
             self._complaints.add(event.topic)
+            remedy = "" if event.reason.code == NO_WILDCARDS else "; allow it in the broker's ACL"
             _log.warning(
                 "the broker does not let us subscribe to %s: %s%s",
                 event.topic,
                 event.reason,
-                "" if "wildcard" in event.reason.lower() else "; allow it in the broker's ACL",
+                remedy,
             )
         return Change.NONE
 
     def _answered(self, event: Connected) -> Change:
         self._silent_closes = 0
-        unsupported = "protocol version" in event.refused.lower()
+        refused = event.refused
+        unsupported = refused is not None and refused.code == UNSUPPORTED_VERSION
         if unsupported and self._mqtt.protocol == "auto" and self._speaks_5:
             self._only_3_1_1 = True
             self._change_version()
             return Change.NONE
-        if event.refused:
-            self._complain(refusal(event.refused, self._mqtt))
+        if refused is not None:
+            self._complain(refusal(refused, self._mqtt))
             return Change.NONE
         self.connected = True
         self._patience = SILENT_CLOSES_LATER
@@ -224,7 +227,7 @@ class BrokerConnection:
         self._closed_attempt = attempt
         if self.connected:
             self.connected = False
-            known = "" if event.reason == "Unspecified error" else f" ({event.reason})"
+            known = "" if event.reason.code == UNSPECIFIED else f" ({event.reason})"
             self._complain(f"lost {where}{known}; reconnecting")
             self._mind_short_lives()
             if self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
@@ -232,7 +235,7 @@ class BrokerConnection:
                 self._change_version()
                 self._patience = SILENT_CLOSES
             return Change.DOWN
-        if "keep alive" in event.reason.lower():
+        if event.reason.code == KEEP_ALIVE_TIMEOUT:
             self._complain(no_answer(self._mqtt))
             return Change.NONE
         self._silent_closes += 1

@@ -1,6 +1,6 @@
 """Why the broker cannot be reached, in words, with what to try.
 
-Pure: an exception of the network thread, or a reason code of the broker's, becomes a sentence.
+Pure: an exception of the network thread, or a reason of the broker's, becomes a sentence.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from node.config.schema import MqttTable
+from node.mqtt.reasons import BAD_CLIENT_ID, BAD_LOGIN, NOT_AUTHORIZED, Reason
 
 if TYPE_CHECKING:
     import ssl
@@ -109,15 +110,15 @@ def closed_early(mqtt: MqttTable) -> str:
     return f"{mqtt.address} closes the connection before it answers; {question}"
 
 
-def refusal(reason: str, mqtt: MqttTable) -> str:
-    """Why the broker refused the login; `reason` is the name of its reason code."""
+def refusal(reason: Reason, mqtt: MqttTable) -> str:
+    """Why the broker refused the login."""
     where = mqtt.address
-    if reason in ("Bad user name or password", "Not authorized"):
+    if reason.code in (BAD_LOGIN, NOT_AUTHORIZED):
         who = f'the user "{mqtt.username}"' if mqtt.username else "a client without a user name"
         return (
             f"{where} refuses {who}: {reason}; check [mqtt] username and the password, "
             "and the broker's password file"
         )
-    if reason == "Client identifier not valid":
+    if reason.code == BAD_CLIENT_ID:
         return f"{where} refuses the client id; does the broker restrict client ids?"
     return f"{where} refuses the connection: {reason}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from node.mqtt.reasons import Reason
+
 __all__ = [
     "Acknowledged",
     "Arrived",
@@ -23,10 +25,10 @@ __all__ = [
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """The broker answered CONNECT. `refused` is the name of its reason code, "" for success."""
+    """The broker answered CONNECT; `refused` is None for success."""
 
     generation: int
-    refused: str
+    refused: Reason | None
     window: int
     max_packet_bytes: int
 
@@ -43,15 +45,15 @@ class Disconnected(msgspec.Struct, frozen=True):
 
     generation: int
     attempt: int
-    reason: str
+    reason: Reason
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """PUBACK for a message; `refused` is the name of a failing MQTT 5 reason code, or ""."""
+    """PUBACK for a message; `refused` is None for success, and always in MQTT 3.1.1."""
 
     generation: int
     message_id: int
-    refused: str
+    refused: Reason | None
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -72,7 +74,7 @@ class SubscribeRefused(msgspec.Struct, frozen=True):
 
     generation: int
     topic: str
-    reason: str
+    reason: Reason
 
 
 class Flooded(msgspec.Struct, frozen=True):

@@ -1,23 +1,17 @@
 """MQTT packets as bytes: those that the node makes and takes apart itself. Pure.
 
-Clauses are those of MQTT 5. Names of reasons are paho's, as everywhere.
+Clauses are those of MQTT 5.
 """
 
 from __future__ import annotations
 
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
-
 from node.mqtt.events import Outgoing
 
-__all__ = ["binary", "failure_name", "framed", "length", "publish_packet", "text"]
+__all__ = ["binary", "framed", "length", "publish_packet", "text"]
 
 _MAX_LENGTH = 268_435_455  # §1.5.5
-_FAILURE = 0x80
 _PUBLISH_AT_QOS_1, _RETAIN = 0x32, 0x01  # §3.3.1
 _MESSAGE_EXPIRY_INTERVAL, _CORRELATION_DATA = b"\x02", b"\x09"  # §3.3.2.3
-# Of a PUBACK (§3.4.2.1); mosquitto sends it for what is above its message_size_limit.
-_OUTSIDE_THE_STANDARD = {0x95: "Packet too large"}
 
 
 def binary(content: bytes) -> bytes:
@@ -62,13 +56,3 @@ def _properties(message: Outgoing) -> bytes:
     if message.correlation:
         properties += _CORRELATION_DATA + binary(message.correlation)
     return length(len(properties)) + properties
-
-
-def failure_name(kind: int, code: int) -> str:
-    """The name of a reason code of a failure; "" for one of success."""
-    if code < _FAILURE and kind != PacketTypes.DISCONNECT:
-        return ""
-    try:
-        return str(ReasonCode(kind, identifier=code))
-    except (KeyError, ValueError):  # paho knows no such code, or not of this packet
-        return _OUTSIDE_THE_STANDARD.get(code, f"reason code 0x{code:02x}")

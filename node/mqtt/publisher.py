@@ -20,6 +20,7 @@ from itertools import islice
 
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
+from node.mqtt.reasons import NOT_AUTHORIZED
 from node.topics import OFFLINE
 
 __all__ = ["Publisher"]
@@ -254,16 +255,17 @@ class Publisher:
         message = self._message_of.pop(event.message_id, None)
         if message is None:
             return
-        if event.refused:
-            remedy = "allow the topic in the broker's ACL"
-            remedy += self.remedies.get(message.topic, "")
-            denied = "authorized" in event.refused.lower()
-            self._refuse(message, f"{event.refused}; {remedy}" if denied else event.refused)
+        if event.refused is not None:
+            why = event.refused.name
+            if event.refused.code == NOT_AUTHORIZED:
+                why += "; allow the topic in the broker's ACL"
+                why += self.remedies.get(message.topic, "")
+            self._refuse(message, why)
         settled = self._settlements.pop(event.message_id, None)
         if settled is None:
             self._in_flight.discard(message.topic)
         else:
-            settled(not event.refused)
+            settled(event.refused is None)
 
     def _refuse(self, message: Outgoing, why: str) -> None:
         """Tell of a message that cannot be published; log it once per topic and connection.

@@ -19,6 +19,7 @@ from node.mqtt.client import LARGEST_INCOMING_BYTES
 from node.mqtt.connection import Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Connected, Outgoing, Subscription
 from node.mqtt.packets import binary, framed, publish_packet, text
+from node.mqtt.reasons import Reason
 from node.topics import OFFLINE
 
 __all__ = ["FleetLink"]
@@ -53,7 +54,7 @@ class FleetLink:
         self._will_topic = will_topic
         self._subscribe = tuple(subscribe)
         self.connected = False
-        self.refused = ""
+        self.refused: Reason | None = None
         self.window = 65_535
         self.out = bytearray()
         """What the socket is to send."""
@@ -143,7 +144,7 @@ class FleetLink:
         sent_s = self._sent_at_s.pop(message_id, None)
         if sent_s is not None:
             self.acknowledgement.add((self.heard_s - sent_s) * 1000)
-        return Acknowledged(0, message_id, "")
+        return Acknowledged(0, message_id, None)
 
     def _say(self, packet: bytes) -> None:
         self.out += packet

@@ -1,0 +1,56 @@
+"""Reason codes of MQTT 5 (§2.4): why the broker refuses something, or ends a connection.
+
+paho translates the return codes of MQTT 3.1.1 into them. What the node does depends on the code
+alone; the name is for people.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+__all__ = [
+    "BAD_CLIENT_ID",
+    "BAD_LOGIN",
+    "KEEP_ALIVE_TIMEOUT",
+    "NOT_AUTHORIZED",
+    "NO_WILDCARDS",
+    "UNSPECIFIED",
+    "UNSUPPORTED_VERSION",
+    "Reason",
+    "failure",
+]
+
+UNSPECIFIED = 0x80
+UNSUPPORTED_VERSION = 0x84
+BAD_CLIENT_ID = 0x85
+BAD_LOGIN = 0x86
+NOT_AUTHORIZED = 0x87
+KEEP_ALIVE_TIMEOUT = 0x8D
+"""paho gives it, too, where the broker does not answer PINGREQ or CONNECT in time."""
+NO_WILDCARDS = 0xA2
+
+_FAILURE = 0x80
+# Of a PUBACK (§3.4.2.1); mosquitto sends it for what is above its message_size_limit.
+_OUTSIDE_THE_STANDARD = {0x95: "Packet too large"}
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """A reason code, and its name; both are paho's, where it knows the code."""
+
+    code: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def failure(kind: int, code: int) -> Reason | None:
+    """The reason for a failure, by a code in a packet of the type `kind`; None for success."""
+    if code < _FAILURE and kind != PacketTypes.DISCONNECT:
+        return None
+    try:
+        return Reason(code, str(ReasonCode(kind, identifier=code)))
+    except (KeyError, ValueError):  # paho knows no such code, or not of this packet
+        return Reason(code, _OUTSIDE_THE_STANDARD.get(code, f"reason code 0x{code:02x}"))
