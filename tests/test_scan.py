@@ -32,7 +32,7 @@ from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS
 from drivers.sim.dead import ConstantChip
 from drivers.sim.i2c import RegisterChip, SimulatedI2C
-from node.commands.scan import _free, _suggest_id
+from node.config.sensor_toml import free_id, suggest_id
 
 ROOT = Path(__file__).parent.parent
 BROKER = '[mqtt]\nhost = "127.0.0.1"\n\n'
@@ -672,7 +672,7 @@ def test_nothing_found_is_said_and_no_failure():
 
 def test_ids_are_valid_and_different():
     taken = {"cpu"}
-    assert _free("cpu", taken) == "cpu-2"
+    assert free_id("cpu", taken) == "cpu-2"
     found = scanning.Found("sysfs", options={"name": "dht11@4", "device": "a b/ü:" + 80 * "x"})
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", _suggest_id(found))
-    assert _free("", set()) == "sensor"
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", suggest_id(found.driver, found.options))
+    assert free_id("", set()) == "sensor"

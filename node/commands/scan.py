@@ -7,7 +7,6 @@ What is printed is TOML as a whole: all that is no table is a comment. Finding i
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import textwrap
 from typing import Any
@@ -21,6 +20,7 @@ from drivers.scanning import Finding, Found, Scan, scan
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import Config
+from node.config.sensor_toml import free_id, sensor_table, suggest_id
 from node.sensors.board import open_board
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -28,7 +28,6 @@ __all__ = ["HELP", "add_arguments", "run"]
 # ruff: noqa: T201
 
 _WIDTH = 78
-_MAX_ID = 64
 # On the simulated board, where no configuration says what is there: of each kind of bus
 # something, told by its identification or not.
 _TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
@@ -121,34 +120,16 @@ def _board(config: Config | None, *, simulate: bool) -> Board:
 # -- Ids -----------------------------------------------------------------------------------------
 
 
-def _suggest_id(found: Found) -> str:
-    """A text of letters, digits, - and _: the driver, and what tells this sensor from others."""
-    named = [str(found.options[key]) for key in ("name", "device") if key in found.options]
-    parts = named or [found.driver]
-    for name, value in found.options.items():
-        if name == "bus":
-            parts.append(f"bus{value}")
-        elif name == "address":
-            parts = [value] if isinstance(value, str) else [*parts, f"{value:02x}"]
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")[: _MAX_ID - 4]
-
-
 def _ids_of(result: Scan, config: Config | None) -> list[list[str]]:
     """For each finding an id for its sensor, or for each that it may be; all different."""
     taken = {sensor.id for sensor in config.sensors} if config else set()
     ids = []
     for finding in result.findings:
-        ids.append([_free(_suggest_id(found), taken) for found in _all_of(finding)])
+        ids.append(
+            [free_id(suggest_id(found.driver, found.options), taken) for found in _all_of(finding)]
+        )
         taken.update(ids[-1])
     return ids
-
-
-def _free(wanted: str, taken: set[str]) -> str:
-    number, free = 1, wanted or "sensor"
-    while free in taken:
-        number += 1
-        free = f"{wanted}-{number}"
-    return free
 
 
 def _all_of(finding: Finding) -> tuple[Found, ...]:
@@ -210,14 +191,7 @@ def _needs(found: Found) -> list[str]:
 
 
 def _table(found: Found, name: str) -> list[str]:
-    lines = ["[[sensor]]", f'id = "{name}"', f'driver = "{found.driver}"']
-    return lines + [f"{key} = {_toml_value(key, value)}" for key, value in found.options.items()]
-
-
-def _toml_value(key: str, value: str | int) -> str:
-    if isinstance(value, str):
-        return msgspec.json.encode(value).decode()  # a TOML string escapes as JSON does
-    return f"0x{value:02x}" if key == "address" else str(value)
+    return sensor_table(name, found.driver, found.options)
 
 
 def _as_json(result: Scan, ids: list[list[str]], configured: dict[str, str]) -> dict[str, Any]:
