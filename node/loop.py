@@ -55,6 +55,7 @@ GOODBYE_S = 1.0
 NETWORK_THREAD_CHECK_S = 10.0
 REST_AFTER_MISTAKE_S = 1.0
 STALL_S = 0.1
+"""A turn that takes longer was held up: by the disk, a stopped process, or too little processor."""
 
 
 class StopRequest(msgspec.Struct, frozen=True):
@@ -159,6 +160,8 @@ class Node:
         self._reads_first = False
         """In this turn reads begin, and the rest waits for the next one."""
         self._stopping = False
+        self._awake_since_s = clock.monotonic()
+        """Since when the loop could have worked, for all that is accounted for."""
 
     def stop(self, reason: str) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
@@ -174,6 +177,7 @@ class Node:
             self._go_on("save the first health")
         self._link.start()
         self._service.ready()
+        self._awake_since_s = self._clock.monotonic()
         while not self._stopping:
             self._turn()
         self._say_goodbye()
@@ -181,6 +185,10 @@ class Node:
     # -- one turn of the loop
 
     def _turn(self) -> None:
+        if self._excuse_hold_up():
+            # Reads that ended meanwhile: their sensors are free for the turn that is due now.
+            for event in self._queue.take(0):
+                self._contained(event)
         try:
             self._scheduler.work()
         except Exception:  # noqa: BLE001, logged, and the loop goes on
@@ -197,20 +205,32 @@ class Node:
             except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("publish")
         for event in self._wait(now_s):
-            try:
-                self._take(event)
-            except Exception:  # noqa: BLE001, logged, and the loop goes on
-                self._go_on("deal with an event")
-        saving_s = self._clock.monotonic()
+            self._contained(event)
         try:
-            self._reporter.save(saving_s)
+            self._reporter.save(self._clock.monotonic())
         except Exception:  # noqa: BLE001, logged, and the loop goes on
             self._go_on("save readings")
-        stalled_s = self._clock.monotonic() - saving_s
-        if stalled_s > STALL_S:
-            _log.debug("the disk took %.1f s to write", stalled_s)
-            self._scheduler.excuse(stalled_s)
         self._show_condition()
+
+    def _excuse_hold_up(self) -> bool:
+        """Allow the sensors the time in which the loop was held up; whether it was.
+
+        Called before the loop looks for silence, and before it sleeps, so that every moment
+        counts: a slow disk, a late wake-up, a process that was stopped.
+        """
+        now_s = self._clock.monotonic()
+        held_up_s, self._awake_since_s = now_s - self._awake_since_s, now_s
+        if held_up_s <= STALL_S:
+            return False
+        _log.debug("the node was held up for %.1f s", held_up_s)
+        self._scheduler.excuse(held_up_s)
+        return True
+
+    def _contained(self, event: _Event) -> None:
+        try:
+            self._take(event)
+        except Exception:  # noqa: BLE001, logged, and the loop goes on
+            self._go_on("deal with an event")
 
     def _go_on(self, what: str) -> None:
         """Log a mistake, and rest: none of ours may stop the readings, or fill the log."""
@@ -230,7 +250,12 @@ class Node:
         self._queue.ring_at = self._reporter.ask_for_acknowledgements()
         self._link.send()
         self._scheduler.begin()
-        return self._queue.take(max(wake_at_s, self._rest_until_s) - now_s)
+        self._excuse_hold_up()
+        wake_at_s = max(wake_at_s, self._rest_until_s)
+        events = self._queue.take(wake_at_s - now_s)
+        due_s = max(wake_at_s, self._awake_since_s)
+        self._awake_since_s = min(due_s, self._clock.monotonic())
+        return events
 
     def _take(self, event: _Event) -> None:
         if isinstance(event, ReadDone):

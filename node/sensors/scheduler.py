@@ -174,10 +174,12 @@ class Scheduler:
             self._workers.bus_free(done.bus)
         self._read_ended(self._sensors[done.outcome.sensor], done.outcome)
 
-    def excuse(self, stalled_s: float) -> None:
-        """The loop was held up: nobody was asked meanwhile, so nobody was silent."""
+    def excuse(self, held_up_s: float) -> None:
+        """Allow every sensor more time: while the loop was held up, none was asked."""
         for sensor in self._sensors.values():
-            sensor.state.excuse(stalled_s)
+            sensor.state.excuse(held_up_s)
+        for request in self._requests:
+            request.give_up_s += held_up_s
         self._next_check_s = self._clock.monotonic()
 
     def close(self) -> None:
@@ -189,9 +191,12 @@ class Scheduler:
         if now_s < self._next_check_s:
             return
         for sensor in self._sensors.values():
+            if now_s >= sensor.state.next_check_s and self._was_not_begun(sensor, now_s):
+                sensor.state.excuse(sensor.state.patience_s)
             if now_s >= sensor.state.next_check_s:
                 was_online = sensor.state.online
-                sensor.state.check(now_s, sensor.port.reading_since_s)
+                bus_is_busy = self._is_busy(sensor.port.bus)
+                sensor.state.check(now_s, sensor.port.reading_since_s, bus_is_busy=bus_is_busy)
                 if was_online:
                     self.online -= 1
                     self._reporter.availability_changed(sensor)
@@ -200,6 +205,19 @@ class Scheduler:
         self._next_check_s = min(
             (sensor.state.next_check_s for sensor in self._sensors.values()), default=math.inf
         )
+
+    def _was_not_begun(self, sensor: Sensor, now_s: float) -> bool:
+        """Whether a read was asked for, its bus is free, and still no thread has begun it.
+
+        The processor, or the memory, is then what there is too little of.
+        """
+        waits = sensor.state.busy_since_s is not None and now_s > sensor.begun_s + _MARGIN_S
+        return waits and not self._is_busy(sensor.port.bus)
+
+    def _is_busy(self, bus: str) -> bool:
+        """Whether a sensor on the bus is being read."""
+        ports = (sensor.port for sensor in self._sensors.values())
+        return any(port.bus == bus and port.reading_since_s is not None for port in ports)
 
     def _read_due(self, sensor: Sensor, due_s: float) -> None:
         if sensor.ready:
@@ -214,7 +232,7 @@ class Scheduler:
         if sensor.takes_first_after_power():
             return
         was_online, complaints = sensor.state.online, sensor.state.complaints
-        values = sensor.state.accept(outcome)
+        values = sensor.state.accept(outcome, taken_s=self._clock.monotonic())
         if values:
             if not was_online:
                 self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)

@@ -19,6 +19,9 @@ _log = logging.getLogger(__name__)
 _GRACE = 0.1
 _MAX_GRACE_S = 0.2
 """What the third reading may be late by, in intervals and in all."""
+_MAX_EXCUSED_S = 30.0
+"""How much time many small excuses may add up to: a loop that is always late must not keep a dead
+sensor online. A single longer one, of a process that was stopped, counts in full."""
 
 
 class SensorState:
@@ -47,6 +50,8 @@ class SensorState:
         self.missing_channels: set[str] = set()
         """Channels without a value for too long, while others of the sensor have one."""
         self._stale_at_s = math.inf
+        self._excused_s = 0.0
+        """How much time it was allowed since its last good reading."""
         self._filters: dict[str, ChannelFilters] = {}
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
@@ -83,14 +88,23 @@ class SensorState:
 
     def excuse(self, seconds: float) -> None:
         """Allow it so much more time: it could not have been read meanwhile."""
+        seconds = min(seconds, max(_MAX_EXCUSED_S, seconds) - self._excused_s)
+        if seconds <= 0:
+            return
+        self._excused_s += seconds
         self._stale_at_s += seconds
+        for name in self._good_at_s:
+            self._good_at_s[name] += seconds
         if self.busy_since_s is not None:
             self.busy_since_s += seconds
 
-    def check(self, now_s: float, reading_since_s: float | None) -> None:
+    def check(
+        self, now_s: float, reading_since_s: float | None, *, bus_is_busy: bool = True
+    ) -> None:
         """Go offline after too long a silence; complain of a read that does not end.
 
         `reading_since_s`: when the worker began to read it; None while it waits for its bus.
+        `bus_is_busy`: a sensor on its bus is being read, be it another one.
         """
         if now_s < self.next_check_s:
             return
@@ -100,6 +114,12 @@ class SensorState:
                 "stuck",
                 f"no answer for {stuck_for}; check its wiring, or switch its power off and on "
                 "(the other sensors go on)",
+            )
+        elif self.busy_since_s is not None and not bus_is_busy:
+            self._last_problem = (
+                "stuck",
+                "this computer has not come to read it: it has too much to do, or too little "
+                "memory; raise the intervals, or stop other programs",
             )
         elif self.busy_since_s is not None:
             self._last_problem = (
@@ -113,8 +133,11 @@ class SensorState:
             pipeline.forget()
         self._say(*self._last_problem)
 
-    def accept(self, outcome: ReadOutcome) -> dict[str, float]:
+    def accept(self, outcome: ReadOutcome, *, taken_s: float | None = None) -> dict[str, float]:
         """The values of the outcome that passed the pipeline; empty for a failed read.
+
+        `taken_s`: when the loop took it, where that may be later than its end. Silence is counted
+        from there, because the sensor was not asked again before.
 
         A read that took longer than the sensor may be silent is a failure too: what it brings
         may have been measured when it began.
@@ -132,7 +155,7 @@ class SensorState:
             values = self._filtered(outcome)
         if values:
             self.ok += 1
-            self._good(values, outcome)
+            self._good(values, outcome, outcome.ended_s if taken_s is None else taken_s)
         else:
             self.failed += 1
             self.failures_in_a_row += 1
@@ -179,18 +202,18 @@ class SensorState:
             self._filters[channel.name] = ChannelFilters(channel, table)
         return self._filters[channel.name]
 
-    def _good(self, values: dict[str, float], outcome: ReadOutcome) -> None:
+    def _good(self, values: dict[str, float], outcome: ReadOutcome, taken_s: float) -> None:
         self.values = values
         self.failures_in_a_row = 0
-        stale_at_s = outcome.ended_s + self.patience_s
-        self._stale_at_s = max(self._stale_at_s, stale_at_s) if self.online else stale_at_s
+        self._excused_s = 0.0
+        self._stale_at_s = taken_s + self.patience_s
         if not self.online:
             self.online = True
             self._kinds_said.clear()
-            self._good_at_s = {channel.name: outcome.ended_s for channel in outcome.channels}
+            self._good_at_s = {channel.name: taken_s for channel in outcome.channels}
             _log.info("%s (%s): online, %s", self.table.id, self.table.driver, self.described())
         for name in values:
-            self._good_at_s[name] = outcome.ended_s
+            self._good_at_s[name] = taken_s
             if name in self.missing_channels:
                 self.missing_channels.discard(name)
                 _log.info("%s (%s): %s is back", self.table.id, self.table.driver, name)
