@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import subprocess
-import sys
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -186,27 +184,3 @@ def test_a_refusal_that_paho_does_not_know_costs_a_message_and_not_the_connectio
     wait_until(lambda: states >= 5)
     assert connects == 1
     assert len(node.log_lines("Packet too large")) == 1
-
-
-def test_run_brings_no_tls_where_there_is_none(tmp_path):
-    """OpenSSL, an HTTP client, e-mail, codecs for hosts: none of it is in the node's process."""
-    heavy = ("ssl", "_ssl", "_hashlib", "http", "email", "encodings.idna", "decimal", "inspect")
-    config = tmp_path / "node.toml"
-    config.write_text(sysfs_config(1, {"s": tmp_path / "temp"}))
-    script = (
-        "import os, signal, sys, threading, time\n"
-        "from node.cli import main as cli\n"
-        "def end():\n"
-        "    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:\n"
-        "        time.sleep(0.05)\n"
-        "    time.sleep(1.0)\n"  # it tries to connect meanwhile
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "threading.Thread(target=end, daemon=True).start()\n"
-        f"assert cli.main(['run', '--config', {str(config)!r}, '--state-dir', "
-        f"{str(tmp_path / 'state')!r}]) == 0\n"
-        f"print([m for m in {heavy!r} if m in sys.modules])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "[]\n", done.stderr

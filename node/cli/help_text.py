@@ -6,8 +6,6 @@ Each command's module has a `HELP`; `cli` gives it to the parser of the command 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,23 +61,11 @@ class CommandHelp:
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As argparse's, which makes one for each option there is, and asks shutil each time how wide
-    the terminal is: with it come four libraries for compressed files."""
+    """As wide as a manual, whatever the terminal: to ask how wide that is, argparse imports
+    shutil, and with it four libraries for compressed files."""
 
     def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, **{"width": _columns() - 2, **options})
-
-
-def _columns() -> int:
-    """How wide the terminal is: as `shutil.get_terminal_size` has it."""
-    try:
-        return int(os.environ["COLUMNS"])
-    except (KeyError, ValueError):
-        pass
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    except (AttributeError, ValueError, OSError):
-        return 80
+        super().__init__(prog, **{"width": _WIDTH, **options})
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -1,14 +1,16 @@
-"""Imports without what libraries bring along for nothing of ours: a third of the start and memory.
+"""Imports without what libraries bring along and the node never uses: a quarter of its start.
 
-A module that was imported before is left as it is, and one that is imported later is the real one.
+Four modules are stood in for while paho and msgspec are imported, and only then. Whoever imports
+one of them afterwards, as a third party's driver may, gets the real one, and so does paho as soon
+as it needs more of it than the node does. This module can go with Python 3.15, whose lazy imports
+(PEP 810) do the same; each stand-in says when it alone can.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
+import importlib
 import importlib.util
-import os
 import sys
 import types
 from collections.abc import Iterator
@@ -24,55 +26,47 @@ _SSL_ERRORS = {
 
 @contextlib.contextmanager
 def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
-    """Within it, libraries find what they need, and no more.
+    """Within it, libraries find what they need of four modules, and no more.
 
-    - msgspec (0.22) prefers typing_extensions to typing where it happens to be installed, and with
-      it comes inspect.
-    - paho (2.2) imports urllib.request, and with it an HTTP client and e-mail, to look for a proxy
-      once PySocks is there.
-    - Both ask platform for the name of the system, which `os.uname` has as well (as uuid does);
-      and msgspec imports decimal to have seen the type.
-    - msgspec imports all that it can do: JSON Schema, and formats that nothing here has.
-    - argparse asks gettext for translations, of which Python brings none.
-    - Without `with_ssl` paho gets no ssl, which it uses with TLS alone (its handlers name two
-      errors of it), and hashlib does without OpenSSL: three and a half megabytes.
+    - typing_extensions, and with it inspect: msgspec (0.23) prefers it to typing where it happens
+      to be installed. Can go when msgspec does not.
+    - urllib.request, and with it an HTTP client and e-mail: paho (2.2) looks for a proxy by it, if
+      PySocks is installed. Can go when paho imports it where it uses it.
+    - ssl, without `with_ssl`: paho uses it with TLS alone, but for the names of three errors. Can
+      go when paho imports it in `tls_set`.
+    - _hashlib, without `with_ssl`: hashlib asks OpenSSL first, and paho imports hashlib for
+      websockets. Can go with ssl.
 
-    Nothing that is made while modules are imported is garbage, and to look for some takes a tenth
-    of the start. What is there afterwards stays, and need not be looked at again either.
+    A module that was imported before is left as it is.
     """
-    stand_ins: dict[str, types.ModuleType | None] = {
-        "typing_extensions": None,
-        "platform": _module("platform", system=lambda: os.uname().sysname),
-        "decimal": _module("decimal", Decimal=type("Decimal", (), {})),
-        "gettext": _module("gettext", gettext=_as_it_is, ngettext=_one_or_many),
-        "msgspec._json_schema": _module("_json_schema", schema=None, schema_components=None),
-        **{f"msgspec.{name}": _module(name) for name in ("inspect", "msgpack", "toml", "yaml")},
-    }
+    stand_ins: dict[str, types.ModuleType | None] = {"typing_extensions": None}
     if importlib.util.find_spec("socks") is None:
-        stand_ins["urllib.request"] = _module("urllib.request")
+        stand_ins["urllib.request"] = _Later("urllib.request")
     if not with_ssl:
-        stand_ins |= {"_hashlib": None, "ssl": _module("ssl", **_SSL_ERRORS)}
+        stand_ins |= {"_hashlib": None, "ssl": _Later("ssl", **_SSL_ERRORS)}
     new = stand_ins.keys() - sys.modules.keys()
-    gc.disable()
+    had_hashlib = "hashlib" in sys.modules
     sys.modules.update({name: stand_ins[name] for name in new})  # type: ignore[misc]
     try:
         yield
     finally:
         for name in new:
             del sys.modules[name]
-        gc.freeze()
-        gc.enable()
+        if "_hashlib" in new and not had_hashlib:
+            sys.modules.pop("hashlib", None)  # it lacks what OpenSSL alone can, scrypt for one
 
 
-def _as_it_is(text: str) -> str:
-    return text
+class _Later(types.ModuleType):
+    """Stands for a module until something of it is used."""
 
+    def __init__(self, name: str, **until_then: object) -> None:
+        """`until_then`: what can be had without the module, while nobody has imported it."""
+        super().__init__(name)
+        self._until_then = until_then
 
-def _one_or_many(one: str, many: str, count: int) -> str:
-    return one if count == 1 else many
-
-
-def _module(name: str, **content: object) -> types.ModuleType:
-    module = types.ModuleType(name)
-    vars(module).update(content)
-    return module
+    def __getattr__(self, name: str) -> object:
+        if name in self._until_then and self.__name__ not in sys.modules:
+            return self._until_then[name]
+        if sys.modules.get(self.__name__) is self or name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} yet")
+        return getattr(importlib.import_module(self.__name__), name)
