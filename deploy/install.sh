@@ -99,7 +99,7 @@ fail() {
 }
 
 check_python() {
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    python3 -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
         fail "it needs Python 3.11 or newer (Debian 12, Raspberry Pi OS bookworm)"
     [[ ! -e $root/pyvenv.cfg ]] ||
         fail "$root is an environment that was made by hand: sudo systemctl stop sensor-node, and move it away"
@@ -109,9 +109,9 @@ is_pi() { grep -qs "Raspberry Pi" /proc/device-tree/model; }
 
 install_packages() {
     local -a missing=()
-    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    python3 -I -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     # gpiozero's way to the pins; PyPI has no wheel of it for every Pi.
-    if is_pi && ! python3 -c 'import lgpio' 2>/dev/null; then missing+=(python3-lgpio); fi
+    if is_pi && ! python3 -I -c 'import lgpio' 2>/dev/null; then missing+=(python3-lgpio); fi
     # What tells the network of the status page, where avahi gives the Pi its name there.
     if [[ ! $wheels && -x /usr/sbin/avahi-daemon && ! -x /usr/bin/avahi-publish-service ]]; then
         missing+=(avahi-utils)
@@ -138,6 +138,7 @@ add_user() {
 
 place_files() {
     local unit
+    install -m 644 "$here/node/system/safe_files.py" "$root/safe_files.py"
     install -m 755 "$here/deploy/update" "$root/update"
     install -m 644 "$here/README.md" "$root/README.md"
     for unit in sensor-node.service sensor-node-update.service sensor-node-web.service; do

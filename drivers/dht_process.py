@@ -37,8 +37,17 @@ class DhtProcess:
     def __init__(self, model: str, pin: int, backend: str) -> None:
         self.frame = bytearray()
         self._model = model
-        command = [sys.executable, "-m", "drivers.dht_child", model, f"{pin}", backend]
-        self._command = command
+        # Nothing of the working directory, nor of a user's site where we leave that out.
+        flags = ("-P", "-s") if sys.flags.no_user_site else ("-P",)
+        self._command = [
+            sys.executable,
+            *flags,
+            "-m",
+            "drivers.dht_child",
+            model,
+            f"{pin}",
+            backend,
+        ]
         self._child: subprocess.Popen[bytes] | None = None
 
     def measure(self) -> None:
@@ -66,7 +75,8 @@ class DhtProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).parent.parent)
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        given = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
+        paths = [root, *filter(None, [given])]
         return subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

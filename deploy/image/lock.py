@@ -33,7 +33,8 @@ _HEADING = """\
 
 def main() -> int:
     command = [
-        *(sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"),
+        *(sys.executable, "-I", "-m", "pip", "install", "-qq"),
+        *("--dry-run", "--ignore-installed"),
         *("--report=-", "--target=/nonexistent", *PLATFORM_OPTIONS, f".[{_EXTRAS}]"),
     ]
     done = subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.PIPE)

@@ -22,7 +22,7 @@ HOME = Path("opt/sensor-node")
 SITE = HOME / "lib/python3.13/site-packages"
 _BUILD_TOOLS = Path(__file__).with_name("build-requirements.txt")
 _START = """\
-#!/{home}/bin/python3
+#!/{home}/bin/python3 -I
 import sys
 
 from node.cli.main import main
@@ -109,8 +109,9 @@ class NodeFiles:
         """This machine's pip, in an environment of its own."""
         venv = self._work / "venv"
         if not venv.exists():
-            _run(sys.executable, "-m", "venv", venv)
-        return (venv / "bin/python3", "-m", "pip", "-qq", "--disable-pip-version-check", *words)
+            _run(sys.executable, "-I", "-m", "venv", venv)
+        pip = (venv / "bin/python3", "-I", "-m", "pip", "-qq", "--disable-pip-version-check")
+        return (*pip, *words)
 
     def _clean_checkout(self) -> Path:
         """What the wheel is made of: what setuptools leaves behind is not to be in it."""
@@ -130,7 +131,7 @@ def compile_python(root: Path, *folders: str) -> None:
     By hash and unchecked: it does not depend on when a file was written. That of Debian's own
     packages is in the base.
     """
-    command = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    command = ["-P", "-s", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     done = subprocess.run(
         ["chroot", root, "/usr/bin/python3", *command, *folders],
         check=False,

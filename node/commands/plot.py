@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import stat
 import sys
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from node.plot.text import slug
 from node.plot.times import parse_since
 from node.reading import Reading
 from node.system.clock import SystemClock
+from node.system.safe_files import write_file
 from node.system.state_dir import find_state_dir
 from node.system.terminal import visible
 
@@ -105,15 +105,7 @@ def _write(svg: bytes, output: str) -> None:
     elif file.exists() and not file.is_file():  # a device, or a pipe
         file.write_bytes(svg)
     else:
-        file = file.resolve()  # the file itself, not the link to it
-        new = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            new.write_bytes(svg)
-            if file.exists():
-                new.chmod(stat.S_IMODE(file.stat().st_mode))
-            new.replace(file)
-        finally:
-            new.unlink(missing_ok=True)
+        write_file(file.resolve(), svg)  # the file itself, not the link to it
 
 
 class _Found:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from node.config import load as configuration
 from node.config.reader import ConfigError
 from node.config.schema import Config
+from node.system.safe_files import write_file
 from node.system.terminal import count
 
 __all__ = ["LastGood"]
@@ -47,7 +47,7 @@ class LastGood:
                 # Never the new password beside the old configuration, whenever the power fails.
                 self._file.unlink(missing_ok=True)
                 self._keep_files(files)
-            _replace(self._file, content)
+            write_file(self._file, content, mode=0o600)
         except OSError as error:
             reason = error.strerror or error
             _log.warning("%s: no copy of the configuration can be kept: %s", self._file, reason)
@@ -70,7 +70,7 @@ class LastGood:
             if old.name not in files:
                 old.unlink()
         for key, content in files.items():
-            _replace(self._folder / key, content)
+            write_file(self._folder / key, content, mode=0o600)
         if not files:
             self._folder.rmdir()
 
@@ -91,20 +91,3 @@ def _contents(folder: Path) -> dict[str, bytes]:
     with contextlib.suppress(FileNotFoundError):
         return {file.name: file.read_bytes() for file in folder.iterdir()}
     return {}
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file so that after a power cut it is the old one or the new one, and whole."""
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

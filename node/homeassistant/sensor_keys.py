@@ -8,13 +8,14 @@ so does one that keeps its `id` and is wired elsewhere, or replaced. The keys ar
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from node.config.schema import SensorTable
+from node.system.safe_files import write_file
+from node.system.state_dir import make_state_dir
 
 __all__ = ["sensor_keys"]
 
@@ -86,14 +87,8 @@ def _read(file: Path) -> list[_Known]:
 
 
 def _write(file: Path, known: list[_Known]) -> None:
-    """Replace the file as a whole, so that a power cut leaves the old one or the new one."""
-    new = file.with_suffix(".new")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with new.open("wb") as stream:
-            stream.write(msgspec.json.encode(known))
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(file)
+        make_state_dir(file.parent)
+        write_file(file, msgspec.json.encode(known), mode=0o640)
     except OSError as error:
         _log.warning("%s cannot be written (%s); a sensor with a new id is a new one", file, error)

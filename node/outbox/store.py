@@ -24,7 +24,8 @@ from node.outbox.records import Batch, Ledger, Retiming
 from node.outbox.rows import Damaged
 from node.reading import Reading
 from node.system.clock import Clock, utc_text
-from node.system.state_dir import StateDirTaken
+from node.system.safe_files import refuse_planted_link
+from node.system.state_dir import StateDirTaken, make_state_dir
 
 __all__ = ["FILE_NAME", "OutboxStore"]
 
@@ -105,7 +106,9 @@ class OutboxStore:
     def _take_folder(self) -> None:
         """Make the folder, and hold it."""
         assert self._folder is not None
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_state_dir(self._folder)
+        for suffix in ("", "-wal"):
+            refuse_planted_link(self._folder / f"{FILE_NAME}{suffix}")
         self._hold()
 
     def _take(self, file: OutboxFile) -> Ledger:

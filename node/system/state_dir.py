@@ -7,14 +7,18 @@ import fcntl
 import os
 from pathlib import Path
 
+from node.system.safe_files import open_lock
+
 __all__ = [
     "StateDirLock",
     "StateDirTaken",
     "find_state_dir",
     "lock_holder",
+    "make_state_dir",
 ]
 
 DEFAULT_STATE_DIR = Path("/var/lib/sensor-node")
+_LOCK = "node.lock"
 _LOCKS = Path("/proc/locks")
 
 
@@ -30,21 +34,31 @@ def find_state_dir(option: str | None) -> Path:
     return Path(given) if given else DEFAULT_STATE_DIR
 
 
+def make_state_dir(folder: Path) -> None:
+    """Make the folder where it is missing; what it holds is for its owner and group alone.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+
+
 class StateDirLock:
     """Takes the folder for this process until it ends, however it ends.
 
-    The lock is on the folder itself (flock(2)), so it works on a read-only disk too and leaves
-    nothing behind.
+    The lock (flock(2)) is on a file that only the node's user can open. A disk that has been
+    read-only from the very first start has no such file, and is not locked: nothing is written.
     """
 
     def __init__(self, folder: Path) -> None:
+        self._file = folder / _LOCK
         self._folder = folder
         self._descriptor: int | None = None
 
     def hold(self) -> None:
-        """Take the folder, unless that is done. One that is not there yet is nobody's.
+        """Take the folder, unless that is done. A folder that does not exist cannot be taken.
 
-        One that has been deleted and made anew is another, and may be another node's by now.
+        One that was deleted and made again is another, and may be another node's by now.
 
         Raises:
             StateDirTaken: another process has it.
@@ -55,7 +69,7 @@ class StateDirLock:
             os.close(self._descriptor)
             self._descriptor = None
         try:
-            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = open_lock(self._file)
         except OSError:
             return
         try:
@@ -74,7 +88,7 @@ class StateDirLock:
 
     def _in_place(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._folder))
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self._file))
         except OSError:
             return False
 
@@ -85,7 +99,7 @@ def lock_holder(folder: Path) -> int | None:
     Only looks (proc_locks(5)): to try the lock would be in the way of a node that is starting.
     """
     try:
-        status = folder.stat()
+        status = (folder / _LOCK).lstat()
         lines = _LOCKS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None

@@ -8,7 +8,6 @@ right. A mistake in one file costs that file alone, and is told in status.txt.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -16,7 +15,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from card import CONFIG, LAST_GOOD, RUN, SSH_KEYS, WIFI, BadFile, read_toml, writable
+sys.path.append(str(Path(__file__).parent))  # which python3 -I leaves out
+
+from card import (
+    CONFIG,
+    LAST_GOOD,
+    RUN,
+    SSH_KEYS,
+    WIFI,
+    BadFile,
+    read_toml,
+    writable,
+)
+from safe_files import write_file
 
 __all__ = ["host_name", "page_announcement", "ssh_keys", "wpa_supplicant_conf"]
 
@@ -41,7 +52,7 @@ def main() -> int:
             problems.append(f"{step.__name__.strip('_').replace('_', ' ')}: {error}")
     for problem in problems:
         print(problem, file=sys.stderr)
-    (RUN / "problems.json").write_text(json.dumps(problems))
+    _write(RUN / "problems.json", json.dumps(problems))
     return 0
 
 
@@ -151,7 +162,7 @@ def _announce_page() -> None:
     text = page_announcement(_configuration())
     if text:
         _ANNOUNCEMENT.parent.mkdir(exist_ok=True)
-        _ANNOUNCEMENT.write_text(text)  # for resolved's own user to read
+        _write(_ANNOUNCEMENT, text, mode=0o644)  # for resolved's own user to read
         # It has looked already: it is there before anything else.
         restart = ["systemctl", "try-restart", "--no-block", "systemd-resolved.service"]
         subprocess.run(restart, check=True)
@@ -196,16 +207,8 @@ def _set_up_ssh() -> None:
         raise BadFile(f"ssh.txt: line {lines} is no public key; one begins with ssh-ed25519")
 
 
-def _write(file: Path, text: str) -> None:
-    """A file that its owner alone can read, as a whole or not at all."""
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
+def _write(file: Path, text: str, *, mode: int = 0o600) -> None:
+    write_file(file, text.encode(), mode=mode)
 
 
 if __name__ == "__main__":

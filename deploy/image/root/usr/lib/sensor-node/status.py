@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent))  # which python3 -I leaves out
+
 from card import BOOT, CONFIG, RUN, STATUS, writable
+from safe_files import write_file
 
 __all__ = ["compose"]
 
@@ -43,9 +46,7 @@ def main() -> int:
     if old.partition("\n")[2] != text and os.path.ismount(BOOT):
         now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         with writable(BOOT):
-            new = STATUS.with_suffix(".new")
-            new.write_text(f"As of {now}\n{text}", encoding="utf-8", newline="\r\n")
-            new.replace(STATUS)
+            write_file(STATUS, f"As of {now}\n{text}".replace("\n", "\r\n").encode(), mode=0o644)
     print(text)
     return 0
 

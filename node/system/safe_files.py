@@ -1,0 +1,126 @@
+"""Files of our own: replaced as a whole, locked, and never reached through a link.
+
+`deploy/update` and the helpers of the image carry a copy of this module, because they run on the
+system's Python: it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["open_lock", "refuse_planted_link", "write_file"]
+
+_CLOSED = 0o600
+
+
+def write_file(file: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Replace a file as a whole: after a power cut it is the old one or the new one.
+
+    A link in its place is replaced, not followed; so is one where the new file is made, which a
+    user who may write into the folder could have put there for root to overwrite another file.
+    The owner stays the same, and without `mode` the mode does, too. A file that is new belongs to
+    the owner of the folder when root makes it, and has the mode that the umask allows. A file
+    system without modes and owners (FAT) keeps its own.
+
+    Raises:
+        OSError: it could not be written, and is as it was.
+    """
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    new = f".sensor-node-{os.getpid()}.new"
+    try:
+        old = _status(file.name, folder)
+        if mode is None and old is not None:
+            mode = stat.S_IMODE(old.st_mode) & 0o777
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=folder)
+        descriptor = _create(new, folder, 0o666 if mode is None else _CLOSED)
+        try:
+            with open(descriptor, "wb") as stream:
+                _give(descriptor, os.fstat(folder) if old is None else old)
+                if mode is not None:
+                    with contextlib.suppress(PermissionError):
+                        os.fchmod(descriptor, mode)
+                stream.write(content)
+                stream.flush()
+                os.fsync(descriptor)
+            os.replace(new, file.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(new, dir_fd=folder)
+            raise
+        _sync(folder)
+    finally:
+        os.close(folder)
+
+
+def open_lock(file: Path) -> int:
+    """Open a file to lock with flock(2), made where it is missing; return its descriptor.
+
+    No other user can open it, so none can hold the lock: a folder, or a file that others may
+    read, can be locked by anyone (flock(2) asks for no right to write). A link in its place is
+    removed.
+
+    Raises:
+        OSError: there is no such folder, or the file can be neither made nor opened.
+    """
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISLNK(os.lstat(file.name, dir_fd=folder).st_mode):
+                os.unlink(file.name, dir_fd=folder)
+        with contextlib.suppress(FileExistsError):
+            descriptor = _create(file.name, folder, _CLOSED)
+            _give(descriptor, os.fstat(folder))  # root's would be closed to the node
+            return descriptor
+        # Not blocked by a pipe, and readable where the disk is read-only.
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            return os.open(file.name, os.O_RDWR | flags, dir_fd=folder)
+        except OSError:
+            return os.open(file.name, os.O_RDONLY | flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def refuse_planted_link(file: Path) -> None:
+    """Raise OSError where root would follow a link that another user has put in a file's place.
+
+    For files that a library opens, and not this module. A link of root's own is meant.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        status = file.lstat()
+        if stat.S_ISLNK(status.st_mode) and os.geteuid() == 0 != status.st_uid:
+            raise OSError(errno.ELOOP, f"{file} is a link that user {status.st_uid} has made")
+
+
+def _status(name: str, folder: int) -> os.stat_result | None:
+    """Return what is known of a regular file; None where there is none."""
+    try:
+        status = os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _create(name: str, folder: int, mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, mode, dir_fd=folder)
+
+
+def _give(descriptor: int, like: os.stat_result) -> None:
+    """Give a file the owner and group of another one, as root alone can."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(PermissionError):  # on FAT all files have one owner
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+
+
+def _sync(folder: int) -> None:
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot, as some networks' cannot
+            raise
