@@ -283,8 +283,8 @@ class Node:
         return self.panel.identify()
 
     def _report_broker_event(self, event: BrokerEvent) -> None:
-        """Called on paho's thread. An acknowledgement alone is no reason to wake up."""
-        if isinstance(event, Acknowledged):
+        """Called on paho's thread. To have been taken is no reason to wake up."""
+        if isinstance(event, Acknowledged) and event.refused is None:
             self._queue.put_quietly(event)
         else:
             self._queue.put(event)

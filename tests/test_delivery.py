@@ -739,6 +739,55 @@ def test_a_maximum_that_the_broker_does_not_announce_is_found_out(tmp_path, subs
         mosquitto.stop()
 
 
+def test_history_that_the_broker_refuses_as_too_large_is_sent_in_smaller_batches(
+    tmp_path, subscribe, start_node
+):
+    """mosquitto's message_size_limit is announced to nobody: PUBACK says 0x95 (MQTT 5)."""
+    fill_log(tmp_path / "state", 500)
+    mosquitto = Mosquitto(tmp_path, "message_size_limit 1000").start()
+    try:
+        subscriber = subscribe(mosquitto.port)
+        node = start_node(sysfs_config(mosquitto.port, {}))
+        wait_until(lambda: len({r["seq"] for r in subscriber.history()}) >= 500)
+        assert list(dict.fromkeys(r["seq"] for r in subscriber.history())) == list(range(1, 501))
+        assert not dead_letters(node.state_dir)
+        assert len(node.log_lines("connected to")) == 1
+    finally:
+        mosquitto.stop()
+
+
+def test_a_single_reading_that_the_broker_refuses_as_too_large_holds_up_no_other(
+    tmp_path, start_node
+):
+    """Nothing can be halved any more: it is a dead letter, and the rest goes on."""
+    fill_log(tmp_path / "state", 60)
+    taken: set[int] = set()
+    refused: set[int] = set()
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return b"\x20\x03\x00\x00\x00"
+        if kind != PUBLISH:
+            return None
+        id_at = 2 + int.from_bytes(body[:2], "big")
+        seqs = [int(seq) for seq in re.findall(rb'"seq":(\d+)', body)]
+        too_large = published_topic(body).endswith("history") and 30 in seqs
+        if too_large and len(seqs) == 1:
+            refused.update(seqs)
+        elif published_topic(body).endswith("history") and not too_large:
+            taken.update(seqs)
+        return b"\x40\x03" + body[id_at : id_at + 2] + (b"\x95" if too_large else b"\x00")
+
+    broker = ScriptedBroker(answer)
+    node = start_node(sysfs_config(broker.port, {}))
+    wait_until(lambda: len(taken) == 59)
+    wait_until(lambda: refused == {30})
+    node.terminate()
+    ((topic, payload, reason),) = dead_letters(node.state_dir)
+    assert (topic, reason) == ("sensors/test/history", "Packet too large")
+    assert [r["seq"] for r in json.loads(payload)["readings"]] == [30]
+
+
 @pytest.mark.real_time(seconds=30)
 def test_a_discovery_message_that_the_broker_ends_the_connection_over_is_left_out(
     tmp_path, subscribe, start_node

@@ -11,6 +11,7 @@ Used on the loop's thread.
 
 from __future__ import annotations
 
+import enum
 import logging
 import math
 import sys
@@ -20,10 +21,10 @@ from itertools import islice
 
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
-from node.mqtt.reasons import NOT_AUTHORIZED
+from node.mqtt.reasons import NOT_AUTHORIZED, PACKET_TOO_LARGE
 from node.topics import OFFLINE
 
-__all__ = ["Publisher"]
+__all__ = ["Outcome", "Publisher"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,15 @@ MAX_ANSWERS = 20
 LOSSES = 2
 """How many links in a row must have been lost over something, for it to be held to be the cause."""
 _DISCONNECT_S = 0.5
+
+
+class Outcome(enum.Enum):
+    """What became of a message of history."""
+
+    TAKEN = enum.auto()
+    REFUSED = enum.auto()
+    TOO_LARGE = enum.auto()
+    """It is to be sent again in smaller parts, of `history_bytes` each."""
 
 
 class Publisher:
@@ -68,13 +78,15 @@ class Publisher:
         """Retained topics with a message that is not acknowledged yet."""
         self._message_of: dict[int, Outgoing] = {}
         """Message id -> message, for those in flight whose id is known."""
-        self._settlements: dict[int, Callable[[bool], None]] = {}
+        self._settlements: dict[int, Callable[[Outcome], None]] = {}
         """Message id -> whom to tell the outcome; the history in flight."""
         self._answers: deque[Outgoing] = deque(maxlen=MAX_ANSWERS)
         self._refused_topics: set[str] = set()
         self._answer_was_refused = False
         self._largest_bytes = sys.maxsize
-        """How large a message may be, for all that losses of the link have taught."""
+        """How large a message may be, for all that refusals and losses of the link have taught."""
+        self._divisible: set[int] = set()
+        """Message ids of those in flight that can be sent in smaller parts."""
         self._losses_in_flight = 0
         self._oldest: int | None = None
         """The message id of what has been in flight for longest, when that was looked at last."""
@@ -105,20 +117,25 @@ class Publisher:
         for message in sendable:
             self._message_of[self._link.publish(message)] = message
         while self._answers and self.history_room > 0:
-            self.send(self._answers.popleft(), lambda _taken: None)
+            self.send(self._answers.popleft(), lambda _outcome: None)
         return bool(sendable)
 
-    def send(self, message: Outgoing, settled: Callable[[bool], None]) -> None:
+    def send(
+        self, message: Outgoing, settled: Callable[[Outcome], None], *, divisible: bool = False
+    ) -> None:
         """Publish a message of history; keep to `history_room`.
 
-        `settled(taken)` is called when the broker has answered, unless the link breaks before.
+        `settled(outcome)` is called when the broker has answered, unless the link breaks before.
+        It is TOO_LARGE for one that is `divisible` alone; another one has been refused.
         """
         if not self._fits(message):
-            settled(False)
+            settled(Outcome.REFUSED)
             return
         message_id = self._link.publish(message)
         self._message_of[message_id] = message
         self._settlements[message_id] = settled
+        if divisible:
+            self._divisible.add(message_id)
 
     def answer(self, message: Outgoing) -> None:
         """Publish the answer to a command, once; without a link, nobody waits for it."""
@@ -203,6 +220,7 @@ class Publisher:
         self._in_flight.clear()
         self._message_of.clear()
         self._settlements.clear()
+        self._divisible.clear()
         self._refused_topics.clear()
 
     def ask_for_acknowledgements(self, *, more_history: bool) -> int:
@@ -255,17 +273,32 @@ class Publisher:
         message = self._message_of.pop(event.message_id, None)
         if message is None:
             return
-        if event.refused is not None:
-            why = event.refused.name
-            if event.refused.code == NOT_AUTHORIZED:
-                why += "; allow the topic in the broker's ACL"
-                why += self.remedies.get(message.topic, "")
-            self._refuse(message, why)
         settled = self._settlements.pop(event.message_id, None)
+        divisible = event.message_id in self._divisible
+        self._divisible.discard(event.message_id)
+        outcome = Outcome.TAKEN
+        if event.refused is not None:
+            if divisible and event.refused.code == PACKET_TOO_LARGE:
+                outcome = Outcome.TOO_LARGE
+                self._send_less_than(message)
+            else:
+                outcome = Outcome.REFUSED
+                why = event.refused.name
+                if event.refused.code == NOT_AUTHORIZED:
+                    why += "; allow the topic in the broker's ACL"
+                    why += self.remedies.get(message.topic, "")
+                self._refuse(message, why)
         if settled is None:
             self._in_flight.discard(message.topic)
         else:
-            settled(event.refused is None)
+            settled(outcome)
+
+    def _send_less_than(self, message: Outgoing) -> None:
+        """Halve what history may send at once, for the broker takes no message of this size."""
+        size = len(message.payload)
+        if size // 2 < self._largest_bytes:
+            self._largest_bytes = size // 2
+            _log.info("%s: %d bytes are too much for the broker; sending half", message.topic, size)
 
     def _refuse(self, message: Outgoing, why: str) -> None:
         """Tell of a message that cannot be published; log it once per topic and connection.

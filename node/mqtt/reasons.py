@@ -16,6 +16,7 @@ __all__ = [
     "KEEP_ALIVE_TIMEOUT",
     "NOT_AUTHORIZED",
     "NO_WILDCARDS",
+    "PACKET_TOO_LARGE",
     "UNSPECIFIED",
     "UNSUPPORTED_VERSION",
     "Reason",
@@ -29,11 +30,13 @@ BAD_LOGIN = 0x86
 NOT_AUTHORIZED = 0x87
 KEEP_ALIVE_TIMEOUT = 0x8D
 """paho gives it, too, where the broker does not answer PINGREQ or CONNECT in time."""
+PACKET_TOO_LARGE = 0x95
+"""Of a PUBACK it is outside of the standard (§3.4.2.1); mosquitto sends it for what is above its
+message_size_limit."""
 NO_WILDCARDS = 0xA2
 
 _FAILURE = 0x80
-# Of a PUBACK (§3.4.2.1); mosquitto sends it for what is above its message_size_limit.
-_OUTSIDE_THE_STANDARD = {0x95: "Packet too large"}
+_OUTSIDE_THE_STANDARD = {PACKET_TOO_LARGE: "Packet too large"}
 
 
 class Reason(msgspec.Struct, frozen=True):

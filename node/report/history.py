@@ -17,7 +17,7 @@ from itertools import islice
 
 from node.config.schema import OutboxTable
 from node.mqtt.events import Outgoing
-from node.mqtt.publisher import Publisher
+from node.mqtt.publisher import Outcome, Publisher
 from node.outbox.outbox import Outbox
 from node.reading import Reading
 from node.system.clock import Clock
@@ -163,12 +163,22 @@ class History:
         after_seq, self._position = self._position, batch[-1].seq
         message = Outgoing(self._topic, payload, retain=False)
         settled = partial(self._settled, self._numbering, after_seq + 1, self._position, len(batch))
-        self._publisher.send(message, settled)
+        self._publisher.send(message, settled, divisible=len(batch) > 1)
 
     def _settled(
-        self, numbering: int, first_seq: int, last_seq: int, count: int, taken: bool
+        self, numbering: int, first_seq: int, last_seq: int, count: int, outcome: Outcome
     ) -> None:
-        """The broker has the batch, or will never take it; what it refuses is a dead letter."""
-        if numbering == self._outbox.numbering:
-            self.sent += count if taken else 0
-            self._outbox.acknowledge(first_seq, last_seq)
+        """The broker has the batch, or will never take it; what it refuses is a dead letter.
+
+        One that is too large is sent again, in smaller ones, and with it what was sent after it:
+        a reading may come twice, and never out of order but once.
+        """
+        if numbering != self._outbox.numbering:
+            return
+        if outcome is Outcome.TOO_LARGE:
+            self._position = min(self._position, first_seq - 1)
+            self._read_ahead.clear()
+            self._allowed_at_s = -math.inf
+            return
+        self.sent += count if outcome is Outcome.TAKEN else 0
+        self._outbox.acknowledge(first_seq, last_seq)
