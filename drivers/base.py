@@ -138,6 +138,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     summary: str
+    aliases: tuple[str, ...] = ()
+    """What else people call what it reads, in small letters and digits alone: "am2302"."""
     options: type[Options]
     channels: tuple[Channel, ...]
     open: Callable[[Any, Board], Driver]

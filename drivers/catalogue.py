@@ -73,6 +73,7 @@ _AIR = (
     ChipRow(
         name="bme280",
         summary="BME280: temperature, humidity, pressure (±1 °C, ±3 %, ±1 hPa)",
+        aliases=("gybme280",),
         package=_PACKAGE + "bme280",
         module="adafruit_bme280.basic",
         class_name="Adafruit_BME280_I2C",
@@ -88,6 +89,7 @@ _AIR = (
     ChipRow(
         name="bmp280",
         summary="BMP280: temperature, pressure (±1 °C, ±1 hPa)",
+        aliases=("gybmp280", "hw611", "ky052"),
         package=_PACKAGE + "bmp280",
         module="adafruit_bmp280",
         class_name="Adafruit_BMP280_I2C",
@@ -103,6 +105,7 @@ _AIR = (
     ChipRow(
         name="bme680",
         summary="BME680: temperature, humidity, pressure, gas (±1 °C, ±3 %)",
+        aliases=("bme688", "gybme680"),
         package=_PACKAGE + "bme680",
         module="adafruit_bme680",
         class_name="Adafruit_BME680_I2C",
@@ -123,6 +126,7 @@ _AIR = (
     ChipRow(
         name="sht31d",
         summary="SHT30, SHT31, SHT35: temperature, humidity (±0.2 °C, ±2 %)",
+        aliases=("sht30", "sht31", "sht35", "sht3x", "sht3xd", "sht85", "gxht30"),
         package=_PACKAGE + "sht31d",
         module="adafruit_sht31d",
         class_name="SHT31D",
@@ -134,6 +138,7 @@ _AIR = (
     ChipRow(
         name="sht4x",
         summary="SHT40, SHT41, SHT45: temperature, humidity (±0.2 °C, ±1.8 %)",
+        aliases=("sht40", "sht41", "sht45"),
         package=_PACKAGE + "sht4x",
         module="adafruit_sht4x",
         class_name="SHT4x",
@@ -164,6 +169,7 @@ _AIR = (
     ChipRow(
         name="ahtx0",
         summary="AHT10, AHT20, DHT20: temperature, humidity (±0.3 °C, ±2 %)",
+        aliases=("aht10", "aht20", "aht21", "aht25", "dht20", "am2301b", "am2315c"),
         package=_PACKAGE + "ahtx0",
         module="adafruit_ahtx0",
         class_name="AHTx0",
@@ -177,6 +183,7 @@ _AIR = (
     ChipRow(
         name="htu21d",
         summary="HTU21D, SHT21: temperature, humidity (±0.3 °C, ±2 %)",
+        aliases=("htu21", "htu20d", "htu21df", "sht20", "sht21", "sht25", "sht2x"),
         package=_PACKAGE + "htu21d",
         module="adafruit_htu21d",
         class_name="HTU21D",
@@ -204,6 +211,7 @@ _AIR = (
     ChipRow(
         name="si7021",
         summary="Si7013, Si7020, Si7021: temperature, humidity (±0.4 °C, ±3 %)",
+        aliases=("si7013", "si7020"),
         package=_PACKAGE + "si7021",
         module="adafruit_si7021",
         class_name="SI7021",
@@ -216,6 +224,7 @@ _AIR = (
     ChipRow(
         name="hdc302x",
         summary="HDC3020, 3021, 3022: temperature, humidity (±0.1 °C, ±0.5 %)",
+        aliases=("hdc3020", "hdc3021", "hdc3022"),
         package=_PACKAGE + "hdc302x",
         module="adafruit_hdc302x",
         class_name="HDC302x",
@@ -245,6 +254,7 @@ _AIR = (
     ChipRow(
         name="am2320",
         summary="AM2320: temperature, humidity (±0.5 °C, ±3 %)",
+        aliases=("am2321", "am2322"),
         package=_PACKAGE + "am2320",
         module="adafruit_am2320",
         class_name="AM2320",
@@ -281,6 +291,7 @@ _PRESSURE = (
     ChipRow(
         name="bmp3xx",
         summary="BMP384, BMP388, BMP390: temperature, pressure (±0.5 °C, ±0.5 hPa)",
+        aliases=("bmp384", "bmp388", "bmp390", "bmp390l"),
         package=_PACKAGE + "bmp3xx",
         module="adafruit_bmp3xx",
         class_name="BMP3XX_I2C",
@@ -295,6 +306,7 @@ _PRESSURE = (
     ChipRow(
         name="bmp5xx",
         summary="BMP580, BMP581, BMP585: temperature, pressure (±0.5 °C, ±0.5 hPa)",
+        aliases=("bmp580", "bmp581", "bmp585"),
         package=_PACKAGE + "bmp5xx",
         module="adafruit_bmp5xx",
         class_name="BMP5XX",
@@ -325,6 +337,7 @@ _PRESSURE = (
     ChipRow(
         name="spa06",
         summary="SPA06-003: temperature, pressure (±0.5 °C, ±1 hPa)",
+        aliases=("spa06003",),
         package=_PACKAGE + "spa06-003",
         module="adafruit_spa06_003",
         class_name="SPA06_003",
@@ -341,6 +354,7 @@ _PRESSURE = (
     ChipRow(
         name="lps22",
         summary="LPS22HB: temperature, pressure (±1.5 °C, ±1 hPa)",
+        aliases=("lps22hb",),
         package=_PACKAGE + "lps2x",
         module="adafruit_lps2x",
         class_name="LPS22",
@@ -356,6 +370,7 @@ _PRESSURE = (
     ChipRow(
         name="lps25",
         summary="LPS25HB: temperature, pressure (±2 °C, ±1 hPa)",
+        aliases=("lps25hb",),
         package=_PACKAGE + "lps2x",
         module="adafruit_lps2x",
         class_name="LPS25",
@@ -371,6 +386,7 @@ _PRESSURE = (
     ChipRow(
         name="lps28",
         summary="LPS28DFW: temperature, pressure to 4 bar (±1.5 °C, ±0.5 hPa)",
+        aliases=("lps28dfw",),
         package=_PACKAGE + "lps28",
         module="adafruit_lps28",
         class_name="LPS28",
@@ -385,6 +401,7 @@ _PRESSURE = (
     ChipRow(
         name="lps35hw",
         summary="LPS33HW, LPS35HW: temperature, pressure (±1.5 °C, ±2 hPa)",
+        aliases=("lps33hw", "lps33", "lps35"),
         package=_PACKAGE + "lps35hw",
         module="adafruit_lps35hw",
         class_name="LPS35HW",
@@ -441,6 +458,7 @@ _THERMOMETERS = (
     ChipRow(
         name="tmp117",
         summary="TMP117, TMP119: temperature (±0.1 °C)",
+        aliases=("tmp119",),
         package=_PACKAGE + "tmp117",
         module="adafruit_tmp117",
         class_name="TMP117",
@@ -454,6 +472,7 @@ _THERMOMETERS = (
     ChipRow(
         name="adt7410",
         summary="ADT7410, ADT7420, ADT7422: temperature (±0.5 °C)",
+        aliases=("adt7420", "adt7422"),
         package=_PACKAGE + "adt7410",
         module="adafruit_adt7410",
         class_name="ADT7410",
@@ -467,6 +486,32 @@ _THERMOMETERS = (
     ChipRow(
         name="pct2075",
         summary="PCT2075, LM75, TMP75: temperature (±1 °C)",
+        aliases=(
+            "lm75",
+            "lm75a",
+            "lm75b",
+            "lm75c",
+            "tmp75",
+            "tmp100",
+            "tmp101",
+            "tmp102",
+            "tmp105",
+            "tmp112",
+            "tmp175",
+            "tmp275",
+            "tmp1075",
+            "mcp9800",
+            "mcp9801",
+            "mcp9802",
+            "mcp9803",
+            "adt75",
+            "ds75",
+            "ds1775",
+            "ds7505",
+            "stds75",
+            "tcn75",
+            "tcn75a",
+        ),
         package=_PACKAGE + "pct2075",
         module="adafruit_pct2075",
         class_name="PCT2075",
@@ -482,6 +527,7 @@ _THERMOMETERS = (
     ChipRow(
         name="tc74",
         summary="TC74: temperature (±2 °C)",
+        aliases=("tc74a0", "tc74a1", "tc74a2", "tc74a3", "tc74a4", "tc74a5", "tc74a6", "tc74a7"),
         package=_PACKAGE + "tc74",
         module="adafruit_tc74",
         class_name="TC74",
@@ -497,6 +543,7 @@ _THERMOMETERS = (
     ChipRow(
         name="ds3231",
         summary="DS3231, a clock: its temperature (±3 °C)",
+        aliases=("zs042",),
         package=_PACKAGE + "ds3231",
         module="adafruit_ds3231",
         class_name="DS3231",
@@ -561,6 +608,7 @@ _GAS = (
     ChipRow(
         name="scd4x",
         summary="SCD40, SCD41: CO2, temperature, humidity (±50 ppm, ±0.8 °C, ±6 %)",
+        aliases=("scd40", "scd41"),
         package=_PACKAGE + "scd4x",
         module="adafruit_scd4x",
         class_name="SCD4X",
@@ -624,6 +672,7 @@ _INFRARED = (
     ChipRow(
         name="mlx90614",
         summary="MLX90614: infrared, object and ambient (±0.5 °C)",
+        aliases=("gy906",),
         package=_PACKAGE + "mlx90614",
         module="adafruit_mlx90614",
         class_name="MLX90614",
@@ -657,6 +706,7 @@ _INFRARED = (
     ChipRow(
         name="amg88xx",
         summary="AMG8833, a grid of infrared pixels: its thermistor (±2.5 °C)",
+        aliases=("amg8833", "amg88"),
         package=_PACKAGE + "amg88xx",
         module="adafruit_amg88xx",
         class_name="AMG88XX",
@@ -797,6 +847,7 @@ _PROBES = (
     ChipRow(
         name="mcp9600",
         summary="MCP9600, MCP9601: thermocouple, cold junction (±1.5 °C)",
+        aliases=("mcp9601",),
         package=_PACKAGE + "mcp9600",
         module="adafruit_mcp9600",
         class_name="MCP9600",
@@ -858,6 +909,7 @@ _ASIDE = (
     ChipRow(
         name="ina23x",
         summary="INA237, INA238, power monitors: their die (±1 °C)",
+        aliases=("ina237", "ina238"),
         package=_PACKAGE + "ina23x",
         module="adafruit_ina23x",
         class_name="INA23X",
@@ -871,6 +923,7 @@ _ASIDE = (
     ChipRow(
         name="mpu6050",
         summary="MPU6050, a motion sensor: its die",
+        aliases=("gy521",),
         package=_PACKAGE + "mpu6050",
         module="adafruit_mpu6050",
         class_name="MPU6050",
@@ -937,6 +990,7 @@ _ASIDE = (
     ChipRow(
         name="seesaw",
         summary="Adafruit's soil sensor (seesaw): its processor (±2 °C)",
+        aliases=("stemmasoilsensor",),
         package=_PACKAGE + "seesaw",
         module="adafruit_seesaw.seesaw",
         class_name="Seesaw",

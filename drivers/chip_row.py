@@ -62,6 +62,8 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Of the driver, and of this project's extra that brings `package`."""
     summary: str
+    aliases: tuple[str, ...] = ()
+    """As in `DriverInfo`."""
     package: str
     """The distribution on PyPI."""
     module: str

@@ -208,9 +208,11 @@ def _library(row: ChipRow) -> ModuleType:
         module = importlib.import_module(row.module)
         getattr(module, row.class_name)
     except Exception as error:  # Blinka raises RuntimeError and NotImplementedError on import
+        from drivers.packages import install_command
+
         raise MissingSupport(
             f"{row.name}: the package {row.package} is not usable here ({error})",
-            f"pip install 'pi-sensor-node[{row.name}]'",
+            install_command(row.name),
         ) from error
     return module
 
@@ -244,6 +246,7 @@ def chip_driver(row: ChipRow) -> DriverInfo:
     return DriverInfo(
         name=row.name,
         summary=row.summary,
+        aliases=row.aliases,
         options=options_type(row),
         channels=row.channels,
         open=lambda options, board: Chip(row, options, board),

@@ -73,6 +73,7 @@ def _scan(board: Board) -> list[dict[str, str | int]]:
 CPU = DriverInfo(
     name="cpu",
     summary="Temperature of the Pi's processor",
+    aliases=("processor", "soc"),
     options=CpuOptions,
     channels=(_CHANNEL,),
     open=Cpu,

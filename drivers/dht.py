@@ -255,15 +255,18 @@ class Dht:
             source.close()
 
 
-def _info(model: str, temperature: Channel, accuracy: str, maker: str) -> DriverInfo:
+def _info(
+    model: str, temperature: Channel, accuracy: str, maker: str, aliases: tuple[str, ...]
+) -> DriverInfo:
     channels = (temperature, HUMIDITY)
     return DriverInfo(
         name=model.lower(),
         summary=f"{model} on one GPIO: temperature, humidity ({accuracy})",
+        aliases=aliases,
         options=DhtOptions,
         channels=channels,
         open=lambda options, board: Dht(model, options, board, channels),
-        example=f'driver = "{model.lower()}"\npin = 4',
+        example=f'driver = "{model.lower()}"\npin = 17',
         accuracy=accuracy,
         source=f"{maker} datasheet, Technical specification",
         quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate",
@@ -274,6 +277,16 @@ def _info(model: str, temperature: Channel, accuracy: str, maker: str) -> Driver
 
 
 DHT22 = _info(
-    "DHT22", Channel("temperature", "°C", (-40.0, 80.0), 1), "±0.5 °C, ±2 %", "Aosong AM2302"
+    "DHT22",
+    Channel("temperature", "°C", (-40.0, 80.0), 1),
+    "±0.5 °C, ±2 %",
+    "Aosong AM2302",
+    aliases=("am2302", "am2301", "dht21", "rht03"),
 )
-DHT11 = _info("DHT11", Channel("temperature", "°C", (-20.0, 60.0), 1), "±2 °C, ±5 %", "ASAIR DHT11")
+DHT11 = _info(
+    "DHT11",
+    Channel("temperature", "°C", (-20.0, 60.0), 1),
+    "±2 °C, ±5 %",
+    "ASAIR DHT11",
+    aliases=("ky015",),
+)

@@ -193,6 +193,10 @@ def _scan(board: Board) -> list[dict[str, str | int]]:
 DS18B20 = DriverInfo(
     name="ds18b20",
     summary="DS18B20, DS18S20, DS1822, DS1825, DS28EA00, MAX31850 on 1-Wire",
+    aliases=(
+        *("ds18s20", "ds18b20par", "ds1820", "ds1822", "ds1825"),
+        *("ds28ea00", "max31850", "max31820", "gx18b20", "ky001", "dallas"),
+    ),
     options=Ds18b20Options,
     channels=(WIDEST_CHANNEL,),
     open=_Opener(),

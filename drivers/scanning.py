@@ -7,7 +7,6 @@ bus costs its part alone.
 
 from __future__ import annotations
 
-import importlib.util
 import queue
 import threading
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from drivers.errors import (
     SensorTimeout,
     as_sensor_error,
 )
+from drivers.packages import is_installed
 from drivers.registry import driver_names, find_driver
 from drivers.scan_buses import I2CAdapter, forbidden, i2c_adapters, switched_off
 from drivers.scan_i2c import ALLOWED_S, Answer, BusScan, scan_bus
@@ -156,8 +156,7 @@ def _finding(bus: int, answer: Answer) -> Finding:
 
 def _found(name: str, options: dict[str, str | int]) -> Found:
     row = next(row for row in CATALOGUE if row.name == name)
-    installed = importlib.util.find_spec(row.module.partition(".")[0]) is not None
-    return Found(name, row.summary, options, "" if installed else row.name)
+    return Found(name, row.summary, options, "" if is_installed(row.module) else row.name)
 
 
 def _scanning_drivers() -> list[DriverInfo]:

@@ -93,6 +93,7 @@ def _scan(board: Board) -> list[dict[str, str | int]]:
 SYSFS = DriverInfo(
     name="sysfs",
     summary="Whatever Linux drives: a file, or an IIO or hwmon device by its name",
+    aliases=("iio", "hwmon"),
     options=SysfsOptions,
     channels=(KERNEL_TEMPERATURE,),
     open=_open,

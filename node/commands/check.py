@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     device = device_id(find_state_dir(arguments.state_dir))
     published, received = published_topics(config, device), received_topics(config, device)
+    notes = (*config.remarks, *config.notes_for(simulate=False))
     if arguments.json:
         report = {
             "ok": True,
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             "device": device,
             "topics": [{"topic": topic, "content": content} for topic, content in published],
             "received": [{"topic": topic, "content": content} for topic, content in received],
-            "notes": config.notes_for(simulate=False),
+            "notes": notes,
         }
         print(_as_json(report))
     else:
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_as_text([("TOPIC (all but history retained)", "CONTENT"), *published]))
         print()
         print(_as_text([("LISTENS TO", "FOR"), *received]))
-        for note in config.notes_for(simulate=False):
+        for note in notes:
             print(f"note: {note}")
     return 0
 

@@ -128,6 +128,8 @@ def _configuration(config: Config, *, simulate: bool) -> Iterator[Step]:
     name = "configuration"
     sensors = count(config.sensors, "sensor")
     yield Step(name, "ok", f"{config.source} is valid: node {config.node.name}, {sensors}")
+    for remark in config.remarks:
+        yield Step(name, "ok", remark)
     for note in config.notes_for(simulate=simulate):
         yield from_sentence(name, "warning", note)
 

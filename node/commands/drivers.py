@@ -11,6 +11,8 @@ import msgspec
 
 from drivers.base import DriverInfo
 from drivers.errors import MissingSupport
+from drivers.names import about, driver_called, drivers_matching, suggestion
+from drivers.packages import install_command, missing_package
 from drivers.registry import UnknownDriver, driver_names, find_driver
 from node.cli.help_text import CommandHelp
 from node.cli.option_text import OptionText, describe_options
@@ -25,21 +27,25 @@ _WIDTH = 78
 
 HELP = CommandHelp(
     details="""\
-Without a name, every driver there is, those of other packages included; with one, its
-options, channels, accuracy and where that is from, what is peculiar about it, and an
-example.
+Without a word, every driver there is, those of other packages included. With the name of one,
+or a name that people know its sensor by (am2302, DS18B20+), its options, channels, accuracy
+and where that is from, what is peculiar about it, and an example. With any other word, the
+drivers that it fits, by name, alias or summary.
 """,
     examples={
         "sensor-node drivers": "all of them",
         "sensor-node drivers dht22": "one, in full",
+        "sensor-node drivers infrared": "those that it fits",
     },
-    exit_codes={1: "the driver cannot be loaded", 2: "wrong usage, or there is no such driver"},
+    exit_codes={1: "the driver cannot be loaded", 2: "wrong usage, or the word fits no driver"},
     without=(78,),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one driver, in full")
+    parser.add_argument(
+        "name", nargs="*", metavar="WORD", help="a driver or a sensor, in full; or what to look for"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument(
@@ -48,38 +54,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 2 for a driver that does not exist, 1 for one that cannot be loaded."""
+    """Exit code 2 for a word that fits no driver, 1 for a driver that cannot be loaded."""
+    word = " ".join(arguments.name)
     if arguments.markdown:
-        return _print_markdown(arguments.name)
-    names = [arguments.name] if arguments.name else driver_names()
+        return _print_markdown(word)
+    if not word:
+        return _print_all(as_json=arguments.json)
+    try:
+        info = _one(word)
+    except MissingSupport as error:
+        print(error, file=sys.stderr)
+        return 1
+    if info is None:
+        return _print_matching(word, as_json=arguments.json)
+    if arguments.json:
+        print(msgspec.json.encode(_as_json(info)).decode())
+    else:
+        print(_in_full(info), end="")
+    return 0
+
+
+def _one(word: str) -> DriverInfo | None:
+    """The driver that the word names, said on standard error where by another name than its own.
+
+    Raises:
+        MissingSupport: it cannot be loaded.
+    """
+    try:
+        return find_driver(word)
+    except UnknownDriver:
+        name = driver_called(word)
+    if name is None:
+        return None
+    print(f'"{word}" is read by {name}', file=sys.stderr)
+    return find_driver(name)
+
+
+def _print_all(*, as_json: bool) -> int:
     infos: list[DriverInfo] = []
     failed = 0
-    for name in names:
+    for name in driver_names():
         try:
             infos.append(find_driver(name))
-        except UnknownDriver:
-            known = ", ".join(driver_names())
-            print(f'there is no driver "{name}"; there are {known}', file=sys.stderr)
-            return 2
         except MissingSupport as error:
             print(error, file=sys.stderr)
             failed = 1
-    if arguments.json:
-        described = [_as_json(info) for info in infos]
-        print(msgspec.json.encode(described[0] if arguments.name else described).decode())
-    elif arguments.name:
-        print("".join(_in_full(info) for info in infos), end="")
-    else:
-        rows = [(info.name, info.summary) for info in infos]
-        print(table([("DRIVER", "WHAT IT READS"), *rows]))
+    _print_list(infos, as_json=as_json)
     return failed
 
 
-def _print_markdown(name: str | None) -> int:
+def _print_matching(word: str, *, as_json: bool) -> int:
+    sentence, infos = about(word), drivers_matching(word)
+    if not sentence and not infos:
+        print(f'there is no driver "{word}"; {suggestion(word)}', file=sys.stderr)
+        return 2
+    if sentence:
+        print(_remark(f'"{word}"', sentence), file=sys.stderr if as_json else sys.stdout)
+    if infos or as_json:
+        _print_list(infos, as_json=as_json)
+    return 0
+
+
+def _print_list(infos: list[DriverInfo], *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode([_as_json(info) for info in infos]).decode())
+    else:
+        rows = [(info.name, info.summary) for info in infos]
+        print(table([("DRIVER", "WHAT IT READS"), *rows]))
+
+
+def _print_markdown(name: str) -> int:
     from drivers.catalogue import CATALOGUE
     from drivers.catalogue_table import catalogue_table
 
-    rows = [row for row in CATALOGUE if name in (None, row.name)]
+    rows = [row for row in CATALOGUE if name in ("", row.name)]
     if not rows:
         print(f'the catalogue has no "{name}"', file=sys.stderr)
         return 2
@@ -91,6 +139,7 @@ def _as_json(info: DriverInfo) -> dict[str, Any]:
     return {
         "name": info.name,
         "summary": info.summary,
+        "aliases": info.aliases,
         "channels": [
             {"name": c.name, "unit": c.unit, "range": c.plausible, "decimals": c.decimals}
             for c in info.channels
@@ -113,13 +162,19 @@ def _in_full(info: DriverInfo) -> str:
     if info.more_channels:
         channels.append(("...", "", "whatever else the hardware has"))
     parts = [f"{info.name}\n    {info.summary}", ""]
+    if info.aliases:
+        names = ", ".join(alias.upper() for alias in info.aliases)
+        parts += [_remark("Known as:", names), ""]
     if info.extra:
-        parts += [f"Needs: pip install 'pi-sensor-node[{info.extra}]'", ""]
+        missing = missing_package(info)
+        command = f"\n    {install_command(info.extra)}"
+        parts += [f"Needs: {missing}{command}" if missing else "Needs: nothing; it is installed"]
+        parts.append("")
     parts += [table([("CHANNEL", "UNIT", "RANGE"), *channels]), ""]
     if options:
         parts += [table([("OPTION", "DEFAULT", "VALUE"), *options]), ""]
     remarks = (("Accuracy", info.accuracy), ("Source", info.source), ("Mind", info.quirks))
-    parts += [_remark(title, text) for title, text in remarks if text]
+    parts += [_remark(f"{title}:", text) for title, text in remarks if text]
     parts += [""] * any(text for _, text in remarks)
     example = info.example.replace("\n", "\n    ")
     parts += ["Example:", f'    [[sensor]]\n    id = "{info.name}-1"\n    {example}', ""]
@@ -127,7 +182,9 @@ def _in_full(info: DriverInfo) -> str:
 
 
 def _remark(title: str, text: str) -> str:
-    return textwrap.fill(f"{title}: {text}", _WIDTH, subsequent_indent="    ")
+    return textwrap.fill(
+        f"{title} {text}", _WIDTH, subsequent_indent="    ", break_on_hyphens=False
+    )
 
 
 def _option_row(option: OptionText) -> tuple[str, str, str]:

@@ -100,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         from node.config.last_good import LastGood
 
         LastGood(arguments.last_good).keep(config, content)
+    for remark in config.remarks:
+        _log.info("%s: %s", config.source, remark)
     for note in config.notes_for(simulate=arguments.simulate):
         _log.warning("%s: %s", config.source, note)
     board = open_board(config, simulate=arguments.simulate)

@@ -15,6 +15,7 @@ import msgspec
 
 from drivers.base import Options
 from drivers.bus import Board
+from drivers.packages import install_command
 from drivers.registry import find_driver
 from drivers.scanning import Finding, Found, Scan, scan
 from node.cli.help_text import CommandHelp
@@ -187,7 +188,7 @@ def _block(finding: Finding, ids: list[str], configured: dict[str, str]) -> str:
 
 def _needs(found: Found) -> list[str]:
     extra = found.missing_extra
-    return [f"# It needs: pip install 'pi-sensor-node[{extra}]'"] if extra else []
+    return [f"# It needs: {install_command(extra)}"] if extra else []
 
 
 def _table(found: Found, name: str) -> list[str]:

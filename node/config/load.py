@@ -128,6 +128,7 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
         mqtt=mqtt,
         sensors=tuple(sensor for _, sensor in sensors),
         notes=tuple(reader.notes),
+        remarks=tuple(reader.remarks),
         **{name: table for name, table in tables.items() if table is not None},
     )
 

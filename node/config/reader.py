@@ -90,6 +90,7 @@ class TableReader:
         self._copies = copies
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.remarks: list[str] = []
         self.sensor_ids: dict[int, str] = {}
         """The ids of those `[[sensor]]` tables that have one, right or wrong, for messages."""
 
@@ -97,6 +98,10 @@ class TableReader:
         """Note what is wrong at `path`."""
         where = where or _where(path, self.sensor_ids)
         self.problems.append(Problem(self.line_of(path), where, message))
+
+    def remark(self, path: KeyPath, message: str) -> None:
+        """Note what is right at `path`, and could be written better."""
+        self.remarks.append(f"{_where(path, self.sensor_ids)}: {message}")
 
     def line_of(self, path: KeyPath) -> int:
         """The line of `path` in the file."""

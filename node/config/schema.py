@@ -292,6 +292,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sensors: tuple[SensorTable, ...]
     notes: tuple[str, ...] = ()
     """What is not wrong and still worth knowing, one sentence each."""
+    remarks: tuple[str, ...] = ()
+    """What works, and has a better way to be written, one sentence each."""
     stands_in_for: str = ""
     """What is wrong with the configuration that this one, kept from before, stands in for."""
 

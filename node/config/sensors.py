@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivers.base import Channel, Claim, DriverInfo, Options
 from drivers.errors import MissingSupport
-from drivers.registry import UnknownDriver, driver_names, find_driver
+from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean
@@ -72,9 +72,10 @@ def _read_sensor(
         claimed.append((power, f"power_pin of {owner}", (*path, "power_pin")))
     if written.get("id") == "cmd":
         reader.problem((*path, "id"), '"cmd" is taken by the topics of commands')
-    info = _find_driver(reader, written.get("driver"), (*path, "driver"))
+    info = _find_driver(reader, written, (*path, "driver"))
     if info is None:
         return None
+    common["driver"] = info.name
     options = _read_options(reader, info, written, path)
     if options is not None:
         claimed += [(claim, owner, path) for claim in options.claims()]
@@ -91,17 +92,35 @@ def _read_sensor(
     return SensorTable(**common, channel=channels, info=info, options=options)
 
 
-def _find_driver(reader: TableReader, name: object, path: KeyPath) -> DriverInfo | None:
+def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) -> DriverInfo | None:
+    name = written.get("driver")
     if not isinstance(name, str):
         return None
     try:
         return find_driver(name)
     except UnknownDriver:
-        hint = did_you_mean(name, driver_names())
+        from drivers.names import driver_called, suggestion  # a right name needs no others
+
+        known_as = driver_called(name)
+        if known_as is not None:
+            reader.remark(path, f'"{name}" is read by {known_as}: driver = "{known_as}"')
+            return find_driver(known_as)
+        hint = suggestion(name, bus=_bus_of(written))
         reader.problem(path, f'there is no driver "{name}"; {hint}')
     except MissingSupport as error:
         reader.problem(path, str(error))
     return None
+
+
+def _bus_of(written: dict[str, Any]) -> str:
+    """What the sensor is wired to, by the keys beside its driver; "" where they do not say."""
+    if "pin" in written:
+        return "GPIO"
+    if "select" in written or "clock_pin" in written:
+        return "SPI"
+    if "address" in written:
+        return "1-Wire" if "-" in str(written["address"]) else "I2C"
+    return ""
 
 
 def _read_options(
