@@ -123,6 +123,7 @@ class Node:
             keys=sensor_keys(config.sensors, state_dir),
             sensors=list(sensors.values()),
             publisher=publisher,
+            has_led=lambda: self.panel.has_led,
         )
         self._reporter = Reporter(
             config,

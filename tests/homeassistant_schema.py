@@ -22,6 +22,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -111,7 +112,8 @@ def _url(*schemes: str) -> _Check:
     def check(value: Any) -> str | None:
         try:
             parts = urlsplit(value)
-            right = parts.scheme in schemes and bool(parts.netloc)
+            # Home Assistant takes the host and the port apart (yarl), and refuses what cannot be.
+            right = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
         except (ValueError, AttributeError, TypeError):
             right = False
         return None if right else f"is to be a URL with {', '.join(schemes)}"
@@ -406,10 +408,12 @@ def _in_class(full: dict[str, Any]) -> Iterator[str]:
 
 
 def _twice(components: dict[str, Any]) -> Iterator[str]:
-    """Unique ids that are not; names that are the same, of which one gets a number."""
-    for name in ("unique_id", "name"):
+    """Unique ids that are not; names of one entity id, of which one gets a number."""
+    slug = partial(re.sub, "[^a-z0-9]+", "_")
+    of: dict[str, Callable[[str], str]] = {"unique_id": str, "name": lambda n: slug(n.lower())}
+    for name, same in of.items():
         values = Counter(
-            str(full[name])
+            same(str(full[name]))
             for component in components.values()
             if isinstance(component, dict)
             and name in (full := _long(component, _COMMON))

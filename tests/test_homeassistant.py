@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from homeassistant_schema import problems_in
 from paho.mqtt import publish
 from support import NodeProcess, replaced, retained, sysfs_config, taken_s, wait_until
 
+from drivers.hardware import HardwareBoard
 from drivers.registry import driver_names, find_driver
 from node.config import load as configuration
 from node.config.schema import ChannelTable, Config
@@ -29,7 +31,10 @@ from node.homeassistant.discovery import (
     discovery_topic,
 )
 from node.homeassistant.sensor_keys import sensor_keys
+from node.loop import Node
+from node.report import reporter
 from node.sensors.filters import ChannelFilters
+from node.system.clock import SystemClock
 from node.system.host import Vitals
 from node.system.node_ids import device_id
 
@@ -43,7 +48,7 @@ def load(tmp_path: Path, text: str) -> Config:
     return configuration.load(file)
 
 
-def message(config: Config, vitals: Vitals = NOTHING) -> dict[str, Any]:
+def message(config: Config, vitals: Vitals = NOTHING, *, has_led: bool = True) -> dict[str, Any]:
     """The discovery message for a configuration."""
     keys = sensor_keys(config.sensors, None)
     sensors = []
@@ -53,7 +58,9 @@ def message(config: Config, vitals: Vitals = NOTHING) -> dict[str, Any]:
             pipeline = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
             channels.append(AnnouncedChannel(channel.name, pipeline.unit, pipeline.decimals))
         sensors.append(AnnouncedSensor(table, keys[table.id], tuple(channels)))
-    made = device_message(config, "sn0123456789ab", sensors, vitals, "Raspberry Pi 4")
+    made = device_message(
+        config, "sn0123456789ab", sensors, vitals, "Raspberry Pi 4", has_led=has_led
+    )
     payload = msgspec.json.encode(made)
     assert problems_in(discovery_topic("homeassistant", "sn0123456789ab"), payload) == []
     decoded: dict[str, Any] = json.loads(payload)
@@ -131,12 +138,103 @@ def test_only_allowed_commands_have_a_button(tmp_path):
     assert not [key for key, c in none.items() if c["p"] == "button"]
 
 
+def test_a_node_without_a_led_has_no_button_to_blink_it(tmp_path):
+    config = load(tmp_path, "")
+    assert "identify" in message(config)["cmps"]
+    assert set(message(config)["cmps"]) - set(message(config, has_led=False)["cmps"]) == {
+        "identify"
+    }
+
+
+@pytest.mark.parametrize(("led", "has_button"), [("", False), ("[status_led]\npin = 17\n", True)])
+def test_the_button_is_there_with_the_led(broker, start_node, topic, led, has_button):
+    start_node(sysfs_config(broker.port, {}) + led, "--simulate").wait_for_log("connected to")
+    assert ("identify" in discovery(broker.port, topic)["cmps"]) is has_button
+
+
+def test_a_led_that_cannot_be_used_has_no_button(broker, start_node, topic):
+    """Its pin is taken, or there is no chip of pins, as on this computer."""
+    node = start_node(sysfs_config(broker.port, {}) + "[status_led]\npin = 17\n")
+    node.wait_for_log("[status_led] pin 17 cannot be used")
+    assert "identify" not in discovery(broker.port, topic)["cmps"]
+
+
 def test_the_configuration_url_is_a_link_of_the_device(tmp_path):
     config = load(tmp_path, '[homeassistant]\nconfiguration_url = "https://wiki.lan/node"\n')
     assert message(config)["dev"]["cu"] == "https://wiki.lan/node"
     with pytest.raises(configuration.ConfigError, match="1 problems") as caught:
         load(tmp_path, '[homeassistant]\nconfiguration_url = "wiki"\n')
     assert "http://" in caught.value.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://192.168.1.5:8080x/", "with a number as port"),
+        ("http://host:99999/", "its port cannot be one"),
+        ("http://host:0/", "its port cannot be one"),
+        ("http://host:-1/", "with a number as port"),
+        ("http://host:+80/", "with a number as port"),
+        ("http://host:80:80/", "with a number as port"),
+        ("http://host:８０/", "with a number as port"),
+        ("http://[::1/", "like http://HOST"),
+        ("http://[::1]x/", "like http://HOST"),
+        ("http://[1.2.3.4]/", "like http://HOST"),
+        ("http://[a:b]/", "its host cannot be one"),
+        ("http://host]/", "like http://HOST"),
+        ("http://:80/", "its host cannot be one"),
+        ("http://user@/", "its host cannot be one"),
+        ("http:///page", "its host cannot be one"),
+        ("http://a..b/", "its host cannot be one"),
+        ("http://1.2.3.456/", "its host cannot be one: not a complete IP address"),
+        ("http://ho%20st/", "its host cannot be one"),
+        ("http://host/a b", "write %20 for a blank"),
+        ("http://host/a\\u0085", "control character"),
+        ("ftp://host/", 'begins with "http://"'),
+        ("http://host/" + 200 * "a", "at most 200 characters"),
+    ],
+)
+def test_an_address_that_home_assistant_refuses_is_refused_here(tmp_path, url, problem):
+    """It would refuse the whole device over it, and say so in its own log alone."""
+    with pytest.raises(configuration.ConfigError) as caught:
+        load(tmp_path, f'[homeassistant]\nconfiguration_url = "{url}"\n')
+    (found,) = caught.value.problems
+    assert problem in found.message
+    assert found.line == 6
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host",
+        "http://host:/",
+        "http://host:65535?a=[1]#b",
+        "https://user@192.168.1.5:8080/",
+        "http://[::1]:80/a",
+        "http://[fe80::1]",
+        "http://münchen.lan./ä",
+    ],
+)
+def test_an_address_that_home_assistant_takes_is_taken_here(tmp_path, url):
+    config = load(tmp_path, f'[homeassistant]\nconfiguration_url = "{url}"\n')
+    assert message(config)["dev"]["cu"] == url
+
+
+@pytest.mark.parametrize("name", ["", "my pi", "-", "a:b", "[pi", "pi/1", "a" * 64])
+def test_a_computer_of_an_odd_name_has_no_link_that_would_be_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    config = load(tmp_path, '[web]\nenabled = true\nhost = "0.0.0.0"\n')
+    assert "cu" not in message(config)["dev"]
+
+
+@pytest.mark.parametrize("char", ["\\u0080", "\\u009f", "\\ufdd0", "\\uffff", "\\U0001fffe"])
+@pytest.mark.parametrize("key", ["[mqtt]\nhost = 'h'\nbase_topic", "[homeassistant]\nprefix"])
+def test_a_topic_that_home_assistant_refuses_is_refused_here(tmp_path, key, char):
+    file = tmp_path / "node.toml"
+    rest = "" if key.startswith("[mqtt]") else "[mqtt]\nhost = 'h'\n"
+    file.write_text(f'{rest}{key} = "a/b{char}"\n', encoding="utf-8")
+    with pytest.raises(configuration.ConfigError, match="1 problems"):
+        configuration.load(file)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +253,72 @@ def test_the_device_links_to_the_status_page_where_others_can_reach_it(tmp_path,
     assert message(load(tmp_path, web))["dev"].get("cu") == expected
     set_by_hand = web + '[homeassistant]\nconfiguration_url = "http://a.lan/"\n'
     assert message(load(tmp_path, set_by_hand))["dev"]["cu"] == "http://a.lan/"
+
+
+def names(config: Config) -> dict[str, str]:
+    return {key: c["name"] for key, c in message(config, EVERYTHING)["cmps"].items()}
+
+
+def sensor(name: str, rest: str) -> str:
+    return f'[[sensor]]\nid = "{name}"\n{rest}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "driver", "shown"),
+    [
+        ("t", "cpu", {"t.temperature": "T temperature"}),
+        ("temp", "cpu", {"temp.temperature": "Temp temperature"}),
+        ("temperature", "cpu", {"temperature.temperature": "Temperature"}),
+        ("a", "mlx90614", {"a.temperature": "A temperature", "a.ambient": "A ambient"}),
+        ("cold", "max31855", {"cold.cold_junction": "Cold junction"}),
+        ("co", "scd4x", {"co.co2": "Co CO2"}),
+    ],
+)
+def test_an_id_is_in_the_name_unless_the_channel_begins_with_that_word(
+    tmp_path, name, driver, shown
+):
+    select = "\nselect = 0" if driver == "max31855" else ""
+    of_sensor = names(load(tmp_path, sensor(name, f'driver = "{driver}"{select}')))
+    assert {key: of_sensor[key] for key in shown} == shown
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (
+            ["processor"],
+            {
+                "processor.temperature": "Processor temperature",
+                "cpu_temperature": "Node processor temperature",
+            },
+        ),
+        (
+            ["node_processor", "processor"],
+            {
+                "node_processor.temperature": "Node processor temperature",
+                "cpu_temperature": "Node processor temperature 2",
+            },
+        ),
+        (
+            ["North-Wall", "north_wall", "north-wall"],
+            {
+                "North-Wall.temperature": "North-Wall temperature",
+                "north_wall.temperature": "North wall temperature 2",
+                "north-wall.temperature": "North-wall temperature 3",
+            },
+        ),
+        (["-", "_"], {"-.temperature": "- temperature", "_.temperature": "Temperature 2"}),
+    ],
+    ids=["as the node", "as the node, twice", "but for case and dashes", "without a letter"],
+)
+def test_names_that_home_assistant_would_number_are_told_apart(tmp_path, ids, shown):
+    """In the order of the configuration, so that the same one always has the number."""
+    tables = "".join(
+        sensor(name, f'driver = "mcp9808"\naddress = {24 + number}')
+        for number, name in enumerate(ids)
+    )
+    of_all = names(load(tmp_path, tables))
+    assert {key: of_all[key] for key in shown} == shown
 
 
 TWO = '[[sensor]]\nid = "{}"\ndriver = "dht22"\npin = 4\n[[sensor]]\nid = "{}"\ndriver = "cpu"\n'
@@ -457,3 +621,41 @@ def test_births_one_after_the_other_are_answered_once(broker, start_node, topic,
         time.sleep(0.2)
     wait_until(lambda: len(subscriber.on(topic)) >= 2)
     assert len(subscriber.on(topic)) == 2
+
+
+def test_what_is_just_being_sent_is_no_backlog(broker, subscribe, tmp_path, monkeypatch):
+    """Health and history are due together: health says what is left to be sent after that."""
+    monkeypatch.setattr(reporter, "HEALTH_EVERY_S", 2.0)
+    files = {f"s{number}": tmp_path / f"t{number}" for number in range(5)}
+    for file in files.values():
+        file.write_text("21500\n")
+    config = tmp_path / "node.toml"
+    outbox = '[outbox]\nhistory_interval = "2s"\n'
+    config.write_text(sysfs_config(broker.port, files, interval="2s") + outbox)
+    subscriber = subscribe(broker.port)
+    node = Node(
+        configuration.load(config),
+        HardwareBoard(),
+        SystemClock(),
+        client_id="in-process",
+        state_dir=tmp_path / "state",
+    )
+    thread = threading.Thread(target=node.run)
+    thread.start()
+
+    def newest() -> list[tuple[int, int]]:
+        """Of the newest healths: readings committed, and readings to be sent."""
+        healths = map(json.loads, subscriber.on("sensors/test/health")[-3:])
+        return [(health["committed"], health["outbox_readings"]) for health in healths]
+
+    try:
+        wait_until(
+            lambda: [left for committed, left in newest() if committed] == [0, 0, 0],
+            60,
+            "no backlog",
+        )
+        assert len({committed for committed, _ in newest()}) == 3, "each is of another round"
+    finally:
+        node.stop("the test ends")
+        thread.join(60)
+    assert not thread.is_alive()

@@ -57,6 +57,12 @@ class HostName(str):
     __slots__ = ()
 
 
+class WebAddress(str):
+    """The address of a web page, as browsers and Home Assistant take it; see `config.values`."""
+
+    __slots__ = ()
+
+
 class MqttVersion(str):
     """ "auto", "5" or "3.1.1"."""
 
@@ -70,6 +76,9 @@ class MqttVersion(str):
         return cls(str(written))
 
 
+_NOT_IN_A_TOPIC = r"\x00-\x1f\x7f-\x9f\ufdd0-\ufdef" + "".join(
+    rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(0x11)
+)
 TopicPart = Annotated[
     str,
     msgspec.Meta(
@@ -79,19 +88,12 @@ TopicPart = Annotated[
 TopicPath = Annotated[
     str,
     msgspec.Meta(
-        # No wildcards, no empty level, no control characters (MQTT 5, §1.5.4 and §4.7); topics
-        # that begin with $ are the broker's own.
-        pattern=r"^(?!\$)[^/+#\x00-\x1f\x7f]+(/[^/+#\x00-\x1f\x7f]+)*\Z",
+        # No wildcards, no empty level, no control characters or non-characters (MQTT 5, §1.5.4 and
+        # §4.7), over which a broker may end the connection, and Home Assistant refuses the whole
+        # message; topics that begin with $ are the broker's own.
+        pattern=rf"^(?!\$)[^/+#{_NOT_IN_A_TOPIC}]+(/[^/+#{_NOT_IN_A_TOPIC}]+)*\Z",
         max_length=128,
         description="a topic without wildcards, empty levels or a $ at the beginning",
-    ),
-]
-WebAddress = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^https?://[^\s/]+(/\S*)?\Z",
-        max_length=200,
-        description='an address that begins with "http://" or "https://"',
     ),
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)

@@ -14,10 +14,18 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from node.config.schema import HostName, MqttVersion, Secret
+from node.config.schema import HostName, MqttVersion, Secret, WebAddress
 from node.units import Rate, Seconds
 
-__all__ = ["convert_value", "did_you_mean", "parse_host", "shown"]
+__all__ = ["convert_value", "did_you_mean", "parse_host", "parse_web_address", "shown"]
+
+
+_LONGEST_ADDRESS = 200
+_ADDRESS = re.compile(
+    r"https?://(?:[^/?#@\[\]]+@)?(?:\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\]|([^/?#@:\[\]]*))"
+    r"(?::([0-9]{0,5}))?(?:[/?#].*)?"
+)
+"""RFC 3986, §3, of what a browser takes; in groups: an IPv6 address, else a host, and a port."""
 
 
 def convert_value(target: Any, written: object) -> Any:
@@ -86,12 +94,41 @@ def parse_host(written: object) -> HostName:
     return HostName(written)
 
 
+def parse_web_address(written: object) -> WebAddress:
+    """The address of a web page.
+
+    Home Assistant checks it part by part, and refuses the whole discovery message over a host or
+    a port that cannot be one.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not isinstance(written, str) or not re.match(r"https?://", written):
+        raise ValueError('expected an address that begins with "http://" or "https://"')
+    if len(written) > _LONGEST_ADDRESS:
+        raise ValueError(f"expected at most {_LONGEST_ADDRESS} characters")
+    if not written.isprintable() or " " in written:
+        raise ValueError("no address has a blank or a control character: write %20 for a blank")
+    parts = _ADDRESS.fullmatch(written)
+    if parts is None:
+        raise ValueError("expected an address like http://HOST:8080/PAGE, with a number as port")
+    bracketed, host, port = parts.groups()
+    try:
+        parse_host(bracketed or host)
+    except ValueError as error:
+        raise ValueError(f"its host cannot be one: {error}") from None
+    if port and not 1 <= int(port) <= 65535:
+        raise ValueError("its port cannot be one: expected a number from 1 to 65535")
+    return WebAddress(written)
+
+
 def _decode(target: Any, written: object) -> object:
     """msgspec's `dec_hook`: the types of `schema` that TOML does not know."""
     parsers: dict[Any, Callable[[object], object]] = {
         Seconds: Seconds.parse,
         Rate: Rate.parse,
         HostName: parse_host,
+        WebAddress: parse_web_address,
         MqttVersion: MqttVersion.parse,
     }
     if target in parsers:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -67,8 +67,12 @@ class Announcer:
         keys: Mapping[str, str],
         sensors: list[Sensor],
         publisher: Publisher,
+        has_led: Callable[[], bool],
     ) -> None:
-        """`keys`: sensor id -> the key that Home Assistant knows it by."""
+        """`keys`: sensor id -> the key that Home Assistant knows it by.
+
+        `has_led`: whether there is one to blink, for `Identify`.
+        """
         self._config = config
         self._board = board
         self._clock = clock
@@ -76,6 +80,7 @@ class Announcer:
         self._keys = keys
         self._sensors = sensors
         self._publisher = publisher
+        self._has_led = has_led
         self._enabled = config.homeassistant.enabled
         self._birth_topics = birth_topics(config.homeassistant.prefix)
         self._topic = discovery_topic(config.homeassistant.prefix, device)
@@ -208,7 +213,12 @@ class Announcer:
             for sensor in self._sensors
         ]
         return device_message(
-            self._config, self._device, sensors, read_vitals(self._board), _model(self._board)
+            self._config,
+            self._device,
+            sensors,
+            read_vitals(self._board),
+            _model(self._board),
+            has_led=self._has_led(),
         )
 
 

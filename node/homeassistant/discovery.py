@@ -24,6 +24,7 @@ from node.config.schema import (
     Config,
     SensorTable,
 )
+from node.config.values import parse_host
 from node.system.host import Vitals
 from node.topics import Topics
 
@@ -103,7 +104,13 @@ def birth_topics(prefix: str) -> tuple[str, ...]:
 
 
 def device_message(
-    config: Config, device: str, sensors: Iterable[AnnouncedSensor], vitals: Vitals, model: str
+    config: Config,
+    device: str,
+    sensors: Iterable[AnnouncedSensor],
+    vitals: Vitals,
+    model: str,
+    *,
+    has_led: bool,
 ) -> dict[str, Any]:
     """The discovery message, to be encoded as JSON."""
     topics = Topics(config.mqtt.base_topic, config.node.name)
@@ -120,7 +127,8 @@ def device_message(
     for sensor in sensors:
         components.update(_channels(config, topics, sensor))
     components.update(_diagnostics(topics, vitals))
-    components.update(_buttons(config, topics))
+    components.update(_buttons(config, topics, has_led=has_led))
+    _tell_apart(components)
     for key, component in components.items():
         component["uniq_id"] = f"{device}.{key}"
     return {
@@ -136,11 +144,15 @@ def device_message(
 def _configuration_url(config: Config) -> str | None:
     """The link on the device's page: what is configured, else the node's own status page."""
     if config.homeassistant.configuration_url is not None:
-        return config.homeassistant.configuration_url
+        return str(config.homeassistant.configuration_url)
     if not (config.web.enabled and config.web.on_the_network):
         return None
     host = socket.gethostname().partition(".")[0]
-    return f"http://{host}.local:{config.web.port}/"
+    try:
+        name = parse_host(f"{host}.local")
+    except ValueError:  # the kernel lets a computer be called anything
+        return None
+    return f"http://{name}:{config.web.port}/"
 
 
 def components_of(payload: bytes, device: str) -> dict[str, Component]:
@@ -169,11 +181,40 @@ def removal_of(component: Component) -> Component:
 
 
 def _named(sensor: str, channel: str) -> str:
-    """`water_2`, `temperature` as `Water 2 temperature`: shown beside the name of the node."""
-    text = channel if channel.startswith(sensor) else f"{sensor} {channel}"
+    """`water_2`, `temperature` as `Water 2 temperature`: shown beside the name of the node.
+
+    A sensor `gas` with a channel `gas_resistance` is not named twice.
+    """
+    text = channel if f"{channel}_".startswith(f"{sensor}_") else f"{sensor} {channel}"
     words = [_ABBREVIATIONS.get(word.lower(), word) for word in text.replace("_", " ").split()]
     name = " ".join(words)
     return name[:1].upper() + name[1:]
+
+
+def _tell_apart(components: dict[str, Component]) -> None:
+    """Give a name that is not like another one's to what Home Assistant would number as it comes.
+
+    It makes entity ids of the names, of their letters and digits alone. A channel keeps its name,
+    then what is said of the node does, in the order of the components.
+    """
+    taken: set[str] = set()
+    of_sensors = [key for key in components if "." in key]
+    for key in (*of_sensors, *(key for key in components if "." not in key)):
+        name = components[key]["name"]
+        if key not in of_sensors and _entity_id(name) in taken:
+            name = f"Node {name[:1].lower()}{name[1:]}"
+        number = 1
+        numbered = name
+        while _entity_id(numbered) in taken:
+            number += 1
+            numbered = f"{name} {number}"
+        taken.add(_entity_id(numbered))
+        components[key]["name"] = numbered
+
+
+def _entity_id(name: str) -> str:
+    """The part of an entity id that Home Assistant makes of a name."""
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:
@@ -280,8 +321,8 @@ def _diagnostics(topics: Topics, vitals: Vitals) -> dict[str, Component]:
     return components
 
 
-def _buttons(config: Config, topics: Topics) -> dict[str, Component]:
-    """A button for each command that is allowed."""
+def _buttons(config: Config, topics: Topics, *, has_led: bool) -> dict[str, Component]:
+    """A button for each command that is allowed, and that this node can do."""
     if not config.commands.enabled:
         return {}
     kinds: dict[str, Component] = {
@@ -297,5 +338,5 @@ def _buttons(config: Config, topics: Topics) -> dict[str, Component]:
             "pl_prs": "",
         }
         for name, kind in kinds.items()
-        if name in config.commands.allow
+        if name in config.commands.allow and (has_led or name != "identify")
     }

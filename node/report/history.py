@@ -23,13 +23,16 @@ from node.reading import Reading
 from node.system.clock import Clock
 from node.topics import history_payload
 
-__all__ = ["History"]
+__all__ = ["AFTER_READS_S", "History"]
 
 BATCH = 50
 """Readings in a message, at most."""
 READ_AHEAD = 10 * BATCH
 LOOK_AGAIN_S = 1.0
 """When readings wait for their time, or cannot be read, whether that has changed."""
+AFTER_READS_S = 0.9
+"""How long after the reads that begin with a round it is sent, so that it has them, too; what is
+read with a round and not sent would look like a backlog."""
 TOGETHER_S = 0.001
 """Messages that `drain_rate` allows within so short a time are sent together."""
 WAIT_FOR_CLOCK_S = 120.0
@@ -73,9 +76,15 @@ class History:
         """More could be sent, were there not so much in flight."""
         self.next_due_s = math.inf
 
+    @property
+    def under_way(self) -> bool:
+        """The broker has not acknowledged all of this round yet."""
+        return self._connected and self._outbox.cursor < self._goal
+
     def start(self, start_s: float) -> None:
-        """Put the rounds on a grid that begins at `start_s`, where the reads are."""
-        self._start_s = self._round_at_s = start_s
+        """Put the rounds on a grid soon after the one of the reads, which begins at `start_s`."""
+        self._start_s = start_s + min(AFTER_READS_S, self._interval_s / 2)
+        self._round_at_s = start_s
 
     def link_up(self) -> None:
         """Begin again at the cursor, at once."""

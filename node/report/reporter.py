@@ -24,7 +24,7 @@ from node.mqtt.publisher import Publisher
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
 from node.reading import Reading, ReadOutcome
-from node.report.history import History
+from node.report.history import AFTER_READS_S, History
 from node.report.sensor_topics import SensorTopics
 from node.report.take_health import take_health
 from node.sensors.sensor import Sensor
@@ -37,6 +37,9 @@ __all__ = ["Reporter"]
 
 HEALTH_EVERY_S = 60.0
 HEALTH_AT_MOST_EVERY_S = 1.0
+HEALTH_WAITS_S = 5.0
+"""How long the health of each minute waits for the history of that minute to be acknowledged. It
+would count as unsent what is just being sent."""
 SAVE_AT_LEAST_EVERY_S = 60.0
 """How long a moved cursor or a line of the log may wait for readings to be committed with."""
 SAVE_HEALTH_WITHIN_S = 1.0
@@ -101,6 +104,8 @@ class Reporter:
         self._started_s = clock.monotonic()
         self._health_at_s = self._save_at_s = self._started_s
         self._health_stale = True
+        self._health_waits = False
+        """It is due, and waits for history."""
         self._health_at_once = False
         """It leaves with the states of a new connection: that of an earlier life is not to stand
         beside them."""
@@ -110,13 +115,14 @@ class Reporter:
         self._link_said = ""
 
     def start(self, start_s: float) -> None:
-        """Put what is done at intervals on a grid that begins at `start_s`, where the reads are.
+        """Put what is done at intervals on a grid soon after the one of the reads, from `start_s`.
 
         The first health is committed here: as soon as the service is up, `sensor-node status`
         describes this process.
         """
         self._history.start(start_s)
-        self._started_s = self._health_at_s = start_s
+        self._started_s = start_s
+        self._health_at_s = self._next_health_s(start_s)
         self._save_at_s = start_s + SAVE_AT_LEAST_EVERY_S
         self._tell_health(start_s, save_at_s=start_s)
         self.save(start_s)
@@ -219,13 +225,14 @@ class Reporter:
         if self._gives_way:
             self._not_before_s = now_s + GIVE_WAY_S
             return
-        self._mind_health(now_s)
         if self._announcer.take_birth(now_s):
             self._announcer.answer_birth()
             self._publish_sensors()
         self._announcer.work(now_s)
         self._publisher.flush()
         self._history.work(now_s)
+        self._mind_health(now_s)
+        self._publisher.flush()
 
     def save(self, now_s: float) -> None:
         """Commit what this turn has brought, and set the retained topics to it."""
@@ -254,6 +261,8 @@ class Reporter:
     def next_due_s(self) -> float:
         """When there is something to do, if nothing happens until then."""
         health_s = self._health_not_before_s if self._health_stale else self._health_at_s
+        if self._health_waits and not self._health_stale:
+            health_s += HEALTH_WAITS_S
         if self._health_at_once:
             health_s = -math.inf
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
@@ -262,20 +271,29 @@ class Reporter:
 
     def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""
-        return self._publisher.ask_for_acknowledgements(more_history=self._history.waiting)
+        waiting = self._history.waiting or self._health_waits
+        return self._publisher.ask_for_acknowledgements(more_history=waiting)
 
     def _mind_health(self, now_s: float) -> None:
         """Set the health topic each minute, and when something has changed."""
         changed = self._health_stale and now_s >= self._health_not_before_s
-        if changed or now_s >= self._health_at_s:
+        due = now_s >= self._health_at_s
+        overdue = now_s >= self._health_at_s + HEALTH_WAITS_S
+        self._health_waits = due and self._history.under_way and not overdue
+        if due and not self._health_waits:
+            self._health_at_s = self._next_health_s(now_s)
+            changed = True
+        if changed:
             self._tell_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
+
+    def _next_health_s(self, now_s: float) -> float:
+        """When health is due next, if nothing changes until then."""
+        passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
+        return self._started_s + AFTER_READS_S + (passed + 1) * HEALTH_EVERY_S
 
     def _tell_health(self, now_s: float, *, save_at_s: float) -> None:
         """Set the health topic; keep the health in the log by `save_at_s`, if it has changed."""
         changed, self._health_stale = self._health_stale, False
-        if now_s >= self._health_at_s:
-            passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
-            self._health_at_s = self._started_s + (passed + 1) * HEALTH_EVERY_S
         self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
         self._outbox.look_for_set_aside()
         health = take_health(

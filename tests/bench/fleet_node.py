@@ -212,7 +212,7 @@ class FleetNode:
         vitals = Vitals(cpu_temperature=47.2, wifi_dbm=-61, under_voltage=False, throttled=False)
         model = "Raspberry Pi Zero W Rev 1.1"
         return msgspec.json.encode(
-            device_message(self._config, self._device, sensors, vitals, model)
+            device_message(self._config, self._device, sensors, vitals, model, has_led=False)
         )
 
     def _health_payload(self, uptime_s: float) -> bytes:
