@@ -27,7 +27,7 @@ class EventQueue(Generic[T]):
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.ring_at = 0
         """How many events ring, though all of them be quiet; 0: however many. Events that came
-        before this was set are seen by `take`, which looks into the box before it sleeps."""
+        before this was set are seen by `wait`, which looks before it sleeps."""
 
     def put(self, event: T) -> None:
         """Put an event in, and wake the loop. Reentrant, as signal handlers need."""
@@ -43,7 +43,7 @@ class EventQueue(Generic[T]):
     def _enough(self) -> bool:
         return 0 < self.ring_at <= len(self._events)
 
-    def take(self, timeout_s: float) -> list[T]:
+    def wait(self, timeout_s: float) -> list[T]:
         """All events there are, after sleeping until the bell rings, at most `timeout_s`."""
         if not self._enough():
             with contextlib.suppress(queue.Empty):

@@ -1,10 +1,11 @@
 """The node loop: one thread that owns everything that changes.
 
-    bus workers ──ReadDone──► queue ──► Scheduler ──► Reporter ──► broker
-    paho's thread ──BrokerEvent──►┘ └──────────────────►┘
+    bus workers ──ReadDone──────►┐         ┌──► Scheduler ──SensorEvent──► Reporter ──► broker
+    paho's thread ──BrokerEvent──┴► queue ─┴──► Publisher, Reporter, RemoteCommands, Announcer
 
 Bus workers and paho's callbacks only put events into the queue. The loop sleeps until the next
 event or the next due time, whichever is sooner; nothing polls, and there are no locks of ours.
+Each event goes to its owner alone, by its type.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from node.mqtt.events import (
     Acknowledged,
     Arrived,
     BrokerEvent,
+    Connected,
+    ConnectFailed,
     Disconnected,
     Flooded,
+    SubscribeRefused,
 )
 from node.mqtt.publisher import Publisher
 from node.mqtt.rate_limit import RateLimit
@@ -36,7 +40,15 @@ from node.panel import ButtonHeld, ButtonPressed, Panel
 from node.remote_commands import RemoteCommands
 from node.report.reporter import Reporter
 from node.report.topic_list import subscriptions
-from node.sensors.scheduler import ReadRequest, Scheduler
+from node.sensors.scheduler import (
+    AvailabilityChanged,
+    ChannelsFound,
+    Complained,
+    Measured,
+    ReadRequest,
+    Scheduler,
+    SensorEvent,
+)
 from node.sensors.sensor import Sensor
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import Clock
@@ -114,7 +126,7 @@ class Node:
         )
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
         outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
-        publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
+        self._publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
         self._announcer = Announcer(
             config,
             board,
@@ -122,7 +134,7 @@ class Node:
             device=device,
             keys=sensor_keys(config.sensors, state_dir),
             sensors=list(sensors.values()),
-            publisher=publisher,
+            publisher=self._publisher,
             has_led=lambda: self.panel.has_led,
         )
         self._reporter = Reporter(
@@ -131,7 +143,7 @@ class Node:
             clock,
             link=self._link,
             outbox=outbox,
-            publisher=publisher,
+            publisher=self._publisher,
             announcer=self._announcer,
             sensors=list(sensors.values()),
             warnings=warnings,
@@ -141,18 +153,17 @@ class Node:
             sensors,
             clock,
             workers=Workers(self._queue.put, self._queue.put_quietly),
-            reporter=self._reporter,
         )
         self._commands = RemoteCommands(
             config,
             clock,
             link=self._link,
-            publisher=publisher,
+            publisher=self._publisher,
             scheduler=self._scheduler,
             identify=self._identify,
             restart=lambda: self.stop("told to restart by a command"),
         )
-        self._so_many_sensors = len(sensors)
+        self._sensor_count = len(sensors)
         self._on_what = "on the last good configuration, " if config.stands_in_for else ""
         self._condition: tuple[bool, int] | None = None
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
@@ -188,10 +199,10 @@ class Node:
     def _turn(self) -> None:
         if self._excuse_hold_up():
             # Reads that ended meanwhile: their sensors are free for the turn that is due now.
-            for event in self._queue.take(0):
+            for event in self._queue.wait(0):
                 self._contained(event)
         try:
-            self._scheduler.work()
+            self._hand_on(self._scheduler.run_due())
         except Exception:  # noqa: BLE001, logged, and the loop goes on
             self._go_on("begin reads")
         now_s = self._clock.monotonic()
@@ -201,8 +212,8 @@ class Node:
         self._reads_first = self._scheduler.begins_reads and not self._reads_first
         if not self._reads_first:
             try:
-                self._commands.work(now_s)
-                self._reporter.work(now_s)
+                self._commands.listen_again(now_s)
+                self._reporter.publish_due(now_s)
             except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("publish")
         for event in self._wait(now_s):
@@ -229,7 +240,7 @@ class Node:
 
     def _contained(self, event: _Event) -> None:
         try:
-            self._take(event)
+            self._dispatch(event)
         except Exception:  # noqa: BLE001, logged, and the loop goes on
             self._go_on("deal with an event")
 
@@ -253,30 +264,52 @@ class Node:
         self._scheduler.begin()
         self._excuse_hold_up()
         wake_at_s = max(wake_at_s, self._rest_until_s)
-        events = self._queue.take(wake_at_s - now_s)
+        events = self._queue.wait(wake_at_s - now_s)
         due_s = max(wake_at_s, self._awake_since_s)
         self._awake_since_s = min(due_s, self._clock.monotonic())
         return events
 
-    def _take(self, event: _Event) -> None:
-        if isinstance(event, ReadDone):
-            self._scheduler.take(event)
-        elif isinstance(event, StopRequest):
-            self._stopping = True
-            _log.info("stopping: %s", event.reason)
-        elif isinstance(event, ButtonPressed):
-            self._scheduler.read_now(ReadRequest(self._scheduler.ids))
-        elif isinstance(event, ButtonHeld):
-            self._identify()
-        elif event.generation != self._link.generation:
-            pass  # what a client that has been replaced still says
-        elif isinstance(event, Arrived):
-            if not self._announcer.hear(event):
-                self._commands.hear(event)
-        elif isinstance(event, Flooded):
-            self._commands.flooded(event)
-        else:
-            self._reporter.handle(event)
+    def _dispatch(self, event: _Event) -> None:
+        """Give an event to its owner; those of a client that has been replaced to nobody."""
+        match event:
+            case ReadDone():
+                self._hand_on(self._scheduler.read_ended(event))
+            case Acknowledged():
+                self._publisher.acknowledged(event)
+            case StopRequest():
+                self._stopping = True
+                _log.info("stopping: %s", event.reason)
+            case ButtonPressed():
+                self._scheduler.read_now(ReadRequest(self._scheduler.ids))
+            case ButtonHeld():
+                self._identify()
+            case _ if event.generation != self._link.generation:
+                pass
+            case Arrived():
+                if not self._announcer.hear(event):
+                    self._commands.hear(event)
+            case Flooded():
+                self._commands.flooded(event)
+            case Connected() | ConnectFailed() | Disconnected() | SubscribeRefused():
+                self._reporter.link_changed(self._link.follow(event))
+
+    def _hand_on(self, events: list[SensorEvent]) -> None:
+        """Give what has happened at the sensors to its owner; a mistake costs one event alone."""
+        for event in events:
+            try:
+                match event:
+                    case Measured():
+                        self._reporter.measured(event)
+                    case AvailabilityChanged():
+                        self._reporter.availability_changed(event.sensor)
+                    case Complained():
+                        self._reporter.complained()
+                    case ChannelsFound():
+                        self._announcer.channels_found()
+                    case ReadRequest():
+                        event.done(event)
+            except Exception:  # noqa: BLE001, logged, and the loop goes on
+                self._go_on("deal with what a sensor has brought")
 
     def _identify(self) -> float:
         """Blink the LED, for as many seconds as are returned."""
@@ -305,13 +338,13 @@ class Node:
 
     def _show_condition(self) -> None:
         """Bring the LED, and the line in `systemctl status`, up to date."""
-        all_online = self._scheduler.online == self._so_many_sensors
+        all_online = self._scheduler.online == self._sensor_count
         self.panel.show(connected=self._link.connected, all_online=all_online)
         condition = (self._link.connected, self._scheduler.online)
         if condition != self._condition:
             self._condition = condition
             broker = "connected" if self._link.connected else "no broker"
-            online = f"{self._scheduler.online} of {self._so_many_sensors} sensors online"
+            online = f"{self._scheduler.online} of {self._sensor_count} sensors online"
             self._service.status(f"{self._on_what}{broker}, {online}")
 
     # -- the end
@@ -324,9 +357,10 @@ class Node:
         self._queue.ring_at = 1
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             self._link.send()
-            for event in self._queue.take(left_s):
+            for event in self._queue.wait(left_s):
                 if isinstance(event, Acknowledged | Disconnected):
-                    self._reporter.go_on_with_goodbye(event)
+                    self._dispatch(event)
+                    self._publisher.flush()
         self.panel.close()
         self._reporter.close()
         self._scheduler.close()

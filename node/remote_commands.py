@@ -46,7 +46,7 @@ class _Refused(Exception):
 
 
 class RemoteCommands:
-    """Does what it is told, as far as `[commands]` allows."""
+    """Carries out the commands that `[commands]` allows."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class RemoteCommands:
                 self._topics.command_filter,
             )
 
-    def work(self, now_s: float) -> None:
+    def listen_again(self, now_s: float) -> None:
         """Listen again when it is time."""
         if now_s >= self.next_due_s:
             self.next_due_s = math.inf

@@ -41,10 +41,10 @@ def link(caplog, clock) -> BrokerConnection:
 
 def test_a_loss_that_is_reported_again_and_again_is_one_loss(link, caplog):
     """paho calls on_disconnect for each turn of its loop without a socket."""
-    assert link.handle(UP) is Change.UP
-    assert link.handle(Disconnected(0, 1, SILENTLY)) is Change.DOWN
+    assert link.follow(UP) is Change.UP
+    assert link.follow(Disconnected(0, 1, SILENTLY)) is Change.DOWN
     for _ in range(10):
-        assert link.handle(Disconnected(0, 1, SILENTLY)) is Change.NONE
+        assert link.follow(Disconnected(0, 1, SILENTLY)) is Change.NONE
     assert [record.getMessage() for record in caplog.records] == [
         "connected to broker.example:1883, MQTT 5",
         "no broker: lost broker.example:1883; reconnecting",
@@ -53,9 +53,9 @@ def test_a_loss_that_is_reported_again_and_again_is_one_loss(link, caplog):
 
 def test_connections_that_are_closed_without_an_answer_are_a_complaint(link, caplog):
     """Negative control of the test above: two connections, two closes."""
-    link.handle(UP)
+    link.follow(UP)
     for attempt in (1, 2, 3):
-        link.handle(Disconnected(0, attempt, SILENTLY))
+        link.follow(Disconnected(0, attempt, SILENTLY))
     assert "closes the connection before it answers" in caplog.text
 
 
@@ -63,17 +63,17 @@ def test_each_reason_is_said_once_until_there_is_a_broker(link, caplog):
     refused = ConnectFailed(0, ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
     unknown = ConnectFailed(0, socket.gaierror(-2, "unknown"))
     for _ in range(5):
-        link.handle(refused)
-        link.handle(unknown)
+        link.follow(refused)
+        link.follow(unknown)
     assert len(caplog.records) == 2
-    link.handle(UP)
-    link.handle(Disconnected(0, 1, SILENTLY))
-    link.handle(refused)
+    link.follow(UP)
+    link.follow(Disconnected(0, 1, SILENTLY))
+    link.follow(refused)
     assert len(caplog.records) == 5
 
 
 def test_events_of_an_earlier_client_are_ignored(link, caplog):
-    assert link.handle(Connected(7, refused=None, window=1, max_packet_bytes=1)) is Change.NONE
+    assert link.follow(Connected(7, refused=None, window=1, max_packet_bytes=1)) is Change.NONE
     assert not link.connected
     assert caplog.text == ""
 
@@ -81,9 +81,9 @@ def test_events_of_an_earlier_client_are_ignored(link, caplog):
 def flap(link: BrokerConnection, clock, lives_s: list[float]) -> None:
     """A connection for each of `lives_s`, lost after so long."""
     for attempt, life_s in enumerate(lives_s, start=1):
-        link.handle(UP)
+        link.follow(UP)
         clock.now_s += life_s
-        link.handle(Disconnected(0, attempt, Reason(0x8E, "Session taken over")))
+        link.follow(Disconnected(0, attempt, Reason(0x8E, "Session taken over")))
 
 
 def test_connections_that_do_not_last_are_said_once_and_slow_the_node_down(link, clock, caplog):
@@ -111,28 +111,28 @@ def test_connections_that_last_change_nothing(link, clock, caplog):
 def test_a_version_that_was_only_guessed_is_tried_anew_after_a_loss(link, monkeypatch):
     """3.1.1, because something closed two connections: MQTT 5 first, the next time."""
     monkeypatch.setattr(link, "start", lambda: None)
-    link.handle(Disconnected(0, 1, SILENTLY))
-    link.handle(Disconnected(0, 2, SILENTLY))
+    link.follow(Disconnected(0, 1, SILENTLY))
+    link.follow(Disconnected(0, 2, SILENTLY))
     assert not link._speaks_5
-    link.handle(UP)
-    link.handle(Disconnected(0, 3, SILENTLY))
+    link.follow(UP)
+    link.follow(Disconnected(0, 3, SILENTLY))
     assert link._speaks_5
 
 
 def test_a_version_that_was_refused_is_not_tried_again(link, monkeypatch):
     monkeypatch.setattr(link, "start", lambda: None)
     refused = Reason(UNSUPPORTED_VERSION, "as a broker of tomorrow may call it")
-    link.handle(Connected(0, refused=refused, window=1, max_packet_bytes=1))
+    link.follow(Connected(0, refused=refused, window=1, max_packet_bytes=1))
     assert not link._speaks_5
-    link.handle(UP)
-    link.handle(Disconnected(0, 1, SILENTLY))
+    link.follow(UP)
+    link.follow(Disconnected(0, 1, SILENTLY))
     assert not link._speaks_5
 
 
 def test_a_broker_that_accepts_the_connection_and_says_nothing_is_a_complaint_of_its_own(
     link, caplog
 ):
-    link.handle(Disconnected(0, 1, Reason(KEEP_ALIVE_TIMEOUT, "any")))
+    link.follow(Disconnected(0, 1, Reason(KEEP_ALIVE_TIMEOUT, "any")))
     assert "accepts the connection and does not answer" in caplog.text
 
 
@@ -141,7 +141,7 @@ def test_a_broker_that_accepts_the_connection_and_says_nothing_is_a_complaint_of
     [(NOT_AUTHORIZED, ": any; allow it in the broker's ACL"), (NO_WILDCARDS, ": any")],
 )
 def test_a_refused_subscription_has_a_remedy_where_there_is_one(link, caplog, code, ends):
-    link.handle(SubscribeRefused(0, "sensors/n/cmd/+", Reason(code, "any")))
+    link.follow(SubscribeRefused(0, "sensors/n/cmd/+", Reason(code, "any")))
     assert caplog.records[-1].getMessage().endswith(f"sensors/n/cmd/+{ends}")
 
 

@@ -133,10 +133,10 @@ def test_a_channel_that_stays_away_is_told_once(state, caplog):
     state.accept(outcome(0, temperature=20.0, humidity=40.0))
     for at_s in (10, 20, 30):
         state.accept(outcome(at_s, temperature=20.0))
-        assert state.take_newly_missing(at_s) == []
+        assert state.note_missing(at_s) == []
     state.accept(outcome(40, temperature=20.0))
-    assert state.take_newly_missing(40) == ["humidity"]
-    assert state.take_newly_missing(50) == []
+    assert state.note_missing(40) == ["humidity"]
+    assert state.note_missing(50) == []
     assert state.missing_channels == {"humidity"}
     assert "air (cpu): no humidity: the sensor gives no value" in caplog.text
     state.accept(outcome(60, temperature=20.0, humidity=40.0))
@@ -148,7 +148,7 @@ def test_a_channel_that_never_had_a_value_is_told_too(state):
     """A probe that is broken from the start."""
     for at_s in (0, 10, 20, 30, 40):
         state.accept(outcome(at_s, temperature=20.0))
-    assert state.take_newly_missing(40) == ["humidity"]
+    assert state.note_missing(40) == ["humidity"]
 
 
 def noisy(state: SensorState) -> SensorState:

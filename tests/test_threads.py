@@ -27,8 +27,8 @@ def test_events_come_in_the_order_in_which_they_were_put():
     inbox.put(1)
     inbox.put_quietly(2)
     inbox.put(3)
-    assert inbox.take(0) == [1, 2, 3]
-    assert inbox.take(0) == []
+    assert inbox.wait(0) == [1, 2, 3]
+    assert inbox.wait(0) == []
 
 
 def test_a_quiet_event_wakes_nobody_unless_asked():
@@ -38,7 +38,7 @@ def test_a_quiet_event_wakes_nobody_unless_asked():
         timer = threading.Timer(0.05, inbox.put_quietly, [7])
         timer.start()
         start_s = time.monotonic()
-        assert inbox.take(1.0) == [7]
+        assert inbox.wait(1.0) == [7]
         assert (time.monotonic() - start_s < 0.9) == (ring_at == 1)
         timer.join()
 
@@ -57,7 +57,7 @@ def test_no_wake_up_is_lost_between_two_threads():
     taken: list[int] = []
     start_s = time.monotonic()
     while len(taken) < 20_000 and time.monotonic() - start_s < 20:
-        taken += inbox.take(5)
+        taken += inbox.wait(5)
     thread.join()
     assert taken == list(range(20_000))
     assert time.monotonic() - start_s < 5
@@ -197,7 +197,7 @@ def test_an_outcome_is_seen_though_the_next_sensor_on_the_bus_blocks(bench: Benc
     while len(seen) < 2 and now_s < start_s + 5:
         bench.workers.help_out(now_s)
         until_s = min(bench.workers.next_look_s, start_s + 5)
-        seen += [done.outcome.sensor for done in inbox.take(until_s - now_s)]
+        seen += [done.outcome.sensor for done in inbox.wait(until_s - now_s)]
         now_s = time.monotonic()
     assert seen == ["s0", "s1"]
     assert now_s - start_s < 4

@@ -46,8 +46,8 @@ def any_topic() -> LiveModel:
 
 
 def test_a_state_is_a_row_per_channel_with_its_unit(model):
-    model.take(state("air", '{"temperature":70.5,"humidity":45,"time":"x","seq":3}'), at(100))
-    model.take(message("home/sensors/n/air/availability", "online"), at(100))
+    model.add(state("air", '{"temperature":70.5,"humidity":45,"time":"x","seq":3}'), at(100))
+    model.add(message("home/sensors/n/air/availability", "online"), at(100))
     rows = model.rows(at(103))
     assert [(r.what, r.channel, r.text, r.age_s, r.status) for r in rows] == [
         ("n/air", "humidity", "45", 3.0, "online"),
@@ -58,48 +58,48 @@ def test_a_state_is_a_row_per_channel_with_its_unit(model):
 def test_rows_are_sorted_by_node_sensor_and_channel(model):
     for node in ("b", "a-2", "a"):
         for sensor in ("y", "x"):
-            model.take(message(f"home/sensors/{node}/{sensor}/state", '{"t":1,"h":2}'), at(0))
+            model.add(message(f"home/sensors/{node}/{sensor}/state", '{"t":1,"h":2}'), at(0))
     shown = [(*row.what.split("/"), row.channel) for row in model.rows(at(0))]
     assert shown == sorted(shown)
     assert len(shown) == 12
 
 
 def test_a_plain_value_is_a_row(model):
-    model.take(message("home/sensors/n/air/pressure", "1013.2"), at(0))
+    model.add(message("home/sensors/n/air/pressure", "1013.2"), at(0))
     assert [(r.channel, r.text) for r in model.rows(at(0))] == [("pressure", "1013.2")]
 
 
 def test_an_empty_plain_value_takes_the_row_back(model):
-    model.take(message("home/sensors/n/air/pressure", "1013.2"), at(0))
-    model.take(message("home/sensors/n/air/pressure", ""), at(1))
+    model.add(message("home/sensors/n/air/pressure", "1013.2"), at(0))
+    model.add(message("home/sensors/n/air/pressure", ""), at(1))
     assert model.rows(at(1)) == []
 
 
 def test_a_value_on_both_topics_is_counted_once(model):
     """With payload = "both" each reading comes twice; the state has its time."""
     for second in range(4):
-        model.take(message("home/sensors/n/air/temperature", str(second)), at(second))
-        model.take(state("air", f'{{"temperature":{second}}}'), at(second))
+        model.add(message("home/sensors/n/air/temperature", str(second)), at(second))
+        model.add(state("air", f'{{"temperature":{second}}}'), at(second))
     (row,) = model.rows(at(4))
     assert row.history == (0.0, 0.0, 1.0, 2.0, 3.0)
     assert row.every_s == 1.0
-    model.take(message("home/sensors/n/air/temperature", ""), at(4))
+    model.add(message("home/sensors/n/air/temperature", ""), at(4))
     assert len(model.rows(at(4))) == 1, "the state still has it"
     for second in (5, 6, 7):
-        model.take(message("home/sensors/n/air/temperature", "9"), at(second))
+        model.add(message("home/sensors/n/air/temperature", "9"), at(second))
     assert model.rows(at(7))[0].text == "9", "there are no states any more"
 
 
 def test_the_decimal_point_does_not_move(model):
     for value in ("20.25", "21.0"):
-        model.take(state("air", f'{{"temperature":{value}}}'), at(0))
+        model.add(state("air", f'{{"temperature":{value}}}'), at(0))
     assert model.rows(at(0))[0].text == "21.00 °F"
 
 
 def test_a_sensor_without_a_reading_and_a_node_without_a_sensor_are_there(model):
-    model.take(message("home/sensors/n/air/availability", "offline"), at(0))
-    model.take(message("home/sensors/n/status", "online"), at(0))
-    model.take(message("home/sensors/m/status", "online"), at(0))
+    model.add(message("home/sensors/n/air/availability", "offline"), at(0))
+    model.add(message("home/sensors/n/status", "online"), at(0))
+    model.add(message("home/sensors/m/status", "online"), at(0))
     assert [(r.what, r.text, r.status) for r in model.rows(at(0))] == [
         ("m", "no sensor", "online"),
         ("n/air", "no reading", "offline"),
@@ -107,9 +107,9 @@ def test_a_sensor_without_a_reading_and_a_node_without_a_sensor_are_there(model)
 
 
 def test_a_dead_node_makes_all_its_sensors_offline_and_they_age_on(model):
-    model.take(state("air", '{"temperature":1}'), at(0))
-    model.take(message("home/sensors/n/air/availability", "online"), at(0))
-    model.take(message("home/sensors/n/status", "offline"), at(0))
+    model.add(state("air", '{"temperature":1}'), at(0))
+    model.add(message("home/sensors/n/air/availability", "online"), at(0))
+    model.add(message("home/sensors/n/status", "offline"), at(0))
     row = model.rows(at(60))[0]
     assert (row.status, row.age_s) == ("node offline", 60.0)
 
@@ -117,16 +117,16 @@ def test_a_dead_node_makes_all_its_sensors_offline_and_they_age_on(model):
 def test_a_node_whose_topics_are_emptied_is_gone(model):
     topics = {"status": "online", "air/availability": "online", "air/state": '{"temperature":1}'}
     for topic, payload in topics.items():
-        model.take(message(f"home/sensors/n/{topic}", payload, retained=True), at(0))
+        model.add(message(f"home/sensors/n/{topic}", payload, retained=True), at(0))
     assert model.rows(at(0))
     for topic in topics:
-        model.take(message(f"home/sensors/n/{topic}", ""), at(1))
+        model.add(message(f"home/sensors/n/{topic}", ""), at(1))
     assert model.rows(at(1)) == []
 
 
 def test_without_a_link_no_row_is_current(model):
-    model.take(state("air", '{"temperature":1}'), at(0))
-    model.take(message("home/sensors/n/air/availability", "online"), at(0))
+    model.add(state("air", '{"temperature":1}'), at(0))
+    model.add(message("home/sensors/n/air/availability", "online"), at(0))
     assert model.rows(at(0), linked=False)[0].status == "no link"
     model.forget_status()
     assert model.rows(at(0))[0].status == "?", "until the broker has told it again"
@@ -141,24 +141,24 @@ TIMED = '{"temperature":1,"time":"1970-01-01T00:01:00.000Z","clock":"%s","seq":1
 @pytest.mark.parametrize("retained", [True, False])
 def test_a_reading_is_as_old_as_it_says(model, retained):
     """A node sends its newest reading when it is back; it may be old, and is no news then."""
-    model.take(state("air", TIMED % "synced", retained=retained), at(100))
+    model.add(state("air", TIMED % "synced", retained=retained), at(100))
     assert model.rows(at(100))[0].age_s == 40.0
 
 
 def test_without_a_clock_a_retained_reading_has_no_age_and_a_live_one_that_since_it_came(model):
-    model.take(state("air", TIMED % "unsynced", retained=True), at(100))
+    model.add(state("air", TIMED % "unsynced", retained=True), at(100))
     assert model.rows(at(100))[0].age_s is None
-    model.take(state("air", TIMED % "unsynced"), at(100))
+    model.add(state("air", TIMED % "unsynced"), at(100))
     assert model.rows(at(101))[0].age_s == 1.0
 
 
 def test_the_age_of_what_came_live_does_not_mind_a_clock_that_is_set(model):
-    model.take(state("air", '{"temperature":1}'), Moment(boot_s=10, utc_s=1000))
+    model.add(state("air", '{"temperature":1}'), Moment(boot_s=10, utc_s=1000))
     assert model.rows(Moment(boot_s=12, utc_s=9999))[0].age_s == 2.0
 
 
 def test_a_reading_from_the_future_is_told_as_such(model):
-    model.take(state("air", TIMED % "synced"), at(59))
+    model.add(state("air", TIMED % "synced"), at(59))
     assert model.rows(at(59))[0].age_s == 0.0, "clocks differ a little"
     rows = model.rows(at(30))
     assert rows[0].age_s == -30.0
@@ -168,9 +168,9 @@ def test_a_reading_from_the_future_is_told_as_such(model):
 
 
 def test_the_rate_is_that_of_the_messages_that_came_live(model):
-    model.take(state("air", '{"temperature":1}', retained=True), at(0))
+    model.add(state("air", '{"temperature":1}', retained=True), at(0))
     for second in (3, 8, 13, 90, 95):
-        model.take(state("air", f'{{"temperature":{second}}}'), at(second))
+        model.add(state("air", f'{{"temperature":{second}}}'), at(second))
     assert model.rows(at(95))[0].every_s == 5.0, "one outage does not count"
 
 
@@ -179,9 +179,9 @@ def test_the_rate_is_that_of_the_messages_that_came_live(model):
 
 def test_the_numbers_of_others_are_rows(any_topic):
     payload = '{"battery":97,"contact":true,"update":{"progress":3.5,"state":"idle"},"seen":"x"}'
-    any_topic.take(message("zigbee2mqtt/door", payload), at(0))
-    any_topic.take(message("plant/moisture", "41"), at(0))
-    any_topic.take(message("plant/name", "Ficus"), at(0))
+    any_topic.add(message("zigbee2mqtt/door", payload), at(0))
+    any_topic.add(message("plant/moisture", "41"), at(0))
+    any_topic.add(message("plant/name", "Ficus"), at(0))
     assert [(r.what, r.channel, r.text, r.status) for r in any_topic.rows(at(0))] == [
         ("plant/moisture", "", "41", ""),
         ("plant/name", "", "Ficus", ""),
@@ -193,20 +193,20 @@ def test_the_numbers_of_others_are_rows(any_topic):
 
 def test_others_are_left_out_when_they_are_not_asked_for(model):
     for topic in ("zigbee2mqtt/door", "home/sensors/n/health", "home/sensors/n/cmd/read"):
-        model.take(message(topic, "1"), at(0))
+        model.add(message(topic, "1"), at(0))
     assert model.rows(at(0)) == []
 
 
 def test_a_text_gives_way_when_the_values_are_back(any_topic):
-    any_topic.take(message("a", "unavailable"), at(0))
-    any_topic.take(message("a", '{"t":1}'), at(1))
+    any_topic.add(message("a", "unavailable"), at(0))
+    any_topic.add(message("a", '{"t":1}'), at(1))
     assert [(r.channel, r.text) for r in any_topic.rows(at(1))] == [("t", "1")]
 
 
 def test_what_is_kept_is_bounded_and_the_view_says_so(any_topic):
     for number in range(2100):
-        any_topic.take(message(f"t/{number}", "1"), at(0))
-        any_topic.take(message(f"home/sensors/{number}/status", "online"), at(0))
+        any_topic.add(message(f"t/{number}", "1"), at(0))
+        any_topic.add(message(f"home/sensors/{number}/status", "online"), at(0))
     rows = any_topic.rows(at(0))
     assert len(rows) == 4000
     assert any_topic.full
@@ -252,11 +252,11 @@ def test_units_come_from_discovery():
 
 
 def test_what_a_node_says_of_its_units_counts_more_than_a_configuration(model):
-    model.take(state("air", '{"temperature":1.5,"humidity":2}'), at(0))
+    model.add(state("air", '{"temperature":1.5,"humidity":2}'), at(0))
     config = "homeassistant/device/n/config"
-    model.discovered.take(config, json.dumps(DISCOVERY).encode())
+    model.discovered.learn(config, json.dumps(DISCOVERY).encode())
     assert [r.text for r in model.rows(at(0))] == ["2 %", "1.5 °C"]
-    model.discovered.take(config, b"")
+    model.discovered.learn(config, b"")
     assert [r.text for r in model.rows(at(0))] == ["2", "1.5 °F"]
 
 
@@ -306,8 +306,8 @@ def test_no_message_disturbs_the_model_or_reaches_the_terminal_as_a_command(payl
     model = LiveModel("home/sensors", others=True)
     topics = (name, f"home/sensors/{name}", f"home/sensors/n/{name}/state", "home/sensors/n/a/b")
     for topic in (*topics, f"home/sensors/n/{name}/availability", "home/sensors/n/status"):
-        model.take(Message(topic, payload, retained=True), at(0))
-        model.take(Message(topic, payload, retained=False), at(1))
+        model.add(Message(topic, payload, retained=True), at(0))
+        model.add(Message(topic, payload, retained=False), at(1))
     log = HistoryLog()
     batch = batch_in(
         json.dumps({"stream": name, "readings": [{"seq": 1, "sensor": name}]}).encode()
@@ -418,7 +418,7 @@ def test_what_is_missing_and_what_comes_again_is_counted_right(numbers):
     log = HistoryLog()
     seen: set[int] = set()
     for number in numbers:
-        assert log.take("n", "s", number).again == (number in seen)
+        assert log.remark_on("n", "s", number).again == (number in seen)
         seen.add(number)
     assert log.again == len(numbers) - len(seen)
     assert log.missing == (max(seen) - min(seen) + 1 - len(seen) if seen else 0)
@@ -427,8 +427,8 @@ def test_what_is_missing_and_what_comes_again_is_counted_right(numbers):
 def test_the_history_of_many_streams_is_bounded_and_what_was_missing_stays_counted():
     log = HistoryLog()
     for number in range(1000):
-        log.take("n", "s", 3 * number)
-        log.take(f"n{number}", "s", 1)
+        log.remark_on("n", "s", 3 * number)
+        log.remark_on(f"n{number}", "s", 1)
     assert log.missing == 2 * 999
     assert len(log._seen) <= 200
 
@@ -495,9 +495,9 @@ def text_of(rows: list[Row], width: int, height: int, **more: object) -> list[st
 def usual_rows(model: LiveModel) -> list[Row]:
     for second in range(30):
         for sensor in ("terrarium", "water"):
-            model.take(state(sensor, f'{{"temperature":{20 + second / 8}}}'), at(second))
+            model.add(state(sensor, f'{{"temperature":{20 + second / 8}}}'), at(second))
     for sensor in ("terrarium", "water"):
-        model.take(message(f"home/sensors/n/{sensor}/availability", "online"), at(0))
+        model.add(message(f"home/sensors/n/{sensor}/availability", "online"), at(0))
     return model.rows(at(31))
 
 

@@ -268,7 +268,7 @@ def reading(seq: int, *, age_s: float = 0, synced: bool = True, boot: str = "thi
 
 def test_a_reading_without_a_true_time_is_where_its_age_since_boot_says():
     summary = Summary()
-    summary.take([reading(1, age_s=600, synced=False)], NOW)
+    summary.add([reading(1, age_s=600, synced=False)], NOW)
     [channel] = summary.sensors["air"].channels.values()
     [found] = channel.buckets.of(SPANS["hour"], NOW.utc_ms)
     assert abs(found.start_ms - (NOW.utc_ms - 600_000)) <= 15_000
@@ -278,7 +278,7 @@ def test_a_reading_without_a_true_time_is_where_its_age_since_boot_says():
 
 def test_readings_of_an_impossible_time_are_in_no_plot():
     summary = Summary()
-    summary.take([reading(1, age_s=-86_400), reading(2, synced=False, boot="another")], NOW)
+    summary.add([reading(1, age_s=-86_400), reading(2, synced=False, boot="another")], NOW)
     [channel] = summary.sensors["air"].channels.values()
     assert channel.buckets.of(SPANS["2days"], NOW.utc_ms) == []
     assert channel.value == 20.2
@@ -286,15 +286,15 @@ def test_readings_of_an_impossible_time_are_in_no_plot():
 
 def test_rejections_are_marked_when_their_count_grows_within_one_run_of_the_node():
     summary = Summary()
-    summary.take([reading(1)], NOW)
+    summary.add([reading(1)], NOW)
     for count, process in ((5, 1), (5, 1), (8, 1), (2, 2), (3, 2)):
-        summary.take_rejected({"air": count, "gone": count}, process, NOW.utc_ms)
+        summary.mark_rejections({"air": count, "gone": count}, process, NOW.utc_ms)
     assert [mark.count for mark in summary.sensors["air"].marks] == [3, 1]
 
 
 def test_what_has_not_been_read_for_two_days_is_forgotten():
     summary = Summary()
-    summary.take([reading(1, age_s=172_700)], NOW)
+    summary.add([reading(1, age_s=172_700)], NOW)
     summary.forget_old(NOW)
     assert "air" in summary.sensors
     later = Moment(NOW.utc_ms + 200_000, NOW.boot_ms + 200_000, "this")
@@ -308,7 +308,7 @@ def test_the_number_of_channels_is_bounded(monkeypatch):
     for number in range(5):
         layout = Layout(f"s{number}", ("temperature",), ("°C",))
         one = reading(number)
-        summary.take(
+        summary.add(
             [Reading(**{f: getattr(one, f) for f in one.__struct_fields__} | {"layout": layout})],
             NOW,
         )

@@ -126,7 +126,7 @@ class Connection:
                 looked_at += 1
                 if wanted(message):
                     return message
-            if not self._take_packet(deadline_s):
+            if not self._next_packet(deadline_s):
                 return None
 
     def watch(self, seconds: float) -> None:
@@ -166,13 +166,13 @@ class Connection:
             raise NoAnswer from None
         except _BREAKS:
             # It may have said why before: that is read first.
-            self._take_packet(time.monotonic() + ANSWER_S)
+            self._next_packet(time.monotonic() + ANSWER_S)
             raise Closed from None
 
     def _answer(self, kind: int, message_id: int | None = None) -> bytes:
         """The body of the answer that is waited for; messages that come before it are kept."""
         deadline_s = time.monotonic() + ANSWER_S
-        while packet := self._take_packet(deadline_s):
+        while packet := self._next_packet(deadline_s):
             first, body = packet
             if first >> 4 == kind and message_id in (None, int.from_bytes(body[:2], "big")):
                 if len(body) < 2:
@@ -180,7 +180,7 @@ class Connection:
                 return body
         raise NoAnswer
 
-    def _take_packet(self, deadline_s: float) -> tuple[int, bytes] | None:
+    def _next_packet(self, deadline_s: float) -> tuple[int, bytes] | None:
         """The next packet, a message taken in already; None when the time is up."""
         while (packet := self._cut_packet()) is None:
             left_s = deadline_s - time.monotonic()

@@ -109,7 +109,7 @@ class Announcer:
             self._set(message)
             self._remove_what_is_gone()
 
-    def channel_found(self) -> None:
+    def channels_found(self) -> None:
         """Announce anew: a sensor has turned out to have a channel that nobody knew of."""
         if self._enabled and self._said_at_s > -math.inf:
             self._announce_at_s = self._said_at_s + SETTLE_S
@@ -128,7 +128,7 @@ class Announcer:
             return True
         return False
 
-    def take_birth(self, now_s: float) -> bool:
+    def birth_is_due(self, now_s: float) -> bool:
         """Whether it is time to tell a Home Assistant that has just started everything."""
         if now_s < self._birth_at_s:
             return False
@@ -142,7 +142,7 @@ class Announcer:
         if self._gone:
             self._announce_gone()
 
-    def work(self, now_s: float) -> None:
+    def announce_due(self, now_s: float) -> None:
         """Say what there is to say, when it is time."""
         if now_s >= self._announce_at_s:
             self.announce()

@@ -1,7 +1,7 @@
 """The link to the broker: one client at a time, its MQTT version, and why it is down.
 
-Everything here runs on the thread of the link's owner, which hands each event that was reported
-back to `handle`.
+Everything here runs on the thread of the link's owner, which gives each event that was reported
+to `follow`; acknowledgements and messages are none of its business.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ class BrokerConnection:
         """End the connection in good order, within `wait_s`."""
         self._client.end(wait_s)
 
-    def handle(self, event: BrokerEvent) -> Change:
-        """Take note of an event that was reported; events of an earlier client are ignored."""
+    def follow(self, event: BrokerEvent) -> Change:
+        """Find out what an event that was reported did; those of an earlier client are ignored."""
         if event.generation != self._generation:
             return Change.NONE
         if isinstance(event, Connected):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from node.mqtt.connection import BrokerConnection, Change
-from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
+from node.mqtt.events import Acknowledged, Outgoing
 from node.mqtt.reasons import NOT_AUTHORIZED, PACKET_TOO_LARGE
 from node.topics import OFFLINE
 
@@ -148,7 +148,7 @@ class Publisher:
         if not self._link.connected or not self._in_flight.issuperset(self._waiting):
             return 0
         share = max(1, self._window * 3 // 4)
-        return min(share - len(self._settlements), self._window - self._so_many_in_flight)
+        return min(share - len(self._settlements), self._window - self._in_flight_count)
 
     @property
     def history_bytes(self) -> int:
@@ -160,7 +160,7 @@ class Publisher:
         return min(WINDOW, self._link.window)
 
     @property
-    def _so_many_in_flight(self) -> int:
+    def _in_flight_count(self) -> int:
         return len(self._in_flight) + len(self._settlements)
 
     def _sendable(self) -> list[Outgoing]:
@@ -168,25 +168,46 @@ class Publisher:
         if not self._waiting or not self._link.connected:
             return []
         window = self._window - self._window // 10  # a slot or two are left for history
-        room = window - self._so_many_in_flight
+        room = window - self._in_flight_count
         free = (topic for topic in self._waiting if topic not in self._in_flight)
         topics = list(islice(free, max(0, room)))
         messages = [m for m in map(self._waiting.pop, topics) if self._fits(m)]
         self._in_flight.update(message.topic for message in messages)
         return messages
 
-    def handle(self, event: BrokerEvent) -> Change:
-        """Take note of an event of the link."""
-        change = self._link.handle(event)
-        if event.generation != self._link.generation:
-            return change
+    def link_changed(self, change: Change) -> None:
+        """Forget what was in flight, and learn from a loss."""
         if change is Change.DOWN:
             self._mind_losses()
         if change is not Change.NONE:
             self.forget()
-        elif isinstance(event, Acknowledged):
-            self._acknowledged(event)
-        return change
+
+    def acknowledged(self, event: Acknowledged) -> None:
+        """Settle a message; acknowledgements of an earlier client are ignored."""
+        if event.generation != self._link.generation:
+            return
+        message = self._message_of.pop(event.message_id, None)
+        if message is None:
+            return
+        settled = self._settlements.pop(event.message_id, None)
+        divisible = event.message_id in self._divisible
+        self._divisible.discard(event.message_id)
+        outcome = Outcome.TAKEN
+        if event.refused is not None:
+            if divisible and event.refused.code == PACKET_TOO_LARGE:
+                outcome = Outcome.TOO_LARGE
+                self._send_less_than(message)
+            else:
+                outcome = Outcome.REFUSED
+                why = event.refused.name
+                if event.refused.code == NOT_AUTHORIZED:
+                    why += "; allow the topic in the broker's ACL"
+                    why += self.remedies.get(message.topic, "")
+                self._refuse(message, why)
+        if settled is None:
+            self._in_flight.discard(message.topic)
+        else:
+            settled(outcome)
 
     def _mind_losses(self) -> None:
         """Send less when the link is lost again and again, soon, over what is in flight.
@@ -233,12 +254,12 @@ class Publisher:
         if not waiting:
             return 0
         half = self._window // 2
-        return half if self._so_many_in_flight >= half > 0 else 1
+        return half if self._in_flight_count >= half > 0 else 1
 
     @property
     def idle(self) -> bool:
         """Nothing is on its way to the broker, or nothing can be."""
-        return not self._link.connected or not (self._so_many_in_flight or self._waiting)
+        return not self._link.connected or not (self._in_flight_count or self._waiting)
 
     def say_goodbye(self, also_offline: list[str]) -> None:
         """Publish `offline`, of the node and on the topics `also_offline`, and nothing new besides.
@@ -268,30 +289,6 @@ class Publisher:
             self._refuse(message, "it is above the broker's maximum packet size")
             return False
         return True
-
-    def _acknowledged(self, event: Acknowledged) -> None:
-        message = self._message_of.pop(event.message_id, None)
-        if message is None:
-            return
-        settled = self._settlements.pop(event.message_id, None)
-        divisible = event.message_id in self._divisible
-        self._divisible.discard(event.message_id)
-        outcome = Outcome.TAKEN
-        if event.refused is not None:
-            if divisible and event.refused.code == PACKET_TOO_LARGE:
-                outcome = Outcome.TOO_LARGE
-                self._send_less_than(message)
-            else:
-                outcome = Outcome.REFUSED
-                why = event.refused.name
-                if event.refused.code == NOT_AUTHORIZED:
-                    why += "; allow the topic in the broker's ACL"
-                    why += self.remedies.get(message.topic, "")
-                self._refuse(message, why)
-        if settled is None:
-            self._in_flight.discard(message.topic)
-        else:
-            settled(outcome)
 
     def _send_less_than(self, message: Outgoing) -> None:
         """Halve what history may send at once, for the broker takes no message of this size."""

@@ -92,7 +92,7 @@ class OutboxStore:
             return None
         self._try_at_s = now_s + TRY_AGAIN_S
         try:
-            self._take_folder()
+            self._lock_folder()
             file = OutboxFile(self._folder / FILE_NAME, new_stream=self.stream)
         except _FILE_TROUBLE as error:
             if not isinstance(error, NewerSchema) and not is_damage(error):
@@ -103,7 +103,7 @@ class OutboxStore:
             self._salvage(file)
         return self._take(file)
 
-    def _take_folder(self) -> None:
+    def _lock_folder(self) -> None:
         """Make the folder, and hold it."""
         assert self._folder is not None
         make_state_dir(self._folder)
@@ -215,7 +215,7 @@ class OutboxStore:
         """Set the file aside, and begin a new one with what is sound of it."""
         assert self._folder is not None
         try:
-            self._take_folder()
+            self._lock_folder()
         except _FILE_TROUBLE as trouble:
             self._cannot_write(trouble)
             return None

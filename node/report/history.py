@@ -4,7 +4,7 @@ Rounds begin on connecting and then every `history_interval`; a round sends what
 began, at most `drain_rate` messages a second. Readings from before the clock was set wait for it,
 at most until two minutes after boot.
 
-Used on the loop's thread, which calls `work` in each turn and wakes up for `next_due_s`.
+Used on the loop's thread, which calls `send_due` in each turn and wakes up for `next_due_s`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class History:
         self._position = self._outbox.cursor
         self._read_ahead.clear()
 
-    def work(self, now_s: float) -> None:
+    def send_due(self, now_s: float) -> None:
         """Send what may be sent now; set when there is more to do."""
         if not self._connected:
             return

@@ -1,7 +1,7 @@
 """From readings to the broker: the log, the retained topics, history and health, in their order.
 
-    took ──► outbox ──commit──► retained topics (the newest) ──► Publisher ──► broker
-                       └──────► History (all of them) ─────────────┘
+    measured ──► outbox ──commit──► retained topics (the newest) ──► Publisher ──► broker
+                           └──────► History (all of them) ─────────────┘
 
 A reading is committed before it is published, so no seq is ever given to two. All that a turn of
 the loop brought is committed at once.
@@ -19,14 +19,14 @@ from drivers.bus import Board
 from node.config.schema import Config
 from node.homeassistant.announcer import Announcer
 from node.mqtt.connection import BrokerConnection, Change
-from node.mqtt.events import Acknowledged, BrokerEvent
 from node.mqtt.publisher import Publisher
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
-from node.reading import Reading, ReadOutcome
+from node.reading import Reading
+from node.report.collect_health import collect_health
 from node.report.history import AFTER_READS_S, History
 from node.report.sensor_topics import SensorTopics
-from node.report.take_health import take_health
+from node.sensors.scheduler import Measured
 from node.sensors.sensor import Sensor
 from node.system.clock import Clock
 from node.system.logs import RecentWarnings
@@ -53,7 +53,7 @@ CURSOR_LAG = 1000
 
 
 class Reporter:
-    """Tells the broker what there is to tell, and keeps what it has not heard."""
+    """Commits readings, publishes the newest, and sends all of them until the broker has them."""
 
     def __init__(
         self,
@@ -91,8 +91,10 @@ class Reporter:
         )
         self._bad_configuration = config.stands_in_for
         self._patience_s = 2.0 * config.mqtt.keepalive
+        self._newest: dict[str, Reading] = {}
+        """Sensor -> its newest reading."""
         self._uncommitted = False
-        """Readings were taken in since the last commit."""
+        """There are readings since the last commit."""
         self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
         """Readings that are to be published with the commit, and their channels worth it."""
         self._newly_online: list[Sensor] = []
@@ -129,12 +131,12 @@ class Reporter:
 
     # -- what happens
 
-    def handle(self, event: BrokerEvent) -> None:
-        """Take note of an event of the link."""
-        change = self._publisher.handle(event)
-        if not isinstance(event, Acknowledged) and self._link.described != self._link_said:
+    def link_changed(self, change: Change) -> None:
+        """The link has come up or gone down, or the reason why it is down has changed."""
+        if self._link.described != self._link_said:
             self._link_said = self._link.described
             self._health_stale = True
+        self._publisher.link_changed(change)
         if change is Change.UP:
             self._publish_everything()
             self._history.link_up()
@@ -158,13 +160,14 @@ class Reporter:
             self._link.give_up(f"has not acknowledged a message for {duration_text(stalled_s)}")
             self.link_lost()
 
-    def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:
-        """Take in the values of a read, to be committed and published with `save`."""
+    def measured(self, event: Measured) -> None:
+        """Keep the values of a read, to be committed and published with `save`."""
+        sensor, values, outcome = event.sensor, event.values, event.outcome
         if outcome.synced and not self._clock_known:
             self._clock_was_set(outcome.boot_s, outcome.utc_s)
         self._clock_known = outcome.synced
         self._uncommitted = True
-        sensor.newest = self._outbox.append(
+        reading = self._newest[sensor.table.id] = self._outbox.append(
             sensor.state.layout(values),
             tuple(values.values()),
             boot_s=outcome.boot_s,
@@ -172,26 +175,23 @@ class Reporter:
             synced=outcome.synced,
         )
         worth = sensor.state.worth_publishing(values, outcome.ended_s)
-        missing = sensor.state.take_newly_missing(outcome.ended_s)
+        missing = sensor.state.note_missing(outcome.ended_s)
         if worth or missing:
-            self._fresh.append((sensor, sensor.newest, worth))
-            told = list(values) if self._sensor_topics.whole else worth
-            sensor.state.published(told, outcome.ended_s)
+            self._fresh.append((sensor, reading, worth))
+            published = list(values) if self._sensor_topics.whole else worth
+            sensor.state.published(published, outcome.ended_s)
         for name in missing:
-            self._sensor_topics.take_back(sensor.table, name)
-        if sensor.state.found_channels:
-            sensor.state.found_channels = False
-            self._announcer.channel_found()
+            self._sensor_topics.clear(sensor.table, name)
 
     def availability_changed(self, sensor: Sensor) -> None:
-        """Say so; of one that is online again, after the value that makes it so."""
+        """Publish it; of a sensor that is online again, after the value that makes it so."""
         if sensor.state.online:
             self._newly_online.append(sensor)
         else:
             self._sensor_topics.availability(sensor.table, online=False)
         self._health_stale = True
 
-    def complaint(self) -> None:
+    def complained(self) -> None:
         """Something new is wrong with a sensor."""
         self._health_stale = True
 
@@ -204,14 +204,15 @@ class Reporter:
         self._outbox.clock_was_set(boot_s=boot_s, utc_s=utc_s)
         self._history.clock_was_set()
         for sensor in self._sensors:
-            if sensor.newest is not None and not sensor.newest.synced:
-                sensor.newest = self._outbox.retimed(sensor.newest)
+            newest = self._newest.get(sensor.table.id)
+            if newest is not None and not newest.synced:
+                newest = self._newest[sensor.table.id] = self._outbox.retimed(newest)
                 if sensor.state.online:
-                    self._publish_newest(sensor, sensor.newest)
+                    self._publish_newest(sensor, newest)
 
     # -- what is done about it, in each turn of the loop
 
-    def work(self, now_s: float) -> None:
+    def publish_due(self, now_s: float) -> None:
         """Publish what may be published now.
 
         Readings go first: what takes time to make waits until they are sent.
@@ -225,12 +226,12 @@ class Reporter:
         if self._gives_way:
             self._not_before_s = now_s + GIVE_WAY_S
             return
-        if self._announcer.take_birth(now_s):
+        if self._announcer.birth_is_due(now_s):
             self._announcer.answer_birth()
             self._publish_sensors()
-        self._announcer.work(now_s)
+        self._announcer.announce_due(now_s)
         self._publisher.flush()
-        self._history.work(now_s)
+        self._history.send_due(now_s)
         self._mind_health(now_s)
         self._publisher.flush()
 
@@ -296,7 +297,7 @@ class Reporter:
         changed, self._health_stale = self._health_stale, False
         self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
         self._outbox.look_for_set_aside()
-        health = take_health(
+        health = collect_health(
             self._topics.node,
             config=self._config_digest,
             clock=self._clock,
@@ -335,10 +336,11 @@ class Reporter:
         for sensor in self._sensors:
             self._sensor_topics.availability(sensor.table, online=sensor.state.online)
         for sensor in self._sensors:
-            if sensor.newest is not None and sensor.state.online:
-                self._publish_newest(sensor, sensor.newest)
+            newest = self._newest.get(sensor.table.id)
+            if newest is not None and sensor.state.online:
+                self._publish_newest(sensor, newest)
                 for name in sensor.state.missing_channels:
-                    self._sensor_topics.take_back(sensor.table, name)
+                    self._sensor_topics.clear(sensor.table, name)
 
     def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
         channels = list(reading.layout.channels)
@@ -360,11 +362,6 @@ class Reporter:
         self._history.link_down()
         online = [sensor for sensor in self._sensors if sensor.state.online]
         self._publisher.say_goodbye([self._topics.availability(s.table.id) for s in online])
-
-    def go_on_with_goodbye(self, event: BrokerEvent) -> None:
-        """Take note of an event, and publish what there is room for now."""
-        self.handle(event)
-        self._publisher.flush()
 
     def close(self) -> None:
         """Leave the broker, and close the log."""

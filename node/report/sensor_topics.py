@@ -44,7 +44,7 @@ class SensorTopics:
                 topic = self._topics.channel(sensor.id, name)
                 self._publisher.set(topic, plain_value(values[name]), expiry_s=expiry_s)
 
-    def take_back(self, sensor: SensorTable, channel: str) -> None:
+    def clear(self, sensor: SensorTable, channel: str) -> None:
         """Delete the plain value of a channel that fails while the others go on."""
         if self._payload != "json":
             self._publisher.set(self._topics.channel(sensor.id, channel), b"")

@@ -1,9 +1,9 @@
 """The sensors of a node: read when they are due, watched for silence, power-cycled when they fail.
 
-    timetable ──due──► workers ──ReadDone──► take ──► SensorState ──► Reporter
+    timetable ──due──► workers ──ReadDone──► read_ended ──► SensorState ──► SensorEvent
 
-Used on the loop's thread, which calls `work` in each turn, wakes up for `next_due_s`, and hands
-each `ReadDone` to `take`.
+Used on the loop's thread, which calls `run_due` in each turn, wakes up for `next_due_s`, gives
+each `ReadDone` to `read_ended`, and hands on the events that both return.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+
+import msgspec
 
 from node.reading import ReadOutcome
 from node.sensors.sensor import Sensor
@@ -19,7 +20,15 @@ from node.sensors.timetable import GridJob, Timetable
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import Clock
 
-__all__ = ["ReadRequest", "Scheduler"]
+__all__ = [
+    "AvailabilityChanged",
+    "ChannelsFound",
+    "Complained",
+    "Measured",
+    "ReadRequest",
+    "Scheduler",
+    "SensorEvent",
+]
 
 _MARGIN_S = 0.1
 """How much time there must be after an extra read, before the next one on its bus is due."""
@@ -27,26 +36,39 @@ _LATEST_S = 1.0
 """How much longer than its sensors may take an extra read may take, all in all."""
 
 
-class Listener(Protocol):
-    """Who is told what came of reading: the `Reporter`."""
+class Measured(msgspec.Struct, frozen=True):
+    """A read has given values that passed the filters."""
 
-    def took(self, sensor: Sensor, values: dict[str, float], outcome: ReadOutcome) -> None:
-        """A read has given values worth keeping."""
+    sensor: Sensor
+    values: dict[str, float]
+    outcome: ReadOutcome
 
-    def availability_changed(self, sensor: Sensor) -> None:
-        """A sensor is online, or is no more."""
 
-    def complaint(self) -> None:
-        """Something new is wrong with a sensor."""
+class AvailabilityChanged(msgspec.Struct, frozen=True):
+    """A sensor has come online, or has gone offline."""
+
+    sensor: Sensor
+
+
+class ChannelsFound(msgspec.Struct, frozen=True):
+    """A sensor has given a channel that was not known before."""
+
+    sensor: Sensor
+
+
+class Complained(msgspec.Struct, frozen=True):
+    """Something new is wrong with a sensor."""
+
+    sensor: Sensor
 
 
 class ReadRequest:
-    """Some sensors are to be read now, out of their turn."""
+    """Some sensors are to be read now, out of their turn; as an event: it is done."""
 
     def __init__(
         self, sensors: list[str], done: Callable[[ReadRequest], None] = lambda _request: None
     ) -> None:
-        """`done` is called once each sensor is in `values` or in `errors`."""
+        """The loop calls `done` once each sensor is in `values` or in `errors`."""
         self.sensors = sensors
         self.done = done
         self.values: dict[str, dict[str, float]] = {}
@@ -59,16 +81,18 @@ class ReadRequest:
         return [name for name in self.sensors if not (name in self.values or name in self.errors)]
 
 
-class Scheduler:
-    """Reads the sensors and tells the reporter what came of it."""
+SensorEvent = Measured | AvailabilityChanged | ChannelsFound | Complained | ReadRequest
 
-    def __init__(
-        self, sensors: dict[str, Sensor], clock: Clock, *, workers: Workers, reporter: Listener
-    ) -> None:
+
+class Scheduler:
+    """Reads the sensors, and returns what came of it."""
+
+    def __init__(self, sensors: dict[str, Sensor], clock: Clock, *, workers: Workers) -> None:
         self._sensors = sensors
         self._clock = clock
         self._workers = workers
-        self._reporter = reporter
+        self._events: list[SensorEvent] = []
+        """What has happened since `_returned` was called last."""
         self._timetable = Timetable(clock)
         self._jobs: dict[str, GridJob] = {}
         self._requests: list[ReadRequest] = []
@@ -89,8 +113,8 @@ class Scheduler:
                 start_s=start_s + sensor.settle_s,
             )
 
-    def work(self) -> None:
-        """Begin the reads that are due, and look for silence."""
+    def run_due(self) -> list[SensorEvent]:
+        """Prepare the reads that are due, and look for silence."""
         self._timetable.run_due()
         now_s = self._clock.monotonic()
         self._workers.dispatch(now_s)
@@ -100,6 +124,12 @@ class Scheduler:
             for name in request.waiting:
                 request.errors[name] = "no answer yet"
             self._finish(request)
+        return self._returned()
+
+    def _returned(self) -> list[SensorEvent]:
+        """What has happened; each event once, even if what came after it failed."""
+        events, self._events = self._events, []
+        return events
 
     @property
     def begins_reads(self) -> bool:
@@ -166,13 +196,14 @@ class Scheduler:
 
     def _finish(self, request: ReadRequest) -> None:
         self._requests.remove(request)
-        request.done(request)
+        self._events.append(request)
 
-    def take(self, done: ReadDone) -> None:
-        """A read has ended."""
+    def read_ended(self, done: ReadDone) -> list[SensorEvent]:
+        """Find out what a read has brought."""
         if done.bus_free:
             self._workers.bus_free(done.bus)
-        self._read_ended(self._sensors[done.outcome.sensor], done.outcome)
+        self._evaluate(self._sensors[done.outcome.sensor], done.outcome)
+        return self._returned()
 
     def excuse(self, held_up_s: float) -> None:
         """Allow every sensor more time: while the loop was held up, none was asked."""
@@ -199,9 +230,9 @@ class Scheduler:
                 sensor.state.check(now_s, sensor.port.reading_since_s, bus_is_busy=bus_is_busy)
                 if was_online:
                     self.online -= 1
-                    self._reporter.availability_changed(sensor)
+                    self._events.append(AvailabilityChanged(sensor))
                 else:
-                    self._reporter.complaint()
+                    self._events.append(Complained(sensor))
         self._next_check_s = min(
             (sensor.state.next_check_s for sensor in self._sensors.values()), default=math.inf
         )
@@ -226,10 +257,10 @@ class Scheduler:
             self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
             self._workers.submit(sensor.port)
 
-    def _read_ended(self, sensor: Sensor, outcome: ReadOutcome) -> None:
+    def _evaluate(self, sensor: Sensor, outcome: ReadOutcome) -> None:
         sensor.state.busy_since_s = None
         sensor.took_s = outcome.ended_s - outcome.started_s
-        if sensor.takes_first_after_power():
+        if sensor.drops_first_after_power():
             return
         was_online, complaints = sensor.state.online, sensor.state.complaints
         values = sensor.state.accept(outcome, taken_s=self._clock.monotonic())
@@ -237,11 +268,13 @@ class Scheduler:
             if not was_online:
                 self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
                 self.online += 1
-                self._reporter.availability_changed(sensor)
-            self._reporter.took(sensor, values, outcome)
+                self._events.append(AvailabilityChanged(sensor))
+            self._events.append(Measured(sensor, values, outcome))
+            if sensor.state.found_channels():
+                self._events.append(ChannelsFound(sensor))
             self._answer(sensor.table.id, lambda r: r.values.setdefault(sensor.table.id, values))
         elif sensor.state.complaints != complaints:
-            self._reporter.complaint()
+            self._events.append(Complained(sensor))
         if not values and self._requests:
             error = sensor.state.last_error or "no value"
             self._answer(sensor.table.id, lambda r: r.errors.setdefault(sensor.table.id, error))

@@ -6,7 +6,6 @@ import math
 
 from drivers.bus import Board
 from node.config.schema import SensorTable
-from node.reading import Reading
 from node.sensors import supply as power
 from node.sensors.port import SensorPort
 from node.sensors.state import SensorState
@@ -27,7 +26,6 @@ class Sensor:
         self.supply: SensorPower | None = None
         if table.power_pin is not None:
             self.supply = SensorPower(table.id, table.power_pin, board)
-        self.newest: Reading | None = None
         self.begun_s = -math.inf
         """When it was asked last."""
         self.took_s = table.info.read_budget_s
@@ -45,7 +43,7 @@ class Sensor:
         """It has power, and no read of it is under way."""
         return self.state.busy_since_s is None and not self.without_power
 
-    def takes_first_after_power(self) -> bool:
+    def drops_first_after_power(self) -> bool:
         """Whether this reading is the first after the power came back, which is dropped."""
         first, self._drop_next = self._drop_next, False
         return first

@@ -59,8 +59,8 @@ class SensorState:
         if not table.info.more_channels:
             for channel in table.info.channels_with(table.options):
                 self._filters_of(channel)
-        self.found_channels = False
-        """It has given a channel that nobody knew of; for who tells of it to set back."""
+        self._known_channels = len(self._filters)
+        """How many channels there were when `found_channels` was asked last."""
         self._last_measurement: Measurement = {}
         self._repeats = 0
         self._last_problem = ("", "no reading yet")
@@ -197,7 +197,6 @@ class SensorState:
 
     def _filters_of(self, channel: Channel) -> ChannelFilters:
         if channel.name not in self._filters:
-            self.found_channels = True
             table = self.table.channel.get(channel.name, ChannelTable())
             self._filters[channel.name] = ChannelFilters(channel, table)
         return self._filters[channel.name]
@@ -218,8 +217,13 @@ class SensorState:
                 self.missing_channels.discard(name)
                 _log.info("%s (%s): %s is back", self.table.id, self.table.driver, name)
 
-    def take_newly_missing(self, now_s: float) -> list[str]:
-        """Channels silent for too long while the sensor is not; each is told, and logged, once."""
+    def found_channels(self) -> bool:
+        """Whether it has given a channel that was not known when this was asked last."""
+        before, self._known_channels = self._known_channels, len(self._filters)
+        return self._known_channels > before
+
+    def note_missing(self, now_s: float) -> list[str]:
+        """Return, and log, the channels that are newly silent for too long while others are not."""
         missing = [
             name
             for name, at_s in self._good_at_s.items()

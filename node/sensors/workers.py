@@ -164,13 +164,13 @@ class Workers:
         if self._threads < len(self._busy):
             name = f"bus-worker-{self._threads + 1}"
             try:
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
             except RuntimeError as error:  # a limit on tasks, or no memory: those there are go on
                 _log.debug("no thread more for the sensors: %s", error)
             else:
                 self._threads += 1
 
-    def _work(self) -> None:
+    def _serve(self) -> None:
         me = threading.get_ident()
         while True:
             self._at_work.add(me)

@@ -149,7 +149,7 @@ class HistoryLog:
         """There was no link for a while; history is not retained, so some may never come."""
         self._interrupted = set(self._seen)
 
-    def take(self, node: str, stream: str, seq: int) -> Remark:
+    def remark_on(self, node: str, stream: str, seq: int) -> Remark:
         """Note a reading. A consumer knows a duplicate by (node, stream, seq)."""
         new_stream = self._stream.get(node, stream) != stream
         self._stream[node] = stream
@@ -177,7 +177,7 @@ class HistoryLog:
     ) -> Iterator[HistoryLine]:
         """Take a batch: a line for each reading, and for each gap; `unit` of (sensor, path)."""
         for reading in batch.readings:
-            remark = self.take(node, batch.stream, reading.seq)
+            remark = self.remark_on(node, batch.stream, reading.seq)
             for text in remark.lines(batch.stream):
                 yield HistoryLine(text, odd=True)
             note = "  (again)" if remark.again else "  (late)" if remark.late else ""

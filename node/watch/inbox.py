@@ -42,7 +42,7 @@ class Inbox:
         """In a signal handler: a SimpleQueue can be put to from there."""
         self._events.put(int(number))
 
-    def take(self, timeout_s: float) -> list[BrokerEvent | int]:
+    def wait(self, timeout_s: float) -> list[BrokerEvent | int]:
         """What there is, but not all of it if it is much; after `timeout_s` nothing."""
         events: list[BrokerEvent | int] = []
         with contextlib.suppress(queue.Empty):

@@ -74,7 +74,7 @@ class JsonLines(_LineView):
         assert self._history is not None
         node, batch = past
         for reading in batch.readings:
-            remark = self._history.take(node, batch.stream, reading.seq)
+            remark = self._history.remark_on(node, batch.stream, reading.seq)
             _print_json(
                 {
                     "time": reading.time,

@@ -86,7 +86,7 @@ class LiveModel:
         depth = len(self._base)
         return levels[depth:] if levels[:depth] == self._base else ()
 
-    def take(self, message: Message, now: Moment) -> None:
+    def add(self, message: Message, now: Moment) -> None:
         """Note a message that arrived now."""
         if len(message.topic) > _MAX_TOPIC:
             self.full = True
@@ -95,15 +95,15 @@ class LiveModel:
             case (_, "history"):
                 pass
             case (node, "status"):
-                self._take_status(message, (node,))
+                self._add_status(message, (node,))
             case (node, sensor, "availability") if sensor != "cmd":
-                self._take_status(message, (node, sensor))
+                self._add_status(message, (node, sensor))
             case (node, sensor, part) if sensor != "cmd":
-                self._take_values(message, (node, sensor), part, now)
+                self._add_values(message, (node, sensor), part, now)
             case _ if self.others:
-                self._take_values(message, (), "", now)
+                self._add_values(message, (), "", now)
 
-    def _take_status(self, message: Message, whose: Levels) -> None:
+    def _add_status(self, message: Message, whose: Levels) -> None:
         if not message.payload:
             self._status.pop(whose, None)
         elif whose in self._status or self._room_beside(self._status):
@@ -115,7 +115,7 @@ class LiveModel:
             return False
         return True
 
-    def _take_values(self, message: Message, sensor: Levels, part: str, now: Moment) -> None:
+    def _add_values(self, message: Message, sensor: Levels, part: str, now: Moment) -> None:
         """`part` is "state", or the channel whose plain value it is; "" for topics of others."""
         whose = self._base + sensor if sensor else tuple(message.topic.split("/"))
         if not message.payload:

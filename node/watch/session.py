@@ -199,11 +199,11 @@ class _Watcher:
             left_s = end_s - self._clock.boot_s()
             if left_s <= 0:
                 break
-            for event in self._inbox.take(min(_TICK_S, left_s)):
+            for event in self._inbox.wait(min(_TICK_S, left_s)):
                 if isinstance(event, int):
                     self._obey(event)
                 else:
-                    self._handle(event, view)
+                    self._broker_event(event, view)
             self._mind_network_thread()
             view.tick(self._link.connected, self._link.described, self._now())
 
@@ -228,8 +228,8 @@ class _Watcher:
         elif number == signal.SIGWINCH:
             self._live.resized()
 
-    def _handle(self, event: BrokerEvent, view: _View) -> None:
-        change = self._link.handle(event)
+    def _broker_event(self, event: BrokerEvent, view: _View) -> None:
+        change = self._link.follow(event)
         if change is Change.DOWN:
             self._lost = True
         elif change is Change.UP:
@@ -245,9 +245,9 @@ class _Watcher:
 
     def _arrived(self, message: Message, view: _View) -> None:
         if self._discovery is not None and covers(self._discovery, message.topic):
-            self._model.discovered.take(message.topic, message.payload)
+            self._model.discovered.learn(message.topic, message.payload)
         if any(covers(one, message.topic) for one in self._wanted):
             self.heard = True
             now = self._now()
-            self._model.take(message, now)
+            self._model.add(message, now)
             view.show(message, now)

@@ -89,7 +89,7 @@ class DiscoveredUnits:
         self._units: Units = {}
         self._of_device: dict[str, Units] = {}
 
-    def take(self, topic: str, payload: bytes) -> None:
+    def learn(self, topic: str, payload: bytes) -> None:
         """Note what a device says of itself on `topic`; an empty payload takes it back."""
         for place in self._of_device.pop(topic, {}):
             self._units.pop(place, None)

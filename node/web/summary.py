@@ -82,7 +82,7 @@ class Summary:
         self._channels = 0
         self._rejected: dict[str, int] = {}
 
-    def take(self, readings: Iterable[Reading], now: Moment) -> None:
+    def add(self, readings: Iterable[Reading], now: Moment) -> None:
         """Add readings, in order of seq."""
         oldest_ms, newest_ms = now.utc_ms - _FORGET_AFTER_MS, now.utc_ms + _AHEAD_MS
         known: dict[int, tuple[Sensor, list[Channel | None]]] = {}
@@ -125,7 +125,7 @@ class Summary:
             channels.append(channel)
         return sensor, channels
 
-    def take_rejected(self, counts: Mapping[str, int], process: int, at_ms: int) -> None:
+    def mark_rejections(self, counts: Mapping[str, int], process: int, at_ms: int) -> None:
         """Compare how often each sensor's values were rejected with what was known before.
 
         The counts begin anew with each start of the node, so with each `process`.

@@ -149,11 +149,11 @@ class Watcher:
             self._offset_ms = now.utc_ms - now.boot_ms
             since_ms = now.utc_ms - 172_800_000
             self.summary.last_seq = log.last_before(since_ms)
-            self._take_new(log, now)
+            self._add_new(log, now)
             self.summary.keep_marks_of(before)
             self._identity = identity
         else:
-            self._take_new(log, now)
+            self._add_new(log, now)
         self._retimings = dict(log.retimings)
         if self._clock.monotonic() >= self._forget_at_s:
             self._forget_at_s = self._clock.monotonic() + _FORGET_EVERY_S
@@ -162,7 +162,7 @@ class Watcher:
         health = health_in(ledger)
         if health is not None:
             rejected = {name: sensor.rejected for name, sensor in health.sensors.items()}
-            self.summary.take_rejected(rejected, health.process, now.utc_ms)
+            self.summary.mark_rejections(rejected, health.process, now.utc_ms)
         oldest = log.readings_after(ledger.cursor, 1)
         return Known(
             now=now,
@@ -185,9 +185,9 @@ class Watcher:
         stepped = abs(now.utc_ms - now.boot_ms - self._offset_ms) > _STEPPED_MS
         return stepped or log.ledger.last_seq < self.summary.last_seq
 
-    def _take_new(self, log: OutboxFile, now: Moment) -> None:
+    def _add_new(self, log: OutboxFile, now: Moment) -> None:
         for readings in readings_from(log, self.summary.last_seq, self._count_unsound):
-            self.summary.take(readings, now)
+            self.summary.add(readings, now)
             self.on_progress()
 
     def _count_unsound(self) -> None:

@@ -67,7 +67,7 @@ class FleetLink:
 
     # -- what Publisher asks of a link
 
-    def handle(self, event: BrokerEvent) -> Change:
+    def follow(self, event: BrokerEvent) -> Change:
         if isinstance(event, Connected):
             return Change.NONE if event.refused else Change.UP
         return Change.NONE

@@ -28,7 +28,7 @@ from node.homeassistant.discovery import (
     discovery_topic,
 )
 from node.mqtt.connection import Change
-from node.mqtt.events import BrokerEvent, Outgoing
+from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
 from node.mqtt.publisher import Publisher
 from node.reading import Layout, Reading
 from node.report.history import BATCH
@@ -131,8 +131,13 @@ class FleetNode:
     def happened(self, events: list[BrokerEvent]) -> None:
         """Let the publisher know, and send what may be sent now."""
         for event in events:
-            if self._publisher.handle(event) is Change.UP:
-                self._connected()
+            if isinstance(event, Acknowledged):
+                self._publisher.acknowledged(event)
+            else:
+                change = self.link.follow(event)
+                self._publisher.link_changed(change)
+                if change is Change.UP:
+                    self._connected()
         self._publisher.flush()
         self._go_on_with_history()
 

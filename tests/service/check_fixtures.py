@@ -100,8 +100,14 @@ def test_this_process_has_no_way_out_either(network):
         (Fault("Scheduler.laze", ""), "Scheduler.laze is defined in no module"),
         (Fault("NoSuchClass.work", ""), "NoSuchClass.work is defined in no module"),
         (Fault("add_arguments", ""), "add_arguments is defined in \\['node/"),
-        (Fault("Scheduler.work", "if True:\npass"), "does not compile: expected an indented block"),
-        (Fault("Scheduler.work", "Scheduler.work = nothing"), "name 'nothing' is not defined"),
+        (
+            Fault("Scheduler.run_due", "if True:\npass"),
+            "does not compile: expected an indented block",
+        ),
+        (
+            Fault("Scheduler.run_due", "Scheduler.run_due = nothing"),
+            "name 'nothing' is not defined",
+        ),
     ],
     ids=["no method", "no class", "several", "indentation", "names"],
 )
@@ -112,11 +118,11 @@ def test_a_fault_that_does_not_fit_makes_no_version(make_wheel: MakeWheel, fault
 
 def test_a_version_is_what_it_says(make_wheel: MakeWheel):
     """The number is its own, and the fault is in it."""
-    wheel = make_wheel("9.8.7", Fault("Scheduler.work", "Scheduler.work = 'spoilt'"))
+    wheel = make_wheel("9.8.7", Fault("Scheduler.run_due", "Scheduler.run_due = 'spoilt'"))
     sys_path = f"import sys; sys.path.insert(0, {str(wheel)!r}); "
     program = (
         sys_path
-        + "import node, node.sensors.scheduler as s; print(node.__version__, s.Scheduler.work)"
+        + "import node, node.sensors.scheduler as s; print(node.__version__, s.Scheduler.run_due)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -29,10 +29,10 @@ Node.run = _crash
 """,
 )
 READS_NOTHING = Fault(
-    "Scheduler.work",
+    "Scheduler.run_due",
     """
-Scheduler.work = lambda sensing: None
-Scheduler.next_due_s = property(lambda sensing: float("inf"))
+Scheduler.run_due = lambda scheduler: []
+Scheduler.next_due_s = property(lambda scheduler: float("inf"))
 """,
 )
 """It connects, and tells that it is healthy."""

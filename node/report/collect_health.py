@@ -13,10 +13,10 @@ from node.report.history import History
 from node.sensors.state import SensorState
 from node.system.clock import Clock, utc_text
 
-__all__ = ["take_health"]
+__all__ = ["collect_health"]
 
 
-def take_health(
+def collect_health(
     node: str,
     *,
     config: str,
