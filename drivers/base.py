@@ -49,30 +49,53 @@ class Channel(msgspec.Struct, frozen=True):
     plausible: tuple[float, float]
     decimals: int
     """Digits after the point that the sensor's resolution deserves."""
+    overshoot: float = 0.0
+    """How far beyond `plausible` the sensor's own error may take a value that is at its end."""
+
+    def cut_off(self, value: float) -> float:
+        """`value`, or the end of `plausible` where it lies beyond by no more than `overshoot`."""
+        low, high = self.plausible
+        if low - self.overshoot <= value <= high + self.overshoot:
+            return min(max(value, low), high)
+        return value
+
+
+_ABSOLUTE_ZERO = -273.15
+_LESS_THAN_A_STEP = 5e-4  # the kernel counts in 0.001 °C
 
 
 def refuse_implausible(
     measurement: Measurement, channels: tuple[Channel, ...], *, where: str, hint: str
-) -> None:
-    """Hold each value against what its channel can mean.
+) -> Measurement:
+    """Hold each value against what its channel can mean, and cut its overshoot off.
 
     Raises:
-        ImplausibleValue: one lies outside; `where` and `hint` go into the message.
+        ImplausibleValue: one lies outside, or is a temperature that nothing has; `where` and
+            `hint` go into the message.
     """
+    believed: Measurement = {}
     for channel in channels:
-        value = measurement[channel.name]
+        if channel.name not in measurement:
+            continue
+        value = believed[channel.name] = channel.cut_off(measurement[channel.name])
         low, high = channel.plausible
+        if channel.unit == "°C" and value < _ABSOLUTE_ZERO + _LESS_THAN_A_STEP:
+            raise ImplausibleValue(f"{where}: {channel.name} {value:g} °C, absolute zero", hint)
         if not low <= value <= high:
             raise ImplausibleValue(
                 f"{where}: {channel.name} {value:g} {channel.unit} is outside {low:g} to {high:g}",
                 hint,
             )
+    return believed
 
 
 TEMPERATURE = Channel("temperature", "°C", (-55.0, 150.0), 1)
-HUMIDITY = Channel("humidity", "%", (0.0, 100.0), 1)
+HUMIDITY = Channel("humidity", "%", (0.0, 100.0), 1, overshoot=5.0)
+"""Near its ends a sensor may be off by that much (5 % for most: HTU21D, HTS221, DHT11), and the
+datasheets say to cut it off; -6 % and 119 % are a frame of zeros and one of ones."""
 PRESSURE = Channel("pressure", "hPa", (300.0, 1100.0), 1)
-CO2 = Channel("co2", "ppm", (0.0, 40_000.0), 0)
+CO2 = Channel("co2", "ppm", (250.0, 40_000.0), 0)
+"""Outdoors has some 420 ppm; 0 is what a sensor says that has not measured."""
 
 
 class Claim(msgspec.Struct, frozen=True):

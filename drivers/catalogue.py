@@ -14,19 +14,21 @@ import msgspec
 
 from drivers.base import CO2, HUMIDITY, PRESSURE, Channel
 from drivers.chip_checks import (
-    AMG88XX_MARK,
     ads1115_in_range,
     ads1115_input,
-    ahtx0_is_calibrated,
-    amg88xx_mark,
+    bme680_invalid,
     bosch_has_converted,
     max31855_is_there,
     max31856_faults,
     max31865_faults,
     max31865_limits,
     mcp9600_faults,
+    sen6x_invalid,
+    stcc4_faults,
 )
-from drivers.chip_row import ChipOption, ChipRow, Reads, Witness
+from drivers.chip_reads import aht_frames, smbus_thermometer
+from drivers.chip_row import ChipOption, ChipRow, Mark, Reads, Witness
+from drivers.dht_frame import signed_tenths
 
 __all__ = ["CATALOGUE"]
 
@@ -55,14 +57,21 @@ def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness
     return Witness(register, length, values, mask)
 
 
+def _flag(register: int, mask: int, value: int | None = None) -> Witness:
+    """Bits that are all set, or have `value`."""
+    return Witness(register, 1, (mask if value is None else value,), mask, identifies=False)
+
+
+def _twos_complement(celsius: float) -> float:
+    """Of an AM2320 whose library takes it for sign and magnitude."""
+    return signed_tenths(celsius * 10) / 10
+
+
 def _state(register: int, value: int) -> Witness:
     """What a living chip has there, and another one may have too."""
     return Witness(register, 1, (value,), identifies=False)
 
 
-# These chips answer a little below 0 % and above 100 %; the datasheets tell to cut that off. A
-# frame of zeros is -6 %.
-_DAMP = Channel("humidity", "%", (-3.0, 119.0), 1)
 _AMBIENT = "ambient_temperature"
 _PACKAGE = "adafruit-circuitpython-"
 _POSITIVE = Annotated[float, msgspec.Meta(gt=0)]
@@ -82,6 +91,7 @@ _AIR = (
         accuracy="±1.0 °C (0 to 65 °C), ±3 %, ±1 hPa",
         noisy=True,
         source="Bosch BST-BME280-DS002, §1.2 to §1.4",
+        checked="not the reset values",
         witness=_id(0xD0, 0x60),
         check=bosch_has_converted,
         quirks="the library polls a busy chip for ever; each property measures anew",
@@ -98,6 +108,7 @@ _AIR = (
         accuracy="±1.0 °C (0 to 65 °C), ±1 hPa",
         noisy=True,
         source="Bosch BST-BMP280-DS001, table 2",
+        checked="not the reset values",
         witness=_id(0xD0, 0x58),
         check=bosch_has_converted,
         quirks="the library polls a busy chip for ever",
@@ -114,11 +125,13 @@ _AIR = (
             _celsius(-40, 85, 2),
             _humidity(),
             _pressure(),
-            Reads(Channel("gas_resistance", "Ω", (1.0, 1e8), 0), "gas"),
+            Reads(Channel("gas_resistance", "Ω", (100.0, 1.29e7), 0), "gas"),
         ),
         accuracy="±1.0 °C (0 to 65 °C), ±3 %, ±0.6 hPa",
         noisy=True,
         source="Bosch BST-BME680-DS001, table 2 to table 6",
+        invalid=bme680_invalid,
+        checked="new data; gas valid and heater stable, else no gas_resistance",
         witness=_id(0xD0, 0x61),
         quirks="its gas heater warms the chip by 1 to 2 °C; the library takes four bits of two "
         "humidity words for each other's, which is up to 1 %",
@@ -134,6 +147,7 @@ _AIR = (
         reads=(_celsius(-40, 125, 2), _humidity()),
         accuracy="SHT31: ±0.2 °C (0 to 90 °C), ±2 %",
         source="Sensirion SHT3x-DIS, table 1 and table 2",
+        crc="library",
     ),
     ChipRow(
         name="sht4x",
@@ -149,6 +163,7 @@ _AIR = (
         ),
         accuracy="SHT40: ±0.2 °C, ±1.8 %; SHT45: ±0.1 °C, ±1 %",
         source="Sensirion SHT4x, table 1 and table 2",
+        crc="library",
     ),
     ChipRow(
         name="shtc3",
@@ -164,6 +179,7 @@ _AIR = (
         ),
         accuracy="±0.2 °C (5 to 60 °C), ±2 %",
         source="Sensirion SHTC3, table 1 and table 2",
+        crc="library",
         quirks="on a bad CRC the library gives None",
     ),
     ChipRow(
@@ -174,11 +190,12 @@ _AIR = (
         module="adafruit_ahtx0",
         class_name="AHTx0",
         addresses=(0x38,),
-        reads=(_celsius(-40, 85, 1), _humidity()),
+        reads=(_celsius(-40, 85, 1, "measurement", index=0), _humidity("measurement", index=1)),
         accuracy="±0.3 °C, ±2 %",
         source="ASAIR AHT20 product manual, table 1 and table 2",
-        check=ahtx0_is_calibrated,
-        quirks="the library polls a busy chip for ever and checks no CRC",
+        crc="here",
+        prepare=aht_frames,
+        checked="calibrated flag; an AHT10, which sends no CRC, is read twice",
     ),
     ChipRow(
         name="htu21d",
@@ -188,9 +205,10 @@ _AIR = (
         module="adafruit_htu21d",
         class_name="HTU21D",
         addresses=(0x40,),
-        reads=(_celsius(-40, 125, 2), Reads(_DAMP, "relative_humidity")),
+        reads=(_celsius(-40, 125, 2), _humidity()),
         accuracy="±0.3 °C, ±2 % (20 to 80 %)",
         source="TE Connectivity HTU21D(F), Sensor performance",
+        crc="library",
         quirks="the library waits for ever for an answer; a frame of zeros passes its CRC",
     ),
     ChipRow(
@@ -206,6 +224,7 @@ _AIR = (
         ),
         accuracy="±0.2 °C (0 to 100 °C), ±2 %",
         source="TE Connectivity HTU31, Sensor performance",
+        crc="library",
         quirks="a frame of zeros passes its CRC",
     ),
     ChipRow(
@@ -216,9 +235,10 @@ _AIR = (
         module="adafruit_si7021",
         class_name="SI7021",
         addresses=(0x40,),
-        reads=(_celsius(-40, 125, 2), Reads(_DAMP, "relative_humidity")),
+        reads=(_celsius(-40, 125, 2), _humidity()),
         accuracy="±0.4 °C (-10 to 85 °C), ±3 % (0 to 80 %)",
         source="Silicon Labs Si7021-A20, table 4 and table 5",
+        crc="library",
         quirks="the library waits for ever for an answer; a frame of zeros passes its CRC",
     ),
     ChipRow(
@@ -235,6 +255,7 @@ _AIR = (
         ),
         accuracy="±0.1 °C, ±0.5 % (typical)",
         source="TI SNAS778, Electrical characteristics",
+        crc="library",
     ),
     ChipRow(
         name="hts221",
@@ -244,9 +265,10 @@ _AIR = (
         class_name="HTS221",
         construct="fixed",
         addresses=(0x5F,),
-        reads=(_celsius(-40, 120, 1), Reads(_DAMP, "relative_humidity")),
+        reads=(_celsius(-40, 120, 1), _humidity()),
         accuracy="±0.5 °C (15 to 40 °C), ±3.5 % (20 to 80 %)",
         source="ST HTS221 (DocID026333), table 3 and table 4",
+        fresh=_flag(0x27, 0x03),
         settle_s=0.2,
         witness=_id(0x0F, 0xBC),
         quirks="the library waits for the end of its boot for ever",
@@ -259,12 +281,19 @@ _AIR = (
         module="adafruit_am2320",
         class_name="AM2320",
         addresses=(0x5C,),
-        reads=(_celsius(-40, 80, 1), _humidity()),
+        reads=(
+            msgspec.structs.replace(_celsius(-40, 80, 1), mended=_twos_complement),
+            _humidity(),
+        ),
         accuracy="±0.5 °C, ±3 %",
         source="Aosong AM2320 product manual, table 1 and table 2",
+        memory_s=4.0,
+        budget_s=5.0,
+        crc="library",
         min_interval_s=2.0,
         sleeps=True,
-        quirks="sleeps, and does not acknowledge the first call: i2cdetect may not see it",
+        quirks="sleeps, and does not acknowledge the first call: i2cdetect may not see it; "
+        "answers with its previous measurement, so a reading holds the bus for 2.5 s",
     ),
     ChipRow(
         name="ms8607",
@@ -277,12 +306,13 @@ _AIR = (
         also_uses=(0x40,),
         reads=(
             _celsius(-40, 85, 2),
-            Reads(_DAMP, "relative_humidity"),
+            _humidity(),
             _pressure(10, 2000),
         ),
         accuracy="±1 °C, ±3 %, ±2 hPa",
         noisy=True,
         source="TE Connectivity MS8607-02BA01, Performance specifications",
+        crc="library",
         quirks="two chips in one: nothing else may be at 0x40 and 0x76",
     ),
 )
@@ -300,6 +330,7 @@ _PRESSURE = (
         accuracy="±0.5 °C at 25 °C, ±0.5 hPa",
         noisy=True,
         source="Bosch BST-BMP388-DS001, table 2",
+        checked="data ready",
         witness=_id(0x00, 0x50, 0x60),
         quirks="the library polls a busy chip for ever",
     ),
@@ -316,9 +347,10 @@ _PRESSURE = (
         accuracy="±0.5 °C, ±0.5 hPa",
         noisy=True,
         source="Bosch BST-BMP581-DS004, table 2",
+        fresh=_flag(0x27, 0x01),
         settle_s=0.05,
         witness=_id(0x01, 0x50, 0x51),
-        quirks="the library takes an I2CDevice, and goes on when no measurement comes",
+        quirks="the library takes an I2CDevice",
     ),
     ChipRow(
         name="dps310",
@@ -331,6 +363,8 @@ _PRESSURE = (
         accuracy="±0.5 °C, ±1 hPa",
         noisy=True,
         source="Infineon DPS310 v1.2, table 2",
+        fresh=_flag(0x08, 0x30),
+        running=_flag(0x08, 0x07),
         witness=_id(0x0D, 0x10),
         quirks="the library waits for the chip for ever while it sets it up",
     ),
@@ -347,6 +381,8 @@ _PRESSURE = (
         accuracy="±0.5 °C, ±1 hPa (typical)",
         noisy=True,
         source="Goertek SPA06-003, Pressure and temperature characteristics",
+        fresh=_flag(0x08, 0x30),
+        running=_flag(0x08, 0x07),
         settle_s=0.6,
         witness=_id(0x0D, 0x11),
         quirks="the library waits for the chip for ever while it sets it up",
@@ -363,6 +399,7 @@ _PRESSURE = (
         accuracy="±1.5 °C, ±1 hPa",
         noisy=True,
         source="ST LPS22HB (DocID027083), table 3 and table 4",
+        fresh=_flag(0x27, 0x03),
         settle_s=0.05,
         witness=_id(0x0F, 0xB1),
         quirks="the library waits for the end of its reset for ever",
@@ -379,6 +416,7 @@ _PRESSURE = (
         accuracy="±2 °C (0 to 65 °C), ±1 hPa",
         noisy=True,
         source="ST LPS25HB (DocID027112), table 3 and table 4",
+        fresh=_flag(0x27, 0x03),
         settle_s=0.1,
         witness=_id(0x0F, 0xBD),
         quirks="the library waits for the end of its reset for ever",
@@ -395,6 +433,7 @@ _PRESSURE = (
         accuracy="±1.5 °C, ±0.5 hPa",
         noisy=True,
         source="ST LPS28DFW (DS13316), table 2 and table 3",
+        fresh=_flag(0x27, 0x03),
         settle_s=0.05,
         witness=_id(0x0F, 0xB4),
     ),
@@ -410,6 +449,7 @@ _PRESSURE = (
         accuracy="±1.5 °C, ±2 hPa",
         noisy=True,
         source="ST LPS35HW, Pressure and temperature sensor characteristics",
+        fresh=_flag(0x27, 0x03),
         settle_s=0.25,
         witness=_id(0x0F, 0xB1),
         quirks="the library waits for the end of its reset for ever",
@@ -424,6 +464,7 @@ _PRESSURE = (
         reads=(_celsius(-40, 85, 1), _pressure(200, 1100)),
         accuracy="±1 °C at 25 °C, ±4 hPa",
         source="NXP MPL3115A2 rev. 8, table 4",
+        checked="data ready",
         witness=_id(0x0C, 0xC4),
         quirks="the library polls a busy chip for ever",
     ),
@@ -452,6 +493,7 @@ _THERMOMETERS = (
         reads=(_celsius(-40, 125, 2),),
         accuracy="±0.25 °C typical, ±0.5 °C (-20 to 100 °C)",
         source="Microchip DS25095, Temperature characteristics",
+        mark=Mark(0x02, 0x0550, 2),  # T_upper; the alert is off
         settle_s=0.25,
         witness=_id(0x06, 0x0054, length=2),
     ),
@@ -466,6 +508,7 @@ _THERMOMETERS = (
         reads=(_celsius(-55, 150, 2),),
         accuracy="±0.1 °C (-20 to 50 °C), ±0.3 °C (-55 to 150 °C)",
         source="TI SNOSD82, §6.5",
+        checked="reset value is -256 °C",
         witness=_id(0x0F, 0x0117, length=2, mask=0x0FFF),
         quirks="the library waits for the first conversion for ever, and 1 s more",
     ),
@@ -480,6 +523,8 @@ _THERMOMETERS = (
         reads=(_celsius(-55, 150, 2),),
         accuracy="±0.5 °C (-40 to 105 °C)",
         source="Analog Devices ADT7410 rev. A, table 1",
+        fresh=_flag(0x02, 0x80, 0x00),
+        mark=Mark(0x04, 0x2010, 2),  # T_high
         settle_s=0.25,
         witness=_id(0x0B, 0xC8, mask=0xF8),
     ),
@@ -519,6 +564,7 @@ _THERMOMETERS = (
         reads=(_celsius(-55, 125, 1),),
         accuracy="±1 °C (-25 to 100 °C), ±2 °C (-55 to 125 °C)",
         source="NXP PCT2075, General description and §7.4.3",
+        mark=Mark(0x02, 0x4A80, 2),  # T_hyst, 74.5 °C and not 75
         settle_s=0.3,
         # It has no identification. T_os, 80 °C at power-on, is left alone by the library.
         witness=Witness(0x03, 2, None),
@@ -569,6 +615,8 @@ _THERMOMETERS = (
         ),
         accuracy="internal ±2 °C (0 to 85 °C), external ±1 °C (60 to 100 °C)",
         source="Microchip EMC2101, Electrical specifications",
+        checked="diode open or shorted",
+        mark=Mark(0x11, 0x5A),  # a scratch register
         settle_s=0.1,
         witness=_id(0xFE, 0x5D),
         faults=(
@@ -600,6 +648,7 @@ _GAS = (
         reads=(_celsius(-40, 70, 2), _humidity(), Reads(CO2, "CO2")),
         accuracy="±0.4 °C + 0.023 (t - 25 °C), ±3 %, ±30 ppm ±3 %",
         source="Sensirion SCD30 v1.0, table 1 to table 3",
+        crc="library",
         ready="data_available",
         min_interval_s=2.0,
         budget_s=6.0,
@@ -616,6 +665,7 @@ _GAS = (
         reads=(_celsius(-10, 60, 2), _humidity(), Reads(CO2, "CO2")),
         accuracy="±0.8 °C (15 to 35 °C), ±6 %, SCD40 ±50 ppm ±5 %",
         source="Sensirion SCD4x, table 1 to table 3",
+        crc="library",
         start="start_periodic_measurement",
         ready="data_ready",
         min_interval_s=5.0,
@@ -633,6 +683,9 @@ _GAS = (
         reads=(Reads(CO2, "CO2"), _celsius(-40, 125, 2), _humidity()),
         accuracy="±100 ppm ±10 %; temperature and humidity as the SHT4x beside it",
         source="Sensirion STCC4, table 1",
+        check=stcc4_faults,
+        checked="status word",
+        crc="library",
         min_interval_s=5.0,
         quirks="temperature and humidity are cached by the library until CO2 is read",
     ),
@@ -646,6 +699,9 @@ _GAS = (
         reads=_SEN6X_READS,
         accuracy="±0.45 °C (15 to 30 °C), ±4.5 %, ±50 ppm ±2.5 %",
         source="Sensirion SEN6x, table 3 to table 5",
+        invalid=sen6x_invalid,
+        checked="device status",
+        crc="library",
         start="start_measurement",
         ready="data_ready",
         min_interval_s=1.0,
@@ -661,6 +717,9 @@ _GAS = (
         reads=_SEN6X_READS,
         accuracy="±0.45 °C (15 to 30 °C), ±4.5 %, ±100 ppm ±10 %",
         source="Sensirion SEN6x, table 3 to table 5",
+        invalid=sen6x_invalid,
+        checked="device status",
+        crc="library",
         start="start_measurement",
         ready="data_ready",
         min_interval_s=1.0,
@@ -683,8 +742,11 @@ _INFRARED = (
         ),
         accuracy="object ±0.5 °C (0 to 50 °C), ambient ±0.5 °C (0 to 50 °C)",
         source="Melexis MLX90614 (3901090614), accuracy tables",
+        crc="here",
+        prepare=smbus_thermometer,
+        checked="its error flag",
         settle_s=0.3,
-        quirks="speaks SMBus, 100 kHz at most; the library does not check its PEC",
+        quirks="speaks SMBus, 100 kHz at most",
     ),
     ChipRow(
         name="mlx90632",
@@ -715,9 +777,9 @@ _INFRARED = (
         reads=(_celsius(-20, 80, 2),),
         accuracy="±2.5 °C",
         source="Panasonic Grid-EYE, Characteristics",
+        mark=Mark(0x08, 0x5A),  # INTHL, the limit of an interrupt that is off
+        running=_flag(0x04, 0x08, 0),  # OVF_THS: the thermistor is out of range
         settle_s=0.3,
-        prepare=amg88xx_mark,
-        witness=_state(0x08, AMG88XX_MARK),
     ),
     ChipRow(
         name="tmp006",
@@ -729,6 +791,7 @@ _INFRARED = (
         reads=(_celsius(-40, 125, 2),),
         accuracy="±1 °C typical, ±3 °C",
         source="TI SBOS518, Electrical characteristics",
+        checked="data ready",
         budget_s=6.0,
         witness=_id(0xFF, 0x0067, length=2),
         quirks="measures every 4 s; the library waits for that for ever",
@@ -746,6 +809,7 @@ _INFRARED = (
         ),
         accuracy="±1 °C typical, ±3 °C (0 to 60 °C)",
         source="TI SBOS685, Electrical characteristics",
+        checked="data invalid flag",
         settle_s=4.5,
         budget_s=6.0,
         witness=_id(0x1F, 0x0078, length=2),
@@ -761,6 +825,7 @@ _INFRARED = (
         reads=(_celsius(-40, 85, 2, _AMBIENT),),
         accuracy="not specified",
         source="ST STHS34PF80 (DS13916), table 3 and table 6",
+        running=Witness(0x20, 1, None, 0x0F, identifies=False),  # a data rate
         settle_s=1.1,
         witness=_id(0x0F, 0xD3),
     ),
@@ -780,6 +845,7 @@ _PROBES = (
         ),
         accuracy="type K ±2 °C (-200 to 700 °C), ±4 °C above; cold junction ±2 °C",
         source="Maxim 19-5793, Thermal characteristics, table 2",
+        checked="fault bits, and that the bus lives",
         faults=(
             (
                 "thermocouple not connected",
@@ -815,6 +881,7 @@ _PROBES = (
         ),
         accuracy="±0.15 % of full scale; cold junction ±0.7 °C (-20 to 85 °C)",
         source="Maxim 19-7534, Electrical characteristics, table 1",
+        checked="fault register, CR0",
         check=max31856_faults,
         quirks="the library raises no fault and waits for a conversion for ever",
     ),
@@ -840,6 +907,7 @@ _PROBES = (
         reads=(_celsius(-200, 850, 2),),
         accuracy="±0.5 °C, the sensor's own tolerance beside it",
         source="Maxim 19-6478, Features, table 1",
+        checked="fault-detection cycle, thresholds",
         prepare=max31865_limits,
         check=max31865_faults,
         quirks="the library raises no fault: an open sensor is 988 °C to it",
@@ -859,6 +927,8 @@ _PROBES = (
         ),
         accuracy="±1.5 °C; cold junction ±0.25 °C typical",
         source="Microchip DS20005426, Temperature characteristics",
+        checked="status: open, shorted, out of range",
+        mark=Mark(0x10, 0x0C80, 2),  # the limit of alert 1, which is off
         settle_s=0.5,
         witness=_id(0x20, 0x4000, 0x4100, length=2, mask=0xFF00),
         check=mcp9600_faults,
@@ -884,6 +954,7 @@ _PROBES = (
         reads=(Reads(Channel("voltage", "V", (-0.3, 5.5), 4), "voltage"),),
         accuracy="±0.01 % gain error typical, ±3 LSB offset",
         source="TI SBAS444, §6.5",
+        checked="not the end of full_scale",
         witness=Witness(0x01, 2, None),  # its configuration
         prepare=ads1115_input,
         check=ads1115_in_range,
@@ -903,6 +974,7 @@ _ASIDE = (
         reads=(_celsius(-40, 125, 1, "die_temperature"),),
         accuracy="±1 °C at 25 °C, ±2 °C (-40 to 125 °C)",
         source="TI SLYS021, Electrical characteristics",
+        mark=Mark(0x10, 0x7FE0, 2),  # the temperature limit, 255.75 °C
         settle_s=0.1,
         witness=_id(0x3E, 0x5449, length=2),
     ),
@@ -917,6 +989,7 @@ _ASIDE = (
         reads=(_celsius(-40, 125, 1, "die_temperature"),),
         accuracy="±1 °C at 25 °C",
         source="TI INA238, Electrical characteristics",
+        mark=Mark(0x10, 0x7FE0, 2),  # the temperature limit, 255.75 °C
         settle_s=0.1,
         witness=_id(0x3E, 0x5449, length=2),
     ),
@@ -931,6 +1004,7 @@ _ASIDE = (
         reads=(_celsius(-40, 85, 1),),
         accuracy="not trimmed: calibrate it",
         source="InvenSense PS-MPU-6000A-00, §6.3",
+        running=_flag(0x6B, 0x60, 0),  # neither asleep nor cycling
         settle_s=0.2,
         witness=_id(0x75, 0x68),
     ),
@@ -944,6 +1018,7 @@ _ASIDE = (
         reads=(_celsius(-40, 85, 1),),
         accuracy="±15 °C offset: calibrate it",
         source="ST LSM6DSOX (DS12814), table 5",
+        fresh=_flag(0x1E, 0x04),
         settle_s=0.1,
         witness=_id(0x0F, 0x6C),
     ),
@@ -957,6 +1032,7 @@ _ASIDE = (
         reads=(_celsius(-40, 85, 0),),
         accuracy="not specified, steps of 1 °C",
         source="Bosch BST-BNO055-DS000, §3.6.5",
+        running=_flag(0x3D, 0x0F, 0x0C),  # NDOF
         settle_s=0.1,
         witness=_id(0x00, 0xA0),
         quirks="stretches the clock: dtparam=i2c_arm_baudrate=10000 on older Pis",
@@ -971,6 +1047,7 @@ _ASIDE = (
         reads=(_celsius(-40, 85, 0),),
         accuracy="not specified",
         source="MEMSIC MMC5603NJ rev. B, Temperature sensor",
+        checked="measurement done",
         witness=_id(0x39, 0x10, 0x00),
         quirks="the library waits for a measurement for ever; some chips have the id 0",
     ),
@@ -984,6 +1061,7 @@ _ASIDE = (
         reads=(_celsius(-40, 125, 1),),
         accuracy="not specified",
         source="TI TMAG5273, Electrical characteristics",
+        checked="reset value is out of range",
         settle_s=0.1,
         witness=_id(0x0E, 0x4954, length=2),
     ),

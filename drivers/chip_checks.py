@@ -14,17 +14,17 @@ from drivers.errors import BadFrame, ImplausibleValue, SensorFault
 from drivers.owned_bus import I2CBus, OwnedBus, SPIBus
 
 __all__ = [
-    "AMG88XX_MARK",
     "ads1115_in_range",
     "ads1115_input",
-    "ahtx0_is_calibrated",
-    "amg88xx_mark",
+    "bme680_invalid",
     "bosch_has_converted",
     "max31855_is_there",
     "max31856_faults",
     "max31865_faults",
     "max31865_limits",
     "mcp9600_faults",
+    "sen6x_invalid",
+    "stcc4_faults",
 ]
 
 # -- Bosch ---------------------------------------------------------------------------------------
@@ -49,38 +49,64 @@ def bosch_has_converted(device: Any, bus: OwnedBus, address: int) -> None:
         )
 
 
+_BME680_VARIANT = 0xF0  # 1: a BME688 (BST-BME688-DS000, §5.3.1)
+_BME680_GAS_LSB = {0: 0x2B, 1: 0x2D}
+_GAS_VALID, _HEATER_STABLE = 0x20, 0x10  # BST-BME680-DS001, §5.3.5.4 and §5.3.5.5
+
+
+def bme680_invalid(device: Any, bus: OwnedBus, address: int) -> tuple[str, ...]:
+    """Leave the gas out unless it was measured, by a heater that had reached its temperature.
+
+    The library reads a value in any case, at power-up 12.9 MΩ.
+    """
+    assert isinstance(bus, I2CBus)
+    answer = bytearray(1)
+    bus.writeto_then_readfrom(address, bytes([_BME680_VARIANT]), answer)
+    register = _BME680_GAS_LSB.get(answer[0], _BME680_GAS_LSB[0])
+    bus.writeto_then_readfrom(address, bytes([register]), answer)
+    sound = _GAS_VALID | _HEATER_STABLE
+    return () if answer[0] & sound == sound else ("gas_resistance",)
+
+
+# -- Sensirion -----------------------------------------------------------------------------------
+
+_STCC4_FAULTS = (  # STCC4 datasheet, "Sensor status"
+    (0x0001, "its supply voltage is out of range", "check the 3V3 supply"),
+    (0x0010, "its SHT4x is not connected", "check the wires between the two chips"),
+    (0x0060, "its memory is damaged", "switch its power off and on; else it is broken"),
+    (0x4000, "it is in its testing mode", "switch its power off and on"),
+)
+
+
+def stcc4_faults(device: Any, bus: OwnedBus, address: int) -> None:
+    """Raise what the status of the measurement has; the library keeps it, and does not look."""
+    for bit, what, remedy in _STCC4_FAULTS:
+        if device.status & bit:
+            raise SensorFault(what, remedy)
+
+
+_SEN6X_FAULTS = {  # SEN6x datasheet, "Device status register"
+    "rht_sensor_error": "its sensor of temperature and humidity is faulty",
+    "fan_error": "its fan is blocked or broken, so that it does not measure the air",
+}
+
+
+def sen6x_invalid(device: Any, bus: OwnedBus, address: int) -> tuple[str, ...]:
+    """Leave CO2 out when its sensor is faulty, by the device status; the library gives it.
+
+    Raises:
+        SensorFault: no value can be trusted.
+    """
+    status = device.device_status
+    if status.errors:
+        device.clear_device_status()  # the flags stay until then
+    for name, what in _SEN6X_FAULTS.items():
+        if getattr(status, name):
+            raise SensorFault(what, "switch its power off and on; else it is broken")
+    return ("co2",) if status.co2_sensor_1_error or status.co2_sensor_2_error else ()
+
+
 # -- Chips with nothing to tell them by -----------------------------------------------------------
-
-_AHT_BUSY, _AHT_CALIBRATED = 0x80, 0x08
-
-
-def ahtx0_is_calibrated(device: Any, bus: OwnedBus, address: int) -> None:
-    """Look at the status once more: a bus that went dead meanwhile gives 0 % or 100 %.
-
-    ASAIR AHT20 product manual, "Status bit description".
-    """
-    assert isinstance(bus, I2CBus)
-    status = bytearray(1)
-    bus.readfrom_into(address, status)
-    if status[0] & (_AHT_BUSY | _AHT_CALIBRATED) != _AHT_CALIBRATED:
-        raise BadFrame(
-            f"the status is 0x{status[0]:02x}, which no calibrated AHT10 or AHT20 has",
-            "it lost its power for a moment, or the bus is dead; check SDA, SCL and power",
-        )
-
-
-AMG88XX_MARK = 0x5A
-_AMG88XX_MARKED = 0x08  # INTHL, the limit of an interrupt that is off
-
-
-def amg88xx_mark(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
-    """Leave a mark in a register that has no effect, for want of an identification.
-
-    It is gone when the chip lost its power. Returns `device`.
-    """
-    assert isinstance(bus, I2CBus)
-    bus.writeto(options["address"], bytes([_AMG88XX_MARKED, AMG88XX_MARK]))
-    return device
 
 
 def max31855_is_there(device: Any, bus: OwnedBus, address: int) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from drivers.base import Channel
 from drivers.owned_bus import OwnedBus
 
-__all__ = ["ChipOption", "ChipRow", "Reads", "Witness"]
+__all__ = ["ChipOption", "ChipRow", "Mark", "Reads", "Witness"]
 
 
 class Reads(msgspec.Struct, frozen=True):
@@ -25,10 +25,13 @@ class Reads(msgspec.Struct, frozen=True):
     """A property, or a method without arguments; read once in a reading."""
     index: int | str | None = None
     """Which element, where the attribute has several quantities of one measurement."""
+    mended: Callable[[float], float] | None = None
+    """Makes the true value of one that the library decodes wrong."""
 
 
 class Witness(msgspec.Struct, frozen=True):
-    """A register that shows, after each reading, that the chip was there.
+    """A register that shows something of the chip: that it was there, that it measures, that it
+    has measured.
 
     `expected` has the values that it can have, most significant byte first, under `mask`; None
     where any will do that is neither all zeros nor all ones.
@@ -41,6 +44,29 @@ class Witness(msgspec.Struct, frozen=True):
     mask: int = -1
     identifies: bool = True
     """Whether `expected` tells this chip from others, and not only a living one from a dead one."""
+
+    def accepts(self, content: int) -> bool:
+        """Whether the register may have that."""
+        ones = self.mask & (1 << 8 * self.length) - 1
+        content &= ones
+        return 0 < content < ones if self.expected is None else content in self.expected
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A value that is left in a register where it has no effect, such as a limit that is off.
+
+    It is gone when the chip has lost its power, and what that chip says then need not have been
+    measured.
+    """
+
+    register: int
+    value: int
+    length: int = 1
+
+    @property
+    def witness(self) -> Witness:
+        """What to look for after each reading."""
+        return Witness(self.register, self.length, (self.value,), identifies=False)
 
 
 class ChipOption(msgspec.Struct, frozen=True):
@@ -93,15 +119,30 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     ready: str = ""
     """A property that tells whether there is a measurement that was not read before."""
     min_interval_s: float = 0.0
+    memory_s: float = 0.0
+    """The chip answers with what it measured when it was asked before; so where that is longer
+    ago than this, it is asked twice, `min_interval_s` apart. 0: it measures when it is asked."""
+    crc: Literal["", "library", "here"] = ""
+    """Who checks the CRC (or PEC) that the chip sends with its values."""
     noisy: bool = False
     """Its last bit is noise, so that the same measurement again and again means a frozen chip."""
     budget_s: float = 3.0
     """How long one reading may take, setting the chip up included."""
     witness: Witness | None = None
+    """Looked at after each reading, and by those who ask what chip it is."""
+    fresh: Witness | None = None
+    """Waited for before each reading: a flag that a new measurement sets and reading it clears."""
+    running: Witness | None = None
+    """Looked at after each reading: that the chip is in the mode in which it measures."""
+    mark: Mark | None = None
     prepare: Callable[[Any, OwnedBus, dict[str, Any]], Any] | None = None
     """Given the library's object and the options, makes of it what is read."""
     check: Callable[[Any, OwnedBus, int], None] | None = None
     """Asks the chip for its faults after each reading; raises SensorError."""
+    invalid: Callable[[Any, OwnedBus, int], tuple[str, ...]] | None = None
+    """The channels that the chip itself calls invalid in this reading: they are left out."""
+    checked: str = ""
+    """What `prepare`, `check` and `invalid` look at, for the table of what proves a value."""
     faults: tuple[tuple[str, str], ...] = ()
     """Errors of the library that are faults the chip reports, each with its remedy."""
     quirks: str = ""

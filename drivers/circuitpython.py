@@ -9,6 +9,7 @@ set up afresh when it is back. `drivers.chip_options` makes the schema of its op
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -34,6 +35,9 @@ __all__ = ["Chip", "chip_driver"]
 
 _READY_POLL_S = 0.05
 _FROZEN_AFTER = 50
+_FRESH_WITHIN_S = 1.0
+"""Several periods of every chip that has a `fresh`."""
+_SPARE_S = 0.1
 
 
 class Chip:
@@ -45,6 +49,9 @@ class Chip:
         self._options = options
         module = _library(row)
         self._bus = options.open_bus(board)
+        self._clock = board.clock
+        self._answered_s = -math.inf
+        """When it gave values last."""
         with self._sorted_errors(), self._bus.within(row.budget_s):
             self._device = self._set_up(module)
 
@@ -71,6 +78,11 @@ class Chip:
             ) from error
         if row.prepare is not None:
             device = row.prepare(device, self._bus, given)
+        if row.mark is not None:
+            mark = row.mark
+            assert isinstance(self._bus, I2CBus)
+            content = mark.value.to_bytes(mark.length, "big")
+            self._bus.writeto(self._options.i2c_address(), bytes([mark.register]) + content)
         if row.settle_s:
             self._bus.pause(row.settle_s)
         return device
@@ -94,22 +106,44 @@ class Chip:
     def read(self) -> Measurement:
         """Read each channel, ask the chip for faults, and refuse what it cannot mean."""
         with self._sorted_errors(), self._bus.within(self._row.budget_s):
-            if self._row.ready:
-                while not getattr(self._device, self._row.ready):
-                    self._bus.pause(_READY_POLL_S)
-            measurement = self._values()
-            if self._row.check is not None:
-                self._row.check(self._device, self._bus, self._options.i2c_address())
-            if self._row.witness is not None:
-                self._hear(self._row.witness)
-            if self._bus.dead_byte is not None:
-                raise BadFrame("no sign of life")
-        refuse_implausible(
+            if self._row.memory_s and self._age_s() > self._row.memory_s:
+                self._values()
+                self._bus.pause(self._row.min_interval_s + _SPARE_S)
+            measurement = self._proven()
+        self._answered_s = self._clock.monotonic()
+        return refuse_implausible(
             measurement,
             self.channels,
             where=self._options.where(),
             hint=f"the bus is dead or the chip damaged; check {self._options.wiring()}",
         )
+
+    def _age_s(self) -> float:
+        return self._clock.monotonic() - self._answered_s
+
+    def _proven(self) -> Measurement:
+        """Each value that the chip says is new and sound.
+
+        Raises:
+            SensorError: it does not say so, or shows that it is another chip or a dead bus.
+        """
+        row = self._row
+        if row.ready:
+            while not getattr(self._device, row.ready):
+                self._bus.pause(_READY_POLL_S)
+        if row.fresh is not None:
+            self._wait_for(row.fresh)
+        measurement = self._values()
+        if row.check is not None:
+            row.check(self._device, self._bus, self._options.i2c_address())
+        if row.invalid is not None:
+            for name in row.invalid(self._device, self._bus, self._options.i2c_address()):
+                del measurement[name]
+        for witness in (row.witness, row.running, row.mark.witness if row.mark else None):
+            if witness is not None:
+                self._hear(witness)
+        if self._bus.dead_byte is not None:
+            raise BadFrame("no sign of life")
         return measurement
 
     def _values(self) -> Measurement:
@@ -123,27 +157,42 @@ class Chip:
             value = answer if reads.index is None else answer[reads.index]
             if value is None:
                 raise BadFrame(f"{self._options.where()}: no {reads.channel.name}", self._noise())
-            measurement[reads.channel.name] = float(value)
+            measured = float(value)
+            measurement[reads.channel.name] = reads.mended(measured) if reads.mended else measured
         return measurement
 
-    def _hear(self, witness: Witness) -> None:
-        """Read the witness register.
-
-        Raises:
-            BadFrame: it does not have what a living chip has there.
-        """
+    def _content(self, witness: Witness) -> int:
         assert isinstance(self._bus, I2CBus)
         answer = bytearray(witness.length)
         number = witness.register.to_bytes(2 if witness.register > 0xFF else 1, "big")
         self._bus.writeto_then_readfrom(self._options.i2c_address(), number, answer)
-        value = int.from_bytes(answer, "big")
-        if witness.expected is None:
-            right = 0 < value < (1 << 8 * witness.length) - 1
-        else:
-            right = value & witness.mask in witness.expected
-        if not right:
+        return int.from_bytes(answer, "big")
+
+    def _wait_for(self, fresh: Witness) -> None:
+        """Wait for a measurement that was not read before.
+
+        Raises:
+            BadFrame: none comes.
+        """
+        until_s = self._clock.monotonic() + _FRESH_WITHIN_S
+        while not fresh.accepts(self._content(fresh)):
+            if self._clock.monotonic() > until_s:
+                raise BadFrame(
+                    f"{self._options.where()}: no new measurement for {_FRESH_WITHIN_S:g} s",
+                    f"the chip lost its power, or hangs; check {self._options.wiring()}",
+                )
+            self._bus.pause(_READY_POLL_S)
+
+    def _hear(self, witness: Witness) -> None:
+        """Look at a register.
+
+        Raises:
+            BadFrame: it does not have what a chip that was set up and measures has there.
+        """
+        content = self._content(witness)
+        if not witness.accepts(content):
             raise BadFrame(
-                f"{self._options.where()}: register 0x{witness.register:02x} has 0x{value:x}, "
+                f"{self._options.where()}: register 0x{witness.register:02x} has 0x{content:x}, "
                 f"which no {self._row.name} has there",
                 f"the chip lost its power, or the bus is dead; check {self._options.wiring()}",
             )

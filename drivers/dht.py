@@ -6,6 +6,10 @@ edge events and our own decoder (`drivers.dht_edges`). None is trusted with more
 and the checksum: a library may serve its cache, drop a sign or accept a frame of zeros. So each
 attempt asks for a fresh frame, attempts keep 2.1 s apart, and the five bytes are decoded here.
 
+The sensor answers with what it measured when it was asked before, and measures then (AM2302
+datasheet, "Single-bus"; ASAIR DHT11 1.3, "Precautions"). So one that was not asked for a while is
+asked twice.
+
 Runs on the worker thread of its pin.
 """
 
@@ -37,7 +41,7 @@ from drivers.errors import (
     SensorNotFound,
     as_sensor_error,
 )
-from drivers.kernel_named import KernelDht, find_dht
+from drivers.kernel_dht import MEMORY_S, KernelDht, find_dht
 
 __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "backends_for"]
 
@@ -49,6 +53,8 @@ _log = logging.getLogger(__name__)
 SPACING_AFTER_FAILURE_S = 2.1
 SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
+# The first answer of a sensor that was not asked for a while is no attempt.
+_TRIGGERS = ATTEMPTS + 1
 # One attempt is 0.25 s of capture; the first one starts a child that imports Blinka.
 _ATTEMPT_S, _START_S = 0.5, 10.0
 
@@ -114,6 +120,8 @@ class Dht:
         self._is_settled = options.backend != "auto"
         self._believed: Measurement | None = None
         """What was read last, and confirmed where it had to be."""
+        self._answered_s = -math.inf
+        """When it was asked last and answered, so that it has measured since."""
 
     def _backends(self) -> list[str]:
         if self._options.backend != "auto":
@@ -127,35 +135,43 @@ class Dht:
     def read(self) -> Measurement:
         """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart.
 
+        Before them, a sensor that was not asked for `MEMORY_S` is asked once in vain: its answer
+        is as old as that.
+
         A reading that differs from the last one by more than the sensor's accuracy is believed
         when the next attempt agrees with it: two wrong bits can have a right checksum.
 
         With `auto`, a backend that gives nothing makes room for the next one at the next reading,
         until one has given something.
         """
-        clock = self._board.clock
+        failures = 0
         failure: SensorError | None = None
         unconfirmed: Measurement | None = None
-        for _ in range(ATTEMPTS):
-            if (early_s := self._next_attempt_s - clock.monotonic()) > 0:
-                clock.sleep(early_s)
-            began_s = clock.monotonic()
-            self._next_attempt_s = began_s + SPACING_AFTER_FAILURE_S
+        while failures < ATTEMPTS:
+            began_s = self._wait()
+            is_current = began_s - self._answered_s <= MEMORY_S
             try:
                 measurement = self._attempt()
             except MissingSupport:
                 raise  # not by trying again
+            except SensorNotFound as error:  # nor has it heard that it was asked
+                failures, failure = failures + 1, error
+                continue
             except SensorError as error:
-                failure = error
-            else:
-                if self._agree(measurement, self._believed or measurement) or (
-                    unconfirmed is not None and self._agree(measurement, unconfirmed)
-                ):
-                    self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
-                    self._believed = measurement
-                    self._settle()
-                    return measurement
-                unconfirmed, failure = measurement, self._unconfirmed(measurement)
+                failures, failure, self._answered_s = failures + 1, error, began_s
+                continue
+            self._answered_s = began_s
+            if not is_current:
+                continue
+            if self._agree(measurement, self._believed or measurement) or (
+                unconfirmed is not None and self._agree(measurement, unconfirmed)
+            ):
+                self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
+                self._believed = measurement
+                self._settle()
+                return measurement
+            unconfirmed = measurement
+            failures, failure = failures + 1, self._unconfirmed(measurement)
         if not self._is_settled:
             self.close()
             self._order.append(self._order.pop(0))
@@ -163,6 +179,15 @@ class Dht:
             self.close()  # its device may be there again under another number
         assert failure is not None
         raise failure
+
+    def _wait(self) -> float:
+        """Let the sensor rest; returns when the attempt that follows begins."""
+        clock = self._board.clock
+        if (early_s := self._next_attempt_s - clock.monotonic()) > 0:
+            clock.sleep(early_s)
+        began_s = clock.monotonic()
+        self._next_attempt_s = began_s + SPACING_AFTER_FAILURE_S
+        return began_s
 
     def _agree(self, one: Measurement, other: Measurement) -> bool:
         """Whether two readings differ by no more than the sensor's accuracy."""
@@ -212,7 +237,7 @@ class Dht:
                     f"dtoverlay=dht11,gpiopin={self._options.pin} in config.txt, and reboot",
                 ) from error
             dht = KernelDht(device, self._board)
-            return _Source(backend, dht.read, dht.close)
+            return _Source(backend, dht.ask, dht.close)
         try:
             sensor = self._board.dht(self._model, self._options.pin, backend)
         except Exception as error:
@@ -236,8 +261,7 @@ class Dht:
         except Exception as error:
             raise as_sensor_error(error, where, WIRING) from error
         hint = "noise on the line; shorten the wire or lower the pull-up"
-        refuse_implausible(measurement, self.channels, where=where, hint=hint)
-        return measurement
+        return refuse_implausible(measurement, self.channels, where=where, hint=hint)
 
     def _settle(self) -> None:
         """Keep to the backend that has given a reading, and say which one that is."""
@@ -269,9 +293,10 @@ def _info(
         example=f'driver = "{model.lower()}"\npin = 17',
         accuracy=accuracy,
         source=f"{maker} datasheet, Technical specification",
-        quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate",
+        quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate; "
+        "answers with its previous measurement, so a reading takes 2.4 s",
         min_interval_s=2.0,
-        read_budget_s=ATTEMPTS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S,
+        read_budget_s=_TRIGGERS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S,
         reopen_after_failure=False,  # it keeps the time of the last attempt
     )
 

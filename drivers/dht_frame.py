@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from drivers.errors import BadFrame, ImplausibleValue, SensorNotFound
 
-__all__ = ["TRIGGER_US", "WIRING", "check_frame", "decode_edges", "decode_frame"]
+__all__ = ["TRIGGER_US", "WIRING", "check_frame", "decode_edges", "decode_frame", "signed_tenths"]
 
 WIRING = "check 3V3, the data wire, the 4.7 to 10 kΩ pull-up and the pin number"
 
@@ -77,11 +77,24 @@ def check_frame(model: str, frame: bytes) -> None:
 def decode_frame(model: str, frame: bytes) -> tuple[float, float]:
     """Temperature (°C) and humidity (%) in the five bytes of a frame.
 
-    Sign and magnitude, not two's complement: tenths of a degree in a DHT22 (AM2302 datasheet,
-    "Data format"), whole degrees and tenths in a DHT11 (ASAIR DHT11 1.3, "Negative temperature").
+    Sign and magnitude: tenths of a degree in a DHT22 (AM2302 datasheet, "Data format"), whole
+    degrees and tenths in a DHT11 (ASAIR DHT11 1.3, "Negative temperature"). See `signed_tenths`
+    for a DHT22 that keeps to neither.
     """
     if model == "DHT11":
         sign, magnitude = frame[3] & 0x80, frame[2] + (frame[3] & 0x7F) / 10
         return (-magnitude if sign else magnitude), frame[0] + frame[1] / 10
     sign, tenths = frame[2] & 0x80, (frame[2] & 0x7F) << 8 | frame[3]
-    return (-tenths if sign else tenths) / 10, (frame[0] << 8 | frame[1]) / 10
+    return signed_tenths(-tenths if sign else tenths) / 10, (frame[0] << 8 | frame[1]) / 10
+
+
+_TWOS_COMPLEMENT = 0x7E00  # -51.2 °C; as a magnitude, 3225.6 °C
+
+
+def signed_tenths(tenths: float) -> float:
+    """Tenths of a degree of a DHT22, which some makes send as two's complement.
+
+    A magnitude that no temperature has can only be that: -0.9 °C are ff f7 of these, and read as
+    sign and magnitude -3275.9 °C (Tasmota issue 14165, DHTNew issue 52).
+    """
+    return -tenths - 0x8000 if tenths <= -_TWOS_COMPLEMENT else tenths

@@ -161,7 +161,7 @@ class _Scan:
             value = asked[key]
             if value is None or witness.expected is None:
                 continue
-            if value & witness.mask in witness.expected:
+            if witness.accepts(value):
                 # What nobody sends is no evidence.
                 silence = value in (0, (1 << 8 * witness.length) - 1)
                 (possible if silence else told).append(row.name)

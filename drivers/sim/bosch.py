@@ -127,6 +127,8 @@ class SimulatedBme680(RegisterChip):
         self.busy = False
         """True: new_data is never set."""
         self.ohms = 120_000.0
+        self.gas_flags = 0x30
+        """Gas valid, heater stable."""
         self.registers[self._ID] = 0x61
         self._store_calibration()
 
@@ -169,7 +171,7 @@ class SimulatedBme680(RegisterChip):
         field[2:5] = (raw_pressure << 4).to_bytes(3, "big")
         field[5:8] = (raw_temperature << 4).to_bytes(3, "big")
         field[8:10] = raw_humidity.to_bytes(2, "big")
-        field[13:15] = (raw_gas << 6 | 0x30 | self._GAS_RANGE).to_bytes(2, "big")
+        field[13:15] = (raw_gas << 6 | self.gas_flags | self._GAS_RANGE).to_bytes(2, "big")
         self.registers[self._FIELD : self._FIELD + 15] = field
 
     def _fine(self, raw: int) -> float:

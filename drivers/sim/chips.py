@@ -40,6 +40,7 @@ from drivers.sim.thermometers import (
     SimulatedAds1115,
     SimulatedAdt7410,
     SimulatedMcp9808,
+    SimulatedMlx90614,
     SimulatedPct2075,
     SimulatedTmp117,
 )
@@ -67,6 +68,7 @@ _PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
     "htu21d": SimulatedHtu21d,
     "htu31d": SimulatedHtu31d,
     "mcp9808": SimulatedMcp9808,
+    "mlx90614": SimulatedMlx90614,
     "pct2075": SimulatedPct2075,
     "seesaw": SimulatedSeesaw,
     "sht31d": SimulatedSht3x,

@@ -24,6 +24,7 @@ __all__ = [
     "SimulatedSen66",
     "SimulatedShtc3",
     "SimulatedStcc4",
+    "crc16",
 ]
 
 
@@ -128,6 +129,19 @@ class SimulatedSen66(_Periodic):
 
     period_s = 1.0
     _START = b"\x00\x21"
+    _STATUS, _CLEAR_STATUS = b"\xd2\x06", b"\xd2\x10"
+
+    def __init__(self, air: Callable[[], Air], clock: Clock) -> None:
+        super().__init__(air, clock)
+        self.status = 0
+        """The device status: bits of what is wrong, until they are cleared."""
+
+    def command(self, sent: bytes) -> bytes | None:
+        if sent == self._STATUS:
+            return self._words(*divmod(self.status, 1 << 16))
+        if sent == self._CLEAR_STATUS:
+            self.status = 0
+        return super().command(sent)
 
     def measurement(self, air: Air) -> bytes:
         humidity, celsius = round(air.humidity * 100), round(air.temperature * 200) & 0xFFFF
@@ -152,6 +166,7 @@ class SimulatedStcc4(SensirionChip):
     def __init__(self, air: Callable[[], Air]) -> None:
         super().__init__(air)
         self._measured: bytes | None = None
+        self.status = 0
 
     def command(self, sent: bytes) -> bytes | None:
         if sent == self._ID:
@@ -162,16 +177,21 @@ class SimulatedStcc4(SensirionChip):
                 620,
                 raw_of(air.temperature, -45, 175, 0xFFFF),
                 raw_of(air.humidity, -6, 125, 0xFFFF),
-                0,
+                self.status,
             )
         return self._measured if sent == self._READ else None
 
 
 class SimulatedAm2320:
-    """An AM2320 (Aosong AM2320, §7): Modbus frames; asleep, it acknowledges no first call."""
+    """An AM2320 (Aosong AM2320, §8.2.4): Modbus frames; asleep, it acknowledges no first call.
+
+    It measures once it has sent what it measured before. `damage` changes what is sent.
+    """
 
     def __init__(self, air: Callable[[], Air]) -> None:
         self._air = air
+        self._measured = air()
+        self.damage: Callable[[bytes], bytes] = lambda sent: sent
         self._awake = False
         self._frame = b""
 
@@ -181,21 +201,23 @@ class SimulatedAm2320:
             raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
         if sent[:1] != b"\x03":
             return
-        air = self._air()
+        air = self._measured
         celsius = round(abs(air.temperature) * 10) | (0x8000 if air.temperature < 0 else 0)
         registers = struct.pack(">HH", round(air.humidity * 10), celsius)
         body = sent[:1] + sent[2:3] + registers[sent[1] : sent[1] + sent[2]]
-        self._frame = body + struct.pack("<H", _crc16(body))
+        self._frame = body + struct.pack("<H", crc16(body))
 
     def read(self, length: int) -> bytes:
         if not self._awake:
             raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
-        frame, self._frame = self._frame, b""
+        frame, self._frame = self.damage(self._frame), b""
         self._awake = not frame  # asleep again, once it was read
+        if frame:
+            self._measured = self._air()
         return frame[:length].ljust(length, b"\xff")
 
 
-def _crc16(block: bytes) -> int:
+def crc16(block: bytes) -> int:
     """Modbus: x^16 + x^15 + x^2 + 1, bits reversed."""
     crc = 0xFFFF
     for byte in block:

@@ -46,6 +46,9 @@ def pulses_us(frame: bytes) -> list[int]:
 class DhtLine:
     """The wire: answers a long enough trigger with pulses.
 
+    What the sensor sends is what it measured when it was triggered before, or got its power
+    (AM2302 datasheet, "Single-bus"; ASAIR DHT11 1.3, "Precautions").
+
     Replace `frame` to say what is sent (None: silence), `distort` to damage the pulses, and
     `before_answer` to make the sensor slow or stuck.
     """
@@ -53,11 +56,15 @@ class DhtLine:
     def __init__(self, model: str, air: Callable[[], Air]) -> None:
         self.model = model
         self.triggers = 0
-        self.frame: Callable[[], bytes | None] = lambda: encode_frame(
-            model, air().temperature, air().humidity
-        )
+        self._air = air
+        self._measured = air()
+        self.frame: Callable[[], bytes | None] = self._previous
         self.distort: Callable[[list[int]], list[int]] = lambda widths: widths
         self.before_answer: Callable[[], object] = lambda: None
+
+    def _previous(self) -> bytes:
+        measured, self._measured = self._measured, self._air()
+        return encode_frame(self.model, measured.temperature, measured.humidity)
 
     def respond(self, trigger_us: int) -> list[int]:
         """Pulse widths in µs after the line was pulled low for `trigger_us`."""

@@ -14,6 +14,7 @@ import msgspec
 
 from drivers.base import Options
 from drivers.bus import Clock
+from drivers.catalogue import CATALOGUE
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.sim.chips import I2C_CHIPS
 from drivers.sim.room import Air, Room
@@ -33,21 +34,7 @@ KINDS = {
 DEFAULT_AMOUNTS = {"spike": 20.0, "drift": 1.0, "slow": 0.2}
 
 _IN_THE_AIR = {"spike", "drift", "stuck"}
-_WITH_CHECKED_CRC = {
-    "am2320",
-    "htu21d",
-    "htu31d",
-    "scd30",
-    "scd4x",
-    "sen63c",
-    "sen66",
-    "sht31d",
-    "sht4x",
-    "shtc3",
-    "si7021",
-    "stcc4",
-}
-"""Chips that send a CRC which their library checks; that of an AHT20 is not."""
+_WITH_CHECKED_CRC = {row.name for row in CATALOGUE if row.crc}
 _WITH_RESET_VALUES = {"bme280", "bmp280"}
 _ANALOG = {"mcp3004", "mcp3008", "mcp3204", "mcp3208"}
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 from drivers.bus import Clock
+from drivers.chip_reads import crc8 as any_crc8
 from drivers.sim.room import Air
 
 __all__ = [
@@ -27,12 +28,7 @@ __all__ = [
 
 def crc8(block: bytes, *, start: int) -> int:
     """x^8 + x^5 + x^4 + 1; `start` is 0xFF (Sensirion SHT3x, §4.12) or 0 (HTU21D)."""
-    crc = start
-    for byte in block:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x31 if crc & 0x80 else crc << 1) & 0xFF
-    return crc
+    return any_crc8(block, polynomial=0x31, start=start)
 
 
 def _nack() -> OSError:
@@ -146,7 +142,10 @@ class SimulatedScd4x(SensirionChip):
 
 
 class SimulatedAht20:
-    """An AHT20 (ASAIR product manual, §5.3 for commands, §6 for the conversion)."""
+    """An AHT20 (ASAIR product manual, §5.3 for commands, §6 for the conversion).
+
+    Set `sends_crc` to False for an AHT10; `damage` changes what is sent.
+    """
 
     _BUSY, _CALIBRATED = 0x80, 0x08
 
@@ -155,6 +154,8 @@ class SimulatedAht20:
         self._frame = b""
         self.busy = False
         """True: measures for ever once it was triggered."""
+        self.sends_crc = True
+        self.damage: Callable[[bytes], bytes] = lambda sent: sent
         self._triggered = False
         self._calibrated = False
 
@@ -177,8 +178,8 @@ class SimulatedAht20:
         if self.busy and self._triggered:
             status |= self._BUSY
         body = bytes([status]) + self._frame
-        frame = body + bytes([crc8(body, start=0xFF)])
-        return frame[:length].ljust(length, b"\xff")
+        crc = bytes([crc8(body, start=0xFF)]) if self.sends_crc else b""
+        return self.damage((body + crc)[:length].ljust(length, b"\xff"))
 
 
 class SimulatedHtu21d:

@@ -147,10 +147,20 @@ def simulated_device(name: str, parent: str, air: Callable[[], Air]) -> Simulate
         "in_concentration_co2_raw": lambda: f"{420 + 8 * max(0.0, air().humidity - 30):.0f}\n",
         "in_concentration_co2_scale": lambda: "0.000100000\n",
     }
+    measured = [air()]  # a DHT answers with its previous measurement
+
+    def dht_temperature() -> str:
+        measured.append(air())
+        return f"{measured.pop(0).temperature * 1000:.0f}\n"
+
+    dht: dict[str, Content] = {
+        "in_humidityrelative_input": lambda: f"{measured[0].humidity * 1000:.0f}\n",
+        "in_temp_input": dht_temperature,
+    }
     profiles: dict[str, dict[str, Content]] = {
         "bmp280": {**temperature, **pressure},
         "bme280": {**temperature, **pressure, **humidity},
-        "dht11": {**temperature, **humidity},
+        "dht11": dht,
         "scd4x": scd4x,
     }
     kind = name.partition("@")[0]

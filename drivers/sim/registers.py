@@ -30,17 +30,25 @@ class Layout(msgspec.Struct, frozen=True):
     """Bits that fall by themselves when they are written: resets, one-shots."""
     always: dict[int, int] = {}
     """Bits that are set whatever is written: readiness."""
+    measures: Callable[[bytearray], bool] = lambda registers: True
+    """Whether it does, by how its registers are set."""
+    ready: dict[int, int] = {}
+    """Bits that are set while it does: there is a measurement that was not read."""
     mask: int = 0xFF
     """Of a register's number; ST's chips take the highest bit for something else."""
 
 
 class AirRegisters(RegisterChip):
-    """Registers by a `Layout`, measured whenever they are read."""
+    """Registers by a `Layout`, measured whenever they are read.
+
+    Set `measured` to False for the time between power-on and the first conversion.
+    """
 
     def __init__(self, layout: Layout, air: Callable[[], Air]) -> None:
         super().__init__()
         self._layout = layout
         self._air = air
+        self.measured = True
         for register, content in layout.fixed.items():
             self.registers[register : register + len(content)] = content
         for register, bits in layout.always.items():
@@ -54,8 +62,12 @@ class AirRegisters(RegisterChip):
         super().register_written(register, kept | self._layout.always.get(register, 0))
 
     def read(self, length: int) -> bytes:
+        measures = self.measured and self._layout.measures(self.registers)
+        for register, bits in self._layout.ready.items():
+            self.registers[register] &= ~bits & 0xFF
+            self.registers[register] |= bits if measures else 0
         air = self._air()
-        for register, encode in self._layout.live.items():
+        for register, encode in self._layout.live.items() if measures else ():
             content = encode(air)
             self.registers[register : register + len(content)] = content
         return super().read(length)
@@ -77,7 +89,7 @@ class AirWords(WordChip):
         self._always = always
 
     def word_read(self, register: int) -> int:
-        if register in self._live:
+        if register in self._live and self.measured:
             return self._live[register](self._air()) & 0xFFFF
         return super().word_read(register) | self._always.get(register, 0)
 
@@ -154,6 +166,12 @@ _BMP388_WORDS = struct.pack("<HHbhhbbHHbbhbb", _T1, _T2, 0, _P1, 1 << 14, 0, 0, 
 
 _ST_ADDRESS = 0x7F
 
+
+def _by(register: int, mask: int) -> Callable[[bytearray], bool]:
+    """It measures when one of these bits is set."""
+    return lambda registers: bool(registers[register] & mask)
+
+
 BYTE_LAYOUTS: dict[str, Layout] = {
     "tc74": Layout({0x01: b"\x40"}, {0x00: _celsius("b", 1)}),
     "ds3231": Layout(
@@ -173,26 +191,44 @@ BYTE_LAYOUTS: dict[str, Layout] = {
         {0x28: _hectopascal(4096), 0x2B: _celsius("<h", 100)},
         {0x11: 0x04},
         mask=_ST_ADDRESS,
+        measures=_by(0x10, 0x70),
+        ready={0x27: 0x03},
     ),
     "lps25": Layout(
         {0x0F: b"\xbd"},
         {0x28: _hectopascal(4096), 0x2B: _celsius("<h", 480, 42.5)},
         {0x21: 0x04},
         mask=_ST_ADDRESS,
+        measures=_by(0x20, 0x80),
+        ready={0x27: 0x03},
     ),
     "lps28": Layout(
-        {0x0F: b"\xb4"}, {0x28: _hectopascal(2048), 0x2B: _celsius("<h", 100)}, {0x11: 0x84}
+        {0x0F: b"\xb4"},
+        {0x28: _hectopascal(2048), 0x2B: _celsius("<h", 100)},
+        {0x11: 0x84},
+        measures=_by(0x10, 0x78),
+        ready={0x27: 0x03},
     ),
     "lps35hw": Layout(
-        {0x0F: b"\xb1"}, {0x28: _hectopascal(4096), 0x2B: _celsius("<h", 100)}, {0x11: 0x05}
+        {0x0F: b"\xb1"},
+        {0x28: _hectopascal(4096), 0x2B: _celsius("<h", 100)},
+        {0x11: 0x05},
+        measures=_by(0x10, 0x70),
+        ready={0x27: 0x03},
     ),
     "dps310": Layout(
         {0x0D: b"\x10", 0x10: _coefficients(), 0x28: b"\x80"},
         _compensated(1_040_384),
-        always={0x08: 0xF0},
+        always={0x08: 0xC0},
+        measures=_by(0x08, 0x07),
+        ready={0x08: 0x30},
     ),
     "spa06": Layout(
-        {0x0D: b"\x11", 0x10: _coefficients()}, _compensated(2_088_960), always={0x08: 0xF0}
+        {0x0D: b"\x11", 0x10: _coefficients()},
+        _compensated(2_088_960),
+        always={0x08: 0xC0},
+        measures=_by(0x08, 0x07),
+        ready={0x08: 0x30},
     ),
     "bmp3xx": Layout(
         {0x00: b"\x50", 0x31: _BMP388_WORDS},
@@ -220,6 +256,8 @@ BYTE_LAYOUTS: dict[str, Layout] = {
         {0x28: _percent("<h", 100, 20.0), 0x2A: _celsius("<h", 200, 10.0)},
         {0x21: 0x81},
         mask=_ST_ADDRESS,
+        measures=_by(0x20, 0x80),
+        ready={0x27: 0x03},
     ),
     "mpl3115a2": Layout(
         {0x0C: b"\xc4", 0x00: b"\x0e"},
@@ -231,10 +269,31 @@ BYTE_LAYOUTS: dict[str, Layout] = {
     ),
     "mpl115a2": Layout({0x04: bytes.fromhex("3eceb3f9c51733c8")}, {0x00: _mpl115a2}),
     "amg88xx": Layout({}, {0x0E: _signed_magnitude}),
-    "sths34pf80": Layout({0x0F: b"\xd3", 0x23: b"\x04"}, {0x28: _celsius("<h", 100)}, {0x21: 0x80}),
-    "mpu6050": Layout({0x75: b"\x68"}, {0x41: _celsius(">h", 340, 36.53)}, {0x6B: 0x80}),
-    "lsm6dsox": Layout({0x0F: b"\x6c"}, {0x20: _celsius("<h", 256, 25.0)}, {0x12: 0x01}),
-    "bno055": Layout({0x00: b"\xa0"}, {0x34: _celsius("b", 1)}, {0x3F: 0x20}),
+    "sths34pf80": Layout(
+        {0x0F: b"\xd3", 0x23: b"\x04"},
+        {0x28: _celsius("<h", 100)},
+        {0x21: 0x80},
+        measures=_by(0x20, 0x0F),
+    ),
+    "mpu6050": Layout(
+        {0x75: b"\x68", 0x6B: b"\x40"},
+        {0x41: _celsius(">h", 340, 36.53)},
+        {0x6B: 0x80},
+        measures=lambda registers: not registers[0x6B] & 0x60,
+    ),
+    "lsm6dsox": Layout(
+        {0x0F: b"\x6c"},
+        {0x20: _celsius("<h", 256, 25.0)},
+        {0x12: 0x01},
+        measures=_by(0x10, 0xF0),
+        ready={0x1E: 0x04},
+    ),
+    "bno055": Layout(
+        {0x00: b"\xa0"},
+        {0x34: _celsius("b", 1)},
+        {0x3F: 0x20},
+        measures=_by(0x3D, 0x0F),
+    ),
     "mmc5603": Layout(
         {0x39: b"\x10", 0x18: b"\xc0"}, {0x09: _celsius("B", 1.25, -75.0)}, {0x1C: 0x80}
     ),
@@ -243,11 +302,6 @@ BYTE_LAYOUTS: dict[str, Layout] = {
         {0x10: lambda air: struct.pack(">h", round(17508 + (air.temperature - 25) * 60.1))},
     ),
 }
-
-
-def _swapped_kelvin(air: Air) -> int:
-    """1/50 K, least significant byte first."""
-    return int.from_bytes(round((air.temperature + 273.15) * 50).to_bytes(2, "little"), "big")
 
 
 def _tmp006_volts(air: Air) -> int:
@@ -275,7 +329,6 @@ WORD_LAYOUTS: dict[str, tuple[dict[int, int], dict[int, Callable[[Air], int]], d
         },
         {0x04: 0x4000},
     ),
-    "mlx90614": ({}, {0x06: _swapped_kelvin, 0x07: _swapped_kelvin}, {}),
     "tmp006": (
         {0xFF: 0x0067},
         {0x00: _tmp006_volts, 0x01: lambda air: round(air.temperature * 32) << 2},

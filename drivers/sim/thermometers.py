@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from drivers.chip_reads import crc8
 from drivers.sim.room import Air
 
 __all__ = [
     "SimulatedAds1115",
     "SimulatedAdt7410",
     "SimulatedMcp9808",
+    "SimulatedMlx90614",
     "SimulatedPct2075",
     "SimulatedTmp117",
     "WordChip",
@@ -18,11 +20,15 @@ __all__ = [
 
 
 class WordChip:
-    """Registers of one or two bytes behind a pointer; `words` has those of two, as they stand."""
+    """Registers of one or two bytes behind a pointer; `words` has those of two, as they stand.
+
+    Set `measured` to False for the time between power-on and the first conversion.
+    """
 
     def __init__(self, air: Callable[[], Air]) -> None:
         self._air = air
         self._pointer = 0
+        self.measured = True
         self.words: dict[int, int] = {}
 
     def write(self, sent: bytes) -> None:
@@ -55,7 +61,7 @@ class SimulatedMcp9808(WordChip):
     def word_read(self, register: int) -> int:
         if register != self._AMBIENT:
             return super().word_read(register)
-        raw = self.raw()
+        raw = self.raw() if self.measured else 0
         # The limits are 0 °C at power-on, so the flags say whether it is above or below that.
         return raw & 0x1FFF | (0xC000 if raw > 0 else 0x8000 if raw == 0 else 0x2000)
 
@@ -88,7 +94,9 @@ class SimulatedAdt7410(WordChip):
     def word_read(self, register: int) -> int:
         if register == self._ID:
             return 0xCB00
-        if register == 0x00:
+        if register == 0x02:
+            return 0 if self.measured else 0x8000  # RDY, table 8
+        if register == 0x00 and self.measured:
             return math.floor(self._air().temperature * 16) << 3 & 0xFFFF
         return super().word_read(register)
 
@@ -101,7 +109,7 @@ class SimulatedPct2075(WordChip):
         self.words = {0x02: 0x4B00, 0x03: 0x5000}  # 75 °C and 80 °C at power-on
 
     def word_read(self, register: int) -> int:
-        if register == 0x00:
+        if register == 0x00 and self.measured:
             return math.floor(self._air().temperature * 8) << 5 & 0xFFFF
         return super().word_read(register)
 
@@ -136,3 +144,30 @@ class SimulatedAds1115(WordChip):
         volts = self.volts[single_ended]() if single_ended in self.volts else 0.0
         raw = round(volts / self._FULL_SCALE_VOLTS[word >> 9 & 0b111] * 32768)
         self.words[self._CONVERSION] = max(-32768, min(32767, raw)) & 0xFFFF
+
+
+class SimulatedMlx90614:
+    """An MLX90614 (Melexis 3901090614, §8.4): words of 1/50 K, each with its PEC.
+
+    `damage` changes what is sent.
+    """
+
+    _ADDRESS, _AMBIENT, _OBJECT = 0x5A, 0x06, 0x07
+
+    def __init__(self, air: Callable[[], Air]) -> None:
+        self._air = air
+        self._command = 0
+        self.damage: Callable[[bytes], bytes] = lambda sent: sent
+
+    def write(self, sent: bytes) -> None:
+        if sent:
+            self._command = sent[0]
+
+    def read(self, length: int) -> bytes:
+        word = round((self._air().temperature + 273.15) * 50)
+        if self._command not in (self._AMBIENT, self._OBJECT):
+            word = 0
+        answer = word.to_bytes(2, "little")
+        sent = bytes([self._ADDRESS << 1, self._command, self._ADDRESS << 1 | 1]) + answer
+        pec = bytes([crc8(sent, polynomial=0x07, start=0)])
+        return self.damage((answer + pec)[:length].ljust(length, b"\xff"))
