@@ -105,9 +105,13 @@ def test_an_ordinary_and_an_open_network():
         ({"country": "DE", "network": [{}]}, "#1: name must be"),
         ({"country": "DE", "network": [{"name": "a" * 33}]}, "#1: name must be"),
         ({"country": "DE", "network": [{"name": "a", "password": "short"}]}, "password must be 8"),
-        ({"country": "DE", "network": [{"name": "a", "pasword": "x"}]}, "unknown key pasword"),
+        (
+            {"country": "DE", "network": [{"name": "a", "pasword": "x"}]},
+            "#1: unknown keys: 1; the keys are",
+        ),
+        ({"country": "DE", "network": [1]}, "two pairs of brackets"),
         ({"country": "DE", "network": {"name": "a"}}, "two pairs of brackets"),
-        ({"ssid": "a"}, "unknown key ssid"),
+        ({"ssid": "a"}, "unknown keys: 1; the keys are"),
         (
             {"country": "DE", "network": [{"name": "a", "password": "12345678", "security": "x"}]},
             'security is "wpa2" or "wpa3"',

@@ -10,6 +10,8 @@ import fcntl
 import importlib.machinery
 import importlib.util
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -374,3 +376,55 @@ def test_every_python_that_root_starts_is_isolated(file):
     for line in lines:
         if "python3 " in line:
             assert "python3 -I " in line, line
+
+
+# -- units
+
+UNITS = sorted(ROOT.glob("deploy/**/*.service"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_every_unit_bounds_what_it_may_take(unit):
+    settings = unit.read_text()
+    assert re.search(r"^MemoryMax=\d+M$", settings, re.MULTILINE)
+    assert re.search(r"^TasksMax=\d+$", settings, re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_every_unit_is_closed_in(unit, tmp_path):
+    """Below 3 of 10, as systemd counts it; a unit without any setting has 9.6."""
+    for name, text in {
+        unit.name: unit.read_text(),
+        "bare.service": "[Service]\nExecStart=/x\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    exposures = []
+    for file in (tmp_path / unit.name, tmp_path / "bare.service"):
+        command = ["systemd-analyze", "security", "--offline=true", str(file)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        exposures.append(float(re.findall(r"exposure level for \S+: ([\d.]+)", said)[0]))
+    assert exposures[0] < 3.0
+    assert exposures[1] > 9.0, "the control"
+
+
+# -- which version is installed
+
+
+def test_the_highest_version_is_taken_whenever_it_came(tmp_path, update):
+    """Not the newest file: an old one may have been copied last."""
+    versions = ["0.10.0rc1", "0.10.0", "0.9.0", "0.0.1", "0.10.0.dev3"]
+    for age, version in enumerate(versions):
+        file = tmp_path / f"pi_sensor_node-{version}-py3-none-any.whl"
+        file.touch()
+        os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
+    assert update.newest_wheel(tmp_path).name == "pi_sensor_node-0.10.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize("version", ["../../../etc/x", "0.1/../..", "", "-x"])
+def test_a_checkout_whose_version_leads_elsewhere_is_refused(tmp_path, update, version):
+    (tmp_path / "node").mkdir()
+    (tmp_path / "drivers").mkdir()
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
+    with pytest.raises(update.Impossible, match="is not a version"):
+        update.identify(tmp_path)

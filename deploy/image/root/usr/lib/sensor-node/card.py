@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "BOOT",
+    "COMPOSED",
     "CONFIG",
     "LAST_GOOD",
     "RUN",
@@ -30,6 +32,8 @@ STATUS = BOOT / "status.txt"
 LAST_GOOD = Path("/var/lib/sensor-node/last-good.toml")
 RUN = Path("/run/sensor-node-panel")
 """What `panel.py` has made of the settings; in memory."""
+COMPOSED = Path("/run/sensor-node-status")
+"""What `status.py` is to put on the card; in memory."""
 
 
 class BadFile(Exception):
@@ -48,8 +52,14 @@ def read_toml(file: Path) -> dict[str, Any]:
         return {}
     except UnicodeDecodeError:
         raise BadFile(f"{file.name} is not UTF-8: save it as plain text, in UTF-8") from None
-    except (tomllib.TOMLDecodeError, OSError) as error:
-        raise BadFile(f"{file.name} cannot be read: {error}") from None
+    except OSError as error:
+        raise BadFile(f"{file.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        # Where, and not what: what stands there may be a password.
+        where = re.search(r"\(at line \d+, column \d+\)", str(error))
+        raise BadFile(
+            f"{file.name} is not valid TOML {where[0] if where else ''}".rstrip()
+        ) from None
 
 
 @contextlib.contextmanager

@@ -1,15 +1,15 @@
 """Makes settings of what the owner has written on the FAT partition; run once at each start.
 
 The root file system is only read, so all of it goes into /run, but for what must outlive a
-restart: the machine's id, the keys of its SSH server, and the last Wi-Fi settings that were
-right. A mistake in one file costs that file alone, and is told in status.txt.
+restart: the keys of the SSH server, and the last Wi-Fi settings that were right. A mistake in one
+file costs that file alone, and is told in status.txt. It runs without rights: what only root can
+do, its unit does with what is found in /run.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +25,6 @@ from card import (
     WIFI,
     BadFile,
     read_toml,
-    writable,
 )
 from safe_files import write_file
 
@@ -43,17 +42,26 @@ _KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
 def main() -> int:
     problems = []
-    for step in (_keep_machine_id, _name_host, _announce_page, _set_up_wifi, _set_up_ssh):
+    for step in (_name_host, _announce_page, _set_up_wifi, _set_up_ssh):
         try:
             step()
         except BadFile as error:
             problems.append(str(error))
-        except (OSError, subprocess.CalledProcessError) as error:
-            problems.append(f"{step.__name__.strip('_').replace('_', ' ')}: {error}")
+        except Exception as error:  # noqa: BLE001, told, and the other files are not to blame
+            problems.append(f"{step.__name__.strip('_').replace('_', ' ')}: {_reason(error)}")
     for problem in problems:
         print(problem, file=sys.stderr)
     _write(RUN / "problems.json", json.dumps(problems))
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without a word of what a file holds: that may be a password."""
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {error.strerror}".removeprefix(": ")
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{error.cmd[0]} failed ({error.returncode})"
+    return f"a fault in this program ({type(error).__name__})"
 
 
 def host_name(document: dict[str, Any], unique: str) -> str:
@@ -97,7 +105,9 @@ def wpa_supplicant_conf(document: dict[str, Any]) -> str:
     """
     networks = document.get("network", [])
     if unknown := set(document) - {"country", "network"}:
-        raise BadFile(f"wifi.toml: unknown key {min(unknown)}; there are country and [[network]]")
+        raise BadFile(
+            f"wifi.toml: unknown keys: {len(unknown)}; the keys are country and [[network]]"
+        )
     if not isinstance(networks, list):
         raise BadFile("wifi.toml: write [[network]], in two pairs of brackets")
     if not networks:
@@ -110,10 +120,13 @@ def wpa_supplicant_conf(document: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _network(number: int, network: dict[str, Any]) -> str:
+def _network(number: int, network: object) -> str:
     where = f"wifi.toml: [[network]] #{number}"
+    if not isinstance(network, dict):
+        raise BadFile("wifi.toml: write [[network]], in two pairs of brackets")
     if unknown := set(network) - {"name", "password", "hidden", "security"}:
-        raise BadFile(f"{where}: unknown key {min(unknown)}")
+        known = "the keys are name, password, hidden and security"
+        raise BadFile(f"{where}: unknown keys: {len(unknown)}; {known}")
     name = network.get("name")
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= 32:
         raise BadFile(f"{where}: name must be the Wi-Fi's name, in quotes, of 1 to 32 bytes")
@@ -139,13 +152,6 @@ def _network(number: int, network: dict[str, Any]) -> str:
     return "\n    ".join(["network={", *lines]) + "\n}"
 
 
-def _keep_machine_id() -> None:
-    """Write down the id that systemd has made up at the first start: /etc is only read."""
-    if _MACHINE_ID.is_mount():
-        with writable(Path("/")):
-            subprocess.run(["systemd-machine-id-setup", "--commit"], check=True)
-
-
 def _configuration() -> dict[str, Any]:
     try:
         return read_toml(CONFIG) or read_toml(LAST_GOOD)
@@ -154,18 +160,14 @@ def _configuration() -> dict[str, Any]:
 
 
 def _name_host() -> None:
-    socket.sethostname(host_name(_configuration(), _unique()))
+    _write(RUN / "hostname", host_name(_configuration(), _unique()) + "\n", mode=0o644)
 
 
 def _announce_page() -> None:
     """Let systemd-resolved tell the network of the status page."""
     text = page_announcement(_configuration())
     if text:
-        _ANNOUNCEMENT.parent.mkdir(exist_ok=True)
         _write(_ANNOUNCEMENT, text, mode=0o644)  # for resolved's own user to read
-        # It has looked already: it is there before anything else.
-        restart = ["systemctl", "try-restart", "--no-block", "systemd-resolved.service"]
-        subprocess.run(restart, check=True)
 
 
 def _unique() -> str:
@@ -188,7 +190,6 @@ def _set_up_wifi() -> None:
     if conf:
         _write(in_use, conf)
     if conf and (not kept.exists() or kept.read_text() != conf):
-        _STATE.mkdir(mode=0o700, exist_ok=True)
         _write(kept, conf)
 
 
@@ -196,15 +197,29 @@ def _set_up_ssh() -> None:
     text = SSH_KEYS.read_text(encoding="utf-8-sig", errors="replace") if SSH_KEYS.exists() else ""
     keys, wrong = ssh_keys(text)
     if keys:
-        host_key = _SSH_STATE / "ssh_host_ed25519_key"
-        if not host_key.exists():
-            _SSH_STATE.mkdir(mode=0o700, exist_ok=True)
-            make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(host_key)]
-            subprocess.run(make, check=True)
+        _make_host_key(_SSH_STATE / "ssh_host_ed25519_key")
         _write(RUN / "authorized_keys", "\n".join(keys) + "\n")
     if wrong:
         lines = ", ".join(map(str, wrong))
         raise BadFile(f"ssh.txt: line {lines} is no public key; one begins with ssh-ed25519")
+
+
+def _make_host_key(host_key: Path) -> None:
+    """Make the key of the SSH server, unless there is one that can be used.
+
+    A power cut may have left an empty one.
+    """
+    read = ["ssh-keygen", "-y", "-P", "", "-f", str(host_key)]
+    if host_key.exists() and subprocess.run(read, capture_output=True, check=False).returncode == 0:
+        return
+    new = host_key.with_name("new")
+    for file in (new, new.with_suffix(".pub")):
+        file.unlink(missing_ok=True)
+    make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(new)]
+    subprocess.run(make, check=True)
+    for file in (new.with_suffix(".pub"), new):
+        _write(host_key.with_suffix(file.suffix), file.read_text(encoding="ascii"))
+        file.unlink()
 
 
 def _write(file: Path, text: str, *, mode: int = 0o600) -> None:

@@ -3,6 +3,8 @@
 The card is written to only when the words have changed, and they hold nothing that changes by
 itself: no reading, no count. While something is wrong with the configuration the board's own LED
 blinks as the node's does (a short flash every two seconds), for there may be no other.
+
+The text is put together without rights; `--show`, as root, puts it on the card and on the LED.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent))  # which python3 -I leaves out
 
-from card import BOOT, CONFIG, RUN, STATUS, writable
+from card import BOOT, COMPOSED, CONFIG, RUN, STATUS, writable
 from safe_files import write_file
 
 __all__ = ["compose"]
@@ -29,7 +31,13 @@ _SENSOR_NODE = os.environ.get("SENSOR_NODE", "sensor-node")
 _SET_UP = "edit sensor-node.toml on this card, then switch the Pi off and on"
 
 
+_BAD = COMPOSED / "bad-configuration"
+
+
 def main() -> int:
+    if sys.argv[1:] == ["--show"]:
+        show((COMPOSED / "status.txt").read_text(encoding="utf-8"), bad=_BAD.exists())
+        return 0
     bad = _configuration_problems()
     text = compose(
         host=socket.gethostname(),
@@ -41,14 +49,21 @@ def main() -> int:
         clock_set=Path("/run/systemd/timesync/synchronized").exists(),
         known=_known(),
     )
-    _show_on_board(bad=bool(bad))
+    write_file(COMPOSED / "status.txt", text.encode(), mode=0o644)
+    if bad:
+        write_file(_BAD, b"", mode=0o644)
+    print(text)
+    return 0
+
+
+def show(text: str, *, bad: bool) -> None:
+    """Bring the file on the card and the board's LED up to date."""
+    _show_on_board(bad=bad)
     old = STATUS.read_text(encoding="utf-8") if STATUS.exists() else ""
     if old.partition("\n")[2] != text and os.path.ismount(BOOT):
         now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         with writable(BOOT):
             write_file(STATUS, f"As of {now}\n{text}".replace("\n", "\r\n").encode(), mode=0o644)
-    print(text)
-    return 0
 
 
 def compose(
@@ -115,7 +130,8 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _unit() -> dict[str, str]:
-    shown = _run("systemctl", "show", "sensor-node", "-p", "ActiveState,ExecMainStatus").stdout
+    """What systemd knows of the node, which the unit has asked it for."""
+    shown = (COMPOSED / "unit").read_text(encoding="utf-8")
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 
