@@ -26,6 +26,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 COMMANDS = {
     "demo": "a node on simulated hardware, a broker, and what a subscriber sees",
+    "init": "ask for the broker and the sensors, and write a configuration",
     "run": "read the sensors and publish, until SIGTERM",
     "check": "validate the configuration, and say what would be published where",
     "scan": "find what is attached, and print [[sensor]] tables for it",

@@ -13,33 +13,20 @@ from typing import Any
 
 import msgspec
 
-from drivers.base import Options
 from drivers.bus import Board
 from drivers.packages import install_command
-from drivers.registry import find_driver
 from drivers.scanning import Finding, Found, Scan, scan
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import Config
 from node.config.sensor_toml import free_id, sensor_table, suggest_id
-from node.sensors.board import open_board
+from node.sensors.board import bare_board, open_board, typical_board
 
 __all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
 _WIDTH = 78
-# On the simulated board, where no configuration says what is there: of each kind of bus
-# something, told by its identification or not.
-_TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
-    ("bme280", {"address": 0x76}),
-    ("mcp9808", {"address": 0x18}),
-    ("sht31d", {"address": 0x44}),
-    ("ds18b20", {"address": "28-0316a2795bff"}),
-    ("ds18b20", {"address": "10-000802b4ccf1"}),
-    ("sysfs", {"name": "scd4x", "device": "1-0062"}),
-    ("cpu", {}),
-)
 _NOT_FOUND_BY_ASKING = (
     "Sensors on a GPIO (dht22, dht11) and on SPI (max31855, mcp3008, ...) cannot be found by "
     "asking: sensor-node drivers NAME shows their tables."
@@ -104,18 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _board(config: Config | None, *, simulate: bool) -> Board:
     if not simulate:
-        from drivers.hardware import HardwareBoard
-
-        return HardwareBoard()
-    if config is not None:
-        return open_board(config, simulate=True)
-    from drivers.sim.board import SimulatedBoard
-
-    board = SimulatedBoard()
-    for driver, options in _TYPICAL:
-        schema: type[Options] = find_driver(driver).options
-        board.attach(driver, msgspec.convert(options, schema))
-    return board
+        return bare_board(simulate=False)
+    return typical_board() if config is None else open_board(config, simulate=True)
 
 
 # -- Ids -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from node.config.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret,
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
 
-__all__ = ["note_of_web", "read_mqtt", "read_node", "web_password"]
+__all__ = ["default_name", "note_of_web", "read_mqtt", "read_node", "web_password"]
 
 _VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
 _CREDENTIAL = "mqtt.password"
@@ -29,10 +29,15 @@ _MAX_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, Â
 def read_node(reader: TableReader, written: object) -> NodeTable | None:
     """`[node]`; the name is the host's, where none is given."""
     if isinstance(written, dict) and "name" not in written:
-        host = socket.gethostname().partition(".")[0]
-        written = {**written, "name": re.sub(r"[^A-Za-z0-9_-]", "-", host)[:64] or "node"}
+        written = {**written, "name": default_name()}
     values = reader.table(NodeTable, written, ("node",))
     return None if values is None else NodeTable(**values)
+
+
+def default_name() -> str:
+    """Return the node's name where the configuration has none: the host name, as a topic level."""
+    host = socket.gethostname().partition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_-]", "-", host)[:64] or "node"
 
 
 def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from node.doctor.broker import Broker, LoggedIn, Refused
 from node.doctor.client_id import ClientIdWatch
@@ -18,7 +18,7 @@ from node.doctor.topic_list import TopicList
 from node.doctor.wire import Closed, NoAnswer
 from node.mqtt.errors import connect_failure
 
-__all__ = ["check_broker"]
+__all__ = ["check_broker", "check_way_in"]
 
 _NAMES = (
     *("name", "TCP", "TLS", "login", "publish", "subscribe", "retained", "LWT"),
@@ -40,11 +40,24 @@ def check_broker(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[S
 
 
 def _steps(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
+    login = yield from check_way_in(broker)
+    if login is None:
+        return
+    try:
+        watch = ClientIdWatch(broker, node)
+        yield from _round_trips(broker, topics, login)
+        yield watch.outcome()
+    except (WireError, OSError, Refused) as error:
+        yield _lost(broker, error)
+
+
+def check_way_in(broker: Broker) -> Generator[Step, None, LoggedIn | None]:
+    """Yield the steps name, TCP, TLS and login; return the login, or None after one that failed."""
     try:
         addresses = broker.resolve()
     except socket.gaierror as error:
         yield from_sentence("name", "failed", connect_failure(error, broker.mqtt))
-        return
+        return None
     if broker.host_is_address:
         yield Step("name", "ok", f"{broker.mqtt.host} is an address")
     else:
@@ -54,20 +67,13 @@ def _steps(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
         sock = broker.connect()
     except OSError as error:
         yield from_sentence("TCP", "failed", connect_failure(error, broker.mqtt))
-        return
+        return None
     took_ms = (time.monotonic() - began_s) * 1000
     where = broker.mqtt.address
     yield Step("TCP", "ok", f"{where} accepts the connection ({took_ms:.0f} ms)")
     login = Login(broker)
     yield from login.steps(sock)
-    if login.made is None:
-        return
-    try:
-        watch = ClientIdWatch(broker, node)
-        yield from _round_trips(broker, topics, login.made)
-        yield watch.outcome()
-    except (WireError, OSError, Refused) as error:
-        yield _lost(broker, error)
+    return login.made
 
 
 def _round_trips(broker: Broker, topics: TopicList, login: LoggedIn) -> Iterator[Step]:

@@ -9,15 +9,30 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from drivers.base import Options
 from drivers.bus import Board
+from drivers.registry import find_driver
 from node.config.schema import Config
 
 if TYPE_CHECKING:
     from drivers.sim.faults import Fault
 
-__all__ = ["bare_board", "open_board", "preload_drivers"]
+__all__ = ["bare_board", "open_board", "preload_drivers", "typical_board"]
 
 _log = logging.getLogger(__name__)
+
+# Of each kind of bus something, with an identification or without.
+_TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
+    ("bme280", {"address": 0x76}),
+    ("mcp9808", {"address": 0x18}),
+    ("sht31d", {"address": 0x44}),
+    ("ds18b20", {"address": "28-0316a2795bff"}),
+    ("ds18b20", {"address": "10-000802b4ccf1"}),
+    ("sysfs", {"name": "scd4x", "device": "1-0062"}),
+    ("cpu", {}),
+)
 
 
 def open_board(config: Config, *, simulate: bool) -> Board:
@@ -51,6 +66,17 @@ def bare_board(*, simulate: bool) -> Board:
     from drivers.hardware import HardwareBoard
 
     return HardwareBoard()
+
+
+def typical_board() -> Board:
+    """The simulated board with some sensors, for where no configuration says which there are."""
+    from drivers.sim.board import SimulatedBoard
+
+    board = SimulatedBoard()
+    for driver, options in _TYPICAL:
+        schema: type[Options] = find_driver(driver).options
+        board.attach(driver, msgspec.convert(options, schema))
+    return board
 
 
 def _faults(config: Config) -> dict[str, list[Fault]]:

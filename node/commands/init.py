@@ -1,0 +1,308 @@
+"""`sensor-node init`: asks, tries the answers, and writes a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drivers.scanning import scan
+from node.cli.arguments import add_state_dir_argument
+from node.cli.exit_codes import EXIT_FAILED
+from node.cli.help_text import CommandHelp
+from node.config import load as configuration
+from node.config.mqtt import default_name
+from node.config.reader import DEFAULT_FILE
+from node.config.schema import Config, MqttTable, Secret, TopicPart
+from node.config.values import convert_value
+from node.sensors.board import bare_board, open_board, preload_drivers, typical_board
+from node.sensors.read_once import as_table, read_once
+from node.setup.brokers import ask_broker, parse_address
+from node.setup.configuration_file import PASSWORD_FILE, configuration_text
+from node.setup.dialog import Dialog, Unanswered
+from node.setup.sensors import ChosenSensor, ask_sensors, parse_sensor
+from node.system.safe_files import write_file
+from node.system.state_dir import find_state_dir, lock_holder
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+# ruff: noqa: T201
+
+_SERVICE_FILE = Path("/etc/systemd/system/sensor-node.service")
+_SERVICE_GROUP = "sensor-node"
+_TEMPLATE: dict[str, Any] = {
+    "node": {},
+    "mqtt": {"host": "192.168.1.10"},
+    "sensor": [{"id": "cpu", "driver": "cpu", "interval": "60s"}],
+}
+"""What deploy/node.toml says."""
+
+HELP = CommandHelp(
+    details="""\
+Asks for the broker and the sensors, and writes a configuration with comments. It looks for a
+broker in this network, tries at once to log in to the one that you name, scans the buses, asks
+for the pins of sensors that cannot be found by a scan, and reads every sensor once.
+
+Enter accepts the answer in [brackets]. Nothing is written before the last question, so Ctrl-C
+leaves everything as it was. A file that exists is only replaced when you say so; a copy of it is
+kept.
+
+With --yes no question is asked: every default is the answer.
+""",
+    examples={
+        "sudo sensor-node init": "the configuration of the service",
+        "sensor-node init --config node.toml --simulate": "try it on a laptop",
+        "sensor-node init --yes --broker 192.168.1.10 --sensor dht22:pin=17": "for scripts",
+    },
+    exit_codes={
+        0: "the file is written, and broker and sensors answered",
+        1: "nothing was written; or it was, and the broker or a sensor did not answer",
+    },
+    without=(78,),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--yes", action="store_true", help="ask nothing: every default is the answer"
+    )
+    parser.add_argument(
+        "--broker", metavar="HOST[:PORT]", help="the MQTT broker; mqtts://HOST is one with TLS"
+    )
+    parser.add_argument("--username", metavar="NAME", help="the login at the broker")
+    parser.add_argument(
+        "--password-file", metavar="FILE", help="a file that has the password in it"
+    )
+    parser.add_argument("--name", help="the node's name (default: from the host name)")
+    parser.add_argument(
+        "--sensor",
+        action="append",
+        default=[],
+        metavar="DRIVER[:KEY=VALUE,...]",
+        help="a sensor that a scan cannot find; may be repeated",
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="replace a file that exists, without asking"
+    )
+    parser.add_argument("--simulate", action="store_true", help="simulated hardware")
+    add_state_dir_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 only when the file is written and everything in it answered."""
+    dialog = Dialog(accept_defaults=arguments.yes)
+    try:
+        return _init(arguments, dialog)
+    except Unanswered as error:
+        print(f"no answer to: {error}\nNothing was written.", file=sys.stderr)
+        return EXIT_FAILED
+    except configuration.ConfigError as error:
+        wrong = [f"{problem.where}: {problem.message}" for problem in error.problems]
+        print("\n".join([*wrong, "Nothing was written."]), file=sys.stderr)
+        return EXIT_FAILED
+    except (OSError, ValueError) as error:
+        print(f"{error}\nNothing was written.", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("\nNothing was written.", file=sys.stderr)
+        raise
+
+
+def _init(arguments: argparse.Namespace, dialog: Dialog) -> int:
+    given_sensors = [parse_sensor(written) for written in arguments.sensor]
+    given_broker = _given_broker(arguments)
+    file = _target(arguments.config)
+    _refuse_if_running(arguments)
+    dialog.say(f"This writes {file}, the configuration of a sensor node.")
+    if dialog.asks:
+        dialog.say("Enter accepts the answer in [brackets]. Ctrl-C leaves everything as it was.")
+    if not _may_write(file, arguments, dialog):
+        return EXIT_FAILED
+
+    print()
+    node = dialog.ask(
+        "Name of this node, the first word of its topics",
+        _node_name,
+        arguments.name or default_name(),
+    )
+    mqtt, broker_answers = ask_broker(dialog, given_broker, node)
+
+    print()
+    dialog.say("Looking for sensors ...")
+    board = typical_board() if arguments.simulate else bare_board(simulate=False)
+    sensors = ask_sensors(dialog, board, scan(board), given_sensors)
+
+    config = _checked(file, node, mqtt, sensors)
+    print()
+    all_read = _read_each(dialog, config, simulate=arguments.simulate)
+    kept = _write(file, configuration_text(node, mqtt, sensors, restart=_restart(file)), mqtt)
+    print()
+    dialog.say(f"Written: {file}" + (f" (before: {kept})" if kept else ""))
+    _say_next(dialog, file, simulate=arguments.simulate)
+    return 0 if broker_answers and all_read else EXIT_FAILED
+
+
+def _given_broker(arguments: argparse.Namespace) -> MqttTable | None:
+    """The broker of the options.
+
+    Raises:
+        ValueError: an option is not valid.
+        OSError: the password file cannot be read.
+    """
+    if arguments.broker is None:
+        if not arguments.yes:
+            return None
+        raise ValueError("--yes needs --broker HOST: there is no default for the broker")
+    mqtt = parse_address(arguments.broker)
+    if arguments.username is not None:
+        mqtt = msgspec.structs.replace(mqtt, username=arguments.username)
+    if arguments.password_file is not None:
+        if arguments.username is None:
+            raise ValueError("--password-file needs --username NAME")
+        password = Path(arguments.password_file).read_text(encoding="utf-8").strip("\r\n")
+        mqtt = msgspec.structs.replace(mqtt, password=Secret(password))
+    return mqtt
+
+
+def _target(option: str | None) -> Path:
+    """Where the configuration goes: as named, else the service's place, else the current folder."""
+    file = configuration.find_file(option)
+    if file == DEFAULT_FILE and not file.parent.is_dir():
+        return Path("node.toml").absolute()
+    return file.absolute()
+
+
+def _refuse_if_running(arguments: argparse.Namespace) -> None:
+    """Raises ValueError: a node reads the sensors at this moment."""
+    process = None if arguments.simulate else lock_holder(find_state_dir(arguments.state_dir))
+    if process is not None:
+        raise ValueError(
+            f"The node is running (process {process}), and both would speak to the same sensors. "
+            "Stop it first: sudo systemctl stop sensor-node"
+        )
+
+
+def _may_write(file: Path, arguments: argparse.Namespace, dialog: Dialog) -> bool:
+    """Whether the file can be written, and is new or may be replaced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        hint = (
+            "is there such a folder?" if not file.parent.is_dir() else "try: sudo sensor-node init"
+        )
+        raise OSError(f"{file.parent} cannot be written to; {hint}")
+    if not file.exists() or arguments.replace or _is_untouched(file):
+        return True
+    if arguments.yes:
+        raise OSError(f"{file} exists; --replace replaces it, and keeps a copy")
+    if dialog.confirm(f"{file} exists. Replace it? (A copy is kept.)", default=False):
+        return True
+    dialog.say("Nothing was written.")
+    return False
+
+
+def _is_untouched(file: Path) -> bool:
+    """Whether it is still the template that the installer has put there."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")) == _TEMPLATE
+    except (OSError, ValueError):
+        return False
+
+
+def _node_name(written: str) -> str:
+    try:
+        return str(convert_value(TopicPart, written))
+    except ValueError as error:
+        raise ValueError(f"A name consists of {str(error).removeprefix('expected ')}.") from error
+
+
+def _checked(file: Path, node: str, mqtt: MqttTable, sensors: Sequence[ChosenSensor]) -> Config:
+    """The configuration as the node will see it, but for the password, whose file is not there.
+
+    Raises:
+        ConfigError: the answers do not go together.
+    """
+    text = configuration_text(
+        node, msgspec.structs.replace(mqtt, password=None), sensors, restart=""
+    )
+    return configuration.parse(file, text.encode())
+
+
+def _read_each(dialog: Dialog, config: Config, *, simulate: bool) -> bool:
+    """Read every sensor and show what it gave; whether each gave a value."""
+    if not config.sensors:
+        dialog.say("No sensor is in the file: only the node's status will be published.")
+        return True
+    dialog.say("Reading each sensor once ...")
+    preload_drivers(config)
+    results = read_once(config.sensors, open_board(config, simulate=simulate))
+    print(as_table(results))
+    return not any(result.error for result in results)
+
+
+def _write(file: Path, text: str, mqtt: MqttTable) -> Path | None:
+    """Write the file and that of the password; return where the old file went.
+
+    Raises:
+        OSError: one could not be written; the old configuration is still in place.
+    """
+    kept = None
+    if file.exists():
+        kept = _unused(file.with_name(f"{file.name}.old"))
+        write_file(kept, file.read_bytes(), mode=0o640)
+    contents = {file: text}
+    if mqtt.password is not None:
+        contents = {file.with_name(PASSWORD_FILE): f"{mqtt.password}\n", **contents}
+    for place, content in contents.items():
+        write_file(place, content.encode(), mode=0o640)
+        if _is_service(file) and os.geteuid() == 0:
+            shutil.chown(place, group=_SERVICE_GROUP)
+    return kept
+
+
+def _unused(file: Path) -> Path:
+    names = (file.with_name(f"{file.name}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([file], names) if not name.exists())
+
+
+# -- what comes next
+
+
+def _is_service(file: Path) -> bool:
+    return file == DEFAULT_FILE and _SERVICE_FILE.exists()
+
+
+def _sudo() -> str:
+    """How this user runs a command as root."""
+    return "sudo " if os.geteuid() != 0 or "SUDO_USER" in os.environ else ""
+
+
+def _restart(file: Path) -> str:
+    if _is_service(file):
+        return f"{_sudo()}systemctl restart sensor-node"
+    return "end the node, and start it again"
+
+
+def _say_next(dialog: Dialog, file: Path, *, simulate: bool) -> None:
+    print()
+    if _is_service(file) and not simulate:
+        dialog.say("Start the node, and look at it:")
+        print(f"    {_restart(file)}\n    {_sudo()}sensor-node status")
+        return
+    shown = shlex.quote(os.path.relpath(file) if file.parent == Path.cwd() else str(file))
+    dialog.say("Start the node:")
+    simulated = " --simulate" if simulate else ""
+    print(f"    sensor-node run --config {shown} --state-dir state{simulated}")
+    dialog.say("See what it publishes, in another terminal:")
+    print(f"    sensor-node watch --config {shown}")

@@ -1,0 +1,183 @@
+"""Finds out which sensors there are: by a scan, and by asking for those that no scan can find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from drivers.bus import Board
+from drivers.registry import UnknownDriver, find_driver
+from drivers.scanning import Finding, Found, Scan
+from node.config.sensor_toml import free_id, suggest_id
+from node.config.values import convert_value
+from node.setup.dialog import Dialog
+
+__all__ = ["ChosenSensor", "ask_sensors", "parse_sensor"]
+
+_DHTS = ("dht22", "dht11")
+_FREE_FOR_DHT = (17, 27, 22, 23, 24, 25, 5, 6, 12, 13, 16, 26, 18, 19, 20, 21)
+"""GPIOs of the 40-pin header without another task, the usual ones first."""
+_ONE_WIRE_PIN = 4
+_RESERVED = {
+    **dict.fromkeys((0, 1), "an add-on board's EEPROM"),
+    **dict.fromkeys((2, 3), "I2C"),
+    _ONE_WIRE_PIN: "1-Wire",
+    **dict.fromkeys(range(7, 12), "SPI"),
+    **dict.fromkeys((14, 15), "the serial console"),
+}
+
+
+class ChosenSensor(msgspec.Struct, frozen=True):
+    """A sensor that goes into the configuration."""
+
+    id: str
+    driver: str
+    options: dict[str, str | int]
+    comment: str = ""
+
+
+def parse_sensor(written: str) -> tuple[str, dict[str, str | int]]:
+    """Return driver and options of `dht22:pin=17`, as `--sensor` takes it.
+
+    Raises:
+        ValueError: there is no such driver, or an option is not of the form KEY=VALUE.
+    """
+    driver, _, rest = written.partition(":")
+    try:
+        find_driver(driver)
+    except UnknownDriver:
+        raise ValueError(
+            f'there is no driver "{driver}"; sensor-node drivers lists all of them'
+        ) from None
+    options: dict[str, str | int] = {}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise ValueError(f'"{pair}" is not of the form KEY=VALUE, such as pin=17')
+        try:
+            options[key] = int(value, 0)
+        except ValueError:
+            options[key] = value
+    return driver, options
+
+
+def ask_sensors(
+    dialog: Dialog,
+    board: Board,
+    result: Scan,
+    given: Sequence[tuple[str, dict[str, str | int]]],
+) -> list[ChosenSensor]:
+    """Return the sensors of `--sensor`, those found that are wanted, and those asked for.
+
+    Raises:
+        Unanswered: there is no further input.
+    """
+    chosen: list[ChosenSensor] = []
+    taken: set[str] = set()
+
+    def add(driver: str, options: dict[str, str | int], comment: str) -> None:
+        # Easier to type than what scan suggests, which has the address in it.
+        suggested = free_id(suggest_id(str(options.get("name", driver)), {}), taken)
+        name = dialog.ask("  Its name", lambda text: _new_id(text, taken), suggested)
+        taken.add(name)
+        chosen.append(ChosenSensor(name, driver, options, comment))
+
+    for driver, options in given:
+        add(driver, options, find_driver(driver).summary)
+    for finding in result.findings:
+        dialog.say()
+        found = _wanted(dialog, finding)
+        if found is not None:
+            add(found.driver, found.options, f"{finding.where}: {found.summary}".rstrip(": "))
+    for note in (*result.switched_off, *result.notes, *map(str, result.failures)):
+        dialog.say()
+        dialog.say(f"Note: {note}")
+    if dialog.asks:
+        dialog.say()
+        pins = {sensor.options["pin"] for sensor in chosen if "pin" in sensor.options}
+        for driver, pin in _ask_dhts(dialog, board, pins):
+            add(driver, {"pin": pin}, find_driver(driver).summary)
+    return chosen
+
+
+def _wanted(dialog: Dialog, finding: Finding) -> Found | None:
+    """Ask whether what was found is to be read, and what it is where its address does not say."""
+    if finding.sensor is not None:
+        found = finding.sensor
+        dialog.say(f"Found: {finding.where}: {found.summary or found.driver}")
+        if found.missing_extra:
+            dialog.say(
+                f"It needs a package: pip install 'pi-sensor-node[{found.missing_extra}]'",
+                indent="  ",
+            )
+        return found if dialog.confirm("  Read it?", default=True) else None
+    if not finding.possible:
+        note = finding.note or "no sensor that is known here has this address"
+        dialog.say(f"Found: {finding.where}: {note}.")
+        return None
+    dialog.say(f"Found: {finding.where}. Several chips use this address.")
+    index = dialog.choose(
+        "  Which one is it? (Enter for none)", [found.summary for found in finding.possible]
+    )
+    return None if index is None else finding.possible[index]
+
+
+def _ask_dhts(dialog: Dialog, board: Board, used: set[str | int]) -> Iterator[tuple[str, int]]:
+    """Ask for the sensors with one data wire, which do not answer before they are asked."""
+    dialog.say(
+        "A DHT22 (also sold as AM2302) or DHT11 cannot be found by a scan, because its pin has "
+        "to be known."
+    )
+    another = ""
+    while True:
+        kind = dialog.ask(
+            f"Is there {another or 'one'}? Type dht22 or dht11 (Enter for none)", _dht_kind
+        )
+        if not kind:
+            return
+        free = next((pin for pin in _FREE_FOR_DHT if _is_free(board, pin, used)), None)
+        pin = dialog.ask(
+            "  GPIO of its data wire (the number after GPIO, not that of the header's pin)",
+            lambda text: _pin(text, used),
+            "" if free is None else str(free),
+        )
+        if pin in _RESERVED and not dialog.confirm(
+            f"  GPIO {pin} is usually for {_RESERVED[pin]}. Use it?", default=False
+        ):
+            continue
+        used.add(pin)
+        another = "another one"
+        yield kind, pin
+
+
+def _is_free(board: Board, pin: int, used: set[str | int]) -> bool:
+    return pin not in used and not board.pin_user(pin)
+
+
+def _dht_kind(written: str) -> str:
+    kind = {"am2302": "dht22", "dht21": "dht22"}.get(written.lower(), written.lower())
+    if kind and kind not in _DHTS:
+        raise ValueError("Please type dht22 or dht11, or press Enter.")
+    return kind
+
+
+def _pin(written: str, used: set[str | int]) -> int:
+    digits = written.upper().removeprefix("GPIO").strip()
+    if not digits.isdecimal() or not 0 <= int(digits) <= 27:
+        raise ValueError("Please type a GPIO from 0 to 27, such as 17.")
+    if int(digits) in used:
+        raise ValueError(f"GPIO {int(digits)} is in use by another sensor of this file.")
+    return int(digits)
+
+
+def _new_id(written: str, taken: set[str]) -> str:
+    from node.config.schema import TopicPart
+
+    try:
+        name = str(convert_value(TopicPart, written))
+    except ValueError as error:
+        raise ValueError(f"A name consists of {str(error).removeprefix('expected ')}.") from error
+    if name == "cmd" or name in taken:
+        raise ValueError(f'"{name}" is taken already.')
+    return name
