@@ -675,7 +675,11 @@ def topics_of_the_node(subscriber: Subscriber) -> list[tuple[str, str]]:
 def test_nobody_is_misled_while_the_node_runs(
     tmp_path, file, broker, proxy, subscribe, start_node, hook
 ):
-    """By none of the three ways of asking: the node stays connected, and no value goes back."""
+    """By none of the three ways of asking: the node stays connected, and the last value is right.
+
+    Where others see the question, it is the newest value once more, which one that the node
+    publishes at that moment may overtake; the newer one then follows again.
+    """
     subscriber = subscribe(broker.port, "#")
     node = start_node(sysfs_config(broker.port, {"s": file, "gone": tmp_path / "gone"}))
     subscriber.wait_for_states("s", 2)
@@ -690,7 +694,9 @@ def test_nobody_is_misled_while_the_node_runs(
     assert "the command doctor" not in node.log
     assert not subscriber.on("sensors/test/cmd/doctor/result")
     seqs = [state["seq"] for state in subscriber.states("s")]
-    assert seqs == sorted(seqs)
+    assert seqs[-1] == max(seqs)
+    if hook is None:
+        assert seqs == sorted(seqs)
     assert set(subscriber.on("sensors/test/status")) == {"online"}
     assert set(subscriber.on("sensors/test/gone/availability")) == {"offline"}
     assert "" not in subscriber.on("sensors/test/s/state")

@@ -40,7 +40,7 @@ def init(folder: Path, *arguments: str, answers: str = "", **options: Any) -> An
 
 def document(folder: Path) -> dict[str, Any]:
     """What was written; `check` has to call it valid."""
-    command = [SENSOR_NODE, "check", "--config", folder / "node.toml"]
+    command = [SENSOR_NODE, "check", "--config", str(folder / "node.toml")]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return tomllib.loads((folder / "node.toml").read_text())
@@ -228,7 +228,7 @@ def test_a_broker_that_does_not_answer_is_asked_for_again(broker, tmp_path):
 def test_a_sensor_that_gives_no_value_is_said_and_the_file_written(broker, tmp_path):
     """Nothing simulates this one: the path does not exist."""
     yes = ("--yes", "--broker", f"127.0.0.1:{broker.port}")
-    command = [SENSOR_NODE, "init", "--config", tmp_path / "node.toml", *yes]
+    command = [SENSOR_NODE, "init", "--config", f"{tmp_path}/node.toml", *yes]
     command += ["--sensor", "sysfs:path=/nonexistent/temp", "--state-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -275,7 +275,8 @@ def test_what_is_wrong_with_an_option(tmp_path, arguments, message):
 def test_a_node_that_runs_is_not_disturbed(tmp_path):
     lock = StateDirLock(tmp_path)
     lock.hold()
-    command = [SENSOR_NODE, "init", "--config", tmp_path / "node.toml", "--state-dir", tmp_path]
+    command = [SENSOR_NODE, "init", "--config", f"{tmp_path}/node.toml"]
+    command += ["--state-dir", str(tmp_path)]
     done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"The node is running (process {os.getpid()})" in done.stderr
@@ -285,7 +286,7 @@ def test_a_folder_that_is_closed_to_the_user_is_said_at_once():
     with open_folder() as folder:
         target = folder / "closed"
         target.mkdir(mode=0o755)
-        command = [SENSOR_NODE, "init", "--simulate", "--config", target / "node.toml"]
+        command = [SENSOR_NODE, "init", "--simulate", "--config", f"{target}/node.toml"]
         if os.geteuid() == 0:
             command = ["setpriv", "--reuid=65534", "--clear-groups", *command]
         else:

@@ -283,14 +283,9 @@ def _is_service(file: Path) -> bool:
     return file == DEFAULT_FILE and _SERVICE_FILE.exists()
 
 
-def _sudo() -> str:
-    """How this user runs a command as root."""
-    return "sudo " if os.geteuid() != 0 or "SUDO_USER" in os.environ else ""
-
-
 def _restart(file: Path) -> str:
     if _is_service(file):
-        return f"{_sudo()}systemctl restart sensor-node"
+        return "sudo systemctl restart sensor-node"
     return "end the node, and start it again"
 
 
@@ -298,7 +293,7 @@ def _say_next(dialog: Dialog, file: Path, *, simulate: bool) -> None:
     print()
     if _is_service(file) and not simulate:
         dialog.say("Start the node, and look at it:")
-        print(f"    {_restart(file)}\n    {_sudo()}sensor-node status")
+        print(f"    {_restart(file)}\n    sudo sensor-node status")
         return
     shown = shlex.quote(os.path.relpath(file) if file.parent == Path.cwd() else str(file))
     dialog.say("Start the node:")
