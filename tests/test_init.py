@@ -353,6 +353,7 @@ def test_a_sensor_in_an_option():
     assert parse_sensor("dht22:pin=17") == ("dht22", {"pin": 17})
     assert parse_sensor("bme280:address=0x77,bus=3") == ("bme280", {"address": 0x77, "bus": 3})
     assert parse_sensor("cpu") == ("cpu", {})
+    assert parse_sensor("AM2302:pin=17") == ("dht22", {"pin": 17})
 
 
 def test_every_comment_and_key_is_toml(tmp_path):

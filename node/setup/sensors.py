@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from drivers.bus import Board
-from drivers.registry import UnknownDriver, find_driver
+from drivers.names import driver_called, suggestion
+from drivers.packages import install_command
+from drivers.registry import find_driver
 from drivers.scanning import Finding, Found, Scan
 from node.config.sensor_toml import free_id, suggest_id
 from node.config.values import convert_value
@@ -43,13 +45,10 @@ def parse_sensor(written: str) -> tuple[str, dict[str, str | int]]:
     Raises:
         ValueError: there is no such driver, or an option is not of the form KEY=VALUE.
     """
-    driver, _, rest = written.partition(":")
-    try:
-        find_driver(driver)
-    except UnknownDriver:
-        raise ValueError(
-            f'there is no driver "{driver}"; sensor-node drivers lists all of them'
-        ) from None
+    word, _, rest = written.partition(":")
+    driver = driver_called(word)
+    if driver is None:
+        raise ValueError(f'there is no driver "{word}"; {suggestion(word)}')
     options: dict[str, str | int] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
@@ -107,10 +106,7 @@ def _wanted(dialog: Dialog, finding: Finding) -> Found | None:
         found = finding.sensor
         dialog.say(f"Found: {finding.where}: {found.summary or found.driver}")
         if found.missing_extra:
-            dialog.say(
-                f"It needs a package: pip install 'pi-sensor-node[{found.missing_extra}]'",
-                indent="  ",
-            )
+            dialog.say(f"It needs: {install_command(found.missing_extra)}", indent="  ")
         return found if dialog.confirm("  Read it?", default=True) else None
     if not finding.possible:
         note = finding.note or "no sensor that is known here has this address"
@@ -156,10 +152,10 @@ def _is_free(board: Board, pin: int, used: set[str | int]) -> bool:
 
 
 def _dht_kind(written: str) -> str:
-    kind = {"am2302": "dht22", "dht21": "dht22"}.get(written.lower(), written.lower())
-    if kind and kind not in _DHTS:
+    kind = driver_called(written)
+    if written and kind not in _DHTS:
         raise ValueError("Please type dht22 or dht11, or press Enter.")
-    return kind
+    return kind or ""
 
 
 def _pin(written: str, used: set[str | int]) -> int:
