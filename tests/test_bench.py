@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -25,17 +26,20 @@ FIGURES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def render(folder: Path, *arguments: str) -> str:
-    """What bench.py prints of FIGURES."""
+Figures = dict[str, dict[str, dict[str, list[float]]]]
+
+
+def render(folder: Path, *arguments: str, figures: Figures = FIGURES) -> str:
+    """What bench.py prints of the figures."""
     kept = folder / "kept.json"
     results = {
         "began": "2026-01-02 03:04 UTC",
         "quick": False,
         "machine": {"processor": "a fast one"},
-        "peers": {name: f"{name} 1.0" for name in FIGURES["cold"]},
+        "peers": {name: f"{name} 1.0" for name in figures["cold"]},
         "missing": {"c": "needs gcc"},
-        "scenarios": FIGURES,
-        "settings": {name: {"took_s": 60} for name in FIGURES},
+        "scenarios": figures,
+        "settings": {name: {"took_s": 60} for name in figures},
         "failed": {},
         "remarks": [],
     }
@@ -80,6 +84,50 @@ print(results.ratio("cold", "cpu_ms", "tutorial"))
 """
     )
     assert printed.splitlines() == ["1.2 None", "1.2"]
+
+
+def rows_of(block: str) -> list[str]:
+    """What a table and a list of goals say besides figures: headings, labels, limits."""
+    goal = re.compile(r"^(  .*?)  +\S+ ( +(?:at most|more than) .*?)  +(?:met|NOT MET)$")
+    return [
+        goal.sub(r"\1\2", line) if goal.match(line) else re.split("  +-?[\\d.]", line)[0]
+        for line in block.splitlines()
+    ]
+
+
+def test_what_the_readme_shows_has_the_rows_and_goals_of_the_program(tmp_path: Path) -> None:
+    """The figures are those of a run of half an hour; names and limits are the program's."""
+    script = (
+        "import goals, json, table\n"
+        "rows = [r for r in table._ROWS if not isinstance(r, str)] + list(goals.GOALS)\n"
+        "print(json.dumps([(r.scenario, r.metric) for r in rows]))\n"
+    )
+    figures: Figures = {}
+    peers = ("tutorial", "node", "mqtt-io", "collectd", "schedule", "paho", "c")
+    for scenario, metric in json.loads(inside(script)):
+        for peer in peers:
+            figures.setdefault(scenario, {}).setdefault(peer, {})[metric] = [1.0]
+    printed = render(tmp_path, "--readme", figures=figures).split("\n\npeers:")[0]
+    text = (BENCH / "README.md").read_text()
+    shown = text[text.index("```\n      ") :].split("\n\npeers:")[0]
+    assert rows_of(shown) == rows_of(printed)
+
+
+def test_what_is_shown_of_a_pi_zero_has_the_rows_of_the_program() -> None:
+    script = (
+        "import footprint\n"
+        "class One(dict):\n"
+        "    def __missing__(self, key): return 1.0\n"
+        "footprint.show(dict.fromkeys((*footprint.PEERS, 'interpreter'), One()))\n"
+    )
+    text = (BENCH / "README.md").read_text()
+    shown = text[text.index("counted (QEMU") :].split("```")[0]
+    printed = inside(script)
+
+    def labels(block: str) -> list[str]:
+        return [line[:46].rstrip(" 0123456789") for line in block.splitlines()]
+
+    assert labels(shown) == labels(printed.replace("0 million", "34 million"))
 
 
 def test_the_chart_is_small_and_always_the_same(tmp_path: Path) -> None:

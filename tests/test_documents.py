@@ -6,17 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-_FOLDERS = ("deploy", "drivers", "node", "tests", ".github")
-DOCUMENTS = sorted(
-    str(file.relative_to(ROOT))
-    for file in [
-        ROOT / "README.md",
-        *(f for folder in _FOLDERS for f in ROOT.glob(f"{folder}/**/*.md")),
-    ]
-    if not {".venv", ".installed"} & set(file.parts)
-)
+from shown import DOCUMENTS, ROOT
 
 
 def without_code(text: str) -> str:
