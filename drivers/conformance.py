@@ -31,7 +31,7 @@ __all__ = ["Conformance", "NotConformant", "example_options"]
 
 _NAME = r"[A-Za-z0-9_-]+"
 # Keys of a state and parts of a topic beside the channels.
-_TAKEN = {"time", "clock", "seq", "sensor", "state", "availability"}
+_TAKEN = {"time", "clock", "seq", "stream", "sensor", "state", "availability"}
 
 
 class NotConformant(AssertionError):

@@ -71,14 +71,14 @@ def availability(online: bool) -> bytes:
     return ONLINE if online else OFFLINE
 
 
-def state_payload(reading: Reading, missing: Iterable[str] = ()) -> bytes:
-    """The newest reading as JSON: a key per channel, then time, clock and seq.
+def state_payload(reading: Reading, stream: str, missing: Iterable[str] = ()) -> bytes:
+    """The newest reading as JSON: a key per channel, then time, clock, seq and its stream.
 
     `missing` channels are null: they have had no value for too long.
     """
     values = reading.values
     nothing = {name: None for name in missing if name not in values}
-    return _encode({**values, **nothing, **_time_of(reading), "seq": reading.seq})
+    return _encode({**values, **nothing, **_time_of(reading), "seq": reading.seq, "stream": stream})
 
 
 def history_payload(stream: str, readings: list[Reading]) -> bytes:

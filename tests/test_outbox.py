@@ -603,32 +603,131 @@ def test_a_full_disk_loses_nothing_and_is_taken_up_again(small_disk, clock, capl
     again.close()
 
 
-def test_a_disk_that_is_read_only_from_the_start(small_disk, clock):
-    """And becomes writable later, with an older log on it: its readings come first."""
+def test_a_card_that_has_turned_read_only_has_its_backlog_sent(small_disk, clock):
+    """After a clean stop; what is measured now comes after it, in a stream of its own."""
     outbox = Outbox(small_disk, OutboxTable(), clock)
     old = fill(outbox, clock, 4)
     outbox.acknowledge(1, 2)
-    fill(outbox, clock, 1)
+    old += fill(outbox, clock, 1)
     outbox.close()
     remount(small_disk, "ro")
     again = Outbox(small_disk, OutboxTable(), clock)
-    assert "cannot be written" in again.problem
-    numbering = again.numbering
-    fill(again, clock, 3)
-    again.acknowledge(1, 1)
-    assert seqs(again.read(0, 9)) == [1, 2, 3], "in a stream of their own"
-    assert again.stream != outbox.stream
+    assert "its disk is mounted read-only" in again.problem
+    assert (again.cursor, again.unsent) == (2, 3)
+    made = fill(again, clock, 3)
+    assert again.read(2, 99) == [*old[2:], *made]
+    assert {again.stream_of(seq) for seq in (3, 4, 5)} == {outbox.stream}
+    of_memory = again.stream_of(6)
+    assert of_memory == again.stream != outbox.stream
+    again.acknowledge(3, 6)
     remount(small_disk, "rw")
     clock.sleep(40)
-    fill(again, clock, 1)
+    made += fill(again, clock, 1)
     assert again.problem == ""
-    assert again.numbering != numbering
-    assert again.stream == outbox.stream
-    assert again.cursor == 2
-    unsent = again.read(2, 99)
-    assert unsent[:2] == old[2:]
-    assert seqs(unsent) == [3, 4, 5, 6, 7, 8], "without what was acknowledged in memory"
+    assert (again.cursor, again.read(6, 99)) == (6, made[1:])
+    assert [again.stream_of(seq) for seq in (5, 6, 9)] == [outbox.stream, of_memory, of_memory]
     again.close()
+    third = Outbox(small_disk, OutboxTable(), clock)
+    assert [third.stream_of(seq) for seq in (5, 6, 9)] == [outbox.stream, of_memory, of_memory]
+    third.close()
+
+
+def full(disk: Path, outbox: Outbox, clock: FakeClock) -> Path:
+    """Fill the disk until the log cannot be written; return the file that fills it."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free))
+    while not outbox.problem:
+        fill(outbox, clock, 10)
+    return ballast
+
+
+def test_a_reading_keeps_its_stream_whatever_the_disk_does(small_disk, clock):
+    """Else a consumer that drops (stream, seq) twice would take it as another."""
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    fill(outbox, clock, 10)
+    given: dict[int, set[str]] = {}
+
+    def note(log: Outbox) -> None:
+        for seq in range(1, log.last_seq + 1):
+            given.setdefault(seq, set()).add(log.stream_of(seq))
+
+    for _ in range(3):
+        note(outbox)
+        ballast = full(small_disk, outbox, clock)
+        note(outbox)
+        ballast.unlink()
+        clock.sleep(40)
+        fill(outbox, clock, 1)
+        assert outbox.problem == ""
+    note(outbox)
+    outbox.close()
+    again = Outbox(small_disk, OutboxTable(), clock)
+    note(again)
+    again.close()
+    assert all(len(streams) == 1 for streams in given.values())
+    assert len(set.union(*given.values())) == 4, "one more for each time that memory was sent from"
+
+
+def test_a_number_that_memory_gave_out_is_given_out_in_another_stream(small_disk, clock):
+    """A crash while the disk is full: what was sent from memory has its own stream."""
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    made = fill(outbox, clock, 5)
+    full(small_disk, outbox, clock)
+    seq = outbox.last_seq
+    sent = outbox.stream_of(seq)
+    crashed = Outbox(crashed_copy(small_disk, small_disk.parent / "crashed"), OutboxTable(), clock)
+    while crashed.last_seq < seq:
+        fill(crashed, clock, 1)
+    assert crashed.stream_of(seq) != sent
+    assert crashed.stream_of(made[0].seq) == outbox.stream_of(made[0].seq)
+    crashed.close()
+    outbox.close()
+
+
+def test_a_clean_stop_writes_what_is_in_memory_however_lately_that_failed(small_disk, clock):
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    ballast = full(small_disk, outbox, clock)
+    last_seq = outbox.last_seq
+    assert outbox._uncommitted
+    ballast.unlink()
+    outbox.close()
+    again = Outbox(small_disk, OutboxTable(), clock)
+    assert again.last_seq == last_seq
+    again.close()
+
+
+def test_what_can_be_written_nowhere_is_said_to_be_lost(small_disk, clock, caplog):
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    full(small_disk, outbox, clock)
+    count = len(outbox._uncommitted)
+    outbox.close()
+    assert f"{count} readings are lost" in caplog.text
+
+
+def test_a_damaged_log_keeps_the_stream_of_what_it_still_has(tmp_path, clock):
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    fill(outbox, clock, 20)
+    database(outbox).execute("UPDATE boot SET checksum = checksum + 1")
+    outbox.close()
+    again = Outbox(tmp_path, OutboxTable(), clock)
+    assert again.set_aside
+    assert again.stream_of(again.last_seq) == outbox.stream
+    (new,) = fill(again, clock, 1)
+    assert again.stream_of(new.seq) == again.stream != outbox.stream
+    again.close()
+
+
+def test_another_stream_begins_with_what_is_newer(outbox, clock):
+    """A restored card: what was taken before the broker's newest word keeps its stream."""
+    before = fill(outbox, clock, 3)
+    clock.wall_s += 100
+    then_ms = round(clock.wall_s * 1000)
+    clock.wall_s += 100
+    after = fill(outbox, clock, 3)
+    old = outbox.stream
+    outbox.begin_stream(newer_than_ms=then_ms)
+    assert {outbox.stream_of(r.seq) for r in before} == {old}
+    assert {outbox.stream_of(r.seq) for r in after} == {outbox.stream} != {old}
 
 
 def test_a_disk_that_becomes_read_only_while_the_log_is_open(small_disk, clock):

@@ -21,7 +21,7 @@ from itertools import islice
 
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, Outgoing
-from node.mqtt.reasons import NOT_AUTHORIZED, PACKET_TOO_LARGE
+from node.mqtt.reasons import MAY_PASS, NOT_AUTHORIZED, PACKET_TOO_LARGE, Reason
 from node.topics import OFFLINE
 
 __all__ = ["Outcome", "Publisher"]
@@ -47,6 +47,8 @@ class Outcome(enum.Enum):
 
     TAKEN = enum.auto()
     REFUSED = enum.auto()
+    LATER = enum.auto()
+    """It was refused for a reason that may pass: it is to be sent again after a while."""
     TOO_LARGE = enum.auto()
     """It is to be sent again in smaller parts, of `history_bytes` each."""
 
@@ -88,6 +90,10 @@ class Publisher:
         self._divisible: set[int] = set()
         """Message ids of those in flight that can be sent in smaller parts."""
         self._losses_in_flight = 0
+        self._put_off: dict[str, Outgoing] = {}
+        """Topic -> the retained message that was refused for a reason that may pass."""
+        self.history_refusal = ""
+        """Why the broker takes no history for now; "" while it does."""
         self._oldest: int | None = None
         """The message id of what has been in flight for longest, when that was looked at last."""
         self._oldest_since_s = 0.0
@@ -98,8 +104,20 @@ class Publisher:
         `expiry_s`: how long an MQTT 5 broker keeps it; 0 for ever. Without a link nothing is
         kept: the loop sets everything again on connecting.
         """
+        self._put_off.pop(topic, None)
         if self._link.connected and self._losses_over[topic] < LOSSES:
             self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
+
+    @property
+    def put_off(self) -> bool:
+        """Whether there are retained messages that may be taken later; see `try_again`."""
+        return bool(self._put_off)
+
+    def try_again(self) -> None:
+        """Publish the retained messages again that were refused for a reason that may pass."""
+        for topic, message in self._put_off.items():
+            self._waiting.setdefault(topic, message)
+        self._put_off.clear()
 
     def stalled_for_s(self, now_s: float) -> float:
         """For how long the message that is in flight for longest has been seen there."""
@@ -198,12 +216,9 @@ class Publisher:
                 outcome = Outcome.TOO_LARGE
                 self._send_less_than(message)
             else:
-                outcome = Outcome.REFUSED
-                why = event.refused.name
-                if event.refused.code == NOT_AUTHORIZED:
-                    why += "; allow the topic in the broker's ACL"
-                    why += self.remedies.get(message.topic, "")
-                self._refuse(message, why)
+                outcome = self._refused_by_broker(message, event.refused, settled is not None)
+        elif settled is not None and not message.is_answer:
+            self.history_refusal = ""
         if settled is None:
             self._in_flight.discard(message.topic)
         else:
@@ -242,7 +257,9 @@ class Publisher:
         self._message_of.clear()
         self._settlements.clear()
         self._divisible.clear()
+        self._put_off.clear()
         self._refused_topics.clear()
+        self.history_refusal = ""
 
     def ask_for_acknowledgements(self, *, more_history: bool) -> int:
         """How many acknowledgements make it worth while to send more; 0: nothing waits.
@@ -290,6 +307,26 @@ class Publisher:
             return False
         return True
 
+    def _refused_by_broker(self, message: Outgoing, reason: Reason, is_history: bool) -> Outcome:
+        """Keep what may be taken later, and put away what will not."""
+        why = reason.name
+        if reason.code == NOT_AUTHORIZED:
+            why += "; allow the topic in the broker's ACL"
+            why += self.remedies.get(message.topic, "")
+        if reason.code not in MAY_PASS or message.is_answer:
+            self._refuse(message, why)
+            return Outcome.REFUSED
+        if is_history:
+            self.history_refusal = why
+            self._say_refused(message.topic, f"{why}; readings wait in the log, and are sent later")
+            return Outcome.LATER
+        self._put_off[message.topic] = message
+        if reason.code == NOT_AUTHORIZED:
+            self._refuse(message, why)
+        else:
+            self._say_refused(message.topic, f"{why}; trying again")
+        return Outcome.LATER
+
     def _send_less_than(self, message: Outgoing) -> None:
         """Halve what history may send at once, for the broker takes no message of this size."""
         size = len(message.payload)
@@ -314,6 +351,10 @@ class Publisher:
                 _log.warning("the broker does not take %s: %s", message.topic, why)
             return
         self._refused(message.topic, message.payload, why)
-        if message.topic not in self._refused_topics:
-            self._refused_topics.add(message.topic)
-            _log.error("the broker does not take %s: %s", message.topic, why)
+        self._say_refused(message.topic, why)
+
+    def _say_refused(self, topic: str, why: str) -> None:
+        """Log it once per topic and connection."""
+        if topic not in self._refused_topics:
+            self._refused_topics.add(topic)
+            _log.error("the broker does not take %s: %s", topic, why)

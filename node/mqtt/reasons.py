@@ -14,6 +14,7 @@ __all__ = [
     "BAD_CLIENT_ID",
     "BAD_LOGIN",
     "KEEP_ALIVE_TIMEOUT",
+    "MAY_PASS",
     "NOT_AUTHORIZED",
     "NO_WILDCARDS",
     "PACKET_TOO_LARGE",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 UNSPECIFIED = 0x80
+IMPLEMENTATION_SPECIFIC = 0x83
 UNSUPPORTED_VERSION = 0x84
 BAD_CLIENT_ID = 0x85
 BAD_LOGIN = 0x86
@@ -33,7 +35,11 @@ KEEP_ALIVE_TIMEOUT = 0x8D
 PACKET_TOO_LARGE = 0x95
 """Of a PUBACK it is outside of the standard (§3.4.2.1); mosquitto sends it for what is above its
 message_size_limit."""
+QUOTA_EXCEEDED = 0x97
 NO_WILDCARDS = 0xA2
+MAY_PASS = frozenset({UNSPECIFIED, IMPLEMENTATION_SPECIFIC, NOT_AUTHORIZED, QUOTA_EXCEEDED})
+"""Of a PUBACK (§3.4.2.1): they say nothing against the message, so the same one may be taken later:
+a broker that throttles, that has an error of its own, or whose ACL is mended."""
 
 _FAILURE = 0x80
 _OUTSIDE_THE_STANDARD = {PACKET_TOO_LARGE: "Packet too large"}

@@ -6,6 +6,7 @@
     ledger       one row: the stream, and what must be known when all ticks are gone
     dead_letter  messages that the broker would not take
     event        what was wrong, as it was logged
+    stream       which streams the readings are in; not there while there is only the ledger's
 
 A commit that only appends touches one page of the table, and so writes about a kilobyte: that is
 what the small pages are for, and why the cursor stands in each row. Raises `sqlite3.Error`,
@@ -25,6 +26,7 @@ import msgspec
 
 from node.outbox.records import Batch, DeadLetter, Event, Ledger, Retiming
 from node.outbox.rows import Damaged, Row, checksum_of, readings_of, rows_of
+from node.outbox.streams import Streams
 from node.reading import Layout, Reading
 
 __all__ = ["NewerSchema", "OutboxFile", "is_damage"]
@@ -61,6 +63,11 @@ _MIGRATIONS = (
 
 KEPT_DEAD_LETTERS = 500
 KEPT_EVENTS = 200
+_STREAM_TABLE = (
+    "CREATE TABLE IF NOT EXISTS stream "
+    "(first_seq INTEGER PRIMARY KEY, id TEXT NOT NULL, checksum INTEGER NOT NULL)"
+)
+"""An earlier version passes it over, and so can still use the file after an update is undone."""
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PAGE_BYTES = 1024
 _WAL_PAGES = 200
@@ -200,6 +207,7 @@ class OutboxFile:
             self.stream, self.ledger = "", Ledger()
         else:
             raise Damaged("the ledger is empty")
+        self.streams = self._found_streams()
         newest = self._newest_row()
         if newest is not None:
             self.ledger.last_seq = max(self.ledger.last_seq, newest.last_seq)
@@ -207,6 +215,17 @@ class OutboxFile:
             self.ledger.dropped = max(self.ledger.dropped, newest.dropped)
         if self.ledger.cursor > self.ledger.last_seq:
             raise Damaged(f"the cursor {self.ledger.cursor} is beyond the last reading")
+
+    def _found_streams(self) -> Streams:
+        tables = self._db.execute("SELECT name FROM sqlite_master WHERE name = 'stream'")
+        begins: list[tuple[int, str]] = []
+        if tables.fetchone() is not None:
+            begins = self._rows_of("SELECT * FROM stream", tuple[int, str])
+        if self.stream and self.stream not in {name for _, name in begins}:
+            # An earlier version has begun another one: all that it sent from then on has it.
+            begins = [known for known in begins if known[0] <= self.ledger.cursor]
+            begins.append((self.ledger.cursor + 1 if begins else 0, self.stream))
+        return Streams(begins)
 
     def _newest_row(self) -> Row | None:
         rows = self._db.execute("SELECT * FROM tick ORDER BY last_seq DESC LIMIT 100")
@@ -254,10 +273,19 @@ class OutboxFile:
 
     # -- writing
 
-    def commit(self, batch: Batch, ledger: Ledger, *, stream: str, keep_ledger: bool) -> None:
+    def commit(
+        self,
+        batch: Batch,
+        ledger: Ledger,
+        *,
+        stream: str,
+        keep_ledger: bool,
+        streams: Streams | None = None,
+    ) -> None:
         """Append readings, move the cursor, and note what else there is, in one commit.
 
-        `keep_ledger`: there is more to remember than the readings carry with them.
+        `keep_ledger`: there is more to remember than the readings carry with them. `streams` are
+        written, too, where they are given.
         """
         if not (keep_ledger or batch.retimings or batch.dead_letters or batch.events) and (
             row := self._as_one_row(batch.readings, ledger)
@@ -273,6 +301,8 @@ class OutboxFile:
             self._note("event", batch.events, KEPT_EVENTS)
             if keep_ledger:
                 self._write_ledger(stream, ledger)
+            if streams is not None:
+                self._write_streams(streams)
 
     def _as_one_row(self, readings: Sequence[Reading], ledger: Ledger) -> Row | None:
         """The readings as a row, where that is all there is to write: one statement will do."""
@@ -299,6 +329,12 @@ class OutboxFile:
             "INSERT OR REPLACE INTO ledger VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
             (*values, checksum_of(*values)),
         )
+
+    def _write_streams(self, streams: Streams) -> None:
+        self._db.execute(_STREAM_TABLE)
+        self._db.execute("DELETE FROM stream")
+        rows = [(*known, checksum_of(*known)) for known in streams.begins]
+        self._db.executemany("INSERT INTO stream VALUES (?, ?, ?)", rows)
 
     def _note(self, table: str, notes: Sequence[DeadLetter] | Sequence[Event], keep: int) -> None:
         """Append to a table of which the newest `keep` stay."""

@@ -36,6 +36,7 @@ PURGE_EVERY_S = 3600.0
 SLACK = 1000
 """By how many readings the file may exceed `max_readings` before some are deleted, in bulk."""
 _MAX_NOTES = 50
+_MAX_AT_ONCE = 500
 _MEMORY_IS_FULL = f"{MAX_IN_MEMORY} are kept in memory"
 
 
@@ -80,8 +81,12 @@ class Outbox:
 
     @property
     def stream(self) -> str:
-        """The id of the sequence that `seq` counts in."""
-        return self._store.stream
+        """The id of the sequence that the next `seq` counts in."""
+        return self._store.streams.newest
+
+    def stream_of(self, seq: int) -> str:
+        """Return the id of the sequence that a reading counts in."""
+        return self._store.streams.of(seq)
 
     @property
     def last_seq(self) -> int:
@@ -268,12 +273,27 @@ class Outbox:
         self._notes = Batch(retimings={}, dead_letters=[], events=[])
         return True
 
-    def close(self) -> None:
-        """Write what is left, and close the file in good order."""
+    def try_file_again(self) -> int:
+        """Write what is left in memory, however lately that failed; return what is not written.
+
+        Only readings that the broker has not acknowledged are counted.
+        """
+        if not self._store.writable:
+            self._open(at_once=True)
         self._count_lost()
         self._keep_bound()
         if self.unsaved:
             self._write()
+        return sum(reading.seq > self.cursor for reading in self._uncommitted)
+
+    def close(self) -> None:
+        """Write what is left, and close the file in good order."""
+        if (lost := self.try_file_again()) and self._store.has_folder:
+            _log.error(
+                "%d readings are lost: they could be neither written (%s) nor sent",
+                lost,
+                self.problem or "the log has just failed",
+            )
         self._store.close()
 
     # -- bounds
@@ -343,9 +363,26 @@ class Outbox:
 
     # -- the file
 
-    def _open(self) -> None:
+    def begin_stream(self, newer_than_ms: int | None = None) -> None:
+        """Let another stream begin: with the next reading, or the first that is unsent and newer.
+
+        `newer_than_ms`: UTC; what was taken before may have been sent under the old stream.
+        """
+        first_seq = self.last_seq + 1
+        after_seq = self.cursor
+        while newer_than_ms is not None and (found := self.read(after_seq, _MAX_AT_ONCE)):
+            newer = next((r.seq for r in found if r.utc_ms > newer_than_ms), None)
+            if newer is not None:
+                first_seq = newer
+                break
+            after_seq = found[-1].seq
+        self._store.begin_stream(first_seq)
+        self._ledger_changed = True
+        self.numbering += 1
+
+    def _open(self, *, at_once: bool = False) -> None:
         """Open the file, or try again; what is in memory by then comes after what it holds."""
-        found = self._store.open()
+        found = self._store.open(at_once=at_once)
         if found is None:
             return
         if not self._follows_a_file and found.last_seq > 0:

@@ -22,6 +22,7 @@ from typing import TypeVar
 from node.outbox.file import NewerSchema, OutboxFile, is_damage
 from node.outbox.records import Batch, Ledger, Retiming
 from node.outbox.rows import Damaged
+from node.outbox.streams import Streams
 from node.reading import Reading
 from node.system.clock import Clock, utc_text
 from node.system.safe_files import refuse_planted_link
@@ -32,7 +33,9 @@ __all__ = ["FILE_NAME", "OutboxStore"]
 _log = logging.getLogger(__name__)
 
 FILE_NAME = "outbox.db"
-TRY_AGAIN_S = 30.0
+TRY_AGAIN_S = 5.0
+_REPLACE_AT_MOST_EVERY_S = 30.0
+_NO_FOLDER = "there is no folder for the log"
 _SET_ASIDE = "outbox-set-aside-"
 _KEPT_SET_ASIDE = 3
 
@@ -65,43 +68,64 @@ class OutboxStore:
         self._file: OutboxFile | None = None
         self._may_write = False
         self._try_at_s = -math.inf
-        self.problem = "" if folder else "there is no folder for the log"
+        self.problem = "" if folder else _NO_FOLDER
         """Why readings are not written; "" while they are."""
-        self.stream = _new_stream()
-        """The id of the sequence that `seq` counts in.
+        self.streams = Streams()
+        """The ids of the sequences that `seq` counts in.
 
-        Another one when writing fails: what is sent from memory then, and might get its seq once
-        more after a crash, must not be taken for what is written later.
+        Another one begins when writing fails: what is sent from memory then, and might get its
+        seq once more after a crash, must not be taken for what is written later.
         """
-        self._stream_written = True
+        self._streams_written = True
+        self._last_written = 0
+        """The last reading in the file."""
         self.set_aside: list[str] = []
         """Names of the files that could not be used, oldest first."""
+
+    @property
+    def has_folder(self) -> bool:
+        return self._folder is not None
 
     @property
     def writable(self) -> bool:
         """Whether there is a file that may be written to, for all that is known."""
         return self._file is not None and self._may_write
 
-    def open(self) -> Ledger | None:
-        """Open the file, or try again after some trouble; its ledger, if it can be written.
+    def open(self, *, at_once: bool = False) -> Ledger | None:
+        """Open the file, or try again after some trouble; return its ledger where it was opened.
 
-        None while that is hopeless, or was not long ago.
+        A file that cannot be written is opened to be read, once: what waits in it is sent. None
+        while nothing new can be done, or was tried not long ago, unless `at_once`.
         """
         now_s = self._clock.monotonic()
-        if self._folder is None or now_s < self._try_at_s:
+        if self._folder is None or (now_s < self._try_at_s and not at_once):
             return None
         self._try_at_s = now_s + TRY_AGAIN_S
         try:
             self._lock_folder()
-            file = OutboxFile(self._folder / FILE_NAME, new_stream=self.stream)
+            file = OutboxFile(self._folder / FILE_NAME, new_stream=self.streams.newest)
         except _FILE_TROUBLE as error:
             if not isinstance(error, NewerSchema) and not is_damage(error):
+                found = self._open_to_read()
                 self._cannot_write(error)
-                return None
+                return found
             return self._replace(error)
         if self._unsalvaged is not None:
             self._salvage(file)
         return self._take(file)
+
+    def _open_to_read(self) -> Ledger | None:
+        """Open the file on a disk that has turned read-only."""
+        if self._file is not None or self._folder is None or self._unsalvaged is not None:
+            return None
+        try:
+            self._hold()
+            self._file = OutboxFile(self._folder / FILE_NAME, read_only=True)
+        except _FILE_TROUBLE:
+            return None
+        self.streams = self._file.streams
+        self._last_written = self._file.ledger.last_seq
+        return self._file.ledger
 
     def _lock_folder(self) -> None:
         """Make the folder, and hold it."""
@@ -113,11 +137,12 @@ class OutboxStore:
 
     def _take(self, file: OutboxFile) -> Ledger:
         if self._file is None:
-            self.stream = file.stream
+            self.streams = file.streams
         else:
             self._file.close()
         self._file = file
-        self._stream_written = file.stream == self.stream
+        self._streams_written = file.streams.begins == self.streams.begins
+        self._last_written = file.ledger.last_seq
         self._may_write = True
         self.set_aside = self._found_set_aside()
         return file.ledger
@@ -126,9 +151,12 @@ class OutboxStore:
         """Write it, if the file can be written; whether that was so."""
 
         def write(file: OutboxFile) -> bool:
-            keep = keep_ledger or not self._stream_written or not batch.readings
-            file.commit(batch, ledger, stream=self.stream, keep_ledger=keep)
-            self._stream_written |= keep
+            streams = None if self._streams_written else self.streams
+            keep = keep_ledger or streams is not None or not batch.readings
+            stream = self.streams.newest
+            file.commit(batch, ledger, stream=stream, keep_ledger=keep, streams=streams)
+            self._streams_written = True
+            self._last_written = ledger.last_seq
             return True
 
         self._mind_deletion()
@@ -171,7 +199,14 @@ class OutboxStore:
 
     def purge(self, upto_seq: int, ledger: Ledger) -> None:
         """Delete the rows up to `upto_seq`."""
-        self._try(lambda file: file.purge(upto_seq, ledger, stream=self.stream))
+        self._try(lambda file: file.purge(upto_seq, ledger, stream=self.streams.newest))
+        if self.streams.forget_before(upto_seq + 1):
+            self._streams_written = False
+
+    def begin_stream(self, first_seq: int) -> None:
+        """Let another stream begin with the reading `first_seq`."""
+        self.streams.begin(first_seq)
+        self._streams_written = False
 
     @property
     def retimings(self) -> dict[str, Retiming]:
@@ -200,16 +235,23 @@ class OutboxStore:
         self._try_at_s = self._clock.monotonic() + TRY_AGAIN_S
         self._may_write = False
         what = getattr(error, "strerror", None) or str(error)
-        problem = f"the log in {self._folder} cannot be written: {what}"
+        problem = f"the log in {self._folder} cannot be written: {what}{self._why_disk()}"
         if not self.problem:
             _log.error(
                 "%s; readings are kept in memory, and lost if the node ends. "
                 "Check space and rights there, or choose another --state-dir",
                 problem,
             )
-            self.stream = _new_stream()
-            self._stream_written = False
+            self.begin_stream(self._last_written + 1)
         self.problem = problem
+
+    def _why_disk(self) -> str:
+        """Say that the disk is read-only, where it is (statvfs(3)): a card that is worn out."""
+        try:
+            read_only = os.statvfs(self._folder or "").f_flag & os.ST_RDONLY
+        except OSError:
+            return ""
+        return "; its disk is mounted read-only, as when a card is worn out" if read_only else ""
 
     def _replace(self, error: Exception) -> Ledger | None:
         """Set the file aside, and begin a new one with what is sound of it."""
@@ -220,7 +262,7 @@ class OutboxStore:
             self._cannot_write(trouble)
             return None
         now_s = self._clock.monotonic()
-        if now_s < self._replaced_at_s + TRY_AGAIN_S:
+        if now_s < self._replaced_at_s + _REPLACE_AT_MOST_EVERY_S:
             self._cannot_write(error)  # again, and so soon: the disk itself is not sound
             return None
         self._replaced_at_s = now_s
@@ -229,7 +271,7 @@ class OutboxStore:
         if old is not None and old.in_place:
             old.close()
             old = None
-        self.stream = _new_stream()
+        self.streams = Streams()
         try:
             if path.exists():
                 aside = self._rename(path)
@@ -238,14 +280,12 @@ class OutboxStore:
             else:
                 path.with_name(path.name + "-wal").unlink(missing_ok=True)
                 _log.error("the log %s was deleted; a new one is begun", path)
-            file = OutboxFile(path, new_stream=self.stream)
+            file = OutboxFile(path, new_stream=self.streams.newest)
         except _FILE_TROUBLE as second:
             self._cannot_write(second)
             return None
         self._salvage(file, old)
-        ledger = self._take(file)
-        self._stream_written = False
-        return ledger
+        return self._take(file)
 
     def _salvage(self, file: OutboxFile, old: OutboxFile | None = None) -> None:
         """Copy what was not acknowledged yet, as far as it is sound, under the numbers it had."""
@@ -256,15 +296,18 @@ class OutboxStore:
             if old is None:
                 return
             old.refresh()
-            ledger, copied = old.ledger, 0
+            ledger, copied, streams = old.ledger, 0, old.streams
+            # What the damage has cost may have been sent: its numbers are not given out again.
+            streams.begin(ledger.last_seq + 1)
             for readings in old.sound_readings():
-                file.commit(Batch(readings), ledger, stream=self.stream, keep_ledger=True)
+                file.commit(Batch(readings), ledger, stream=streams.newest, keep_ledger=True)
                 copied += len(readings)
             unsent = ledger.last_seq - ledger.cursor
             self.lost += unsent - copied
             _log.warning("%d of %d unsent readings could be kept", copied, unsent)
-            file.commit(Batch(), ledger, stream=self.stream, keep_ledger=True)
-            file.ledger = ledger
+            stream = streams.newest
+            file.commit(Batch(), ledger, stream=stream, keep_ledger=True, streams=streams)
+            file.ledger, file.streams = ledger, streams
         except _FILE_TROUBLE as error:
             _log.error("nothing of the old log could be kept: %s", error)
         finally:
@@ -292,7 +335,3 @@ class OutboxStore:
         assert self._folder is not None
         found = self._folder.glob(f"{_SET_ASIDE}*.db")
         return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
-
-
-def _new_stream() -> str:
-    return os.urandom(8).hex()

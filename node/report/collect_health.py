@@ -46,6 +46,8 @@ def collect_health(
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
+    if history.refusal:
+        problems.append(f"the broker takes no history for now: {history.refusal}")
     if outbox.dead_letters:
         problems.append(f"the broker did not take {outbox.dead_letters} messages")
     if vitals.under_voltage:

@@ -20,6 +20,7 @@ from node.mqtt.events import Outgoing
 from node.mqtt.publisher import Outcome, Publisher
 from node.outbox.outbox import Outbox
 from node.reading import Reading
+from node.system.back_off import BackOff
 from node.system.clock import Clock
 from node.topics import history_payload
 
@@ -35,6 +36,8 @@ AFTER_READS_S = 0.9
 read with a round and not sent would look like a backlog."""
 TOGETHER_S = 0.001
 """Messages that `drain_rate` allows within so short a time are sent together."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""How long history waits after a refusal that may pass."""
 WAIT_FOR_CLOCK_S = 120.0
 """How long after boot the clock may take to be set, before readings are sent without it."""
 
@@ -70,6 +73,7 @@ class History:
         self._read_ahead: deque[Reading] = deque()
         self._start_s = self._round_at_s = clock.monotonic()
         self._allowed_at_s = -math.inf
+        self._pause = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self.sent = 0
         """Readings that the broker has acknowledged."""
         self.waiting = False
@@ -85,6 +89,11 @@ class History:
         """Put the rounds on a grid soon after the one of the reads, which begins at `start_s`."""
         self._start_s = start_s + min(AFTER_READS_S, self._interval_s / 2)
         self._round_at_s = start_s
+
+    @property
+    def refusal(self) -> str:
+        """Why the broker takes no history for now; "" while it does."""
+        return self._publisher.history_refusal
 
     def link_up(self) -> None:
         """Begin again at the cursor, at once."""
@@ -124,8 +133,9 @@ class History:
             if self._publisher.history_room <= 0:
                 self.waiting = True
                 return
-            if now_s + TOGETHER_S < self._allowed_at_s:
-                self.next_due_s = self._allowed_at_s
+            allowed_at_s = max(self._allowed_at_s, self._pause.until_s)
+            if now_s + TOGETHER_S < allowed_at_s:
+                self.next_due_s = allowed_at_s
                 return
             batch = self._next_batch()
             if not batch:
@@ -150,6 +160,9 @@ class History:
         if not self._read_ahead:
             self._read_ahead.extend(self._outbox.read(self._position, READ_AHEAD))
         batch = [r for r in islice(self._read_ahead, BATCH) if r.seq <= self._goal]
+        if batch:  # a message has one stream
+            stream = self._outbox.stream_of(batch[0].seq)
+            batch = [r for r in batch if self._outbox.stream_of(r.seq) == stream]
         timeless = next((i for i, r in enumerate(batch) if self._lacks_time(r)), None)
         if timeless is None:
             return batch
@@ -164,11 +177,12 @@ class History:
         return not reading.synced and reading.boot_id == self._clock.boot_id
 
     def _send(self, batch: list[Reading]) -> None:
-        payload = history_payload(self._outbox.stream, batch)
+        stream = self._outbox.stream_of(batch[0].seq)
+        payload = history_payload(stream, batch)
         room = self._publisher.history_bytes - len(self._topic.encode())
         while len(payload) > room and len(batch) > 1:
             batch = batch[: len(batch) // 2]
-            payload = history_payload(self._outbox.stream, batch)
+            payload = history_payload(stream, batch)
         after_seq, self._position = self._position, batch[-1].seq
         message = Outgoing(self._topic, payload, retain=False)
         settled = partial(self._settled, self._numbering, after_seq + 1, self._position, len(batch))
@@ -180,14 +194,19 @@ class History:
         """The broker has the batch, or will never take it; what it refuses is a dead letter.
 
         One that is too large is sent again, in smaller ones, and with it what was sent after it:
-        a reading may come twice, and never out of order but once.
+        a reading may come twice, and never out of order but once. So is one that was refused for a
+        reason that may pass, after a pause.
         """
         if numbering != self._outbox.numbering:
             return
-        if outcome is Outcome.TOO_LARGE:
+        if outcome in (Outcome.TOO_LARGE, Outcome.LATER):
             self._position = min(self._position, first_seq - 1)
             self._read_ahead.clear()
             self._allowed_at_s = -math.inf
+            if outcome is Outcome.LATER:
+                self._pause.failed(self._clock.monotonic())
             return
+        if outcome is Outcome.TAKEN:
+            self._pause.succeeded()
         self.sent += count if outcome is Outcome.TAKEN else 0
         self._outbox.acknowledge(first_seq, last_seq)

@@ -28,6 +28,7 @@ from node.report.history import AFTER_READS_S, History
 from node.report.sensor_topics import SensorTopics
 from node.sensors.scheduler import Measured
 from node.sensors.sensor import Sensor
+from node.system.back_off import BackOff
 from node.system.clock import Clock
 from node.system.logs import RecentWarnings
 from node.topics import ONLINE, Topics
@@ -48,6 +49,8 @@ health, and that of a new connection, wait for nothing."""
 GIVE_WAY_S = 0.005
 """How long the loop sleeps while readings are sent, if it has more to do: a thread that computes
 gives the interpreter away no sooner (`sys.getswitchinterval`), not even when it reads files."""
+FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
+"""When a retained message is published again that was refused for a reason that may pass."""
 CURSOR_LAG = 1000
 """By how many readings the cursor may move before it is committed without waiting for any."""
 
@@ -115,6 +118,10 @@ class Reporter:
         self._health_not_before_s = -math.inf
         self._outbox_condition = outbox.condition
         self._link_said = ""
+        self._refusal_said = ""
+        self._retry = BackOff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        self._retries = False
+        """Retained messages wait to be published again."""
 
     def start(self, start_s: float) -> None:
         """Put what is done at intervals on a grid soon after the one of the reads, from `start_s`.
@@ -140,6 +147,7 @@ class Reporter:
         if change is Change.UP:
             self._publish_everything()
             self._history.link_up()
+            self._retry.succeeded()
             self._health_at_once = True
         elif change is Change.DOWN:
             self._link_is_down()
@@ -226,6 +234,7 @@ class Reporter:
         if self._gives_way:
             self._not_before_s = now_s + GIVE_WAY_S
             return
+        self._mind_refusals(now_s)
         if self._announcer.birth_is_due(now_s):
             self._announcer.answer_birth()
             self._publish_sensors()
@@ -249,10 +258,7 @@ class Reporter:
             self._outbox_condition = self._outbox.condition
             self._health_stale = True
         for sensor, reading, channels in self._fresh:
-            missing = sensor.state.missing_channels
-            self._sensor_topics.reading(
-                sensor.table, self._outbox.retimed(reading), channels, missing
-            )
+            self._set_reading(sensor, self._outbox.retimed(reading), channels)
         self._fresh.clear()
         for sensor in self._newly_online:
             self._sensor_topics.availability(sensor.table, online=sensor.state.online)
@@ -267,13 +273,25 @@ class Reporter:
         if self._health_at_once:
             health_s = -math.inf
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
-        due_s = min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s)
+        retry_s = self._retry.until_s if self._retries else math.inf
+        due_s = min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s, retry_s)
         return max(due_s, self._not_before_s)
 
     def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""
         waiting = self._history.waiting or self._health_waits
         return self._publisher.ask_for_acknowledgements(more_history=waiting)
+
+    def _mind_refusals(self, now_s: float) -> None:
+        """Publish again what was refused for a reason that may pass, after a while."""
+        if self._history.refusal != self._refusal_said:
+            self._refusal_said = self._history.refusal
+            self._health_stale = True
+        if not self._retries and self._publisher.put_off:
+            self._retry.failed(now_s)
+        elif self._retries and now_s >= self._retry.until_s:
+            self._publisher.try_again()
+        self._retries = self._publisher.put_off
 
     def _mind_health(self, now_s: float) -> None:
         """Set the health topic each minute, and when something has changed."""
@@ -343,8 +361,12 @@ class Reporter:
                     self._sensor_topics.clear(sensor.table, name)
 
     def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
-        channels = list(reading.layout.channels)
-        self._sensor_topics.reading(sensor.table, reading, channels, sensor.state.missing_channels)
+        self._set_reading(sensor, reading, list(reading.layout.channels))
+
+    def _set_reading(self, sensor: Sensor, reading: Reading, channels: list[str]) -> None:
+        stream = self._outbox.stream_of(reading.seq)
+        missing = sensor.state.missing_channels
+        self._sensor_topics.reading(sensor.table, reading, stream, channels, missing)
 
     # -- the end
 

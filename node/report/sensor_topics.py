@@ -31,13 +31,19 @@ class SensorTopics:
         self._publisher.set(self._topics.availability(sensor.id), availability(online))
 
     def reading(
-        self, sensor: SensorTable, reading: Reading, channels: list[str], missing: set[str]
+        self,
+        sensor: SensorTable,
+        reading: Reading,
+        stream: str,
+        channels: list[str],
+        missing: set[str],
     ) -> None:
         """Set the newest reading, and the plain values of `channels`; say which are `missing`."""
         expiry_s = sensor.kept_for_s(self._retain_for_s)
         if self._payload != "plain":
             topic = self._topics.state(sensor.id)
-            self._publisher.set(topic, state_payload(reading, sorted(missing)), expiry_s=expiry_s)
+            payload = state_payload(reading, stream, sorted(missing))
+            self._publisher.set(topic, payload, expiry_s=expiry_s)
         if self._payload != "json":
             values = reading.values
             for name in channels:

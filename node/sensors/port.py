@@ -15,7 +15,7 @@ from node.system.clock import Clock
 
 __all__ = ["SensorPort"]
 
-_TAKEN = {"time", "clock", "seq", "sensor", "state", "availability"}
+_TAKEN = {"time", "clock", "seq", "stream", "sensor", "state", "availability"}
 
 
 class SensorPort:

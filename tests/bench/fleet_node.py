@@ -154,7 +154,7 @@ class FleetNode:
         for state in self._states:
             self._retained.availability(state.table, online=True)
         for state, reading in zip(self._states, self._newest, strict=False):
-            self._retained.reading(state.table, reading, [], set())
+            self._retained.reading(state.table, reading, self._stream, [], set())
         self._publisher.set(self._topics.health, self._health_payload(0.0))
         self._position = self._unsent[0].seq - 1 if self._unsent else self._seq
         self._goal = self._seq
@@ -167,7 +167,7 @@ class FleetNode:
         ]
         self._unsent.extend(self._newest)
         for state, reading in zip(self._states, self._newest, strict=True):
-            self._retained.reading(state.table, reading, [], set())
+            self._retained.reading(state.table, reading, self._stream, [], set())
         self._publisher.flush()
 
     def minute(self, uptime_s: float) -> None:

@@ -1,0 +1,56 @@
+"""Which stream each reading of the log belongs to.
+
+Another stream begins where a `seq` may have been given out that this log does not know of: what
+was sent from memory alone, what a damaged log has lost, what a restored card has forgotten. The
+readings before keep theirs, because a consumer knows a duplicate by (stream, seq).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+__all__ = ["Streams", "new_stream"]
+
+
+class Streams:
+    """The ids of the streams, each with the `seq` of its first reading."""
+
+    def __init__(self, begins: Sequence[tuple[int, str]] = ()) -> None:
+        self._begins = sorted(begins) or [(0, new_stream())]
+
+    @property
+    def begins(self) -> tuple[tuple[int, str], ...]:
+        """(first seq, id), oldest first."""
+        return tuple(self._begins)
+
+    @property
+    def newest(self) -> str:
+        """The stream of the readings to come."""
+        return self._begins[-1][1]
+
+    def of(self, seq: int) -> str:
+        """Return the stream of a reading."""
+        return next((name for first, name in reversed(self._begins) if first <= seq), self._oldest)
+
+    @property
+    def _oldest(self) -> str:
+        return self._begins[0][1]
+
+    def begin(self, first_seq: int) -> None:
+        """Let another stream begin with the reading `first_seq`."""
+        self._begins = [known for known in self._begins if known[0] < first_seq]
+        self._begins.append((first_seq, new_stream()))
+
+    def forget_before(self, seq: int) -> bool:
+        """Forget the streams that ended before `seq`; return whether there were any."""
+        current = max((first for first, _ in self._begins if first <= seq), default=0)
+        kept = [known for known in self._begins if known[0] >= current]
+        gone = len(kept) < len(self._begins)
+        self._begins = kept
+        return gone
+
+
+def new_stream() -> str:
+    """Return an id that no other stream has."""
+    return os.urandom(8).hex()
