@@ -195,8 +195,8 @@ def suggestion(word: str, *, bus: str = "") -> str:
         if found.likeness >= _NEAR and bus_kind(found.info) == kind and found.info != best.info
     )
     remarks += [f"near it: {', '.join([*also][: _MOST - 1])}"] * bool(also)
-    remark = f" ({'; '.join(remarks)})" if remarks else ""
-    return f"did you mean {best.info.name}?{remark}; {_HOW_TO_LIST}"
+    remark = f" ({'; '.join(remarks)});" if remarks else ""
+    return f"did you mean {best.info.name}?{remark} {_HOW_TO_LIST}"
 
 
 class _Near(msgspec.Struct, frozen=True):

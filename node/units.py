@@ -13,6 +13,7 @@ __all__ = [
     "convertible",
     "decimals_in",
     "duration_text",
+    "unit_called",
 ]
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -83,6 +84,15 @@ _FROM_NATIVE = {
 def convertible(native: str) -> list[str]:
     """The units that a value in `native` can be published in."""
     return list(_FROM_NATIVE.get(native, {native: None}))
+
+
+_CALLED = {"c": "°C", "degc": "°C", "celsius": "°C", "f": "°F", "degf": "°F", "fahrenheit": "°F"}
+_CALLED |= {"kelvin": "K", "k": "K"}
+
+
+def unit_called(written: str) -> str:
+    """The unit that is meant by `written`: many keyboards have no °."""
+    return _CALLED.get(written.lower().lstrip("°º˚ "), written)
 
 
 def all_units() -> list[str]:

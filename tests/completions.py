@@ -26,7 +26,7 @@ _BASH = """\
 _sensor_node_ids() {
   local file=${SENSOR_NODE_CONFIG:-/etc/sensor-node/node.toml} word last=
   for word in "${COMP_WORDS[@]}"; do
-    [[ $last == --config ]] && file=$word
+    [[ $last == --config || $last == -c ]] && file=$word
     last=$word
   done
   compgen -W "$(sed -n 's/^ *id *= *"\\([A-Za-z0-9_-]*\\)".*/\\1/p' "$file" 2>/dev/null)" -- "$1"

@@ -222,7 +222,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         (MQTT + sensor("info = 1\noptions = 2\npin = 4"), "unknown key of the driver dht22"),
         (MQTT + sensor("pin = 4\nchannel = 7"), "expected tables"),
         (MQTT + sensor("pin = 4\n[sensor.channel.temprature]"), "did you mean temperature?"),
-        (MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nunit = "F"'), "one of °C, °F, K"),
+        (MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nunit = "R"'), "one of °C, °F, K"),
         (MQTT + sensor("pin = 4\n[sensor.channel.temperature]\nmedian = 4"), "must be odd"),
         (
             MQTT + sensor("pin = 4\n[sensor.channel.temperature]\nrange = [5, 1]"),
@@ -354,7 +354,7 @@ def test_a_mistake_in_mqtt_hides_no_heartbeat_that_comes_too_late(tmp_path):
 
 
 def test_every_problem_of_one_channel_is_reported_too(tmp_path):
-    channel = '[sensor.channel.temperature]\noffset = "x"\nmedian = 4\nrange = [5, 1]\nunit = "C"\n'
+    channel = '[sensor.channel.temperature]\noffset = "x"\nmedian = 4\nrange = [5, 1]\nunit = "R"\n'
     assert len(problems(tmp_path, MQTT + sensor("pin = 4\n" + channel))) == 4
 
 
@@ -452,6 +452,8 @@ def test_the_file_is_looked_for_in_order(monkeypatch):
         "192.168.1.10",
         "::1",
         "fe80::1",
+        "fe80::1%eth0",
+        "fe80::a:b%wlan0.1",
         "mqtt.example.org.",
         "bücher.example",
     ],
@@ -473,6 +475,13 @@ def test_what_can_be_a_host_is_accepted(host):
         "x" * 64,
         "a." * 130,
         "192.168.1",
+        "fe80::1%",
+        "fe80::1%eth 0",
+        "fe80::1%an-interface-of-17",
+        "192.168.1.10%eth0",
+        "host%eth0",
+        "[fe80::1]",
+        "[::1]:1883",
         7,
     ],
 )

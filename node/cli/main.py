@@ -21,6 +21,7 @@ from node.system.lean_imports import lean_imports
 
 __all__ = ["COMMANDS", "command_parser", "main"]
 
+_COMMON_OPTIONS = ("-c", "--config", "--log-level")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -42,11 +43,14 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    chosen = next((word for word in argv if word in COMMANDS), "")
+    argv = _command_first(sys.argv[1:] if argv is None else argv)
+    chosen = argv[0] if argv and argv[0] in COMMANDS else ""
     with lean_imports(with_ssl=chosen != "run"):
-        names = [chosen] if argv[:1] == [chosen] else list(COMMANDS)
-        arguments = command_parser(names, whole={chosen}).parse_args(argv)
+        names = [chosen] if chosen else list(COMMANDS)
+        parser = command_parser(names, whole={chosen})
+        if argv and not chosen and not argv[0].startswith("-"):
+            parser.error(_no_command(argv[0]))
+        arguments = parser.parse_args(argv)
         from node.config.reader import ConfigError
         from node.system.logs import set_up_logging
 
@@ -69,6 +73,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return int(code)
+
+
+def _command_first(argv: Sequence[str]) -> list[str]:
+    """The words with the command before its options, and `help` and `version` as options.
+
+    `--config FILE check`, `help check` and `check help` are what many other programs take.
+    """
+    words, before = list(argv), []
+    while words and words[0].startswith("-") and len(words) > 1:
+        name, equals, _ = words[0].partition("=")
+        if name not in _COMMON_OPTIONS:
+            break
+        many = 1 if equals else 2
+        before += words[:many]
+        words = words[many:]
+    if words[:1] == ["version"]:
+        words[0] = "--version"
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    return [*words[:1], *before, *words[1:]]
+
+
+def _no_command(word: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else "sensor-node --help lists them"
+    return f'there is no command "{word}"; {hint}'
 
 
 def command_parser(names: Iterable[str], *, whole: Container[str]) -> argparse.ArgumentParser:
@@ -96,6 +128,7 @@ def command_parser(names: Iterable[str], *, whole: Container[str]) -> argparse.A
             formatter_class=HelpFormatter,
         )
         subparser.add_argument(
+            "-c",
             "--config",
             metavar="FILE",
             help="default: $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml",

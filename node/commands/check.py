@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from typing import Any
 
@@ -32,7 +33,7 @@ with its line; or else which topics the node would publish, with what, and which
 listen to. Nothing is connected to, and no hardware is touched.
 """,
     examples={
-        "sensor-node check --config node.toml": "before a restart",
+        "sensor-node check node.toml": "before a restart",
         "sudo sensor-node check --json | jq -r '.topics[].topic'": "the topics alone",
     },
     exit_codes={0: "the configuration is valid"},
@@ -41,13 +42,17 @@ listen to. Nothing is connected to, and no hardware is touched.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the same as --config FILE")
     add_state_dir_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the topics; problems go the way of every command's, with exit code 78."""
-    source = configuration.find_file(arguments.config)
+    if arguments.file and arguments.config:
+        print("name one file: FILE or --config FILE", file=sys.stderr)
+        return 2
+    source = configuration.find_file(arguments.file or arguments.config)
     try:
         config = configuration.load(source)
     except configuration.ConfigError as error:

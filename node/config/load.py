@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,15 @@ import msgspec
 
 from drivers.base import Claim
 from node.config.mqtt import note_of_web, read_mqtt, read_node
-from node.config.reader import ConfigError, Problem, TableReader, find_file, unreadable
+from node.config.reader import (
+    ConfigError,
+    Problem,
+    TableReader,
+    expected_table,
+    fields_of,
+    find_file,
+    unreadable,
+)
 from node.config.schema import (
     ButtonTable,
     CommandsTable,
@@ -26,6 +33,7 @@ from node.config.schema import (
     MqttTable,
     NodeTable,
     OutboxTable,
+    SensorTable,
     StatusLedTable,
     WebTable,
 )
@@ -78,33 +86,28 @@ def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config
     """
     try:
         text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(source, [Problem(0, "file", f"is not UTF-8: {error}")]) from error
+        if "\0" in text:
+            raise ValueError("UTF-16 of letters that ASCII has")
+    except ValueError as error:
+        from node.config.syntax import not_text
+
+        raise ConfigError(source, [not_text(content)]) from error
     # An editor of Windows may have put a byte order mark before the text.
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(source, [_syntax_problem(error)]) from error
+        from node.config.syntax import syntax_problem
+
+        raise ConfigError(source, [syntax_problem(text, error)]) from error
     config = _read(TableReader(source, text, copies), document)
     return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 
 
-def _syntax_problem(error: Exception) -> Problem:
-    match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-    message = re.sub(r"\s*\(at .*\)$", "", str(error))
-    if message.startswith("Expected newline"):
-        message += " (is the text in quotes?)"
-    if match is None:
-        return Problem(1, "file", f"not valid TOML: {message}")
-    return Problem(int(match[1]), f"column {match[2]}", f"not valid TOML: {message}")
-
-
 def _read(reader: TableReader, document: dict[str, Any]) -> Config:
-    for key in document:
+    for key, written in document.items():
         if key not in _TABLES and key not in _OTHER_TABLES:
-            hint = did_you_mean(key, [*_TABLES, *_OTHER_TABLES])
-            reader.problem((key,), f"unknown table; {hint}")
+            _unknown_table(reader, key, written)
     claimed: list[Claimed] = []
     tables = {
         name: _optional_table(reader, name, document, claimed)
@@ -133,13 +136,37 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     )
 
 
+def _unknown_table(reader: TableReader, key: str, written: object) -> None:
+    known = (*_TABLES, *_OTHER_TABLES)
+    if not isinstance(written, dict | list):
+        reader.problem((key,), f"a key outside of a table; {_place_of(key)}", key)
+        return
+    hint = did_you_mean(key, known)
+    meant = key.removesuffix("s")
+    if meant in known:
+        hint = f"write {'[[sensor]]' if meant == 'sensor' else f'[{meant}]'}"
+    reader.problem((key,), f"unknown table; {hint}", f"[[{key}]]" * isinstance(written, list))
+
+
+def _place_of(key: str) -> str:
+    """The table that a key belongs into."""
+    holders = [
+        f"[[{name}]]" if name == "sensor" else f"[{name}]"
+        for name, schema in {**_TABLES, "sensor": SensorTable}.items()
+        if key in (field.encode_name for field in fields_of(schema))
+    ]
+    if not holders:
+        return "is the [table] above it missing?"
+    return f"it belongs below {' or '.join(holders)}"
+
+
 def _optional_table(
     reader: TableReader, name: str, document: dict[str, Any], claimed: list[Claimed]
 ) -> Any:
     if name not in document:
         return None
     if not isinstance(document[name], dict):
-        reader.problem((name,), "expected a table")
+        reader.problem((name,), expected_table(name))
         return None
     before = len(reader.problems)
     values = reader.right_keys(_TABLES[name], document[name], (name,))

@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from node.config.reader import TableReader
+from node.config.reader import TableReader, expected_table
 from node.config.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable, WebTable
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, f
         reader.problem(("mqtt",), "is missing; at the least: host = the broker", "[mqtt]")
         return None, 0.0
     if not isinstance(written, dict):
-        reader.problem(("mqtt",), "expected a table")
+        reader.problem(("mqtt",), expected_table("mqtt"))
         return None, 0.0
     tls = _read_tls(reader, written["tls"]) if "tls" in written else None
     plain = {key: value for key, value in written.items() if key != "tls"}

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from node.config.values import convert_value, did_you_mean, shown
+from node.config.values import convert_value, in_quotes, key_meant, shown
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
 
-__all__ = ["ConfigError", "Problem", "TableReader", "fields_of", "find_file", "unreadable"]
+__all__ = [
+    "ConfigError",
+    "Problem",
+    "TableReader",
+    "expected_table",
+    "fields_of",
+    "find_file",
+    "unreadable",
+]
 
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 _NOTHING = object()
@@ -44,6 +52,8 @@ class Problem(msgspec.Struct, frozen=True):
     where: str
     """The table and key: `[[sensor]] air: pin`."""
     message: str
+    excerpt: str = ""
+    """The line itself, with a mark below the place, where it is no TOML."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.where}: {self.message}"
@@ -61,10 +71,16 @@ class ConfigError(Exception):
         """The problems, one a line, as a compiler would print them."""
         return "\n".join(
             f"{self.source}:{problem.line}: {problem.where}: {problem.message}"
+            + (f"\n{problem.excerpt}" if problem.excerpt else "")
             if problem.line
             else f"{self.source} {problem.message}"
             for problem in self.problems
         )
+
+
+def expected_table(name: str) -> str:
+    """What to say of something that should be a table with the path `name`."""
+    return f"expected a table: write [{name}], in single brackets"
 
 
 def unreadable(source: Path, error: Exception) -> ConfigError:
@@ -143,7 +159,7 @@ class TableReader:
         if not only:
             for key in written:
                 if key not in fields:
-                    self.problem((*path, key), f"unknown key; {did_you_mean(key, fields)}")
+                    self.problem((*path, key), f"unknown key; {key_meant(key, fields)}")
         values: dict[str, Any] = {}
         for key, field in fields.items():
             if key in written:
@@ -161,7 +177,7 @@ class TableReader:
         except ValueError as error:
             message = str(error)
             if not _may_be_secret(path, written):
-                message += f" (it is {shown(written)})"
+                message += f" (it is {shown(written)}{in_quotes(target, written)})"
             self.problem(path, message)
             return _NOTHING
 

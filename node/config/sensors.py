@@ -10,8 +10,8 @@ from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import ChannelTable, SensorTable
-from node.config.values import did_you_mean
-from node.units import all_units, convert, convertible, duration_text
+from node.config.values import did_you_mean, is_called, key_meant
+from node.units import all_units, convert, convertible, duration_text, unit_called
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
@@ -94,6 +94,9 @@ def _read_sensor(
 
 def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) -> DriverInfo | None:
     name = written.get("driver")
+    if name is None:
+        for key in (key for key in written if is_called(key, "driver")):
+            reader.problem((*path[:-1], key), "unknown key; did you mean driver?")
     if not isinstance(name, str):
         return None
     try:
@@ -129,7 +132,7 @@ def _read_options(
     own = {key: value for key, value in written.items() if key not in _SENSOR_KEYS}
     known = [field.encode_name for field in fields_of(info.options)]
     for key in [key for key in own if key not in known]:
-        hint = did_you_mean(key, [*known, *_SENSOR_KEYS])
+        hint = key_meant(key, [*known, *_SENSOR_KEYS])
         reader.problem((*path, key), f"unknown key of the driver {info.name}; {hint}")
         del own[key]
     values = reader.table(info.options, own, path)
@@ -162,10 +165,28 @@ def _read_channels(
         if not isinstance(table, dict):
             reader.problem((*path, name), "expected a table")
             continue
+        table = _misplaced_out(reader, info, table, (*path, name))
+        if isinstance(table.get("unit"), str):
+            table["unit"] = unit_called(table["unit"])
         # What is right in it is checked even where something else is wrong.
         tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
         _check_channel(reader, tables[name], known.get(name), (*path, name))
     return tables
+
+
+def _misplaced_out(
+    reader: TableReader, info: DriverInfo, table: dict[str, Any], path: KeyPath
+) -> dict[str, Any]:
+    """The table without the keys that belong to its sensor; a problem noted for each of those.
+
+    In TOML a key belongs to the header above it, and a channel's is the last of a sensor.
+    """
+    own = {field.encode_name for field in fields_of(ChannelTable)}
+    of_sensor = {*_SENSOR_KEYS, *(field.encode_name for field in fields_of(info.options))} - own
+    for key in table.keys() & of_sensor:
+        above = f"put it above [{path[0]}.channel.{path[-1]}]"
+        reader.problem((*path, key), f"is a key of the sensor, not of its channel: {above}")
+    return {key: value for key, value in table.items() if key not in of_sensor}
 
 
 def _check_channel(

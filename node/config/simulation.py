@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drivers.sim.faults import DEFAULT_AMOUNTS, KINDS, fault_kinds
-from node.config.reader import TableReader
+from node.config.reader import TableReader, expected_table
 from node.config.schema import FaultTable, SensorTable, SimulationTable
 from node.config.values import did_you_mean
 
@@ -23,7 +23,7 @@ def read_simulation(
     `sensors` are those that are right: of the others, no more than the id is held against a fault.
     """
     if not isinstance(written, dict):
-        reader.problem(("simulation",), "expected a table")
+        reader.problem(("simulation",), expected_table("simulation"))
         return None
     before = len(reader.problems)
     room = {key: value for key, value in written.items() if key != "fault"}

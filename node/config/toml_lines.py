@@ -47,6 +47,8 @@ def locate_keys(text: str) -> dict[KeyPath, int]:
 def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int:
     """The line of `path`, or of the nearest table around it; 1 if there is none."""
     while path and path not in lines:
+        if (*path, 0) in lines:  # the first of an array of tables
+            return lines[*path, 0]
         path = path[:-1]
     return lines.get(path, 1)
 

@@ -17,7 +17,16 @@ import msgspec
 from node.config.schema import HostName, MqttVersion, Secret, WebAddress
 from node.units import Rate, Seconds
 
-__all__ = ["convert_value", "did_you_mean", "parse_host", "parse_web_address", "shown"]
+__all__ = [
+    "convert_value",
+    "did_you_mean",
+    "in_quotes",
+    "is_called",
+    "key_meant",
+    "parse_host",
+    "parse_web_address",
+    "shown",
+]
 
 
 _LONGEST_ADDRESS = 200
@@ -72,12 +81,18 @@ def parse_host(written: object) -> HostName:
         raise ValueError("expected a host name or an IP address")
     if "://" in written:
         raise ValueError("expected a host name, not a URL: leave out the scheme, set port apart")
-    for family in (socket.AF_INET, socket.AF_INET6):
+    # The zone of a link-local address is the interface that leads to it (RFC 4007, §11).
+    address, _, zone = written.partition("%")
+    if zone and not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", zone):
+        raise ValueError("behind the % of an address stands an interface: fe80::1%eth0")
+    for family in (socket.AF_INET6,) if zone else (socket.AF_INET, socket.AF_INET6):
         try:
-            socket.inet_pton(family, written)
+            socket.inet_pton(family, address if zone else written)
         except OSError:
             continue
         return HostName(written)
+    if written.startswith("["):
+        raise ValueError("expected an address without brackets: set port apart")
     if re.search(r":\d+$", written):
         raise ValueError("expected a host name alone: set port apart")
     try:
@@ -149,6 +164,48 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]}?"
     return "known here: " + ", ".join(choices)
+
+
+# What people call a key by habit, of other programs or of the thing itself.
+_CALLED = {
+    "host": "broker server hostname ip address url",
+    "username": "user login name",
+    "password": "pass pwd",
+    "pin": "gpio data_pin gpio_pin bcm",
+    "driver": "type model sensor chip kind platform",
+    "id": "name",
+    "interval": "period every update_interval scan_interval poll",
+    "base_topic": "topic prefix root",
+    "address": "addr",
+    "offset": "correction",
+}
+
+
+def key_meant(key: str, known: Iterable[str]) -> str:
+    """As `did_you_mean`, of a key: a word of the same meaning goes before one that looks alike."""
+    keys = list(known)
+    meant = next((name for name in keys if is_called(key, name)), "")
+    return f"did you mean {meant}?" if meant else did_you_mean(key, keys)
+
+
+def is_called(key: str, name: str) -> bool:
+    """Whether some people or programs call the key `name` so."""
+    return key.lower() in (name, *_CALLED.get(name, "").split())
+
+
+def in_quotes(target: Any, written: object) -> str:
+    """What to say of a number or a truth that stands in quotes; "" of anything else."""
+    if not isinstance(written, str):
+        return ""
+    bare = written.strip().replace(",", ".")
+    try:
+        import tomllib
+
+        value = tomllib.loads(f"value = {bare}")["value"]
+        convert_value(target, value)
+    except ValueError:
+        return ""
+    return f"; without the quotes: {bare}"
 
 
 _WORDS = (
