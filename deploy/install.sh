@@ -280,8 +280,8 @@ start_service() {
         say "to start it:"
         say_command "sudo systemctl start sensor-node"
     elif cmp -s "$here/deploy/node.toml" "$config_folder/node.toml"; then
-        say "Now name your broker and your sensors in $config_folder/node.toml, then:"
-        say_command "sudo sensor-node check && sudo systemctl start sensor-node"
+        say "Now name your broker and your sensors, for $config_folder/node.toml:"
+        say_command "sudo sensor-node init"
     else
         if ! systemctl start sensor-node.service; then
             say "install.sh: it does not start; this says why:" >&2

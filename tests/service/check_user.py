@@ -22,7 +22,7 @@ UPDATE = "sudo /opt/sensor-node/update pi_sensor_node-0.2.0-py3-none-any.whl"
 
 TYPED = {
     "sudo deploy/install.sh": "an example of a configuration is in",
-    f"sudo nano {CONFIG}": "",
+    "sudo sensor-node init": f"Written: {CONFIG}",
     "sudo sensor-node check": "valid",
     "sudo systemctl start sensor-node": "",
     "sudo journalctl -u sensor-node -f": "node box, 1 sensor",
@@ -67,9 +67,9 @@ def of_the_readmes() -> list[str]:
     return list(dict.fromkeys(c for file in files for c in commands_of(CHECKOUT / file)))
 
 
-def printed_in(said: str) -> list[str]:
+def printed_in(said: str, *, indent: int = 2) -> list[str]:
     """The commands that install.sh has told to type: each on a line of its own."""
-    return re.findall(r"(?m)^ {2}(\S.*)$", said)
+    return re.findall(rf"(?m)^ {{{indent}}}(\S.*)$", said)
 
 
 class User:
@@ -118,6 +118,10 @@ class User:
         assert code == 0 or (seconds and code in (124, 130)), f"{command}: {code}\n{said}"
         return said
 
+    def names_the_broker(self, command: str, port: int) -> str:
+        """Answer the questions of `init`: two, and Enter for whatever a scan has found."""
+        return self.does(command, text=f"box\nlocalhost:{port}\n" + 60 * "\n")
+
     def edits(self, file: str, text: str) -> None:
         """What `sudo nano FILE` would do; owner and mode stay."""
         self.does(f"sudo tee {file} >/dev/null", text=text)
@@ -158,8 +162,9 @@ def test_what_the_readmes_say(user, text, new_version, house_broker):
     """Word for word, in their order, from an empty system to a status page."""
     subscriber = Subscriber(house_broker.port)
     for command in [c for c in of_the_readmes() if c in TYPED]:
-        if command == f"sudo nano {CONFIG}":
-            user.edits(CONFIG, text)
+        if command == "sudo sensor-node init":
+            assert TYPED[command] in user.names_the_broker(command, house_broker.port)
+            user.edits(CONFIG, text)  # with a sensor that a container can have
             continue
         if command.startswith("sensor-node run"):
             (user.checkout / "node.toml").write_text(text)
@@ -185,10 +190,14 @@ def test_what_the_installer_prints(user, text, house_broker):
         answer: str = user.does(command, seconds=seconds)
         return answer
 
-    said = user.does("sudo deploy/install.sh")
-    user.edits(CONFIG, text)
-    assert "valid" in follows(said)
+    [command] = printed_in(user.does("sudo deploy/install.sh"))
+    typed.append(command)
+    said = user.names_the_broker(command, house_broker.port)
+    start, status = printed_in(said, indent=4)
+    user.does(start)
     assert user.system.show("ActiveState") == "active"
+    wait_until(lambda: f"localhost:{house_broker.port}" in user.does(status), 20, "the broker")
+    user.edits(CONFIG, text)
 
     user.does("sudo systemctl stop sensor-node")
     follows(user.does("sudo deploy/install.sh --no-start"))
@@ -237,9 +246,8 @@ def test_a_command_without_sudo_names_the_one_that_works(user, command, goes_on,
     """Whose the file is, and the same command with sudo: which is typed, and works."""
     code, said = user.types(f"sensor-node {command}")
     assert code in (1, 78), said
-    assert re.search(r"it belongs to (root|sensor-node) and the group sensor-node: sudo ", said), (
-        said
-    )
+    whose = r"it belongs to (root|sensor-node) and the group sensor-node"
+    assert re.search(rf"({whose}|its folder is closed to this user): sudo ", said), said
     remedy = re.search(r": (sudo sensor-node [^;\n]*)", said)
     assert remedy is not None, said
     assert remedy[1] == f"sudo sensor-node {command}"
