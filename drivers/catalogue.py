@@ -595,11 +595,11 @@ _THERMOMETERS = (
         class_name="DS3231",
         construct="fixed",
         addresses=(0x68,),
-        reads=(_celsius(-40, 85, 2),),
+        reads=(_celsius(-40, 85, 2, "force_temperature_conversion"),),
         accuracy="±3 °C",
         source="Maxim 19-5170, Temperature registers",
         witness=Witness(0x03, 3, None),  # day, date and month are never zero
-        quirks="measures every 64 s by itself; dtoverlay=i2c-rtc takes it away from drivers",
+        quirks="is told to measure at each reading; dtoverlay=i2c-rtc takes it away from drivers",
     ),
     ChipRow(
         name="emc2101",
@@ -809,6 +809,7 @@ _INFRARED = (
         ),
         accuracy="±1 °C typical, ±3 °C (0 to 60 °C)",
         source="TI SBOS685, Electrical characteristics",
+        mark=Mark(0x06, 0x7F80, 2),  # the high limit of the object, 255 °C
         checked="data invalid flag",
         settle_s=4.5,
         budget_s=6.0,

@@ -55,6 +55,7 @@ class AhtFrames:
         frame = self._measured()
         if self._sends_crc is None:
             self._sends_crc = _is_sound(frame) or self._tell(frame)
+            frame = frame if self._sends_crc else self._measured()
         if self._sends_crc:
             if not _is_sound(frame):
                 raise BadFrame(f"the CRC is wrong in the frame {frame.hex(' ')}", _NOISE)

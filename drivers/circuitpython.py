@@ -27,6 +27,7 @@ from drivers.errors import (
     SensorFault,
     SensorNotFound,
     SensorTimeout,
+    WrongDriver,
     as_sensor_error,
 )
 from drivers.owned_bus import I2CBus
@@ -60,6 +61,7 @@ class Chip:
 
         Raises:
             SensorNotFound: the address does not acknowledge.
+            WrongDriver: it does, and has the identification of another chip of the catalogue.
             BadFrame: something does, and is not what the library expects.
         """
         row, given = self._row, self._options.given()
@@ -72,6 +74,7 @@ class Chip:
         except Exception as error:
             # A library has no kind of error of its own for a chip that is absent, or another.
             self._expect_an_answer()
+            self._expect_this_chip()
             raise BadFrame(
                 f"{self._options.where()}: {error}",
                 f"another chip, or a bad wire; the driver is {row.name}",
@@ -102,6 +105,24 @@ class Chip:
             if others:
                 hint += ", or try address = " + " or ".join(f"0x{a:02x}" for a in others)
             raise SensorNotFound(f"{self._options.where()}: {error}", hint) from error
+
+    def _expect_this_chip(self) -> None:
+        """Look whether the chip is one that another driver of the catalogue is for.
+
+        Raises:
+            WrongDriver: it is.
+        """
+        if not isinstance(self._bus, I2CBus):
+            return
+        from drivers.scan_i2c import drivers_told  # it loads the whole catalogue
+
+        told = drivers_told(self._bus, self._options.i2c_address())
+        if told and self._row.name not in told:
+            raise WrongDriver(
+                f"{self._options.where()}: the chip there is no {self._row.name}: it has the "
+                f"identification of {' and '.join(told)}",
+                "set " + " or ".join(f'driver = "{name}"' for name in told),
+            )
 
     def read(self) -> Measurement:
         """Read each channel, ask the chip for faults, and refuse what it cannot mean."""
@@ -187,10 +208,13 @@ class Chip:
         """Look at a register.
 
         Raises:
-            BadFrame: it does not have what a chip that was set up and measures has there.
+            BadFrame, WrongDriver: it does not have what a chip of this kind that was set up and
+                measures has there.
         """
         content = self._content(witness)
         if not witness.accepts(content):
+            if witness.identifies:
+                self._expect_this_chip()
             raise BadFrame(
                 f"{self._options.where()}: register 0x{witness.register:02x} has 0x{content:x}, "
                 f"which no {self._row.name} has there",
@@ -203,7 +227,7 @@ class Chip:
         where = self._options.where()
         try:
             yield
-        except (MissingSupport, SensorNotFound):
+        except (MissingSupport, SensorNotFound, WrongDriver):
             raise
         except OSError as error:
             raise as_sensor_error(error, where) from error

@@ -24,13 +24,14 @@ from drivers.one_wire import (
     resolution_of,
     scratchpad_of,
 )
-from drivers.one_wire_bus import DEVICES, OneWireBus
+from drivers.one_wire_bus import DEVICES, OneWireBus, one_wire_trouble
 
 __all__ = ["DS18B20", "Ds18b20", "Ds18b20Options"]
 
 _BUS = "the 1-Wire bus"
 _GONE = "is not on the bus"
-_ENABLE = "switch 1-Wire on with dtoverlay=w1-gpio in config.txt, and check the 4.7 kΩ pull-up"
+_NOBODY = f"1-Wire is on, and nobody answers; {PULL_UP}"
+_ENABLE = "switch 1-Wire on: dtoverlay=w1-gpio in config.txt, and reboot"
 
 _Address = Annotated[
     str,
@@ -111,7 +112,13 @@ class Ds18b20:
     def _only_address(self) -> str:
         found = self._bus.addresses()
         if not found:
-            raise SensorNotFound("no thermometer on the 1-Wire bus", _ENABLE)
+            if trouble := one_wire_trouble(self._board):
+                raise SensorNotFound(
+                    f"no thermometer on the 1-Wire bus; {trouble.what}", trouble.hint
+                )
+            is_on = any(self._board.path(DEVICES).glob("w1_bus_master*"))
+            hint = _NOBODY if is_on else _ENABLE
+            raise SensorNotFound("no thermometer on the 1-Wire bus", hint)
         if len(found) > 1:
             raise SensorNotFound(
                 f"{len(found)} thermometers on the 1-Wire bus and no address is configured",
@@ -126,6 +133,8 @@ class Ds18b20:
                 f"{self._address} is there, and the kernel's driver for it is not",
                 "load it: modprobe w1-therm",
             )
+        if trouble := one_wire_trouble(self._board):
+            return SensorNotFound(f"{self._address} {how}; {trouble.what}", trouble.hint)
         if strangers := self._bus.strangers():
             hint = f"there is {', '.join(strangers)}, which no other sensor is read from: "
             hint += f"was it swapped? Else {PULL_UP}"

@@ -6,6 +6,7 @@
     ├── ImplausibleValue    an undamaged answer that the sensor cannot mean
     ├── SensorTimeout       the sensor, or its bus, did not come to an end in time
     ├── SensorFault         the sensor itself reports a fault
+    ├── WrongDriver         it is there, and something else than this driver reads it right
     └── MissingSupport      a Python package or a kernel feature is not there
 
 Only these leave `Driver.read()`; `as_sensor_error` sorts everything that a library may raise.
@@ -24,6 +25,7 @@ __all__ = [
     "SensorFault",
     "SensorNotFound",
     "SensorTimeout",
+    "WrongDriver",
     "as_sensor_error",
     "permission_hint",
 ]
@@ -59,6 +61,10 @@ class SensorTimeout(SensorError):
 
 class SensorFault(SensorError):
     """The sensor reports a fault of its own."""
+
+
+class WrongDriver(SensorError, ValueError):
+    """What is there is not what this driver is for; `hint` has the one that is."""
 
 
 class MissingSupport(SensorError, ImportError):

@@ -9,17 +9,31 @@ sysfs-class-hwmon).
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import msgspec
 
 from drivers.bus import Board
-from drivers.errors import SensorNotFound
+from drivers.errors import SensorNotFound, WrongDriver
 from drivers.kernel_values import quantities_of
 
-__all__ = ["KernelDevice", "find_device", "kernel_devices"]
+__all__ = [
+    "W1_NAME",
+    "KernelDevice",
+    "find_device",
+    "kernel_devices",
+    "one_wire_refusal",
+    "refuse_unstable",
+]
 
 _CLASSES = (("/sys/bus/iio/devices", "iio:device*"), ("/sys/class/hwmon", "hwmon*"))
+_NUMBERED = re.compile(r"(iio:device|hwmon)\d+\Z")
+_ONE_WIRE = re.compile(r"(10|22|28|3b|42)-[0-9a-f]{12}\Z")
+
+W1_NAME = "w1_slave_temp"
+"""What the kernel calls the thermometers of 1-Wire among the others (w1_therm.c)."""
+
 _LOAD_IT = "is the kernel's driver loaded, and the overlay in config.txt?"
 
 
@@ -96,6 +110,46 @@ def find_device(board: Board, name: str, device: str | None) -> KernelDevice:
     raise SensorNotFound(
         f"no IIO or hwmon device {wanted} with a value that is known here", f"{others}; {_LOAD_IT}"
     )
+
+
+def one_wire_refusal(address: str) -> WrongDriver:
+    """Why a thermometer on 1-Wire is not read through such files.
+
+    The kernel shows there whatever the sensor holds: 85 °C that it has at power-on too.
+    """
+    return WrongDriver(
+        f"{address} is on 1-Wire, and these files tell no power-on value from a measured one",
+        f'use driver = "ds18b20" and address = "{address}"',
+    )
+
+
+def refuse_unstable(board: Board, path: str) -> None:
+    """Refuse a path that may be another device's after a boot, or that another driver reads.
+
+    Raises:
+        WrongDriver: it goes through a numbered folder whose device has a name; or is on 1-Wire.
+    """
+    real = Path(os.path.realpath(board.path(path)))
+    for part in (*Path(path).parts, *real.parts):
+        if _ONE_WIRE.match(part):
+            raise one_wire_refusal(part)
+    for folder in (board.path(path), *board.path(path).parents):
+        if not _NUMBERED.match(folder.name):
+            continue
+        name = _text(folder / "name")
+        if name == W1_NAME:
+            raise one_wire_refusal(_parent(folder))
+        if name:
+            raise WrongDriver(
+                f"{path} goes through {folder.name}, which may be another device after a boot",
+                f"in place of path put {_line_for(board, name, _parent(folder))}",
+            )
+
+
+def _line_for(board: Board, name: str, parent: str) -> str:
+    """The keys that find a device whatever its number is."""
+    alone = sum(device.name == name for device in kernel_devices(board)) <= 1
+    return f'name = "{name}"' + ("" if alone else f' and device = "{parent}"')
 
 
 def _listed(devices: list[KernelDevice]) -> str:

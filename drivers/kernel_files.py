@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drivers.base import Channel, Measurement
+from drivers.base import Channel, Measurement, refuse_implausible
 from drivers.bus import Board
 from drivers.errors import SensorError, SensorNotFound, as_sensor_error
 from drivers.kernel_values import Quantity
@@ -24,14 +24,21 @@ class Sysfs:
     def read(self) -> Measurement:
         """Read every file; humidity in %, pressure in hPa, CO2 in ppm.
 
-        A channel whose own probe is broken is left out, as long as another one is not.
+        A channel whose own probe is broken, or says what cannot be, is left out, as long as
+        another one is not.
         """
         self._board.path(self._path)
         measurement: Measurement = {}
         failure: SensorError | None = None
         for quantity in self._quantities:
             try:
-                measurement[quantity.channel.name] = quantity.value()
+                name = quantity.channel.name
+                measurement |= refuse_implausible(
+                    {name: quantity.value()},
+                    (quantity.channel,),
+                    where=str(quantity.file),
+                    hint=_CHECK,
+                )
             except FileNotFoundError:
                 failure = SensorNotFound(
                     f"{quantity.file} does not exist",

@@ -9,25 +9,41 @@ from __future__ import annotations
 
 from drivers.base import Driver, Measurement
 from drivers.bus import Board
-from drivers.kernel_devices import KernelDevice, find_device, kernel_devices
+from drivers.errors import WrongDriver
+from drivers.kernel_devices import (
+    W1_NAME,
+    KernelDevice,
+    find_device,
+    kernel_devices,
+    one_wire_refusal,
+)
 from drivers.kernel_dht import DHT_KIND, KernelDht
 from drivers.kernel_files import Sysfs
-from drivers.kernel_values import quantities_of
+from drivers.kernel_values import quantities_of, scaled
 
 __all__ = ["Named", "named_devices", "open_named"]
 
 # The kernel shows these a second time: the `cpu` driver and `ds18b20` read them.
-_READ_BY_OTHERS = ("cpu_thermal", "w1_slave_temp")
+_READ_BY_OTHERS = ("cpu_thermal", W1_NAME)
 
 
-def open_named(name: str, device: str | None, board: Board) -> Driver:
-    """Open the IIO or hwmon device of that name.
+def open_named(
+    name: str, device: str | None, board: Board, *, scale: float | None = None
+) -> Driver:
+    """Open the IIO or hwmon device of that name; `scale` as in `scaled`.
 
     Raises:
         SensorNotFound: there is none, or more than one and `device` does not say which.
+        WrongDriver: it is on 1-Wire; or a DHT, whose scale is known.
     """
     found = find_device(board, name, device)
-    return KernelDht(found, board) if found.kind == DHT_KIND else Named(found, board)
+    if found.name == W1_NAME:
+        raise one_wire_refusal(found.device)
+    if found.kind != DHT_KIND:
+        return Named(found, board, scale)
+    if scale is not None:
+        raise WrongDriver(f"{found} gives m°C and m%", "leave scale out")
+    return KernelDht(found, board)
 
 
 def named_devices(board: Board) -> list[dict[str, str | int]]:
@@ -45,8 +61,8 @@ def named_devices(board: Board) -> list[dict[str, str | int]]:
 class Named(Sysfs):
     """A device folder whose identity is checked at each reading."""
 
-    def __init__(self, device: KernelDevice, board: Board) -> None:
-        super().__init__(device.path, quantities_of(device.folder), board)
+    def __init__(self, device: KernelDevice, board: Board, scale: float | None) -> None:
+        super().__init__(device.path, scaled(quantities_of(device.folder), scale), board)
         self._device = device
 
     def read(self) -> Measurement:

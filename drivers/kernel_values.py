@@ -4,7 +4,7 @@ Documentation/ABI/testing/sysfs-bus-iio: temperature in m°C, relative humidity 
 kPa, concentration in %. An `_input` file is a finished value; a `_raw` one becomes
 `(raw + offset) * scale`, with attributes of the channel's own, of all channels of its type, or of
 the device. Documentation/hwmon/sysfs-interface.rst: temperature in m°C, humidity in m%, and
-beside a value `_fault` (1: open or shorted) and `_label`.
+beside a value `_fault` (1: open or shorted) and `_label`. Some drivers scale to °C all the same.
 
 Used by `drivers.sysfs` and by those who look for devices; holds nothing.
 """
@@ -21,7 +21,7 @@ import msgspec
 from drivers.base import CO2, HUMIDITY, PRESSURE, Channel
 from drivers.errors import BadFrame, SensorFault
 
-__all__ = ["KERNEL_TEMPERATURE", "Quantity", "quantities_of", "read_number"]
+__all__ = ["KERNEL_TEMPERATURE", "Quantity", "quantities_of", "read_number", "scaled"]
 
 # Anything the kernel may drive, a thermocouple in a kiln included.
 KERNEL_TEMPERATURE = Channel("temperature", "°C", (-273.15, 2000.0), 2)
@@ -39,6 +39,12 @@ _KINDS = {
     "pressure": (PRESSURE, 10.0),
     "concentration": (CO2, 1e4),
 }
+# Drivers that scale a raw temperature to °C, and not to m°C, unless their scale is a thousand times
+# as large: drivers/iio/pressure/mpl3115.c, drivers/iio/accel/sca3000.c, and ST's own of the motion
+# sensors (STMems_Linux_IIO_drivers issue 10).
+_SCALES_TO_CELSIUS = re.compile(r"mpl3115|sca3000_|[ai]sm330|lsm6d|iis3d")
+# 16 bits of that come to 16 °C, in m°C: no thermometer has so small a step.
+_TOO_FINE_FOR_MILLIDEGREES = 0.25
 # Of a thermocouple or RTD: ABI/testing/sysfs-bus-iio-temperature-max31856, -max31865.
 _PROBE_FAULTS = ("fault_oc", "fault_ovuv")
 
@@ -52,17 +58,24 @@ class Quantity(msgspec.Struct, frozen=True):
     scale_file: Path | None = None
     offset_file: Path | None = None
     fault_files: tuple[Path, ...] = ()
+    in_doubt: bool = False
+    """Whether `factor` may be wrong: by its scale the file is in °C, by the ABI in m°C."""
 
     def value(self) -> float:
         """The channel's value in its unit.
 
         Raises:
-            SensorFault: a fault file of the device says 1.
+            SensorFault: a fault file of the device says 1, or its unit cannot be told.
             OSError, BadFrame: a file cannot be read as a number.
         """
         for fault_file in self.fault_files:
             if read_number(fault_file) != 0:
                 raise SensorFault(f"{fault_file} is 1", "the probe is open or short-circuited")
+        if self.in_doubt:
+            raise SensorFault(
+                f"{self.file} is in m°C by the kernel's documents, and by its scale in °C",
+                "add scale = 1.0 if it is °C, scale = 0.001 if it is m°C",
+            )
         value = read_number(self.file)
         if self.offset_file is not None:
             value += read_number(self.offset_file)
@@ -107,6 +120,18 @@ def quantities_of(folder: Path) -> tuple[Quantity, ...]:
     return tuple(named.values())
 
 
+def scaled(quantities: tuple[Quantity, ...], scale: float | None) -> tuple[Quantity, ...]:
+    """The quantities; `scale` is what one of a temperature is in °C, where the user says it."""
+    if scale is None:
+        return quantities
+    return tuple(
+        msgspec.structs.replace(quantity, factor=scale, in_doubt=False)
+        if quantity.channel.unit == "°C"
+        else quantity
+        for quantity in quantities
+    )
+
+
 def _finished_first(folder: Path) -> dict[str, Quantity]:
     """Kind, index and modifier of each channel -> its finished value, or else its raw one."""
     quantities: dict[str, Quantity] = {}
@@ -134,14 +159,32 @@ def _iio_quantity(folder: Path, file: Path, match: re.Match[str]) -> Quantity:
         return Quantity(channel, file, factor, fault_files=fault_files)
     # From the channel's own to those it shares (drivers/iio/industrialio-core.c names them so).
     prefixes = (f"{own}_", f"{kind}{modifier}_", f"{kind}_", "in_", "")
+    scale_file = next(_those_there(folder, (f"{prefix}scale" for prefix in prefixes)), None)
+    in_doubt = False
+    if match["kind"] == "temp" and scale_file is not None:
+        factor, in_doubt = _temperature_factor(folder, scale_file)
     return Quantity(
         channel,
         file,
         factor,
-        scale_file=next(_those_there(folder, (f"{prefix}scale" for prefix in prefixes)), None),
+        in_doubt=in_doubt,
+        scale_file=scale_file,
         offset_file=next(_those_there(folder, (f"{prefix}offset" for prefix in prefixes)), None),
         fault_files=fault_files,
     )
+
+
+def _temperature_factor(folder: Path, scale_file: Path) -> tuple[float, bool]:
+    """What turns a scaled number into °C, and whether that is in doubt."""
+    usual = _KINDS["temp"][1]
+    try:
+        scale = abs(read_number(scale_file))
+        name = (folder / "name").read_text(encoding="utf-8", errors="replace")
+    except (OSError, BadFrame):  # its reading will tell
+        return usual, False
+    if scale < 1 and _SCALES_TO_CELSIUS.match(name):
+        return 1.0, False
+    return usual, scale <= _TOO_FINE_FOR_MILLIDEGREES
 
 
 def _hwmon_quantity(folder: Path, file: Path, match: re.Match[str]) -> Quantity:

@@ -14,10 +14,10 @@ import os
 from pathlib import Path
 
 from drivers.bus import Board
-from drivers.errors import as_sensor_error
+from drivers.errors import BadFrame, as_sensor_error
 from drivers.one_wire import FAMILIES, PULL_UP, family_of
 
-__all__ = ["DEVICES", "OneWireBus"]
+__all__ = ["DEVICES", "OneWireBus", "one_wire_trouble"]
 
 DEVICES = "/sys/bus/w1/devices"
 
@@ -29,6 +29,7 @@ _POLL_S = 0.05
 # Sensors that are due together are read one after another, 15 ms each; later than this after the
 # conversion, a sensor is no longer one of them, and gets a conversion of its own.
 _SHARED_FOR_S = 1.0
+_LISTED = 3
 
 
 class OneWireBus:
@@ -132,3 +133,19 @@ class OneWireBus:
 def _master(folder: Path) -> str:
     """The bus master that a sensor is on, "w1_bus_master1": its folder is inside that one's."""
     return os.path.basename(os.path.dirname(os.path.realpath(folder)))
+
+
+def one_wire_trouble(board: Board) -> BadFrame | None:
+    """What is wrong with a bus that the kernel finds devices on which no chip can be.
+
+    There is no family 00: a search of a wire that floats, or is held low, finds such
+    (00-200000000000, 00-a00000000000; raspberrypi/firmware issue 348).
+    """
+    phantoms = sorted(device.name for device in board.path(DEVICES).glob("00-*"))
+    if not phantoms:
+        return None
+    listed = ", ".join(phantoms[:_LISTED]) + (", ..." if len(phantoms) > _LISTED else "")
+    return BadFrame(
+        f"the kernel finds on 1-Wire what cannot be there: {listed}",
+        "the data wire has no pull-up, or a loose contact: put 4.7 kΩ between it and 3V3",
+    )

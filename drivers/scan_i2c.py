@@ -25,7 +25,7 @@ from drivers.chip_row import ChipRow, Witness
 from drivers.errors import BusDeadline, MissingSupport, SensorError, SensorTimeout, as_sensor_error
 from drivers.owned_bus import I2CBus
 
-__all__ = ["Answer", "BusScan", "scan_bus"]
+__all__ = ["Answer", "BusScan", "drivers_told", "scan_bus"]
 
 _ADDRESSES = range(0x08, 0x78)
 _CALLED_BY_READING = frozenset((*range(0x30, 0x38), *range(0x50, 0x60)))
@@ -93,7 +93,7 @@ class _Scan:
             )
         for address, note in self.notes.items():
             if not note:
-                self.drivers[address] = self._candidates(address)
+                self.drivers[address] = self.candidates(address)
 
     def _call(self, address: int) -> None:
         try:
@@ -145,7 +145,7 @@ class _Scan:
                 del self.notes[held]
             raise as_sensor_error(error, self._where)
 
-    def _candidates(self, address: int) -> tuple[list[str], list[str]]:
+    def candidates(self, address: int) -> tuple[list[str], list[str]]:
         asked: dict[tuple[int, int], int | None] = {}
         told: list[str] = []
         possible: list[str] = []
@@ -177,6 +177,13 @@ class _Scan:
                 return None
             raise
         return int.from_bytes(answer, "big")
+
+
+def drivers_told(bus: I2CBus, address: int) -> list[str]:
+    """The drivers whose identification the chip at `address` has; inside `bus.within`."""
+    scan = _Scan(bus, "")
+    scan.notes[address] = ""
+    return scan.candidates(address)[0]
 
 
 def _rows_at(address: int, there: dict[int, str]) -> list[ChipRow]:

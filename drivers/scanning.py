@@ -25,6 +25,7 @@ from drivers.errors import (
     SensorTimeout,
     as_sensor_error,
 )
+from drivers.one_wire_bus import one_wire_trouble
 from drivers.packages import is_installed
 from drivers.registry import driver_names, find_driver
 from drivers.scan_buses import I2CAdapter, forbidden, i2c_adapters, switched_off
@@ -90,6 +91,8 @@ def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWE
             findings += _bounded(_FILES_S, info.name, partial(_scan_by, info, board))
         except Exception as error:  # noqa: BLE001, another package's may raise anything
             failures.append(as_sensor_error(error, info.name))
+    if trouble := one_wire_trouble(board):
+        failures.append(trouble)
     alone = [a for a in adapters if only_bus is None and not a.for_sensors]
     return Scan(
         tuple(findings),

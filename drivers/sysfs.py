@@ -15,12 +15,13 @@ import msgspec
 from drivers.base import Claim, Driver, DriverInfo, Options
 from drivers.bus import Board
 from drivers.errors import SensorNotFound
+from drivers.kernel_devices import refuse_unstable
 from drivers.kernel_files import Sysfs
-from drivers.kernel_values import KERNEL_TEMPERATURE, Quantity, quantities_of
+from drivers.kernel_values import KERNEL_TEMPERATURE, Quantity, quantities_of, scaled
 
 __all__ = ["SYSFS", "SysfsOptions"]
 
-_DEFAULT_SCALE = 0.001
+_MILLI = 0.001
 
 _Path = Annotated[str, msgspec.Meta(pattern="^/", description="an absolute path")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, description='a name such as "bmp280"')]
@@ -30,13 +31,13 @@ _Device = Annotated[str, msgspec.Meta(min_length=1, description='as in "1-0076",
 class SysfsOptions(Options, frozen=True, kw_only=True):
     """`path` of a file or a device folder, or `name` of a device, and `device` it sits on.
 
-    `scale` turns the number of a file into °C.
+    `scale` is what one in a file is, in °C: 0.001 where the kernel's documents say no other.
     """
 
     path: _Path | None = None
     name: _Name | None = None
     device: _Device | None = None
-    scale: Annotated[float, msgspec.Meta(gt=0)] = _DEFAULT_SCALE
+    scale: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.name is None):
@@ -56,14 +57,12 @@ class SysfsOptions(Options, frozen=True, kw_only=True):
         return (Claim(self.where() if self.path is None else os.path.normpath(self.path)),)
 
 
-def _attribute(file: Path, scale: float) -> Quantity:
+def _attribute(file: Path, scale: float | None) -> Quantity:
     """The quantity of a single file: as in its folder where the kernel's ABI names it."""
     known = next((q for q in quantities_of(file.parent) if q.file == file), None)
     if known is None:
-        return Quantity(KERNEL_TEMPERATURE, file, scale)
-    # A scale of the user's own is for the number in the file, and goes before the ABI's.
-    factor = known.factor if scale == _DEFAULT_SCALE else scale
-    return msgspec.structs.replace(known, factor=factor)
+        return Quantity(KERNEL_TEMPERATURE, file, _MILLI if scale is None else scale)
+    return scaled((known,), scale)[0]
 
 
 def _open(options: SysfsOptions, board: Board) -> Driver:
@@ -71,11 +70,12 @@ def _open(options: SysfsOptions, board: Board) -> Driver:
         from drivers.kernel_named import open_named
 
         assert options.name is not None
-        return open_named(options.name, options.device, board)
+        return open_named(options.name, options.device, board, scale=options.scale)
+    refuse_unstable(board, options.path)
     path = board.path(options.path)
     if not path.is_dir():
         return Sysfs(options.path, (_attribute(path, options.scale),), board)
-    quantities = quantities_of(path)
+    quantities = scaled(quantities_of(path), options.scale)
     if not quantities:
         raise SensorNotFound(
             f"{options.path} has no IIO or hwmon value that is known here",

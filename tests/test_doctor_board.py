@@ -112,6 +112,16 @@ def test_buses_that_are_off_and_how_to_switch_them_on(tmp_path, board):
     assert set(statuses(checked(config, board)).values()) == {"ok"}
 
 
+def test_phantoms_on_1_wire_are_a_missing_pull_up(tmp_path, board):
+    """raspberrypi/firmware issue 348."""
+    for name in ("w1_bus_master1", "00-200000000000", "00-c00000000000"):
+        board.path(f"/sys/bus/w1/devices/{name}").mkdir(parents=True)
+    (step,) = checked(configured(tmp_path, sensor("tank", "ds18b20")), board)
+    assert step.status == "failed"
+    assert "cannot be there: 00-200000000000, 00-c00000000000" in step.message
+    assert "no pull-up" in step.remedy
+
+
 def test_buses_that_nothing_is_configured_on_are_not_mentioned(tmp_path, board):
     assert checked(configured(tmp_path, sensor("cpu", "cpu")), board) == []
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from drivers.ds18b20 import DS18B20, Ds18b20Options
 from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorFault, SensorNotFound
 from drivers.one_wire import FAMILIES, celsius_of, scratchpad_of
+from drivers.scanning import scan
 from drivers.sim.one_wire import POWER_ON_SCRATCHPAD, crc8, w1_slave_text
 
 ADDRESS = "28-0316a2795bff"
@@ -276,4 +277,22 @@ def test_every_family_is_simulated(board, family):
 
 def test_an_absent_bus_says_how_to_switch_it_on(board):
     with pytest.raises(SensorNotFound, match="dtoverlay=w1-gpio"):
+        DS18B20.open(Ds18b20Options(), board).read()
+
+
+@pytest.mark.parametrize("address", [None, ADDRESS])
+def test_phantoms_on_the_bus_mean_a_missing_pull_up(board, address):
+    """raspberrypi/firmware issue 348: the bus is on, and floats."""
+    for phantom in ("00-200000000000", "00-a00000000000", "00-600000000000", "00-e00000000000"):
+        board.one_wire.text[phantom] = lambda: ""
+    with pytest.raises(SensorNotFound, match=r"what cannot be there: 00-2.*, \.\.\.; .*pull-up"):
+        DS18B20.open(Ds18b20Options(address=address), board).read()
+    (finding,) = [f for f in scan(board).failures if "1-Wire" in f.what]
+    assert "no pull-up" in finding.hint
+
+
+def test_a_bus_that_is_on_and_empty_is_not_to_be_switched_on(board):
+    board.attach("ds18b20", Ds18b20Options())
+    board.one_wire.unplugged["28-0316a2795bff"] = lambda: True
+    with pytest.raises(SensorNotFound, match="1-Wire is on, and nobody answers; check 3V3"):
         DS18B20.open(Ds18b20Options(), board).read()

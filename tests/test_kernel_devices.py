@@ -15,6 +15,7 @@ from drivers.errors import (
     SensorError,
     SensorFault,
     SensorNotFound,
+    WrongDriver,
 )
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.kernel_tree import EIO, SimulatedDevice
@@ -66,14 +67,32 @@ def test_a_number_that_is_given_to_another_device_is_noticed(board):
     assert open_named(board, "tmp102", "1-0048").read() == {"temperature": 1.0}
 
 
-def test_by_path_the_other_devices_value_would_have_been_taken(board):
-    """Negative control of the test above: what an index means can change."""
-    first = plug(board, "hwmon", "tmp102", "1-0048", temp1_input=1000)
-    second = plug(board, "hwmon", "tmp102", "1-0049", temp1_input=2000)
-    sensor = SYSFS.open(SysfsOptions(path="/sys/class/hwmon/hwmon0"), board)
-    assert sensor.read() == {"temperature": 1.0}
-    board.kernel.devices = [second, first]
-    assert sensor.read() == {"temperature": 2.0}
+def test_a_path_is_refused_with_the_keys_that_find_the_device(board):
+    """By it, the other device's value would be taken: here the two have one name."""
+    plug(board, "hwmon", "tmp102", "1-0048", temp1_input=1000)
+    plug(board, "hwmon", "tmp102", "1-0049", temp1_input=2000)
+    board.path("/sys/class/hwmon")
+    with pytest.raises(WrongDriver, match=r'put name = "tmp102" and device = "1-0049"'):
+        SYSFS.open(SysfsOptions(path="/sys/class/hwmon/hwmon1"), board)
+
+
+def test_a_scale_beside_a_name_is_obeyed(board):
+    """For a kernel whose driver keeps to neither the ABI nor our table."""
+    plug(board, "iio", "odd", "1-0048", in_temp_raw=215, in_humidityrelative_input=50000)
+    sensor = SYSFS.open(SysfsOptions(name="odd", scale=0.1), board)
+    assert sensor.read() == {"temperature": 21.5, "humidity": 50.0}
+
+
+def test_a_scale_beside_the_name_of_a_dht_is_refused(board):
+    dht(board)
+    with pytest.raises(WrongDriver, match="leave scale out"):
+        SYSFS.open(SysfsOptions(name="dht11", scale=0.1), board)
+
+
+def test_a_thermometer_of_1_wire_is_refused_by_its_name(board):
+    plug(board, "hwmon", "w1_slave_temp", "28-0316a2795bff", temp1_input=85000)
+    with pytest.raises(WrongDriver, match=r'"ds18b20" and address = "28-0316a2795bff"'):
+        open_named(board, "w1_slave_temp")
 
 
 def test_a_device_that_goes_away_says_so_and_is_found_when_it_is_back(board):

@@ -127,7 +127,7 @@ class SimulatedBoard:
             parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
             self._attach_device(part, simulated_device(given["name"], parent, part.air))
         elif driver == "sysfs":
-            scale = given["scale"]
+            scale = given["scale"] or 0.001
             self._attach_file(
                 part, given["path"], lambda: f"{part.air().temperature / scale:.0f}\n"
             )

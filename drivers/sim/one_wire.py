@@ -115,6 +115,8 @@ class OneWireTree:
             file.write_text(self._read(address), encoding="ascii")
 
     def _list(self) -> None:
+        if not self.text and not self._master.exists():
+            return  # nobody has switched 1-Wire on
         self._listed_in.mkdir(parents=True, exist_ok=True)
         self._master.mkdir(parents=True, exist_ok=True)
         present = self._present()
@@ -143,7 +145,8 @@ class OneWireTree:
         return [a for a in self.text if a not in self.unplugged or not self.unplugged[a]()]
 
     def _together(self) -> list[str]:
-        return [a for a in self._present() if FAMILIES[a[:2]].converts_together]
+        known = (a for a in self._present() if a[:2] in FAMILIES)  # others: phantoms
+        return [a for a in known if FAMILIES[a[:2]].converts_together]
 
     def _read(self, address: str) -> str:
         self.before_answer()

@@ -30,6 +30,8 @@ class Layout(msgspec.Struct, frozen=True):
     """Bits that fall by themselves when they are written: resets, one-shots."""
     always: dict[int, int] = {}
     """Bits that are set whatever is written: readiness."""
+    converts: dict[int, int] = {}
+    """Bits that make it measure when they are written."""
     measures: Callable[[bytearray], bool] = lambda registers: True
     """Whether it does, by how its registers are set."""
     ready: dict[int, int] = {}
@@ -58,6 +60,8 @@ class AirRegisters(RegisterChip):
         super().write(bytes([sent[0] & self._layout.mask]) + sent[1:] if sent else sent)
 
     def register_written(self, register: int, byte: int) -> None:
+        if byte & self._layout.converts.get(register, 0):
+            self.measured = True
         kept = byte & ~self._layout.clears.get(register, 0)
         super().register_written(register, kept | self._layout.always.get(register, 0))
 
@@ -173,10 +177,12 @@ def _by(register: int, mask: int) -> Callable[[bytearray], bool]:
 
 
 BYTE_LAYOUTS: dict[str, Layout] = {
-    "tc74": Layout({0x01: b"\x40"}, {0x00: _celsius("b", 1)}),
+    "tc74": Layout({}, {0x00: _celsius("b", 1)}, ready={0x01: 0x40}),
     "ds3231": Layout(
         {0x03: b"\x03\x24\x11"},
         {0x11: lambda air: struct.pack(">h", round(air.temperature * 4) << 6)},
+        {0x0E: 0x20},
+        converts={0x0E: 0x20},
     ),
     "emc2101": Layout(
         {0xFD: b"\x16\x5d"},

@@ -13,6 +13,7 @@ from pathlib import Path
 from drivers.bus import Board
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.errors import MissingSupport
+from drivers.one_wire_bus import one_wire_trouble
 from drivers.scan_buses import i2c_adapters, switched_off
 from node.config.schema import Config
 from node.doctor.report import Step
@@ -85,6 +86,8 @@ def _one_wire(board: Board) -> Step:
     masters = sorted(board.path(_W1_DEVICES).glob("w1_bus_master*"))
     if not masters:
         return Step("1-Wire", "failed", "no bus master: 1-Wire is off", _switch_on(board, "1-Wire"))
+    if trouble := one_wire_trouble(board):
+        return Step("1-Wire", "failed", trouble.what, trouble.hint)
     return Step("1-Wire", "ok", f"{', '.join(master.name for master in masters)} is there")
 
 
