@@ -34,6 +34,7 @@ readonly command_link=/usr/local/bin/sensor-node
 # For shells that complete commands, where they are installed.
 readonly bash_completions=/usr/share/bash-completion/completions
 readonly zsh_completions=/usr/share/zsh/vendor-completions
+readonly manual=/usr/local/share/man/man1/sensor-node.1
 readonly mark_begin="# switched on by sensor-node's install.sh:"
 readonly mark_end="# (end of what sensor-node's install.sh has switched on)"
 
@@ -156,6 +157,7 @@ place_files() {
     if [[ -d $zsh_completions ]]; then
         install -m 644 "$here/deploy/completion/_sensor-node" "$zsh_completions/"
     fi
+    install -D -m 644 "$here/deploy/man/sensor-node.1" "$manual"
     systemctl daemon-reload
 
     mkdir -p "$config_folder"
@@ -335,7 +337,7 @@ take_away() {
     fi
     if [[ $config ]]; then rm -f "$config.before-sensor-node"; fi
     if [[ -L $command_link ]]; then rm -f "$command_link"; fi
-    rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node"
+    rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node" "$manual"
     if command -v udevadm >/dev/null; then udevadm control --reload 2>/dev/null || true; fi
     rm -rf "$root"
     if ((${#left[@]})); then

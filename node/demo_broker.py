@@ -12,16 +12,18 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Protocol
 
 from node.config.schema import MqttVersion
 from node.system.child import end_child, start_child
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "BrokerUnavailable",
@@ -38,12 +40,28 @@ class BrokerUnavailable(Exception):
     """Neither broker can be started; the message says what to install."""
 
 
-class EmbeddedBroker(msgspec.Struct, frozen=True):
-    """A broker on 127.0.0.1, and the version to speak to it."""
+class EmbeddedBroker:
+    """A broker on 127.0.0.1, and the version to speak to it; it can be away for a while."""
 
-    name: str
-    port: int
-    protocol: MqttVersion
+    def __init__(self, name: str, port: int, protocol: MqttVersion, server: _Server) -> None:
+        self.name = name
+        self.port = port
+        self.protocol = protocol
+        self._server = server
+
+    def start(self) -> None:
+        """Start it, and wait until it listens.
+
+        Raises:
+            BrokerUnavailable: it does not start.
+        """
+        self._server.start()
+        if not self._server.runs() or not _wait_until_listening(self.port):
+            raise BrokerUnavailable(f"{self.name} does not start: {self._server.said()}")
+
+    def stop(self) -> None:
+        """End it, and every connection to it."""
+        self._server.stop()
 
 
 def find_mosquitto() -> str | None:
@@ -62,11 +80,15 @@ def embedded_broker(folder: Path) -> Iterator[EmbeddedBroker]:
     port = free_port()
     program = find_mosquitto()
     if program is not None:
-        with _mosquitto(program, port, folder):
-            yield EmbeddedBroker("mosquitto", port, MqttVersion("auto"))
+        mosquitto = _Mosquitto(program, port, folder)
+        broker = EmbeddedBroker("mosquitto", port, MqttVersion("auto"), mosquitto)
     else:
-        with _amqtt(port):
-            yield EmbeddedBroker("amqtt", port, MqttVersion("3.1.1"))
+        broker = EmbeddedBroker("amqtt", port, MqttVersion("3.1.1"), _Amqtt(port))
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
 
 
 def free_port() -> int:
@@ -85,59 +107,101 @@ def _wait_until_listening(port: int) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _mosquitto(program: str, port: int, folder: Path) -> Iterator[None]:
-    settings = folder / "mosquitto.conf"
-    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "persistence false"]
-    if os.geteuid() == 0:
-        # As another user it would no longer end with us: that clears PR_SET_PDEATHSIG (prctl(2)).
-        lines.append("user root")
-    settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with (folder / "mosquitto.log").open("wb") as log:
-        process = start_child([program, "-c", str(settings)], output=log, own_session=True)
-    try:
-        if not _wait_until_listening(port) or process.poll() is not None:
-            said = (folder / "mosquitto.log").read_text(errors="replace").strip()
-            raise BrokerUnavailable(f"mosquitto does not start: {said or 'no reason given'}")
-        yield
-    finally:
-        end_child(process, patience_s=2.0)
+class _Server(Protocol):
+    """A program or a thread that is the broker."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def runs(self) -> bool: ...
+
+    def said(self) -> str: ...
 
 
-@contextlib.contextmanager
-def _amqtt(port: int) -> Iterator[None]:
-    import asyncio
+class _Mosquitto:
+    """A child process."""
 
-    try:
-        from amqtt.broker import Broker
-    except ImportError as error:
-        raise BrokerUnavailable(
-            "no broker for the demo: sudo apt install mosquitto, "
-            "or pip install 'pi-sensor-node[demo]'"
-        ) from error
-    for name in ("amqtt", "transitions"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    settings: dict[str, Any] = {
-        "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-        "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
-    }
-    loop = asyncio.new_event_loop()
+    def __init__(self, program: str, port: int, folder: Path) -> None:
+        self._settings = folder / "mosquitto.conf"
+        self._log_file = folder / "mosquitto.log"
+        self._command = [program, "-c", str(self._settings)]
+        self._process: subprocess.Popen[bytes] | None = None
+        lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "persistence false"]
+        if os.geteuid() == 0:
+            # As another user it would no longer end with us: that clears PR_SET_PDEATHSIG
+            # (prctl(2)).
+            lines.append("user root")
+        self._settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    async def start() -> Any:
-        broker = Broker(settings, loop)
-        await broker.start()
-        return broker
+    def start(self) -> None:
+        with self._log_file.open("wb") as log:
+            self._process = start_child(self._command, output=log, own_session=True)
 
-    thread = threading.Thread(target=loop.run_forever, name="amqtt", daemon=True)
-    thread.start()
-    starting = asyncio.run_coroutine_threadsafe(start(), loop)
-    try:
-        broker = starting.result(START_S)
-        if not _wait_until_listening(port):
-            raise BrokerUnavailable("amqtt does not start")
-        yield
-        with contextlib.suppress(Exception):
-            asyncio.run_coroutine_threadsafe(broker.shutdown(), loop).result(1.0)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(1.0)
+    def stop(self) -> None:
+        if self._process is not None:
+            end_child(self._process, patience_s=2.0)
+            self._process = None
+
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def said(self) -> str:
+        return self._log_file.read_text(errors="replace").strip() or "no reason given"
+
+
+class _Amqtt:
+    """A thread with an event loop of its own."""
+
+    def __init__(self, port: int) -> None:
+        self._settings: dict[str, Any] = {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
+            "plugins": {
+                "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
+            },
+        }
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._broker: Any = None
+
+    def start(self) -> None:
+        import asyncio
+
+        try:
+            from amqtt.broker import Broker
+        except ImportError as error:
+            raise BrokerUnavailable(
+                "no broker for the demo: sudo apt install mosquitto, "
+                "or pip install 'pi-sensor-node[demo]'"
+            ) from error
+        for name in ("amqtt", "transitions"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever, name="amqtt", daemon=True)
+        self._thread.start()
+
+        async def start() -> Any:
+            broker = Broker(self._settings, loop)
+            await broker.start()
+            return broker
+
+        self._broker = asyncio.run_coroutine_threadsafe(start(), loop).result(START_S)
+
+    def stop(self) -> None:
+        if self._loop is None or self._thread is None:
+            return
+        import asyncio
+
+        if self._broker is not None:
+            with contextlib.suppress(Exception):
+                ending = asyncio.run_coroutine_threadsafe(self._broker.shutdown(), self._loop)
+                ending.result(1.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(1.0)
+        self._loop = self._thread = self._broker = None
+
+    def runs(self) -> bool:
+        return self._broker is not None
+
+    def said(self) -> str:
+        return "no reason given"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE_S, SENSOR_NODE, end, output_until, wait_until
+from support import PATIENCE_S, SENSOR_NODE, FakeClock, end, output_until, wait_until
 from terminal import Terminal
+
+from node import demo_broker
+from node.commands.demo import _Lesson
 
 pytestmark = pytest.mark.real_time
 
@@ -179,3 +183,42 @@ def test_in_a_terminal_it_draws_a_table_of_80_columns():
         assert shown.line("demo/box", "temperature")
     finally:
         shown.close()
+
+
+@pytest.mark.parametrize("with_mosquitto", [True, False])
+def test_the_lesson_takes_the_broker_away_and_brings_it_back(tmp_path, monkeypatch, with_mosquitto):
+    """Either broker; every step once, in its order, with one sentence at a time."""
+    if not with_mosquitto:
+        monkeypatch.setattr(demo_broker, "find_mosquitto", lambda: None)
+    clock = FakeClock()
+    with demo_broker.embedded_broker(tmp_path) as broker:
+        lesson = _Lesson(broker, clock.monotonic)
+        seen = []
+        for _ in range(70):
+            remark = lesson.remark()
+            if remark not in seen:
+                seen.append(remark)
+            assert _listens(broker.port) == ("taken away" not in remark)
+            clock.sleep(1.0)
+        assert _listens(broker.port)
+    assert not _listens(broker.port)
+    words = ("another terminal", "unplugged", "again", "taken away", "is back", "was all")
+    assert len(seen) == len(words)
+    assert all(word in remark for word, remark in zip(words, seen, strict=True))
+    assert f"--port {broker.port}" in seen[0]
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        return True
+    return False
+
+
+@pytest.mark.real_time(20)
+def test_the_demo_unplugs_a_sensor_and_says_so():
+    wanted = "sensors/demo/water/availability offline"
+    out, _ = output_until(
+        [SENSOR_NODE, "demo"],
+        lambda out: wanted in out.partition('-- "water" has been unplugged')[2],
+    )
+    assert out.count("-- From another terminal: ") == 1

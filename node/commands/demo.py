@@ -10,12 +10,14 @@ import argparse
 import contextlib
 import importlib.util
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from node.cli.arguments import positive
@@ -44,7 +46,7 @@ protocol = "{protocol}"
 [[sensor]]                      # the real adafruit_dht decodes simulated pulses
 id = "air"
 driver = "dht22"
-pin = 4
+pin = 17
 interval = "2s"
 
 [[sensor]]                      # a w1_slave file with scratchpad and CRC
@@ -73,6 +75,16 @@ id = "cpu"
 driver = "cpu"
 interval = "2s"
 """
+_UNPLUGGED = """
+[[simulation.fault]]
+sensor = "water"
+kind = "unplug"
+after = "{after}s"
+for = "{for_}s"
+"""
+_UNPLUG_S, _UNPLUGGED_FOR_S = 15, 10
+_AWAY_S, _BACK_S = 40, 48
+_OVER_S = 60
 
 
 HELP = CommandHelp(
@@ -81,6 +93,9 @@ A node of its own, with five simulated sensors; a broker on a free port of 127.0
 (mosquitto where it is installed, else amqtt); and a view of what a subscriber receives from
 it. Nothing is configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
 Beside that (not with --json) it serves the status page of that node, and prints where.
+
+After some seconds it unplugs a sensor, and later it takes the broker away for a moment; a
+line says what there is to see. (Not with --json.)
 
 The sensors are simulated at the level of pulses, registers and files: it is the real
 drivers that decode them.
@@ -120,7 +135,10 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _demonstrate(folder: Path, arguments: argparse.Namespace) -> int:
     with embedded_broker(folder) as broker:
         config = folder / "node.toml"
-        config.write_text(_CONFIG.format(port=broker.port, protocol=broker.protocol))
+        text = _CONFIG.format(port=broker.port, protocol=broker.protocol)
+        if not arguments.json:
+            text += _UNPLUGGED.format(after=_UNPLUG_S, for_=_UNPLUGGED_FOR_S)
+        config.write_text(text)
         return _show(config, broker, arguments)
 
 
@@ -141,11 +159,66 @@ def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -
             as_json=arguments.json,
             title=f"{title} (Ctrl-C ends)",
             go_on=lambda: node.poll() is None,
+            remark=str if arguments.json else _Lesson(broker).remark,
         )
         if node.poll() is not None:
             print(log.read_text(), file=sys.stderr)  # noqa: T201
             return 1
     return 0
+
+
+class _Lesson:
+    """What goes wrong in the demo, and what there is to see of it."""
+
+    def __init__(self, broker: EmbeddedBroker, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._began_s = now_s()
+        program = "sensor-node" if shutil.which("sensor-node") else shlex.quote(sys.argv[0])
+        watch_it = f"{program} watch --host 127.0.0.1 --port {broker.port}"
+        self._steps: list[tuple[float, str, Callable[[], None]]] = [
+            (0, f"From another terminal: {watch_it}", _nothing),
+            (
+                _UNPLUG_S,
+                '"water" has been unplugged. After three intervals without a reading it is '
+                "offline, and the others go on.",
+                _nothing,
+            ),
+            (
+                _UNPLUG_S + _UNPLUGGED_FOR_S,
+                '"water" is plugged in again: its next reading brings it back.',
+                _nothing,
+            ),
+            (
+                _AWAY_S,
+                "The broker has been taken away. The node goes on reading, and keeps every "
+                "reading on its disk.",
+                broker.stop,
+            ),
+            (
+                _BACK_S,
+                "The broker is back. The node connects within 5 s, and sends what was missed as "
+                f"history: {watch_it} --history",
+                broker.start,
+            ),
+            (
+                _OVER_S,
+                f"That was all. The demo goes on until Ctrl-C; from another terminal: {watch_it}",
+                _nothing,
+            ),
+        ]
+        self._remark = ""
+
+    def remark(self) -> str:
+        """Do what is due, and return what there is to see at present."""
+        elapsed_s = self._now_s() - self._began_s
+        while self._steps and elapsed_s >= self._steps[0][0]:
+            _, self._remark, act = self._steps.pop(0)
+            act()
+        return self._remark
+
+
+def _nothing() -> None:
+    """What a step does that the node's own simulation carries out."""
 
 
 class _Page:

@@ -47,7 +47,7 @@ class _LineView:
         with contextlib.suppress(OSError, ValueError):  # no file behind standard output
             self._reader.register(sys.stdout.fileno(), 0)
 
-    def tick(self, connected: bool, link: str, now: Moment) -> None:
+    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None:
         """Raises BrokenPipeError: whoever read our output has gone, and nothing may come to
         notice it by."""
         if any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in self._reader.poll(0)):
@@ -151,6 +151,15 @@ def _escaped(character: str) -> str:
 
 class TextLines(_LineView):
     """A line of text per message; with `history`, one per reading of a batch."""
+
+    _remark = ""
+
+    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None:
+        super().tick(connected, link, now, remark)
+        if remark != self._remark:
+            self._remark = remark
+            if remark:
+                print(f"-- {remark}", flush=True)
 
     def show(self, message: Message, now: Moment) -> None:
         past = self._history_in(message)

@@ -62,6 +62,7 @@ class LiveTable:
         self._messages = 0
         self._link = (False, "")
         """Whether there is one, and why there is none."""
+        self._remark = ""
         self._since_s: float | None = None
         """Since when that is so, in seconds since boot."""
         self._now: Moment | None = None
@@ -90,8 +91,11 @@ class LiveTable:
                         text = f"{visible(node, 64)}  {line.text}"
                         self._past.append(HistoryLine(text, line.odd))
 
-    def tick(self, connected: bool, link: str, now: Moment) -> None:
+    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None:
         """Draw, if it is time to."""
+        if remark != self._remark:
+            self._remark = remark
+            self._news = True
         if self._since_s is None or self._link[0] != connected:
             self._since_s = now.boot_s
             self._news = True
@@ -124,6 +128,7 @@ class LiveTable:
             full=self._model.full,
             history=history,
             history_title=title,
+            remark=self._remark,
         )
 
     def _draw(self, picture: Picture) -> None:

@@ -50,7 +50,7 @@ class _View(Protocol):
 
     def show(self, message: Message, now: Moment) -> None: ...
 
-    def tick(self, connected: bool, link: str, now: Moment) -> None: ...
+    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None: ...
 
 
 class _LiveView(_View, AbstractContextManager[Any], Protocol):
@@ -76,13 +76,15 @@ def watch(
     as_json: bool = False,
     title: str = "",
     go_on: Callable[[], bool] = lambda: True,
+    remark: Callable[[], str] = str,
 ) -> bool:
     """Subscribe to `filters`, or to the topics of all nodes, and show what arrives.
 
     `others`: topics that are no node's are shown too. Units are those of the nodes' discovery
     below `prefix`, else `units`. Ends with a signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT), after
-    `seconds`, when `go_on` says no, or when nobody reads the output any more. Logs, and returns
-    False, if there was no broker or no message in all that time.
+    `seconds`, when `go_on` says no, or when nobody reads the output any more. `remark` is asked
+    twice a second for a sentence to show with it. Logs, and returns False, if there was no broker
+    or no message in all that time.
     """
     wanted = without_covered(filters or (f"{mqtt.base_topic}/+/#",))
     topics = ", ".join(wanted)
@@ -95,7 +97,7 @@ def watch(
     watcher.connect(tls_context)
     try:
         with watcher.signals(live), live or contextlib.nullcontext():
-            watcher.run(view, seconds, go_on)
+            watcher.run(view, seconds, go_on, remark)
     except OSError as error:
         # Nobody reads on, as after `| head -1` or a hang-up; or a full disk.
         if not isinstance(error, BrokenPipeError):
@@ -193,7 +195,13 @@ class _Watcher:
             self._asked_to_end_s = min(self._asked_to_end_s, now_s)
         self._inbox.signalled(number)
 
-    def run(self, view: _View, seconds: float | None, go_on: Callable[[], bool]) -> None:
+    def run(
+        self,
+        view: _View,
+        seconds: float | None,
+        go_on: Callable[[], bool],
+        remark: Callable[[], str],
+    ) -> None:
         end_s = self._clock.boot_s() + (seconds or math.inf)
         while math.isinf(self._asked_to_end_s) and go_on():
             left_s = end_s - self._clock.boot_s()
@@ -205,7 +213,7 @@ class _Watcher:
                 else:
                     self._broker_event(event, view)
             self._mind_network_thread()
-            view.tick(self._link.connected, self._link.described, self._now())
+            view.tick(self._link.connected, self._link.described, self._now(), remark())
 
     def _mind_network_thread(self) -> None:
         now_s = self._clock.boot_s()

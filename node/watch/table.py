@@ -24,6 +24,7 @@ _Column = Literal["what", "channel", "value", "trend", "age", "status", "every"]
 _NARROW = 60
 _TREND_CELLS = 8
 _BANNER_LINES = 6
+_REMARK_LINES = 3
 _PATIENCE_S = 10.0
 """When nothing has come for so long, there may be a reason for it."""
 
@@ -61,11 +62,13 @@ class Picture(msgspec.Struct, frozen=True):
     full: bool = False
     history: Sequence[HistoryLine] | None = None
     history_title: str = ""
+    remark: str = ""
+    """What the demo has to say of it."""
 
 
 def frame(picture: Picture, width: int, height: int) -> list[Text]:
     """The lines, at most `height`; each as wide as `width` or less."""
-    top = [_title(picture, width), *_banner(picture, width)]
+    top = [_title(picture, width), *_remark(picture, width), *_banner(picture, width)]
     notes = _notes(picture, width)
     room = max(1, height - len(top) - len(notes))
     past_room = 0 if picture.history is None else max(room // 3, room - len(picture.rows) - 2)
@@ -80,6 +83,11 @@ def _title(picture: Picture, width: int) -> Text:
     if picture.connected and line.cell_len + cell_len(state) <= width:
         line.append(state, style="not bold dim")
     return line
+
+
+def _remark(picture: Picture, width: int) -> list[Text]:
+    lines = textwrap.wrap(picture.remark, max(10, width - 1))
+    return [Text(_fit(line, width).rstrip(), style="cyan") for line in lines[:_REMARK_LINES]]
 
 
 def _banner(picture: Picture, width: int) -> list[Text]:
