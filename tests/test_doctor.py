@@ -45,7 +45,7 @@ from support import (
     wait_until,
 )
 
-from node.demo_broker import _amqtt
+from node import demo_broker
 from node.doctor.packets import NotMqtt, cut_packet
 from node.mqtt.packets import framed
 from node.system.node_ids import client_id, device_id
@@ -569,10 +569,11 @@ def test_the_will_of_a_dead_connection_does_not_come(tmp_path, file, broker, pro
     assert "its will did not come" in report.failed["LWT"]
 
 
-def test_amqtt_which_knows_3_1_1_alone(tmp_path, file):
+def test_amqtt_which_knows_3_1_1_alone(tmp_path, file, monkeypatch):
     """And ignores a client of MQTT 5 that has a will: its remedy is named."""
-    port = free_port()
-    with _amqtt(port):
+    monkeypatch.setattr(demo_broker, "find_mosquitto", lambda: None)
+    with demo_broker.embedded_broker(tmp_path) as amqtt:
+        port = amqtt.port
         guessed, told = doctors(
             tmp_path, one_sensor(port, file), one_sensor(port, file, 'protocol = "3.1.1"')
         )
