@@ -18,6 +18,9 @@ __all__ = ["EventQueue"]
 
 T = TypeVar("T")
 
+MAX_AT_ONCE = 500
+"""Events of one turn of the loop: more must not keep it from what is due."""
+
 
 class EventQueue(Generic[T]):
     """Events from any thread, taken by one."""
@@ -44,13 +47,18 @@ class EventQueue(Generic[T]):
         return 0 < self.ring_at <= len(self._events)
 
     def wait(self, timeout_s: float) -> list[T]:
-        """All events there are, after sleeping until the bell rings, at most `timeout_s`."""
+        """The events there are, after sleeping until the bell rings, at most `timeout_s`.
+
+        Of more than `MAX_AT_ONCE` the rest is for the next turn, which comes at once.
+        """
         if not self._enough():
             with contextlib.suppress(queue.Empty):
                 self._bell.get(timeout=max(0.0, timeout_s))
         while not self._bell.empty():
             self._bell.get_nowait()
         events: list[T] = []
-        while self._events:
+        while self._events and len(events) < MAX_AT_ONCE:
             events.append(self._events.popleft())
+        if self._events:
+            self._bell.put(None)
         return events

@@ -66,6 +66,9 @@ GOODBYE_S = 1.0
 """How long a broker may take to acknowledge `offline` before the node leaves all the same."""
 NETWORK_THREAD_CHECK_S = 10.0
 REST_AFTER_MISTAKE_S = 1.0
+MAX_INCOMING_BYTES = 64 * 1024
+INCOMING_BYTES_A_SENSOR = 4 * 1024
+"""The largest message that is for us is our own discovery message, as it was retained."""
 STALL_S = 0.1
 """A turn that takes longer was held up: by the disk, a stopped process, or too little processor."""
 
@@ -113,6 +116,7 @@ class Node:
             rate_limit=RateLimit(
                 clock, unlimited=discovery_topic(config.homeassistant.prefix, device)
             ),
+            max_incoming_bytes=MAX_INCOMING_BYTES + INCOMING_BYTES_A_SENSOR * len(config.sensors),
         )
         self._name = config.node.name
         self._service = Service(clock)

@@ -33,6 +33,9 @@ __all__ = ["RemoteCommands"]
 _log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1024
+MAX_TOPIC_BYTES = 1024
+MAX_TOPIC_LEVELS = 50
+"""Of a response topic. A broker may end the connection over more: mosquitto takes 200 levels."""
 DEAF_S = 60.0
 """How long commands are not listened to after a flood of them."""
 _MAX_READS = 8
@@ -81,6 +84,10 @@ class RemoteCommands:
         name = message.topic.rpartition("/")[2]
         if name == NO_COMMAND:
             return
+        if message.retained:
+            why = "it is retained, and would be carried out on each connection; clear it"
+            self._say(f"a command {name[:40]!r} is ignored: {why}")
+            return
         try:
             reply_to = self._reply_topic(name, message)
         except _Refused as refusal:
@@ -123,6 +130,9 @@ class RemoteCommands:
         topic = message.response_topic
         if not topic:
             return self._topics.command_result(name)
+        if len(topic.encode()) > MAX_TOPIC_BYTES or topic.count("/") >= MAX_TOPIC_LEVELS:
+            bound = f"{MAX_TOPIC_LEVELS} levels and {MAX_TOPIC_BYTES} bytes"
+            raise _Refused(f"its response topic {topic[:80]!r} has more than {bound}")
         below_result = topic.startswith(f"{self._topics.command_result(name)}/")
         if re.search(r"[+#\0]", topic) or (topic.startswith(self._private) and not below_result):
             raise _Refused(f"its response topic {topic[:80]!r} is not for answers")
@@ -133,8 +143,6 @@ class RemoteCommands:
             raise _Refused(f"there is no such command; there are {', '.join(_COMMANDS)}")
         if name not in self._table.allow:
             raise _Refused("[commands] does not allow it")
-        if message.retained:
-            raise _Refused("it is retained, and so would be done again and again; clear it")
         if len(message.payload) > LARGEST_BYTES:
             raise _Refused(f"its payload is larger than {LARGEST_BYTES} bytes")
         try:

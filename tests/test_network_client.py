@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
+import shutil
 import socket
 import ssl
+from pathlib import Path
 
+import paho.mqtt
 import pytest
 import trustme
 from paho.mqtt.enums import MQTTProtocolVersion
-from support import wait_until
+from support import (
+    CONNECT,
+    PUBLISH,
+    ScriptedBroker,
+    Subscriber,
+    puback,
+    published_topic,
+    retained,
+    sysfs_config,
+    wait_until,
+)
 
 from node.config.schema import HostName, MqttTable
 from node.mqtt.client import NetworkClient
@@ -68,3 +82,60 @@ def test_a_client_that_is_ended_while_it_connects_never_comes_about(replaced):
         if not replaced:
             client.end(0)
         wait_until(lambda: not client.alive, 5, "the thread to end")
+
+
+@pytest.fixture
+def newer_paho(tmp_path: Path) -> dict[str, str]:
+    """Another paho, whose inside has other names; the environment to have it."""
+    site = tmp_path / "site"
+    shutil.copytree(Path(paho.mqtt.__file__).parents[1], site / "paho")
+    client = site / "paho" / "mqtt" / "client.py"
+    inside = client.read_text()
+    for name in ("_create_socket", "_packet_queue"):
+        inside, times = re.subn(rf"\b{name}\b", f"{name}_2", inside)
+        assert times, name
+    client.write_text(inside)
+    return {"PYTHONPATH": str(site)}
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_paho_without_the_hooks_is_used_as_it_documents_itself(
+    broker, subscribe, start_node, temperature_file, newer_paho, version
+):
+    """A newer one breaks the bounds on what the broker sends, which health says, and no more."""
+    subscriber: Subscriber = subscribe(broker.port)
+    config = sysfs_config(
+        broker.port,
+        {"s": temperature_file},
+        interval="0.2s",
+        mqtt=f'protocol = "{version}"\n[outbox]\nhistory_interval = "1s"',
+    )
+    node = start_node(config, env=newer_paho)
+    wait_until(lambda: len(subscriber.history()) >= 10)
+    broker.stop()
+    node.wait_for_log("lost")
+    broker.start()
+    subscriber = subscribe(broker.port)
+    wait_until(lambda: len(subscriber.history()) >= 10)
+    seqs = [state["seq"] for state in subscriber.states("s")]
+    assert seqs == sorted(set(seqs)), "nothing of before the outage is sent after it"
+    assert any("paho-mqtt is newer" in text for text in subscriber.health()["problems"])
+    node.terminate()
+    assert retained(broker.port)["sensors/test/status"] == "offline"
+
+
+def test_what_a_paho_without_the_hooks_publishes_is_refused_by_its_code(
+    start_node, temperature_file, newer_paho
+):
+    """A PUBACK with a reason comes back by paho's own callback."""
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            return CONNACK
+        if kind == PUBLISH and published_topic(body).endswith("/state"):
+            return puback(body).replace(b"\x40\x02", b"\x40\x03", 1) + b"\x87"
+        return puback(body) if kind == PUBLISH else None
+
+    broker = ScriptedBroker(answer)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}), env=newer_paho)
+    node.wait_for_log("does not take sensors/test/s/state: Not authorized")

@@ -1,12 +1,9 @@
-"""The packets that the node frames itself, and the socket that reads ahead."""
+"""The packets that the node frames itself."""
 
 from __future__ import annotations
 
-import select
-import socket
 from typing import Any
 
-import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +13,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from support import ScriptedBroker, sysfs_config, wait_until
 
-from node.mqtt.buffered_socket import BufferedSocket
 from node.mqtt.events import Outgoing
 from node.mqtt.packets import framed, length, publish_packet
 from node.mqtt.reasons import Reason, failure
@@ -93,71 +89,6 @@ def test_a_reason_of_failure_has_a_name(code, name):
 @pytest.mark.parametrize("code", [0x00, 0x10])  # 0x10: nobody has subscribed to it
 def test_a_code_of_success_is_no_failure(code):
     assert failure(PacketTypes.PUBACK, code) is None
-
-
-@pytest.fixture
-def pair():
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    yield BufferedSocket(near), far
-    near.close()
-    far.close()
-
-
-def test_what_was_read_ahead_comes_in_pieces_as_it_was_sent(pair):
-    near, far = pair
-    sent = bytes(range(256)) * 64
-    far.sendall(sent)
-    received = b""
-    sizes = [1, 1, 2, 7, 1000, 5000]
-    while len(received) < len(sent):
-        piece = near.recv(sizes[len(received) % len(sizes)])
-        assert piece
-        received += piece
-    assert received == sent
-    assert near.pending() == 0
-    with pytest.raises(BlockingIOError):
-        near.recv(1)
-
-
-def test_what_select_does_not_tell_of_is_pending(pair):
-    near, far = pair
-    far.sendall(b"abc")
-    assert near.recv(1) == b"a"
-    assert select.select([near], [], [], 0)[0] == [], "the kernel has nothing any more"
-    assert near.pending() == 2
-
-
-def test_the_end_of_the_connection_comes_after_what_was_sent(pair):
-    near, far = pair
-    far.sendall(b"x")
-    far.close()
-    assert [near.recv(10), near.recv(10)] == [b"x", b""]
-
-
-def test_nothing_is_asked_of_the_kernel_for_each_byte():
-    """A negative control is what paho does with a plain socket: three calls a packet."""
-    calls = {"plain": 0, "buffered": 0}
-
-    class Counting:
-        def __init__(self, kind: str, content: bytes) -> None:
-            self.kind, self.content = kind, content
-
-        def recv(self, size: int) -> bytes:
-            calls[self.kind] += 1
-            piece, self.content = self.content[:size], self.content[size:]
-            if not piece:
-                raise BlockingIOError
-            return piece
-
-    for kind in calls:
-        client: Any = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-        counting = Counting(kind, b"\x40\x02\x00\x01" * 10)
-        client._sock = BufferedSocket(counting) if kind == "buffered" else counting
-        for _ in range(10):
-            assert client._packet_read() == paho.MQTT_ERR_SUCCESS
-        client._sock = None
-    assert calls == {"plain": 30, "buffered": 1}
 
 
 def test_a_refusal_that_paho_does_not_know_costs_a_message_and_not_the_connection(

@@ -160,7 +160,7 @@ def test_a_property_that_paho_cannot_read_costs_its_message_alone(
 ):
     """U+FEFF, which MQTT 5 allows: retained, it would end every connection of the node."""
     properties = Properties(PacketTypes.PUBLISH)
-    properties.UserProperty = ("from", "\ufeffme")
+    properties.ResponseTopic = "answers/\ufeffme"
     if retain:
         operator.client.publish("sensors/test/cmd/fly", b"x", 1, True, properties)
     node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
@@ -220,19 +220,38 @@ def test_a_command_that_cannot_be_done_is_refused_with_a_reason(
     assert operator.ask("read", b"s")["ok"], "and the node goes on"
 
 
-def test_a_retained_command_is_refused_when_it_comes_and_on_every_connection(
+def test_a_retained_command_is_ignored_when_it_comes_and_on_every_connection(
     broker, operator, start_node, temperature_file
 ):
-    """It would be done for ever. (One without a payload cannot be kept, and is refused too.)"""
+    """It would be done for ever. (One without a payload cannot be kept, and is ignored too.)"""
     operator.send("read", b"s", retain=True)
     node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
-    reason = "it is retained, and so would be done again and again; clear it"
-    answers = wait_until(lambda: operator.answers)
-    assert answers[0][1] == {"command": "read", "ok": False, "error": reason}
-    assert operator.ask("restart", retain=True)["error"] == reason
+    node.wait_for_log("a command 'read' is ignored: it is retained")
+    operator.wait_for_node()
+    operator.send("restart", retain=True)
+    node.wait_for_log("a command 'restart' is ignored: it is retained")
+    assert operator.ask("identify")["command"] == "identify"
+    assert [answer["command"] for _, answer, _ in operator.answers] == ["identify"]
     assert node.process.poll() is None
     operator.send("restart", retain=False)
     assert node.process.wait(PATIENCE_S) == 0, "the same one, not retained"
+
+
+@pytest.mark.parametrize("retain", [True, False])
+@pytest.mark.parametrize("response", ["/" * 220, "a/" * 60, "answers/" + "x" * 2000])
+def test_no_answer_is_published_where_a_broker_would_end_the_connection(
+    broker, operator, start_node, temperature_file, response, retain
+):
+    """mosquitto does over more than 200 levels; one that is retained would come back each time."""
+    options = {"response": response, "correlation": b"1"}
+    operator.send("read", b"s", retain=retain, **options)
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
+    operator.wait_for_node()
+    if not retain:
+        operator.send("read", b"s", **options)
+    node.wait_for_log("retained" if retain else "has more than 50 levels and 1024 bytes")
+    assert operator.ask("read", b"s")["ok"]
+    assert len(node.log_lines("connected to")) == 1
 
 
 @pytest.mark.parametrize(
@@ -371,6 +390,9 @@ def test_more_than_the_intake_takes_is_dropped_and_a_flood_is_told(clock):
     rate_limit = RateLimit(clock, unlimited="own")
     verdicts = [rate_limit.judge("cmd") for _ in range(BURST + FLOOD)]
     assert verdicts == [Verdict.TAKEN] * BURST + [Verdict.DROPPED] * (FLOOD - 1) + [Verdict.FLOODED]
+    assert rate_limit.judge("own", retained=True) is Verdict.TAKEN
+    assert rate_limit.judge("own", retained=True) is Verdict.DROPPED, "one a connection"
+    rate_limit.begin_connection()
     assert rate_limit.judge("own", retained=True) is Verdict.TAKEN
     assert rate_limit.judge("own") is Verdict.DROPPED
     clock.now_s += 2.0

@@ -14,7 +14,7 @@ import pytest
 from drivers.sim.board import SimulatedBoard
 from drivers.sysfs import SYSFS, SysfsOptions
 from node.config.schema import SensorTable
-from node.event_queue import EventQueue
+from node.event_queue import MAX_AT_ONCE, EventQueue
 from node.sensors.port import SensorPort
 from node.sensors.workers import PATIENCE_S, ReadDone, Workers
 from node.system.clock import SystemClock
@@ -41,6 +41,19 @@ def test_a_quiet_event_wakes_nobody_unless_asked():
         assert inbox.wait(1.0) == [7]
         assert (time.monotonic() - start_s < 0.9) == (ring_at == 1)
         timer.join()
+
+
+def test_a_flood_is_dealt_with_in_turns_that_follow_at_once():
+    """So that what is due in between is done."""
+    inbox: EventQueue[int] = EventQueue()
+    flood = list(range(2 * MAX_AT_ONCE + 1))
+    for number in flood:
+        inbox.put_quietly(number)
+    start_s = time.monotonic()
+    turns = [inbox.wait(0), inbox.wait(60), inbox.wait(60)]
+    assert time.monotonic() - start_s < 30
+    assert [len(turn) for turn in turns] == [MAX_AT_ONCE, MAX_AT_ONCE, 1]
+    assert list(itertools.chain.from_iterable(turns)) == flood
 
 
 def test_no_wake_up_is_lost_between_two_threads():

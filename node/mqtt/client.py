@@ -8,23 +8,23 @@ lock shared with it can deadlock. All other methods are called on the thread of 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from node.config.schema import MqttTable
-from node.mqtt.buffered_socket import BufferedSocket
 from node.mqtt.events import (
     Acknowledged,
     Arrived,
@@ -37,9 +37,11 @@ from node.mqtt.events import (
     SubscribeRefused,
     Subscription,
 )
+from node.mqtt.guarded_socket import GuardedSocket
 from node.mqtt.packets import publish_packet
 from node.mqtt.rate_limit import RateLimit, Verdict
-from node.mqtt.reasons import NO_WILDCARDS, Reason, failure
+from node.mqtt.reasons import NO_WILDCARDS, PROTOCOL_ERROR, Reason, failure
+from node.mqtt.sieve import SKIPPED, Sieve
 from node.system.jitter import at_random
 from node.topics import OFFLINE
 
@@ -57,11 +59,10 @@ PROBE_AFTER_S = 3
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
-LARGEST_INCOMING_BYTES = 1024 * 1024
-"""What an MQTT 5 broker may send us at most (§3.1.2.11.4): our own discovery message is far below,
-and nobody can fill our memory."""
-_MAX_PACKETS_AT_ONCE = 100
-"""Read without a look at what is to be sent."""
+MAX_INCOMING_BYTES = 1024 * 1024
+"""How large a packet of the broker's may be, for a client that asks for no less."""
+_OUR_IDS = range(0x8000, 0x10000)
+"""Message ids of what is published here; paho counts those of its own from 1 on."""
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
 
 
@@ -83,6 +84,7 @@ class NetworkClient(paho.Client):
         will_topic: str | None,
         subscribe: tuple[Subscription, ...],
         rate_limit: RateLimit | None,
+        max_incoming_bytes: int = MAX_INCOMING_BYTES,
     ) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version)
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
@@ -93,7 +95,16 @@ class NetworkClient(paho.Client):
         self._asked: dict[int, str] = {}
         """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
         self._attempt = 0
-        self._network_thread: threading.Thread | None = None
+        self._over = threading.Event()
+        """Set while there is no network thread."""
+        self._over.set()
+        self._ended = False
+        self._max_incoming_bytes = max_incoming_bytes
+        self._guard: GuardedSocket | None = None
+        """The newest connection's."""
+        self._message_ids = itertools.cycle(_OUR_IDS)
+        self._unacknowledged: set[int] = set()
+        """Message ids of what was published on this connection, or will be with the next `send`."""
         self._unsent: list[bytes] = []
         """Packets that were published and not handed to the network thread yet."""
         self.hurried = False
@@ -106,6 +117,8 @@ class NetworkClient(paho.Client):
             self.tls_set_context(tls_context)
         if will_topic is not None:
             self.will_set(will_topic, OFFLINE, qos=1, retain=True)
+        self.max_inflight_messages_set(0)  # the publisher keeps the window
+        self.on_publish = self._published
         self.on_connect = self._connect_answered
         self.on_connect_fail = self._connect_failed
         self.on_disconnect = self._disconnected
@@ -116,75 +129,57 @@ class NetworkClient(paho.Client):
     def begin(self) -> None:
         """Start the network thread."""
         self.connect_async(*self._address, properties=self._incoming_limit())
-        others = set(threading.enumerate())
+        self._over.clear()
         self.loop_start()
-        self._network_thread = next(
-            (t for t in threading.enumerate() if t not in others and "paho" in t.name), None
-        )
 
-    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
-        """As paho's, without waking up for nothing before a PINGREQ, or its answer, is due.
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """As paho's, which `loop_start` runs on its thread, without waking up every second.
 
-        `loop_start` has this wait for 1 s at most, the largest source of wake-ups there is.
-        """
-        if self.keepalive:
-            due_s = min(self._last_msg_out, self._last_bytes_received) + self.keepalive
-            timeout = max(0.0, due_s - time.monotonic())
-        return super()._loop(timeout)
-
-    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """As paho's, for all packets that have come, without a select for each."""
-        for _ in range(_MAX_PACKETS_AT_ONCE):
-            result = super().loop_read(max_packets)
-            if result != MQTTErrorCode.MQTT_ERR_SUCCESS or not self._has_read_ahead():
-                break
-        return result
-
-    def _has_read_ahead(self) -> bool:
-        sock = self.socket()
-        return isinstance(sock, BufferedSocket) and sock.pending() > 0
-
-    def _create_socket(self) -> Any:
-        sock = BufferedSocket(super()._create_socket())
-        if self._thread_terminate:  # while it connected
-            sock.close()
-            raise ConnectionAbortedError("the client was replaced meanwhile")
-        return sock
-
-    def _create_socket_connection(self) -> socket.socket:
-        """As paho's; for a host in ASCII without the codec for others, which takes as long to
-        import as paho itself."""
-        if self._get_proxy() or not self.host.isascii():
-            return super()._create_socket_connection()
-        address: Any = (self.host.encode("ascii"), self.port)
-        return socket.create_connection(address, self.connect_timeout)
-
-    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        """An acknowledgement of what `publish_at_qos_1` has sent, which paho knows nothing of."""
-        packet = self._in_packet["packet"]
-        if len(packet) < 2:
-            raise MalformedPacket(f"a {cmd} of {len(packet)} bytes")
-        if self.hurried:
-            self._acknowledge_at_once()
-        code = packet[2] if len(packet) > 2 else 0
-        refused = failure(PacketTypes.PUBACK, code)
-        self._report(Acknowledged(self._generation, int.from_bytes(packet[:2], "big"), refused))
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        """As paho's, but a message that it cannot read is dropped, and not the connection.
-
-        paho (2.2) takes U+FEFF in a property for malformed, which MQTT 5 allows (§1.5.4). A
-        retained message with one would end every connection as soon as it came about.
+        A PINGREQ may be late by as much; a broker waits for half a keepalive.
         """
         try:
-            return super()._handle_publish()
-        except (MalformedPacket, UnicodeDecodeError):
-            if not self._in_packet["command"] & 0b0110:
-                return MQTTErrorCode.MQTT_ERR_SUCCESS  # QoS 0
-            packet = self._in_packet["packet"]
-            id_at = 2 + int.from_bytes(packet[:2], "big")
-            return self._send_puback(int.from_bytes(packet[id_at : id_at + 2], "big"))
+            return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
+        finally:
+            self._over.set()
+
+    def _create_socket(self) -> Any:
+        """As paho's, guarded: the one hook into its inside for what comes from the broker.
+
+        A paho without it, or without `_packet_queue`, is used by its public methods alone.
+        """
+        sock = super()._create_socket()
+        if self._ended:  # while it connected
+            self.loop_stop()
+            sock.close()
+            raise ConnectionAbortedError("the client was replaced meanwhile")
+        if not hasattr(self, "_packet_queue"):
+            return sock
+        mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
+        sieve = Sieve(mqtt_5=mqtt_5, max_bytes=self._max_incoming_bytes)
+        self._guard = GuardedSocket(
+            sock, sieve, acknowledged=self._acknowledged, is_writing=self.want_write
+        )
+        return self._guard
+
+    @property
+    def guarded(self) -> bool:
+        """Whether this paho has the hooks for its socket to be guarded, and written to at once."""
+        return self._guard is not None
+
+    def _acknowledged(self, packets: list[tuple[int, int]]) -> int:
+        """Report those that were waited for; returns how many there were."""
+        if self.hurried:
+            self._acknowledge_at_once()
+        known = 0
+        for message_id, code in packets:
+            if message_id in self._unacknowledged:
+                self._unacknowledged.discard(message_id)
+                known += 1
+                refused = failure(PacketTypes.PUBACK, code)
+                self._report(Acknowledged(self._generation, message_id, refused))
+        return known
 
     def pause_before_reconnecting(self, pause_s: float) -> None:
         """Wait for `pause_s` more than usual before each connection attempt.
@@ -200,24 +195,38 @@ class NetworkClient(paho.Client):
     @property
     def alive(self) -> bool:
         """Whether the network thread lives; without it nothing would ever connect again."""
-        return self._network_thread is not None and self._network_thread.is_alive()
+        return not self._over.is_set()
 
     def end(self, wait_s: float = 0) -> None:
         """Send DISCONNECT, so that the broker discards the will; the thread ends by itself.
 
         `disconnect` alone would be forgotten by a thread that is just connecting: two clients
-        with one id would then end each other's connections for ever.
+        with one id would then end each other's connections for ever. See `_create_socket`.
         """
+        self._ended = True
         self.disconnect()
-        self._thread_terminate = True
-        if self._network_thread is not None:
-            self._network_thread.join(wait_s)
+        self._over.wait(wait_s)
+
+    def abort(self) -> None:
+        """End the connection without a word, as the broker does not listen, and its thread with it.
+
+        The thread may be in any call on the socket, so it is shut down behind its back.
+        """
+        self._ended = True
+        self.disconnect()
+        sock: Any = self.socket()
+        with (
+            contextlib.suppress(OSError, ValueError, AttributeError),  # it has just gone
+            socket.socket(fileno=os.dup(sock.fileno())) as same,
+        ):
+            same.shutdown(socket.SHUT_RDWR)
 
     def _incoming_limit(self) -> Properties | None:
-        if self.protocol != MQTTProtocolVersion.MQTTv5 or self._rate_limit is None:
+        """What an MQTT 5 broker is asked to send at most (§3.1.2.11.4); `Sieve` sees to it."""
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
             return None
         properties = Properties(PacketTypes.CONNECT)
-        properties.MaximumPacketSize = LARGEST_INCOMING_BYTES
+        properties.MaximumPacketSize = self._max_incoming_bytes
         return properties
 
     def listen(self, subscription: Subscription) -> None:
@@ -240,10 +249,23 @@ class NetworkClient(paho.Client):
         the interpreter. Who publishes here keeps what must not be lost, and all that falls due at
         one time leaves in one piece: on a radio that is one frame for ten readings.
         """
-        message_id = self._mid_generate()
+        if not self.guarded:
+            return self._publish_by_paho(message)
+        message_id = next(self._message_ids)
+        self._unacknowledged.add(message_id)
         mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
         self._unsent.append(publish_packet(message, message_id, mqtt_5=mqtt_5))
         return message_id
+
+    def _publish_by_paho(self, message: Outgoing) -> int:
+        properties = None
+        if self.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.PUBLISH)
+            if message.expiry_s:
+                properties.MessageExpiryInterval = message.expiry_s
+            if message.correlation:
+                properties.CorrelationData = message.correlation
+        return self.publish(message.topic, message.payload, 1, message.retain, properties).mid
 
     def send(self) -> None:
         """Hand what was published to the network thread; without a connection, drop it."""
@@ -259,7 +281,11 @@ class NetworkClient(paho.Client):
     def _connect_answered(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
+        self.drop_out_messages()
         self._asked.clear()
+        self._unacknowledged.clear()
+        if self._rate_limit is not None:
+            self._rate_limit.begin_connection()
         # A broker without wildcards ends the connection over one (MQTT 5, §3.2.2.3.11).
         wildcards = getattr(properties, "WildcardSubscriptionAvailable", 1) == 1
         impossible: list[str] = []
@@ -274,6 +300,7 @@ class NetworkClient(paho.Client):
                 refused=_reason(reason) if reason.is_failure else None,
                 window=getattr(properties, "ReceiveMaximum", DEFAULT_WINDOW),
                 max_packet_bytes=getattr(properties, "MaximumPacketSize", sys.maxsize),
+                guarded=self.guarded,
             )
         )
         for topic in impossible:
@@ -288,7 +315,16 @@ class NetworkClient(paho.Client):
     def _disconnected(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
-        self._report(Disconnected(self._generation, self._attempt, _reason(reason)))
+        fault = self._guard.fault if self._guard is not None else ""
+        why = Reason(PROTOCOL_ERROR, fault) if fault else _reason(reason)
+        self._report(Disconnected(self._generation, self._attempt, why))
+
+    def _published(
+        self, client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any
+    ) -> None:
+        """Of what was published by paho alone; else the guard has the acknowledgement."""
+        refused = failure(PacketTypes.PUBACK, reason.value)
+        self._report(Acknowledged(self._generation, message_id, refused))
 
     def _acknowledge_at_once(self) -> None:
         """Tell the broker's TCP that its PUBACK is here, so that it sends those that wait (tcp(7)).
@@ -304,7 +340,7 @@ class NetworkClient(paho.Client):
         self, client: paho.Client, userdata: Any, message_id: int, reasons: Any, properties: Any
     ) -> None:
         topic = self._asked.pop(message_id, "")
-        for reason in reasons:
+        for reason in reasons if topic else ():
             if reason.is_failure:
                 self._report(SubscribeRefused(self._generation, topic, _reason(reason)))
 
@@ -312,6 +348,8 @@ class NetworkClient(paho.Client):
         try:
             topic = message.topic
         except UnicodeDecodeError:  # a broker that lets that pass is not to end this thread
+            return
+        if topic == SKIPPED:
             return
         if self._rate_limit is not None:
             verdict = self._rate_limit.judge(topic, retained=message.retain)

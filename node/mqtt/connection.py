@@ -15,7 +15,7 @@ from typing import Any
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from node.config.schema import MqttTable
-from node.mqtt.client import DEFAULT_WINDOW, NetworkClient
+from node.mqtt.client import DEFAULT_WINDOW, MAX_INCOMING_BYTES, NetworkClient
 from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
 from node.mqtt.events import (
     BrokerEvent,
@@ -27,7 +27,13 @@ from node.mqtt.events import (
     Subscription,
 )
 from node.mqtt.rate_limit import RateLimit
-from node.mqtt.reasons import KEEP_ALIVE_TIMEOUT, NO_WILDCARDS, UNSPECIFIED, UNSUPPORTED_VERSION
+from node.mqtt.reasons import (
+    KEEP_ALIVE_TIMEOUT,
+    NO_WILDCARDS,
+    PROTOCOL_ERROR,
+    UNSPECIFIED,
+    UNSUPPORTED_VERSION,
+)
 from node.system.clock import Clock
 
 __all__ = ["SHORT_LIVES_TEXT", "BrokerConnection", "Change"]
@@ -69,10 +75,12 @@ class BrokerConnection:
         will_topic: str | None = None,
         subscribe: tuple[Subscription, ...] = (),
         rate_limit: RateLimit | None = None,
+        max_incoming_bytes: int = MAX_INCOMING_BYTES,
     ) -> None:
         """`report` is called on paho's thread. The will is a retained `offline`.
 
-        `rate_limit` bounds what is let in; without one, everything is.
+        `rate_limit` bounds how many messages are let in, where there is one, `max_incoming_bytes`
+        how large they may be.
         """
         self._mqtt = mqtt
         self._clock = clock
@@ -82,6 +90,7 @@ class BrokerConnection:
         self._will_topic = will_topic
         self._subscribe = subscribe
         self._rate_limit = rate_limit
+        self._max_incoming_bytes = max_incoming_bytes
         self._version = (
             MQTTProtocolVersion.MQTTv311 if mqtt.protocol == "3.1.1" else MQTTProtocolVersion.MQTTv5
         )
@@ -99,6 +108,8 @@ class BrokerConnection:
         self.was_short_lived = False
         """The last connection was lost soon after it came about."""
         self.connected = False
+        self.guarded = True
+        """What the broker sends is bounded before paho parses it, on the newest connection."""
         self._trouble = "not connected yet"
         self.window = DEFAULT_WINDOW
         """How many messages the broker takes before it has acknowledged the first."""
@@ -121,6 +132,7 @@ class BrokerConnection:
             will_topic=self._will_topic,
             subscribe=self._subscribe,
             rate_limit=self._rate_limit,
+            max_incoming_bytes=self._max_incoming_bytes,
         )
 
     @property
@@ -143,7 +155,7 @@ class BrokerConnection:
         """Leave this connection for another one."""
         self._complain(f"{self._mqtt.address} {why}; connecting anew")
         self.connected = False
-        self._client.end()
+        self._client.abort()
         self.start()
 
     @property
@@ -215,6 +227,7 @@ class BrokerConnection:
         self._up_since_s = self._clock.monotonic()
         self.window = event.window
         self.max_packet_bytes = event.max_packet_bytes
+        self.guarded = event.guarded
         secure = " with TLS" if self._mqtt.tls else ""
         _log.info("connected to %s, MQTT %s%s", self._mqtt.address, self._version_text, secure)
         return Change.UP
@@ -235,6 +248,9 @@ class BrokerConnection:
                 self._change_version()
                 self._patience = SILENT_CLOSES
             return Change.DOWN
+        if event.reason.code == PROTOCOL_ERROR:
+            self._complain(f"{where} is no MQTT broker, or a hostile one: {event.reason}")
+            return Change.NONE
         if event.reason.code == KEEP_ALIVE_TIMEOUT:
             self._complain(no_answer(self._mqtt))
             return Change.NONE

@@ -31,6 +31,8 @@ class Connected(msgspec.Struct, frozen=True):
     refused: Reason | None
     window: int
     max_packet_bytes: int
+    guarded: bool = True
+    """What the broker sends is bounded before paho parses it."""
 
 
 class ConnectFailed(msgspec.Struct, frozen=True):

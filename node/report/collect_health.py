@@ -43,6 +43,11 @@ def collect_health(
     if bad_configuration:
         bad_configuration += ": the node runs on the last good configuration"
     problems = [text for text in (bad_configuration, notice, outbox.problem) if text]
+    if not link.guarded:
+        problems.append(
+            "this paho-mqtt is newer than this program: what the broker sends is not bounded "
+            "before it is parsed; install paho-mqtt 2.2"
+        )
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")

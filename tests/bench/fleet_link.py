@@ -15,7 +15,7 @@ from histogram import Histogram
 from paho.mqtt.packettypes import PacketTypes
 
 from node.doctor.packets import connack_of, cut_packet
-from node.mqtt.client import LARGEST_INCOMING_BYTES
+from node.mqtt.client import MAX_INCOMING_BYTES
 from node.mqtt.connection import Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Connected, Outgoing, Subscription
 from node.mqtt.packets import binary, framed, publish_packet, text
@@ -97,7 +97,7 @@ class FleetLink:
         self._sent_at_s.clear()
         flags = _CLEAN | _WILL_QOS_1_RETAINED
         head = text("MQTT") + struct.pack(">BBH", 5, flags, self._keepalive_s)
-        limit = struct.pack(">BBI", 5, _MAXIMUM_PACKET_SIZE, LARGEST_INCOMING_BYTES)
+        limit = struct.pack(">BBI", 5, _MAXIMUM_PACKET_SIZE, MAX_INCOMING_BYTES)
         will = b"\x00" + text(self._will_topic) + binary(OFFLINE)
         self._say(framed(_CONNECT, head + limit + text(self._client_id) + will))
 
