@@ -1,66 +1,190 @@
-"""What the node says of itself: the payload of the health topic, and of `sensor-node status`."""
+"""What the node says of itself: the payload of the health topic, and of `sensor-node status`.
+
+A field is one row: its type, its default, and in `Shown` how it is shown. Home Assistant's
+discovery, `/metrics`, the page and `status` read the rows. Every field has a default, so that the
+health of an older node can be read, and that of a newer one, whose further fields are left out.
+"""
 
 from __future__ import annotations
+
+import functools
+import typing
+from typing import Annotated
 
 import msgspec
 
 from node.reading import Reading
 from node.system.clock import Clock
 
-__all__ = ["Health", "SensorHealth", "age_of"]
+__all__ = ["Health", "SensorHealth", "Shown", "age_of", "host_texts", "shown_fields"]
 
 
-class SensorHealth(msgspec.Struct, frozen=True):
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """How a field of `Health` is shown; "" and None leave out what they stand for."""
+
+    name: str
+    """For people, as in the middle of a line."""
+    unit: str = ""
+    decimals: int | None = None
+    component: str = ""
+    """The key of its component in Home Assistant's discovery."""
+    device_class: str = ""
+    """Home Assistant's, which goes with the unit; of a value that is true or false, `problem`."""
+    state_class: str = "measurement"
+    """Home Assistant's; `total_increasing` is a counter in `/metrics`, too."""
+    metric: str = ""
+    """Its name in `/metrics`, without `sensor_node_`; left out where the log has a fresher one."""
+    help: str = ""
+    """What `/metrics` says of it."""
+    of_host: bool = False
+    """It is a `Vitals`: null, and shown nowhere, where this computer does not tell it."""
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether it is true or false, and true is wrong."""
+        return self.device_class == "problem"
+
+
+class SensorHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One sensor; the counts are since the node was started."""
 
-    online: bool
-    ok: int
+    online: bool = False
+    ok: int = 0
     """Reads that gave a value."""
-    failed: int
+    failed: int = 0
     """Reads that gave none."""
-    rejected: int
+    rejected: int = 0
     """Values that did not pass a filter."""
-    rejected_for: dict[str, int]
+    rejected_for: dict[str, int] = {}
     """The same by reason."""
-    last_error: str | None
+    last_error: str | None = None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The payload of `B/N/health`."""
 
-    node: str
-    process: int
-    version: str
-    config: str
+    node: str = ""
+    process: int = 0
+    version: str = ""
+    config: str = ""
     """The digest of the configuration file it was started with, see `schema.Config`."""
-    time: str
-    clock: str
-    uptime_s: int
-    cpu_temperature: float | None
-    """°C."""
-    wifi_dbm: int | None
-    under_voltage: bool | None
-    throttled: bool | None
-    broker: str
-    outbox_readings: int
+    configuration_problem: str = ""
+    """Why the node runs on the last good configuration; it stands in `problems`, too."""
+    time: str = ""
+    clock: str = "unsynced"
+    simulated: bool = False
+    """The hardware is not real, so no reading is."""
+    uptime_s: Annotated[
+        int,
+        Shown(
+            name="uptime",
+            unit="s",
+            decimals=0,
+            component="uptime",
+            device_class="duration",
+            state_class="",
+            metric="uptime_seconds",
+            help="Time since the node was started; as it noted it last.",
+        ),
+    ] = 0
+    cpu_temperature: Annotated[
+        float | None,
+        Shown(
+            name="processor temperature",
+            unit="°C",
+            decimals=1,
+            component="cpu_temperature",
+            device_class="temperature",
+            metric="cpu_temperature_celsius",
+            help="The temperature of the processor.",
+            of_host=True,
+        ),
+    ] = None
+    wifi_dbm: Annotated[
+        int | None,
+        Shown(
+            name="Wi-Fi signal",
+            unit="dBm",
+            component="wifi",
+            device_class="signal_strength",
+            metric="wifi_signal_dbm",
+            help="The level of the radio's signal.",
+            of_host=True,
+        ),
+    ] = None
+    under_voltage: Annotated[
+        bool | None,
+        Shown(
+            name="under-voltage",
+            component="under_voltage",
+            device_class="problem",
+            metric="under_voltage",
+            help="Whether the supply is too weak.",
+            of_host=True,
+        ),
+    ] = None
+    throttled: Annotated[
+        bool | None,
+        Shown(
+            name="throttled",
+            component="throttled",
+            device_class="problem",
+            metric="throttled",
+            help="Whether supply or heat slow the processor down.",
+            of_host=True,
+        ),
+    ] = None
+    broker: str = ""
+    """Whether the broker is reached, in words."""
+    connected: bool = False
+    mqtt_version: str | None = None
+    """5 or 3.1.1; None without a connection."""
+    short_connections: int = 0
+    """Connections in a row, up to now, that were lost soon after they came about."""
+    outbox_readings: Annotated[int, Shown(name="readings to be sent", component="outbox")] = 0
     """Readings that the broker has not acknowledged."""
-    outbox_oldest_s: float | None
+    outbox_oldest_s: float | None = None
     """The age of the oldest of them; 0 without any, null where nobody knows."""
-    read: int
+    read: int = 0
     """Reads that gave a value, of all sensors."""
-    rejected: int
+    rejected: Annotated[
+        int,
+        Shown(name="rejected values", component="rejected", state_class="total_increasing"),
+    ] = 0
     """Values that did not pass a filter, of all sensors."""
-    committed: int
+    committed: int = 0
     """Readings written to the log."""
-    sent: int
+    sent: int = 0
     """Readings that the broker has acknowledged."""
-    dropped_readings: int
+    dropped_readings: int = 0
     """Readings lost to the bound of the log, in its life."""
-    dead_letters: int
+    dead_letters: int = 0
     """Messages that the broker would not take, in the life of the log."""
-    problems: list[str]
+    problems: list[str] = []
     """What is wrong with the node itself."""
-    sensors: dict[str, SensorHealth]
+    sensors: dict[str, SensorHealth] = {}
+
+
+@functools.cache
+def shown_fields() -> dict[str, Shown]:
+    """The fields of `Health` that are shown, each with its row."""
+    return {
+        name: row
+        for name, hint in typing.get_type_hints(Health, include_extras=True).items()
+        for row in getattr(hint, "__metadata__", ())
+        if isinstance(row, Shown)
+    }
+
+
+def host_texts(health: Health) -> list[tuple[str, str]]:
+    """What is known of the computer: name and value, in words."""
+    texts = []
+    for field, shown in shown_fields().items():
+        value = getattr(health, field)
+        if shown.of_host and value is not None:
+            text = ("no", "yes")[value] if shown.is_problem else f"{value:.{shown.decimals or 0}f}"
+            texts.append((shown.name, f"{text} {shown.unit}".rstrip()))
+    return texts
 
 
 def age_of(reading: Reading, clock: Clock) -> float | None:

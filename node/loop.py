@@ -95,11 +95,13 @@ class Node:
         state_dir: Path | None,
         hold_state_dir: Callable[[], None] = lambda: None,
         tls_context: object = None,
+        simulated: bool = False,
         warnings: RecentWarnings | None = None,
     ) -> None:
         """`state_dir`: where the log of readings is; with None it is in memory alone.
 
-        `hold_state_dir` takes it for this process, and raises StateDirTaken.
+        `hold_state_dir` takes it for this process, and raises StateDirTaken. `simulated`: the
+        hardware is not real.
         """
         self._clock = clock
         self._queue: EventQueue[_Event] = EventQueue()
@@ -151,6 +153,7 @@ class Node:
             announcer=self._announcer,
             sensors=list(sensors.values()),
             warnings=warnings,
+            simulated=simulated,
             notice=read_notice(state_dir),
         )
         self._scheduler = Scheduler(

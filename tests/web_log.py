@@ -125,6 +125,7 @@ def health_text(sensors: dict[str, bool], *, process: int, **more: object) -> st
         "under_voltage": None,
         "throttled": None,
         "broker": "connected, MQTT 5",
+        "connected": True,
         "outbox_readings": 0,
         "outbox_oldest_s": 0.0,
         "read": 1,

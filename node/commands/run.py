@@ -114,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         state_dir=state_dir,
         hold_state_dir=lock.hold,
         tls_context=context,
+        simulated=arguments.simulate,
         warnings=warnings,
     )
     catch_signals(node.stop)

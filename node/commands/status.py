@@ -12,7 +12,7 @@ import msgspec
 
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
-from node.health import Health, age_of
+from node.health import Health, age_of, host_texts
 from node.outbox.file import OutboxFile, is_damage
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into, written_s
 from node.outbox.records import Event, Ledger
@@ -166,6 +166,8 @@ def _as_text(known: _Known) -> str:
         then = "" if known.process else f" (as of {health.time})"
         lines.append(f"broker   {health.broker}{then}")
     lines.append(f"outbox   {outbox}")
+    if health is not None and known.process and (texts := host_texts(health)):
+        lines.append("host     " + ", ".join(f"{name} {text}" for name, text in texts))
     lines.append(f"log      {known.file}, written {duration_text(round(known.written_s))} ago")
     if known.process and known.written_s > _LONG_S:
         lines.append("problem  the log is not written: is the disk full, or read-only?")

@@ -23,7 +23,7 @@ from node.doctor.our_node import OurNode
 from node.doctor.report import Step
 from node.doctor.wire import Closed, Connection
 from node.health import Health
-from node.mqtt.connection import SHORT_LIVES_TEXT
+from node.mqtt.connection import SHORT_LIVES
 from node.system.state_dir import lock_holder
 from node.topics import ONLINE
 
@@ -32,8 +32,8 @@ __all__ = ["ClientIdWatch"]
 WATCH_S = 2.5
 """A client that is thrown out is back after a second (paho's default), or a little later."""
 RETAINED_S = 0.4
-RECENT_MS = 180_000
-"""With pauses of a minute between its attempts, the node complains again within this."""
+RECENT_S = 180.0
+"""With pauses of a minute between its attempts, the node says so again within this."""
 
 
 class ClientIdWatch:
@@ -80,11 +80,7 @@ class ClientIdWatch:
         if node.trouble or node.health is None:
             why = node.trouble or "the node has written nothing yet"
             return Step("client id", "skipped", f"cannot be told: {why}")
-        events = [event for event in node.events if event.utc_ms >= node.started_ms]
-        fights = [event for event in events if event.message.startswith(SHORT_LIVES_TEXT)]
-        lost = [event for event in events if event.message.startswith("no broker: lost")]
-        now_ms = time.time() * 1000
-        if fights and lost and now_ms - max(event.utc_ms for event in lost) < RECENT_MS:
+        if node.health.short_connections >= SHORT_LIVES and node.health_age_s < RECENT_S:
             return self._failed(
                 f"the node's connections do not last: another client has its id {node.client_id}, "
                 "or the broker closes them over a message that is too large"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,14 +15,11 @@ from node.doctor.report import Step
 from node.health import Health
 from node.outbox.file import OutboxFile
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into
-from node.outbox.records import Event
 from node.outbox.store import FILE_NAME
 from node.system.rights import remedy
 from node.system.state_dir import lock_holder
 
 __all__ = ["OurNode", "check_our_node", "find_our_node"]
-
-_EVENTS = 200
 
 
 class OurNode(msgspec.Struct, frozen=True):
@@ -33,8 +32,6 @@ class OurNode(msgspec.Struct, frozen=True):
     """None: it does not run."""
     health: Health | None = None
     """What this process knew of itself last."""
-    events: tuple[Event, ...] = ()
-    """What was wrong lately, newest last."""
     stream: str = ""
     trouble: str = ""
     """Why the log cannot be read."""
@@ -46,12 +43,11 @@ class OurNode(msgspec.Struct, frozen=True):
         return bool(self.stream)
 
     @property
-    def started_ms(self) -> float:
-        """When the process began, UTC; minus infinity where nobody knows."""
-        if self.health is None:
-            return float("-inf")
-        then_s = datetime.fromisoformat(self.health.time).timestamp()
-        return (then_s - self.health.uptime_s) * 1000
+    def health_age_s(self) -> float:
+        """How long ago it wrote its health; infinity where nobody knows."""
+        if self.health is None or not self.health.time:
+            return math.inf
+        return time.time() - datetime.fromisoformat(self.health.time).timestamp()
 
 
 def find_our_node(state_dir: Path, client_id: str) -> OurNode:
@@ -62,8 +58,7 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
 
     def found_in(log: OutboxFile) -> OurNode:
         health = health_of(log.ledger, process) if process else None
-        events = tuple(log.events(_EVENTS))
-        return OurNode(state_dir, client_id, process, health, events, log.stream)
+        return OurNode(state_dir, client_id, process, health, log.stream)
 
     try:
         return look_into(file, found_in) if file.exists() else nothing_known

@@ -25,13 +25,13 @@ import msgspec
 from drivers.bus import Board
 from node.config.schema import Config
 from node.homeassistant.discovery import (
-    VITAL_COMPONENTS,
     AnnouncedChannel,
     AnnouncedSensor,
     birth_topics,
     components_of,
     device_message,
     discovery_topic,
+    is_of_host,
     removal_of,
 )
 from node.mqtt.events import Arrived
@@ -195,7 +195,7 @@ class Announcer:
 
         Or something that this computer cannot tell just now, as of a radio without a network.
         """
-        return key in VITAL_COMPONENTS or any(
+        return is_of_host(key) or any(
             sensor.table.info.more_channels and key.startswith(f"{self._keys[sensor.table.id]}.")
             for sensor in self._sensors
         )

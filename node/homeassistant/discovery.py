@@ -25,17 +25,18 @@ from node.config.schema import (
     SensorTable,
 )
 from node.config.values import parse_host
+from node.health import Shown, shown_fields
 from node.system.host import Vitals
 from node.topics import Topics
 
 __all__ = [
-    "VITAL_COMPONENTS",
     "AnnouncedChannel",
     "AnnouncedSensor",
     "birth_topics",
     "components_of",
     "device_message",
     "discovery_topic",
+    "is_of_host",
     "removal_of",
 ]
 
@@ -68,9 +69,6 @@ _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide
 _PLATFORMS = ("sensor", "binary_sensor", "button")
 _MAX_COMPONENTS = 1000
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
-VITAL_COMPONENTS = frozenset({"cpu_temperature", "wifi", "under_voltage", "throttled"})
-"""Components that are there as far as this computer can tell them, at the moment."""
-
 Component = dict[str, Any]
 
 
@@ -175,6 +173,11 @@ def components_of(payload: bytes, device: str) -> dict[str, Component]:
     return ours if len(ours) <= _MAX_COMPONENTS else {}
 
 
+def is_of_host(key: str) -> bool:
+    """Whether it is a component that is there only as far as this computer tells it just now."""
+    return any(row.of_host and row.component == key for row in shown_fields().values())
+
+
 def removal_of(component: Component) -> Component:
     """What stands in the place of a component to have it removed: its platform alone."""
     return {"p": component["p"]}
@@ -272,53 +275,40 @@ def _expires_after_s(config: Config, sensor: AnnouncedSensor, channel: str) -> i
 
 
 def _diagnostics(topics: Topics, vitals: Vitals) -> dict[str, Component]:
-    """What the node says of itself, as far as this computer can tell."""
-
-    def number(name: str, key: str, **more: Any) -> Component:
-        return {"p": "sensor", "name": name, "val_tpl": _template(key), **more}
-
-    def problem(name: str, key: str) -> Component:
-        return {
-            "p": "binary_sensor",
-            "name": name,
-            "val_tpl": _template(key),
-            "pl_on": "True",  # as a template renders the true of JSON
-            "pl_off": "False",
-            "dev_cla": "problem",
+    """What the node says of itself, as far as this computer can tell: the rows of `node.health`."""
+    components: dict[str, Component] = {}
+    for field, shown in shown_fields().items():
+        if not shown.component or (shown.of_host and getattr(vitals, field) is None):
+            continue
+        components[shown.component] = {
+            "p": "binary_sensor" if shown.is_problem else "sensor",
+            "name": shown.name[:1].upper() + shown.name[1:],
+            "val_tpl": _template(field),
+            **(_OF_A_PROBLEM if shown.is_problem else _of_a_number(shown)),
+            "stat_t": topics.health,
+            "ent_cat": "diagnostic",
+            "exp_aft": _HEALTH_EXPIRES_S,
         }
-
-    measured = {"stat_cla": "measurement"}
-    counted = {"stat_cla": "total_increasing"}
-    components = {
-        "uptime": number("Uptime", "uptime_s", dev_cla="duration", unit_of_meas="s", sug_dsp_prc=0),
-        "outbox": number("Readings to be sent", "outbox_readings", **measured),
-        "rejected": number("Rejected values", "rejected", **counted),
-    }
-    if vitals.cpu_temperature is not None:
-        components["cpu_temperature"] = number(
-            "Processor temperature",
-            "cpu_temperature",
-            dev_cla="temperature",
-            unit_of_meas="°C",
-            sug_dsp_prc=1,
-            **measured,
-        )
-    if vitals.wifi_dbm is not None:
-        components["wifi"] = number(
-            "Wi-Fi signal",
-            "wifi_dbm",
-            dev_cla="signal_strength",
-            unit_of_meas="dBm",
-            **measured,
-        )
-    if vitals.under_voltage is not None:
-        components["under_voltage"] = problem("Under-voltage", "under_voltage")
-        components["throttled"] = problem("Throttled", "throttled")
-    for component in components.values():
-        component["stat_t"] = topics.health
-        component["ent_cat"] = "diagnostic"
-        component["exp_aft"] = _HEALTH_EXPIRES_S
     return components
+
+
+_OF_A_PROBLEM = {
+    "pl_on": "True",  # as a template renders the true of JSON
+    "pl_off": "False",
+    "dev_cla": "problem",
+}
+
+
+def _of_a_number(shown: Shown) -> Component:
+    keys = {
+        "dev_cla": shown.device_class,
+        "unit_of_meas": shown.unit,
+        "stat_cla": shown.state_class,
+    }
+    said: Component = {key: text for key, text in keys.items() if text}
+    if shown.decimals is not None:
+        said["sug_dsp_prc"] = shown.decimals
+    return said
 
 
 def _buttons(config: Config, topics: Topics, *, has_led: bool) -> dict[str, Component]:

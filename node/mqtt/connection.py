@@ -36,7 +36,7 @@ from node.mqtt.reasons import (
 )
 from node.system.clock import Clock
 
-__all__ = ["SHORT_LIVES_TEXT", "BrokerConnection", "Change"]
+__all__ = ["SHORT_LIVES", "BrokerConnection", "Change"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ SILENT_CLOSES_LATER = 4
 _MAX_SILENT_CLOSES = 32
 SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
-SHORT_LIVES_TEXT = "connections do not last"
-"""How the line of the log begins that tells of it; `sensor-node doctor` looks for it."""
+"""Connections in a row that were lost within `SHORT_LIFE_S`: something is wrong."""
 MAX_PAUSE_S = 60.0
 
 
@@ -163,6 +162,20 @@ class BrokerConnection:
         """`connected, MQTT 5`, or why there is no broker."""
         return f"connected, MQTT {self._version_text}" if self.connected else self._trouble
 
+    @property
+    def mqtt_version(self) -> str | None:
+        """The version that is spoken; None without a connection."""
+        return self._version_text if self.connected else None
+
+    @property
+    def short_connections(self) -> int:
+        """How many in a row were lost within `SHORT_LIFE_S`, unless the present one lasts."""
+        return 0 if self.connected and not self._is_young else self._short_lives
+
+    @property
+    def _is_young(self) -> bool:
+        return self._clock.monotonic() - self._up_since_s <= SHORT_LIFE_S
+
     def publish(self, message: Outgoing) -> int:
         """Publish with the next `send`; the id that it will be acknowledged by."""
         return self._client.publish_at_qos_1(message)
@@ -267,7 +280,7 @@ class BrokerConnection:
         Two clients with one id do that to each other: each connection ends the other's
         (MQTT 5, §3.1.4), for ever, and as fast as they reconnect.
         """
-        self.was_short_lived = self._clock.monotonic() - self._up_since_s <= SHORT_LIFE_S
+        self.was_short_lived = self._is_young
         if not self.was_short_lived:
             self._short_lives = 0
         else:
@@ -275,10 +288,9 @@ class BrokerConnection:
         pauses = self._short_lives - SHORT_LIVES + 1
         if pauses == 1:
             _log.error(
-                "%s: is there another client with the id %s? Each node needs a name and a machine "
-                "id of its own; or does the broker close them over a message that is too large "
-                "for it? (see node/doctor/README.md)",
-                SHORT_LIVES_TEXT,
+                "connections do not last: is there another client with the id %s? Each node needs "
+                "a name and a machine id of its own; or does the broker close them over a message "
+                "that is too large for it? (see node/doctor/README.md)",
                 self._client_id,
             )
         self._client.pause_before_reconnecting(min(2.0**pauses, MAX_PAUSE_S) if pauses > 0 else 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from drivers.bus import Board
 from node import __version__
 from node.health import Health, SensorHealth, age_of
@@ -27,12 +29,14 @@ def collect_health(
     outbox: Outbox,
     history: History,
     sensors: list[SensorState],
+    simulated: bool,
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began.
 
-    `config` is the digest of the configuration file; `notice` a problem that was there before it
+    `config` is the digest of the configuration file; `simulated` whether the hardware is not real;
+    `notice` a problem that was there before it
     began (`node.system.update_notice`); `bad_configuration` what is wrong with the configuration,
     where the node runs on the last good one.
     """
@@ -40,9 +44,10 @@ def collect_health(
 
     oldest = outbox.read(outbox.cursor, 1)
     vitals = read_vitals(board)
+    configuration_problem = ""
     if bad_configuration:
-        bad_configuration += ": the node runs on the last good configuration"
-    problems = [text for text in (bad_configuration, notice, outbox.problem) if text]
+        configuration_problem = f"{bad_configuration}: the node runs on the last good configuration"
+    problems = [text for text in (configuration_problem, notice, outbox.problem) if text]
     if not link.guarded:
         problems.append(
             "this paho-mqtt is newer than this program: what the broker sends is not bounded "
@@ -64,14 +69,16 @@ def collect_health(
         process=os.getpid(),
         version=__version__,
         config=config,
+        configuration_problem=configuration_problem,
         time=utc_text(round(clock.utc_s() * 1000)),
         clock="synced" if clock.synced() else "unsynced",
+        simulated=simulated,
         uptime_s=round(clock.monotonic() - started_s),
-        cpu_temperature=vitals.cpu_temperature,
-        wifi_dbm=vitals.wifi_dbm,
-        under_voltage=vitals.under_voltage,
-        throttled=vitals.throttled,
+        **msgspec.structs.asdict(vitals),
         broker=link.described,
+        connected=link.connected,
+        mqtt_version=link.mqtt_version,
+        short_connections=link.short_connections,
         outbox_readings=outbox.unsent,
         outbox_oldest_s=age_of(oldest[0], clock) if oldest else 0.0,
         read=sum(sensor.ok for sensor in sensors),

@@ -70,10 +70,12 @@ class Reporter:
         announcer: Announcer,
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
+        simulated: bool = False,
         notice: str = "",
     ) -> None:
         self._config_digest = config.digest
         self._board = board
+        self._simulated = simulated
         self._notice = notice
         self._clock = clock
         self._link = link
@@ -325,6 +327,7 @@ class Reporter:
             outbox=self._outbox,
             history=self._history,
             sensors=[sensor.state for sensor in self._sensors],
+            simulated=self._simulated,
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )

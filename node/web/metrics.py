@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from node import __version__
+from node.health import shown_fields
 from node.web.view import NodeView
 
 __all__ = ["CONTENT_TYPE", "metrics_text"]
@@ -29,7 +30,7 @@ def metrics_text(node: NodeView) -> str:
 def _families(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
     known, sensors = node.known, node.sensors
     up = node.state in ("running", "starting")
-    broker = node.health is not None and node.health.broker.startswith("connected")
+    broker = node.health is not None and node.health.connected
     version = known.health.version if known.health else ""
     yield "up", "gauge", "Whether the node runs.", [({}, up)]
     yield "healthy", "gauge", "Whether it runs and commits readings.", [({}, not node.unhealthy)]
@@ -93,8 +94,18 @@ def _families(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
             for reason, number in sorted(health.rejected_for.items())
         ],
     )
+    yield from _of_the_health(node)
     if not known.problem:
         yield from _of_the_log(node)
+
+
+def _of_the_health(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
+    """The rows of `node.health` that are shown here."""
+    for field, shown in shown_fields().items():
+        if shown.metric:
+            value = getattr(node.health, field, None)
+            kind = "counter" if shown.state_class == "total_increasing" else "gauge"
+            yield shown.metric, kind, shown.help, [] if value is None else [({}, value)]
 
 
 def _of_the_log(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:

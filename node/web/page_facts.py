@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from node import __version__
-from node.plot.text import age_text, esc, number_text
+from node.health import host_texts
+from node.plot.text import age_text, esc
 from node.system.clock import utc_text
 from node.system.terminal import count
 from node.units import duration_text
@@ -57,10 +58,7 @@ def node_section(node: NodeView) -> str:
         rejected = {name: s.rejected for name, s in health.sensors.items() if s.rejected}
         if rejected:
             rows.append(("values rejected", _rejected_text(sum(rejected.values()), rejected)))
-        if health.cpu_temperature is not None:
-            rows.append(("processor", f"{number_text(health.cpu_temperature, 1)} °C{then}"))
-        if health.wifi_dbm is not None:
-            rows.append(("Wi-Fi", f"{number_text(health.wifi_dbm, 0)} dBm"))
+        rows += [(esc(name), f"{esc(text)}{then}") for name, text in host_texts(health)]
     if not known.problem:
         rows.append(("last reading", f"seq {known.ledger.last_seq}, stream {esc(known.stream)}"))
         rows.append(("log written", age_text(known.written_s)))

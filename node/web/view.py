@@ -97,7 +97,7 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
     names = set(watcher.summary.sensors) | (set(health.sensors) if health else set())
     sensors = tuple(_sensor(name, watcher, known, settings, state) for name in sorted(names))
     return NodeView(
-        name=health.node if health else settings.node,
+        name=(health.node if health else "") or settings.node,
         state=state,
         known=known,
         health=fresh,

@@ -241,6 +241,8 @@ class FleetNode:
             under_voltage=False,
             throttled=False,
             broker="connected, MQTT 5",
+            connected=True,
+            mqtt_version="5",
             outbox_readings=len(self._unsent),
             outbox_oldest_s=0.0,
             read=self._seq,

@@ -96,7 +96,8 @@ def compose(
         state = "online" if sensor["online"] else "OFFLINE"
         error = "" if sensor["online"] else sensor.get("last_error") or "no reading yet"
         lines.append(f"Sensor:  {name}: {state}" + (f": {error}" if error else ""))
-    wrong = problems + [text for text in health.get("problems", []) if "cannot be used" not in text]
+    shown_above = health.get("configuration_problem")
+    wrong = problems + [text for text in health.get("problems", []) if text != shown_above]
     lines += [f"Problem: {text}" for text in wrong]
     return "\n".join(lines) + "\n"
 
