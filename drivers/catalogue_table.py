@@ -1,4 +1,4 @@
-"""The table of the catalogue in drivers/README.md, made of its rows. Pure."""
+"""The tables of the catalogue in drivers/README.md, made of its rows. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from drivers.chip_row import ChipRow
 
-__all__ = ["catalogue_table", "proof_of"]
+__all__ = ["catalogue_table", "lies_table", "proof_of"]
 
 _HEADING = (
     "| driver | chip | channels | accuracy | what proves a value | remarks |\n"
@@ -41,3 +41,43 @@ def proof_of(row: ChipRow) -> str:
         "never 50 alike": row.noisy,
     }
     return "; ".join(words for words, there in proofs.items() if there) or "its range alone"
+
+
+_LIES = (
+    "| driver | a damaged answer | an old value, or none measured "
+    "| a loss of power | another chip |\n|---|---|---|---|---|\n"
+)
+_ONLY_RANGE = "-"
+
+
+def lies_table(rows: Iterable[ChipRow]) -> str:
+    """Markdown: how each chip can lie, and what stops it beside the range of its datasheet."""
+    return _LIES + "".join(
+        f"| `{row.name}` | {' | '.join(_stops(row))} |\n"
+        for row in sorted(rows, key=lambda row: row.name)
+    )
+
+
+def _stops(row: ChipRow) -> tuple[str, str, str, str]:
+    """What stops each of the lies of `_LIES`."""
+    crc = {"here": "CRC, checked here", "library": "CRC"}.get(row.crc, "")
+    identifies = row.witness is not None and row.witness.identifies and row.witness.expected
+    measured = (
+        (row.asked, "measures when it is read"),
+        (row.memory_s, "is asked twice"),
+        (row.ready or row.fresh, "data-ready flag"),
+        (row.checked, row.checked),
+        (row.noisy, "never 50 alike"),
+    )
+    powered = (
+        (row.mark, "a mark"),
+        (row.running, "its mode"),
+        (row.fresh or row.ready, "no new measurement comes"),
+        (row.asked or row.memory_s, "measures when it is read"),
+    )
+    return (
+        crc or _ONLY_RANGE,
+        "; ".join(words for there, words in measured if there) or _ONLY_RANGE,
+        next((words for there, words in powered if there), _ONLY_RANGE),
+        "identification" if identifies else _ONLY_RANGE,
+    )

@@ -119,6 +119,8 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     ready: str = ""
     """A property that tells whether there is a measurement that was not read before."""
     min_interval_s: float = 0.0
+    asked: bool = False
+    """Whether each reading makes it measure; else it does by itself, or another flag says so."""
     memory_s: float = 0.0
     """The chip answers with what it measured when it was asked before; so where that is longer
     ago than this, it is asked twice, `min_interval_s` apart. 0: it measures when it is asked."""

@@ -21,6 +21,8 @@ from drivers.one_wire import (
     celsius_of,
     channel_of,
     family_of,
+    may_be_power_on,
+    power_on_error,
     resolution_of,
     scratchpad_of,
 )
@@ -32,6 +34,11 @@ _BUS = "the 1-Wire bus"
 _GONE = "is not on the bus"
 _NOBODY = f"1-Wire is on, and nobody answers; {PULL_UP}"
 _ENABLE = "switch 1-Wire on: dtoverlay=w1-gpio in config.txt, and reboot"
+
+# Lowest and highest, °C: what no one sets alarms to.
+_MARKS = ((-54, 124), (-53, 123))
+# Nearer than the accuracy, and since the last reading.
+_NEIGHBOUR_WITHIN, _NEIGHBOUR_FOR_S = 0.5, 600.0
 
 _Address = Annotated[
     str,
@@ -86,6 +93,10 @@ class Ds18b20:
         self._address = options.address or self._only_address()
         self._resolution = options.resolution
         self._resolution_is_set = options.resolution is None
+        self._mark = b""
+        """The alarm bytes that were written into the sensor; gone when it loses its power."""
+        self._believed: tuple[float, float] | None = None
+        """The last value, °C, and when that was, unless something went wrong since."""
         self.channels: tuple[Channel, ...] = (channel_of(self._address),)
         bus.join(self._address)
 
@@ -94,6 +105,22 @@ class Ds18b20:
 
         Sensors that are read one after another share one conversion, so the temperature is that
         of at most a second before the call.
+        """
+        believed, self._believed = self._believed, None
+        scratchpad = self._scratchpad()
+        is_suspect = may_be_power_on(self._address, scratchpad)
+        if is_suspect:
+            scratchpad = self._proved(scratchpad, believed)
+        celsius = celsius_of(self._address, scratchpad, is_converted=is_suspect)
+        self._bus.converted_in_vain.discard(self._address)
+        self._believed = celsius, self._board.clock.monotonic()
+        return {"temperature": celsius}
+
+    def _scratchpad(self) -> bytes:
+        """After a conversion.
+
+        Raises:
+            SensorError: it cannot be read.
         """
         try:
             if not self._resolution_is_set:
@@ -107,7 +134,57 @@ class Ds18b20:
         if self._resolution is not None:
             # After a loss of power it is the one in the sensor's EEPROM.
             self._resolution_is_set = resolution_of(scratchpad) == self._resolution
-        return {"temperature": celsius_of(self._address, scratchpad)}
+        return scratchpad
+
+    def _proved(self, scratchpad: bytes, believed: tuple[float, float] | None) -> bytes:
+        """A scratchpad that shows the sensor to have converted, though this one need not.
+
+        Its alarm bytes are in a memory that is lost with the power. If those that are written
+        are still there after another conversion, that one was made. Where the kernel has no file
+        for them, or not for us, another value is a proof, or one very near before. A sensor that
+        had no such proof is not converted again at each reading: others wait for the bus.
+
+        Raises:
+            ImplausibleValue: it has not converted, or nothing shows that it has.
+        """
+        if self._mark and scratchpad[2:4] == self._mark:
+            return scratchpad
+        is_marked = self._leave_mark(scratchpad)
+        if self._address in self._bus.converted_in_vain:
+            raise power_on_error(celsius_of(self._address, scratchpad, is_converted=True))
+        self._bus.converted_in_vain.add(self._address)
+        again = self._scratchpad()
+        if not may_be_power_on(self._address, again):
+            return again
+        celsius = celsius_of(self._address, again, is_converted=True)
+        if is_marked:
+            if again[2:4] == self._mark:
+                return again
+        elif believed is not None:
+            value, at_s = believed
+            is_recent = self._board.clock.monotonic() - at_s <= _NEIGHBOUR_FOR_S
+            if is_recent and abs(value - celsius) <= _NEIGHBOUR_WITHIN:
+                return again
+        raise power_on_error(celsius)
+
+    def _leave_mark(self, scratchpad: bytes) -> bool:
+        """Write alarm bytes that are not there yet; False where that cannot be done.
+
+        The kernel writes them into the sensor's memory, and not into its EEPROM (kernel
+        Documentation/w1/slaves/w1_therm.rst, "alarms"). No one here asks for alarms.
+        """
+        low, high = next(m for m in _MARKS if bytes([m[1], m[0] & 0xFF]) != scratchpad[2:4])
+        path = f"{DEVICES}/{self._address}/alarms"
+        try:
+            with open(self._board.path(path), "r+", encoding="ascii") as file:
+                file.write(f"{low} {high}\n")
+            found = self._board.path(path).read_text(encoding="ascii").split()
+        except OSError:
+            return False
+        if found != [f"{low}", f"{high}"]:  # a copy that keeps its own
+            return False
+        self._mark = bytes([high, low & 0xFF])
+        return True
 
     def _only_address(self) -> str:
         found = self._bus.addresses()
@@ -212,7 +289,7 @@ DS18B20 = DriverInfo(
     example='driver = "ds18b20"\naddress = "28-0316a2795bff"',
     accuracy="±0.5 °C (-10 to 85 °C); DS1822 ±2 °C; MAX31850 ±2 °C and the thermocouple's own",
     source="Maxim DS18B20 (19-7487), DC electrical characteristics, and those of its relatives",
-    quirks="85 °C is what it has at power-on: refused, unless it was truly measured",
+    quirks="85 °C is what it has at power-on, 25 °C some copies: refused, unless it was measured",
     read_budget_s=5.0,
     scan=_scan,
 )

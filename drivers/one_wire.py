@@ -27,6 +27,8 @@ __all__ = [
     "celsius_of",
     "channel_of",
     "family_of",
+    "may_be_power_on",
+    "power_on_error",
     "resolution_of",
     "scratchpad_of",
 ]
@@ -163,15 +165,45 @@ def resolution_of(scratchpad: bytes) -> int:
     return 9 + (scratchpad[_CONFIGURATION] >> 5 & 0b11)
 
 
-def celsius_of(address: str, scratchpad: bytes) -> float:
+def power_on_error(celsius: float) -> ImplausibleValue:
+    """What is raised for the value of a sensor that has not converted."""
+    return ImplausibleValue(
+        f"{celsius:.1f} °C is the power-on value: no conversion took place",
+        "check 3V3 and the 4.7 kΩ pull-up; parasite power needs a strong one",
+    )
+
+
+_MAXIMS_OWN = re.compile(r"28-0000(?!00)")
+"""Addresses of Maxim's parts; those with 00 in the third place are of before 2009, or copies."""
+_DEGREES_25, _NOISY = bytes.fromhex("9001"), 0x66
+
+
+def may_be_power_on(address: str, scratchpad: bytes) -> bool:
+    """Whether a scratchpad may be that of a sensor that has not converted since it got power.
+
+    Of the copies that are sold as DS18B20 (cpetrich/counterfeit_DS18B20, families A to H), most
+    begin with 85 °C and keep byte 6 at 0x0c for ever, an NS18B20 begins with 0x10 there, which is
+    what a conversion to 85.00 leaves, and those with 0x66 in byte 7 begin with 25 °C. For Maxim's
+    own, byte 6 is enough (`celsius_of`).
+    """
+    if address.startswith("3b") and scratchpad[_CONFIGURATION] & _EXTENDED:
+        return False
+    if address.startswith("28") and scratchpad[:2] == _DEGREES_25:
+        return scratchpad[7] == _NOISY
+    return scratchpad[:2] == family_of(address).power_on and not _MAXIMS_OWN.match(address)
+
+
+def celsius_of(address: str, scratchpad: bytes, *, is_converted: bool = False) -> float:
     """The temperature in a scratchpad whose CRC was right.
+
+    `is_converted`: somebody has seen to it that it is none of `may_be_power_on`.
 
     Raises:
         SensorNotFound: -127 °C or 127.94 °C, which a line with nothing on it reads as.
         ImplausibleValue: all zeros, a value outside the family's range, or the power-on state.
             85 °C is refused by the bytes of the scratchpad, not by the value, since a sensor may
-            truly be that hot: after a conversion, byte 6 is 16 minus the low four bits of byte 0.
-            (A DS18S20 has the same bytes after one that gave exactly 85.00; it is refused too.)
+            truly be that hot: after a conversion, byte 6 of most is 16 minus the low four bits of
+            byte 0.
         SensorFault: a thermocouple is open or shorted.
         BadFrame: bytes that no conversion leaves.
     """
@@ -183,11 +215,12 @@ def celsius_of(address: str, scratchpad: bytes) -> float:
     if address.startswith("3b") and scratchpad[_CONFIGURATION] & _EXTENDED:
         family = _THERMOCOUPLE
     celsius = family.decode(scratchpad)
-    if scratchpad[:2] == family.power_on and scratchpad[6] == _NOT_CONVERTED_BYTE_6:
-        raise ImplausibleValue(
-            "85.0 °C is the power-on value: no conversion took place",
-            "check 3V3 and the 4.7 kΩ pull-up; parasite power needs a strong one",
-        )
+    if (
+        scratchpad[:2] == family.power_on
+        and scratchpad[6] == _NOT_CONVERTED_BYTE_6
+        and not is_converted
+    ):
+        raise power_on_error(celsius)
     low, high = family.channel.plausible
     if low <= celsius <= high:
         return celsius

@@ -40,6 +40,8 @@ class OneWireBus:
         self._open: set[str] = set()
         self._converted_at_s: dict[str, float] = {}
         """Address -> when the shared conversion ended that it has not been read of since."""
+        self.converted_in_vain: set[str] = set()
+        """Those for which another conversion has shown nothing; a sensor is opened anew often."""
 
     def join(self, address: str) -> None:
         """Take note that a sensor is read regularly."""

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import inspect
 import math
+import re
 import subprocess
 import sys
 import tomllib
@@ -20,13 +21,13 @@ from support import FakeClock, TickingClock, put_libraries_on
 from drivers.accuracy import accuracy_of
 from drivers.base import Channel, DriverInfo, Measurement, Options
 from drivers.catalogue import CATALOGUE
-from drivers.catalogue_table import catalogue_table
+from drivers.catalogue_table import catalogue_table, lies_table
 from drivers.chip_reads import AhtFrames, SmbusThermometer
 from drivers.chip_row import ChipRow
 from drivers.circuitpython import chip_driver
 from drivers.errors import ImplausibleValue, MissingSupport, SensorError
 from drivers.packages import install_command
-from drivers.registry import find_driver
+from drivers.registry import driver_names, find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
 from drivers.sim.dead import ConstantChip
@@ -146,6 +147,27 @@ def test_the_readme_has_the_table_that_the_rows_make():
     heading = catalogue_table([])
     table = heading + readme.partition(heading)[2].partition("\n\n")[0] + "\n"
     assert table == catalogue_table(CATALOGUE)
+
+
+def test_the_readme_tells_of_every_driver_how_it_can_lie():
+    """The catalogue's table is made of its rows; the others are by hand, and none is missing."""
+    readme = (ROOT / "drivers" / "README.md").read_text()
+    heading = lies_table([])
+    section = readme.partition("## How each can lie")[2].partition("\n## ")[0]
+    table = heading + section.partition(heading)[2].partition("\n\n")[0].rstrip() + "\n"
+    assert table == lies_table(CATALOGUE)
+    firsts = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    told = {name for first in firsts for name in re.findall(r"`(\w+)`", first)}
+    assert told == set(driver_names())
+
+
+def test_what_the_tables_say_of_a_row_is_in_the_row():
+    """A chip without a CRC, a flag or a mark has none in its line either."""
+    bare = msgspec.structs.replace(
+        CATALOGUE[0], crc="", asked=False, checked="", noisy=False, witness=None, ready=""
+    )
+    assert lies_table([bare]).splitlines()[-1] == "| `bme280` | - | - | - | - |"
+    assert "| its range alone |" in catalogue_table([bare])
 
 
 def test_a_row_that_changed_changes_the_table():

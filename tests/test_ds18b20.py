@@ -13,6 +13,7 @@ from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorFault,
 from drivers.one_wire import FAMILIES, celsius_of, scratchpad_of
 from drivers.scanning import scan
 from drivers.sim.one_wire import POWER_ON_SCRATCHPAD, crc8, w1_slave_text
+from drivers.sim.room import Air
 
 ADDRESS = "28-0316a2795bff"
 
@@ -296,3 +297,149 @@ def test_a_bus_that_is_on_and_empty_is_not_to_be_switched_on(board):
     board.one_wire.unplugged["28-0316a2795bff"] = lambda: True
     with pytest.raises(SensorNotFound, match="1-Wire is on, and nobody answers; check 3V3"):
         DS18B20.open(Ds18b20Options(), board).read()
+
+
+# -- What a sensor begins with -------------------------------------------------------------------
+
+UMW, NOVOSENSE = "28-0316a2795bff", "28-01187a9f7c00"
+MAXIM = "28-00000bbb9b13"
+POWER_ON = {
+    "A1, Maxim's own": (MAXIM, "50054b467fff0c10"),
+    "A1, never trimmed": ("28-000003cb9e9b", "500500001fff0c10"),
+    "A2": ("28-005bb7000019", "5005aa557fff0c10"),
+    "A3": ("28-0000005a43e1", "50054b467fff0c10"),
+    "B1, GXCAS and UMW": (UMW, "50054b467fff0c10"),
+    "B1, written to": (UMW, "50054b467fff7f10"),
+    "B2, 7Q-Tek": ("28-0416615a7cff", "50054b467fff0c10"),
+    "C": ("28-f296cd1d64ff", "500555007fff0c10"),
+    "D1, with a supercap": ("28-0204771d2491", "900155057f7e8166"),
+    "D2": ("28-03009779fe90", "900155057fa22066"),
+    "NS18B20": (NOVOSENSE, "50054b467fff1010"),
+    "GX20MH01": (UMW, "50054b46ffff0c10"),
+    "DS18S20": ("10-000802be73fa", "aa004b46ffff0c10"),
+    "DS1822": ("22-000802be73fa", "50054b467fff0c10"),
+    "DS1825": ("3b-000802be73fa", "50054b467fff0c10"),
+    "DS28EA00": ("42-000802be73fa", "50054b467fff0c10"),
+}
+"""cpetrich/counterfeit_DS18B20, "Initial Scratchpad"; DavidAntliff/esp32-ds18b20 issue 16."""
+
+
+def sensor_at(board, address: str, celsius: float):
+    board.attach("ds18b20", Ds18b20Options(address=address))
+    board.room.at = lambda *_: Air(celsius, 50, 1000)
+    return DS18B20.open(Ds18b20Options(address=address), board)
+
+
+def keeps_byte_6(scratchpad: bytes) -> bytes:
+    """What copies of family B and C have after a conversion."""
+    return scratchpad[:6] + b"\x0c" + scratchpad[7:]
+
+
+def is_noisy(scratchpad: bytes) -> bytes:
+    """What copies of family D have after a conversion."""
+    return scratchpad[:5] + b"\x7e\x81\x66"
+
+
+@pytest.mark.parametrize("has_alarms", [True, False])
+@pytest.mark.parametrize("family", POWER_ON)
+def test_what_each_family_begins_with_is_no_reading(board, family, has_alarms):
+    """Its supply breaks down at each conversion, so that a second one says the same."""
+    address, scratchpad_hex = POWER_ON[family]
+    board.one_wire.has_alarms = has_alarms
+    board.one_wire.power_on[address] = bytes.fromhex(scratchpad_hex)
+    board.one_wire.loses_power[address] = lambda: True
+    sensor = sensor_at(board, address, 21.5)
+    for _ in range(3):
+        with pytest.raises(ImplausibleValue, match=r"(85|25)\.0 °C is the power-on value"):
+            sensor.read()
+    board.one_wire.loses_power.clear()
+    assert sensor.read() == {"temperature": 21.5}
+
+
+@pytest.mark.parametrize("family", POWER_ON)
+def test_a_supply_that_broke_down_once_costs_a_second_conversion(board, family):
+    address, scratchpad_hex = POWER_ON[family]
+    if family.startswith("A1"):
+        return  # refused at once by its byte 6
+    board.one_wire.power_on[address] = bytes.fromhex(scratchpad_hex)
+    breaks_down = [True]
+    board.one_wire.loses_power[address] = lambda: bool(breaks_down and breaks_down.pop())
+    assert sensor_at(board, address, 21.5).read() == {"temperature": 21.5}
+
+
+@pytest.mark.parametrize(
+    ("address", "copy", "celsius"),
+    [
+        (MAXIM, None, 85.0),
+        (NOVOSENSE, None, 85.0),
+        (UMW, None, 85.0),
+        (UMW, keeps_byte_6, 85.0),
+        (UMW, is_noisy, 25.0),
+        (UMW, is_noisy, 85.0),
+        ("28-0000005a43e1", None, 85.0),
+        ("10-000802be73fa", None, 85.0),
+        ("22-000802be73fa", None, 85.0),
+        ("3b-000802be73fa", None, 85.0),
+        ("42-000802be73fa", None, 85.0),
+        (UMW, None, 25.0),
+    ],
+)
+def test_a_sensor_that_is_truly_as_hot_is_read(board, address, copy, celsius):
+    """From the first reading on: its alarm bytes show that it kept its power."""
+    if copy is not None:
+        board.one_wire.converted = copy
+    sensor = sensor_at(board, address, celsius)
+    for _ in range(3):
+        assert sensor.read() == {"temperature": celsius}
+
+
+def test_a_mark_costs_one_conversion_and_not_one_at_each_reading(board):
+    sensor = sensor_at(board, UMW, 85.0)
+    sensor.read()
+    before = board.one_wire.conversions
+    for _ in range(5):
+        sensor.read()
+    assert board.one_wire.conversions - before == 5
+
+
+def test_a_mark_that_is_gone_is_no_proof(board):
+    """85.0 °C, truly; then the supply breaks down, and it says 85.0 °C again."""
+    sensor = sensor_at(board, UMW, 85.0)
+    sensor.read()
+    board.one_wire.loses_power[UMW] = lambda: True
+    with pytest.raises(ImplausibleValue, match="power-on"):
+        sensor.read()
+
+
+def test_without_a_file_for_marks_a_neighbouring_value_is_a_proof(board, clock):
+    """An older kernel, or one without the rule of udev's."""
+    board.one_wire.has_alarms = False
+    sensor = sensor_at(board, UMW, 84.75)
+    sensor.read()
+    board.room.at = lambda *_: Air(85.0, 50, 1000)
+    assert sensor.read() == {"temperature": 85.0}
+    assert sensor.read() == {"temperature": 85.0}
+    clock.sleep(3600)
+    with pytest.raises(ImplausibleValue, match="power-on"):
+        sensor.read()
+
+
+@pytest.mark.parametrize("celsius", [21.5, 83.0])
+def test_a_value_that_is_no_neighbour_is_none(board, celsius):
+    board.one_wire.has_alarms = False
+    sensor = sensor_at(board, UMW, celsius)
+    sensor.read()
+    board.one_wire.loses_power[UMW] = lambda: True
+    with pytest.raises(ImplausibleValue, match="power-on"):
+        sensor.read()
+
+
+def test_the_eeprom_of_a_sensor_is_left_alone(board):
+    """A mark is in its memory; what it was set to is there again after a loss of power."""
+    sensor = sensor_at(board, UMW, 85.0)
+    sensor.read()
+    assert board.one_wire.alarms[UMW] == b"\x7c\xca", "124 and -54 °C"
+    board.one_wire.loses_power[UMW] = lambda: True
+    with pytest.raises(ImplausibleValue):
+        sensor.read()
+    assert board.one_wire.alarms[UMW] in (b"\x4b\x46",)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,18 +54,22 @@ def _kernels_t(family: str, scratchpad: bytes) -> int:
     return int(raw * 1000 / 16)
 
 
-def _scratchpad(family: str, celsius: float, resolution: int) -> bytes:
+_EEPROM = b"\x4b\x46"
+"""The alarm bytes of the datasheet's example: 75 and 70 °C."""
+
+
+def _scratchpad(family: str, celsius: float, resolution: int, alarms: bytes = _EEPROM) -> bytes:
     if family == "10":
         # raw >> 1 is the whole degree below celsius + 0.25; the counters hold the rest.
         sixteenths = round((celsius + 0.25) * 16)
         whole, fraction = divmod(sixteenths, 16)
         low, high = (whole * 2).to_bytes(2, "little", signed=True)
-        return bytes([low, high, 0x4B, 0x46, 0xFF, 0xFF, 16 - fraction, 16])
+        return bytes([low, high, *alarms, 0xFF, 0xFF, 16 - fraction, 16])
     unused = 12 - resolution
     raw = round(celsius * 16) >> unused << unused
     low, high = raw.to_bytes(2, "little", signed=True)
     configuration = (resolution - 9) << 5 | 0x1F
-    return bytes([low, high, 0x4B, 0x46, configuration, 0xFF, 16 - (raw & 0xF), 0x10])
+    return bytes([low, high, *alarms, configuration, 0xFF, 16 - (raw & 0xF), 0x10])
 
 
 class OneWireTree:
@@ -88,7 +93,17 @@ class OneWireTree:
         self.resolutions: dict[str, int] = {}
         self.fixed: set[str] = set()
         """Addresses whose resolution does not change, as that of some copies."""
+        self.converted: Callable[[bytes], bytes] = lambda scratchpad: scratchpad
+        """What a copy has in place of the scratchpad of a DS18B20 that has converted."""
         self.has_bulk_read = True
+        self.has_alarms = True
+        """Whether the kernel has the file for them (since Linux 5.8)."""
+        self.alarms: dict[str, bytes] = {}
+        """Address -> TH and TL in its memory."""
+        self.power_on: dict[str, bytes] = {}
+        """Address -> the scratchpad that it begins with, where it is another."""
+        self.loses_power: dict[str, Callable[[], bool]] = {}
+        """Address -> whether the next conversion is too much for its supply."""
         self.conversions = 0
         self._converted: dict[str, str] = {}
         """Address -> what a bulk read has left in the sensor's memory, until it is read."""
@@ -96,9 +111,18 @@ class OneWireTree:
     def attach(self, address: str, air: Callable[[], Air]) -> None:
         family = address[:2]
         self.resolutions[address] = 12
-        self.text[address] = lambda: w1_slave_text(
-            _scratchpad(family, air().temperature, self.resolutions[address]), family=family
-        )
+        self.alarms[address] = _EEPROM
+
+        def text() -> str:
+            if address in self.loses_power and self.loses_power[address]():
+                self.alarms[address] = _EEPROM
+                start = FAMILIES[family].power_on + POWER_ON_SCRATCHPAD[2:]
+                return w1_slave_text(self.power_on.get(address, start), family=family)
+            resolution, alarms = self.resolutions[address], self.alarms[address]
+            scratchpad = self.converted(_scratchpad(family, air().temperature, resolution, alarms))
+            return w1_slave_text(scratchpad, family=family)
+
+        self.text[address] = text
 
     def refresh(self, absolute: str) -> None:
         """Serve the file `absolute`, and bring the folders up to date."""
@@ -111,6 +135,8 @@ class OneWireTree:
             self._serve_bulk_read(file)
         elif file.name == "resolution":
             self._serve_resolution(address, file)
+        elif file.name == "alarms":
+            self._serve_alarms(address, file)
         elif file.name == "w1_slave":
             file.write_text(self._read(address), encoding="ascii")
 
@@ -129,6 +155,8 @@ class OneWireTree:
             if not folder.exists():
                 folder.mkdir()
                 (folder / "w1_slave").touch()
+                if address in self.alarms and self.has_alarms:
+                    (folder / "alarms").touch()
                 if address in self.resolutions and FAMILIES[address[:2]].resolution_can_be_set:
                     (folder / "resolution").write_text(f"{self.resolutions[address]}\n")
         for folder in (self._master, *self._master.glob("??-*")):
@@ -178,3 +206,11 @@ class OneWireTree:
         if address not in self.fixed and wanted in ("9", "10", "11", "12"):
             self.resolutions[address] = int(wanted)
         file.write_text(f"{self.resolutions[address]}\n", encoding="ascii")
+
+    def _serve_alarms(self, address: str, file: Path) -> None:
+        """Take what was written, "-10 85"; show lowest and highest (w1_therm.c, alarms_show)."""
+        if written := file.read_text(encoding="ascii").split():
+            low, high = sorted(map(int, written))
+            self.alarms[address] = bytes([high & 0xFF, low & 0xFF])
+        th, tl = struct.unpack("bb", self.alarms[address])
+        file.write_text(f"{tl} {th}\n", encoding="ascii")

@@ -125,13 +125,13 @@ def _print_list(infos: list[DriverInfo], *, as_json: bool) -> None:
 
 def _print_markdown(name: str) -> int:
     from drivers.catalogue import CATALOGUE
-    from drivers.catalogue_table import catalogue_table
+    from drivers.catalogue_table import catalogue_table, lies_table
 
     rows = [row for row in CATALOGUE if name in ("", row.name)]
     if not rows:
         print(f'the catalogue has no "{name}"', file=sys.stderr)
         return 2
-    print(catalogue_table(rows), end="")
+    print(catalogue_table(rows), lies_table(rows), sep="\n", end="")
     return 0
 
 
