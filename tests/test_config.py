@@ -193,7 +193,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         (MQTT + sensor('path = "/x"\nscale = 0', driver="sysfs"), "scale: expected a number > 0"),
         (
             MQTT + sensor('path = "/x"\n[sensor.channel.pressure]\nunit = "psi"', driver="sysfs"),
-            "cannot be psi",
+            "unit: expected one of %, K, Pa, hPa",
         ),
         (MQTT + sensor("select_pin = 11", driver="mcp3008"), "GPIO 11 is used twice"),
         (
@@ -203,9 +203,12 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
             "must come sooner",
         ),
         (MQTT + 'password = "x"\n', "needs a username"),
-        (MQTT + 'username = "u"\npassword_file = "nope"\n', "nope cannot be read"),
+        (
+            MQTT + 'username = "u"\npassword_file = "nope.password"\n',
+            "nope.password cannot be read",
+        ),
         (MQTT + 'username = "u"\npassword = "x"\npassword_file = "y"\n', "exclude each other"),
-        (MQTT + '[mqtt.tls]\nca_file = "nope"\n', "nope cannot be read"),
+        (MQTT + '[mqtt.tls]\nca_file = "nope.crt"\n', "nope.crt cannot be read"),
         (MQTT + "[status_led]\npin = 99\n", "pin: expected a whole number <= 27"),
         (MQTT + sensor('pin = 4\ninterval = "1s"'), "more often than every 2 s"),
         (MQTT + sensor("pin = 4\ninterval = 0"), "more often than every 2 s"),

@@ -81,15 +81,16 @@ def test_a_file_that_is_no_toml_is_shown_with_a_mark_and_what_to_write(
     error = problems(tmp_path, content)
     (problem,) = error.problems
     assert problem.line == line
-    assert says in problem.message
-    shown, mark = problem.excerpt.splitlines()
+    said, shown, mark = problem.for_owner.splitlines()
+    assert says in said
     seen = content.splitlines()[line - 1].rstrip()
     assert "".join(c if c.isprintable() else " " for c in seen) == shown[4:]
     assert mark.strip() == "^"
     assert len(mark) <= len(shown) + 1
-    assert error.report() == (
-        f"{tmp_path / 'node.toml'}:{line}: {problem.where}: {problem.message}\n{problem.excerpt}"
-    )
+    where = f"{tmp_path / 'node.toml'}:{line}: {problem.where}: "
+    assert error.report(for_owner=True) == f"{where}{problem.for_owner}"
+    assert error.report() == f"{where}{problem.message}"
+    assert problem.message.startswith("not valid TOML: ")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_a_file_that_is_no_toml_is_shown_with_a_mark_and_what_to_write(
 def test_a_line_that_may_have_a_secret_in_it_is_not_shown(tmp_path, content):
     """What is wrong goes into the journal, and people paste it into forums."""
     error = problems(tmp_path, f"[mqtt]\nhost = 'h'\n{content}\n")
-    assert SECRET not in error.report()
+    assert SECRET not in error.report(for_owner=True)
     assert SECRET not in repr(error.problems)
     assert "not valid TOML" in error.report()
 
@@ -147,7 +148,7 @@ def test_a_line_that_may_have_a_secret_in_it_is_not_shown(tmp_path, content):
         ),
         (MQTT + '[homeassistant]\nenabled = "true"\n', 4, "without the quotes: true"),
         (CHANNEL + 'offset = "-0,4"\n', 8, '(it is "-0,4"; without the quotes: -0.4)'),
-        (SENSOR + 'pin = "seventeen"\n', 6, '(it is "seventeen")'),
+        (SENSOR + 'pin = "six"\n', 6, '(it is "six")'),
         (CHANNEL + 'interval = "30s"\n', 8, "put it above [sensor.channel.temperature]"),
         (CHANNEL + "pin = 4\n", 8, "is a key of the sensor, not of its channel"),
         ('[mqtt]\nhost = "[::1]"\n', 2, "without brackets"),

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = module.run(arguments)
         sys.stdout.flush()
     except ConfigError as error:
-        print(error.report(), file=sys.stderr)  # noqa: T201
+        print(error.report(for_owner=sys.stderr.isatty()), file=sys.stderr)  # noqa: T201
         return EXIT_CONFIG
     except BrokenPipeError:
         # The reader of our output has gone, as `| head` does. Keep Python from noticing it again

@@ -147,7 +147,8 @@ def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bo
     from node.panel import led_of, show_bad_configuration
     from node.sensors.board import bare_board
 
-    print(error.report(), file=sys.stderr, flush=True)  # noqa: T201
+    report = error.report(for_owner=sys.stderr.isatty())
+    print(report, file=sys.stderr, flush=True)  # noqa: T201
     led = led_of(error.source)
     if led is not None and not sys.stderr.isatty():
         show_bad_configuration(led, bare_board(simulate=simulate))

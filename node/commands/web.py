@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = _settings(arguments)
     except ConfigError as error:
-        print(error.report(), file=sys.stderr)
+        print(error.report(for_owner=sys.stderr.isatty()), file=sys.stderr)
         # As a condition of the unit: not enabled, and no fault of the unit's.
         return EXIT_FAILED if arguments.is_enabled else EXIT_CONFIG
     if arguments.is_enabled:

@@ -38,7 +38,7 @@ from node.config.schema import (
     WebTable,
 )
 from node.config.sensors import Claimed, check_claims, check_expiry, read_sensors
-from node.config.values import did_you_mean
+from node.config.values import did_you_mean, nearest
 
 __all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read"]
 
@@ -137,15 +137,21 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
 
 
 def _unknown_table(reader: TableReader, key: str, written: object) -> None:
+    """Note a table that is none of ours, or a key outside of one; a text like no word of ours may
+    be anything, and is not repeated."""
     known = (*_TABLES, *_OTHER_TABLES)
     if not isinstance(written, dict | list):
-        reader.problem((key,), f"a key outside of a table; {_place_of(key)}", key)
+        place = _place_of(key)
+        where = key if place.startswith("it belongs") else "file"
+        reader.problem((key,), f"a key outside of a table; {place}", where)
         return
     hint = did_you_mean(key, known)
     meant = key.removesuffix("s")
     if meant in known:
         hint = f"write {'[[sensor]]' if meant == 'sensor' else f'[{meant}]'}"
-    reader.problem((key,), f"unknown table; {hint}", f"[[{key}]]" * isinstance(written, list))
+    name = key if nearest(key, known) else "..."
+    where = f"[[{name}]]" if isinstance(written, list) else f"[{name}]"
+    reader.problem((key,), f"unknown table; {hint}", where)
 
 
 def _place_of(key: str) -> str:

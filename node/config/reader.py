@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from node.config.values import convert_value, in_quotes, key_meant, shown
+from node.config.values import convert_value, in_quotes, is_like_a_key, key_meant, shown
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
@@ -31,6 +31,8 @@ __all__ = [
 
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 _NOTHING = object()
+_SUFFIXES = (".crt", ".pem", ".cer", ".key", ".password", ".passwd", ".txt")
+_SECRET_KEYS = ("password", "username")
 
 
 def find_file(option: str | None) -> Path:
@@ -45,15 +47,21 @@ def fields_of(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, 
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong with the configuration."""
+    """One thing wrong with the configuration, without a word of what may be a secret.
+
+    It goes into logs, health and `status.txt`. A text that stands where it should not, be it a
+    value, an unknown key or the name of a file that does not exist, may be a password: of such a
+    one the line is named, and what was expected.
+    """
 
     line: int
     """From 1; 0 for the file as a whole."""
     where: str
     """The table and key: `[[sensor]] air: pin`."""
     message: str
-    excerpt: str = ""
-    """The line itself, with a mark below the place, where it is no TOML."""
+    for_owner: str = ""
+    """In place of the message, where it is no TOML: with what stands in the line, and the line
+    itself with a mark below the place. For a terminal, and for nothing that is kept or sent."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.where}: {self.message}"
@@ -67,11 +75,14 @@ class ConfigError(Exception):
         self.problems = sorted(problems, key=lambda problem: problem.line)
         super().__init__(f"{source}: {len(self.problems)} problems")
 
-    def report(self) -> str:
-        """The problems, one a line, as a compiler would print them."""
+    def report(self, *, for_owner: bool = False) -> str:
+        """The problems, one a line, as a compiler would print them.
+
+        With `for_owner` a line that is no TOML is shown: at the terminal of whoever wrote it.
+        """
         return "\n".join(
-            f"{self.source}:{problem.line}: {problem.where}: {problem.message}"
-            + (f"\n{problem.excerpt}" if problem.excerpt else "")
+            f"{self.source}:{problem.line}: {problem.where}: "
+            + ((for_owner and problem.for_owner) or problem.message)
             if problem.line
             else f"{self.source} {problem.message}"
             for problem in self.problems
@@ -112,12 +123,25 @@ class TableReader:
 
     def problem(self, path: KeyPath, message: str, where: str = "") -> None:
         """Note what is wrong at `path`."""
-        where = where or _where(path, self.sensor_ids)
+        where = where or self.words_for(path)
         self.problems.append(Problem(self.line_of(path), where, message))
+
+    def unknown_key(self, path: KeyPath, known: Iterable[str], of_what: str = "") -> None:
+        """Note a key that is none of the known ones.
+
+        It is named where it is like one of them, so that it is a slip of the pen.
+        """
+        key, known = str(path[-1]), list(known)
+        where = self.words_for(path if is_like_a_key(key, known) else path[:-1])
+        self.problem(path, f"unknown key{of_what}; {key_meant(key, known)}", where)
+
+    def words_for(self, path: KeyPath) -> str:
+        """A key path in the words of TOML."""
+        return _where(path, self.sensor_ids)
 
     def remark(self, path: KeyPath, message: str) -> None:
         """Note what is right at `path`, and could be written better."""
-        self.remarks.append(f"{_where(path, self.sensor_ids)}: {message}")
+        self.remarks.append(f"{self.words_for(path)}: {message}")
 
     def line_of(self, path: KeyPath) -> int:
         """The line of `path` in the file."""
@@ -159,7 +183,7 @@ class TableReader:
         if not only:
             for key in written:
                 if key not in fields:
-                    self.problem((*path, key), f"unknown key; {key_meant(key, fields)}")
+                    self.unknown_key((*path, key), fields)
         values: dict[str, Any] = {}
         for key, field in fields.items():
             if key in written:
@@ -175,10 +199,9 @@ class TableReader:
         try:
             return convert_value(target, written)
         except ValueError as error:
-            message = str(error)
-            if not _may_be_secret(path, written):
-                message += f" (it is {shown(written)}{in_quotes(target, written)})"
-            self.problem(path, message)
+            seen = "" if path[-1] in _SECRET_KEYS else shown(written)
+            seen = f" (it is {seen}{in_quotes(target, written)})" if seen else ""
+            self.problem(path, f"{error}{seen}")
             return _NOTHING
 
     def locate(self, written: Path, key: str) -> Path:
@@ -193,8 +216,20 @@ class TableReader:
             self.problem(path, f"{file} is not text")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            self.problem(path, f"{file} cannot be read: {reason}")
+            # What does not look like a file's name may be what was to be in it: a password.
+            named = file if self._is_a_file_name(file) else "the file that it names"
+            self.problem(path, f"{named} cannot be read: {reason}")
         return None
+
+    def _is_a_file_name(self, file: Path) -> bool:
+        """Whether a text that names a file is one, to all appearances."""
+        try:
+            elsewhere = (
+                file.parent not in (self.source.parent, Path("/")) and ".." not in file.parts
+            )
+            return file.exists() or file.suffix in _SUFFIXES or (elsewhere and file.parent.is_dir())
+        except (OSError, ValueError):  # too long, or with a NUL in it
+            return False
 
 
 def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
@@ -209,10 +244,3 @@ def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
     else:
         table, rest = f"[{'.'.join(map(str, path[:-1]))}]", path[-1:]
     return " ".join([table, ".".join(map(str, rest))]).strip()
-
-
-def _may_be_secret(path: KeyPath, written: object) -> bool:
-    """Whether a value that is wrong had better not be repeated: it goes into logs."""
-    if path[0] not in ("mqtt", "web"):
-        return False
-    return path[-1] in ("password", "username") or "@" in str(written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 from drivers.base import Channel, Claim, DriverInfo, Options
@@ -10,7 +11,7 @@ from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import ChannelTable, SensorTable
-from node.config.values import did_you_mean, is_called, key_meant
+from node.config.values import did_you_mean, is_called, nearest
 from node.units import all_units, convert, convertible, duration_text, unit_called
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ def read_sensors(
     first_with: dict[str, int] = {}
     for index, table in enumerate(written):
         identity = table.get("id") if isinstance(table, dict) else None
-        if isinstance(identity, str):
-            reader.sensor_ids[index] = identity[:64]
+        # Another text may be anything, a password too.
+        if isinstance(identity, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", identity):
+            reader.sensor_ids[index] = identity
         sensor = _read_sensor(reader, index, table, claimed)
         if isinstance(identity, str):
             if identity in first_with:
                 other = reader.line_of(("sensor", first_with[identity]))
-                message = f'"{identity}" is the id of the sensor at line {other} already'
+                message = f"is the id of the sensor at line {other} already"
                 reader.problem(("sensor", index, "id"), message)
             first_with.setdefault(identity, index)
         if sensor is not None:
@@ -102,14 +104,21 @@ def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) ->
     try:
         return find_driver(name)
     except UnknownDriver:
-        from drivers.names import driver_called, suggestion  # a right name needs no others
+        from drivers.names import (  # a right name needs no others
+            about,
+            driver_called,
+            suggestion,
+        )
 
         known_as = driver_called(name)
         if known_as is not None:
             reader.remark(path, f'"{name}" is read by {known_as}: driver = "{known_as}"')
             return find_driver(known_as)
         hint = suggestion(name, bus=_bus_of(written))
-        reader.problem(path, f'there is no driver "{name}"; {hint}')
+        # A text that is like no name may be anything, a password too.
+        meant = about(name) or hint.startswith("did you mean")
+        called = f'driver "{name}"' if meant else "such driver"
+        reader.problem(path, f"there is no {called}; {hint}")
     except MissingSupport as error:
         reader.problem(path, str(error))
     return None
@@ -132,8 +141,8 @@ def _read_options(
     own = {key: value for key, value in written.items() if key not in _SENSOR_KEYS}
     known = [field.encode_name for field in fields_of(info.options)]
     for key in [key for key in own if key not in known]:
-        hint = key_meant(key, [*known, *_SENSOR_KEYS])
-        reader.problem((*path, key), f"unknown key of the driver {info.name}; {hint}")
+        of_what = f" of the driver {info.name}"
+        reader.unknown_key((*path, key), [*known, *_SENSOR_KEYS], of_what)
         del own[key]
     values = reader.table(info.options, own, path)
     if values is None:
@@ -160,10 +169,12 @@ def _read_channels(
     for name, table in written.items():
         if name not in known and not info.more_channels:
             hint = did_you_mean(name, known)
-            reader.problem((*path, name), f"{info.name} has no such channel; {hint}")
+            where = reader.words_for((*path, name) if nearest(name, known) else path)
+            reader.problem((*path, name), f"{info.name} has no such channel; {hint}", where)
             continue
         if not isinstance(table, dict):
-            reader.problem((*path, name), "expected a table")
+            where = reader.words_for((*path, name) if name in known else path)
+            reader.problem((*path, name), "expected a table", where)
             continue
         table = _misplaced_out(reader, info, table, (*path, name))
         if isinstance(table.get("unit"), str):
@@ -210,7 +221,7 @@ def _check_channel(
     if table.unit is not None:
         units = convertible(channel.unit) if channel is not None else all_units()
         if table.unit not in units:
-            message = f"cannot be {table.unit}; one of " + ", ".join(units)
+            message = "expected one of " + ", ".join(units)
             reader.problem((*path, "unit"), message)
             return
     if table.range is not None and channel is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from drivers.sim.faults import DEFAULT_AMOUNTS, KINDS, fault_kinds
 from node.config.reader import TableReader, expected_table
 from node.config.schema import FaultTable, SensorTable, SimulationTable
-from node.config.values import did_you_mean
+from node.config.values import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
@@ -59,11 +60,11 @@ def _check_sensor_and_kind(
 ) -> None:
     if fault.kind not in KINDS:
         hint = did_you_mean(fault.kind, KINDS)
-        reader.problem((*path, "kind"), f'there is no fault "{fault.kind}"; {hint}')
+        reader.problem((*path, "kind"), f"there is {_no('fault', fault.kind, KINDS)}; {hint}")
     ids = reader.sensor_ids.values()
     if fault.sensor not in ids:
         hint = did_you_mean(fault.sensor, ids) if ids else "no [[sensor]] is configured"
-        reader.problem((*path, "sensor"), f'there is no sensor "{fault.sensor}"; {hint}')
+        reader.problem((*path, "sensor"), f"there is {_no('sensor', fault.sensor, ids)}; {hint}")
     sensor = by_id.get(fault.sensor)
     if sensor is None or fault.kind not in KINDS:
         return
@@ -75,6 +76,11 @@ def _check_sensor_and_kind(
         has = ", ".join(possible)
         message = f'"{sensor.id}" ({sensor.driver}) cannot have {fault.kind}; it can have {has}'
         reader.problem((*path, "kind"), message)
+
+
+def _no(what: str, word: str, known: Iterable[str]) -> str:
+    """Name a word that is misspelt; one that is like none of the known may be anything."""
+    return f'no {what} "{word}"' if nearest(word, known) else f"no such {what}"
 
 
 def _check_times(reader: TableReader, fault: FaultTable, path: KeyPath) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import msgspec
+
 from node.config.reader import Problem
 
 __all__ = ["not_text", "syntax_problem"]
@@ -22,6 +24,8 @@ _LIST = re.compile(r"[^=#\"']*=\s*[\[{]")
 _OPEN_TEXT = re.compile(r"""[^=#"']*=\s*("(?:[^"\\\\]|\\\\.)*|'[^']*|\"{3}.*|'{3}.*)$""")
 """A text that is not closed on its line."""
 _LONGEST = 76
+_REPEATED = "\0"
+"""What of a hint comes after it is out of the file. No line has one: see `load.parse`."""
 
 
 def not_text(content: bytes) -> Problem:
@@ -47,18 +51,28 @@ def syntax_problem(text: str, error: Exception) -> Problem:
         number = next((n for n in range(len(lines), 0, -1) if lines[n - 1].strip()), 1)
         column = len(lines[number - 1].rstrip()) + 1
     else:
-        return Problem(1, "file", f"not valid TOML: {message}")
+        return Problem(1, "file", f"not valid TOML: {_general(message)}")
     if message.startswith("Unclosed"):
         number, column = _before(lines, number, _LIST)
     elif match is None:
         number, column = _before(lines, number, _OPEN_TEXT) or (number, column)
     line = lines[number - 1]
     hint = _hint(line, column, message) or message
+    problem = Problem(number, f"column {column}", f"not valid TOML: {_general(hint)}")
     if _has_secret(lines, number):
         line, column = _without_value(line, column)
-        hint = re.sub(r"(\S+ = ).*", r'\1"..."', hint)
-    problem = f"not valid TOML: {hint}"
-    return Problem(number, f"column {column}", problem, excerpt=_excerpt(line, column))
+        hint = re.sub(r"(\S+ = ).*", r'\1"..."', hint.replace(_REPEATED, ""))
+    whole = f"not valid TOML: {hint.replace(_REPEATED, '')}\n{_excerpt(line, column)}"
+    return msgspec.structs.replace(problem, for_owner=whole)
+
+
+def _general(hint: str) -> str:
+    """A hint without what it repeats of the file: any of that may be a password."""
+    if _REPEATED in hint:
+        said = hint.partition(_REPEATED)[0].rstrip(" :")
+        return re.sub(r"(^|[:;] )write$", r"\1write it as sensor-node check shows", said)
+    # Of tomllib's: "Cannot declare ('a', 'b') twice".
+    return re.sub(r"\(['\"].*\)", "this", hint)
 
 
 def _before(lines: list[str], number: int, opening: re.Pattern[str]) -> tuple[int, int]:
@@ -129,7 +143,7 @@ def _hint_of_key(line: str, key: str) -> str:
     if key.count('"') % 2 or key.count("'") % 2:
         return "a key needs no quotes, and these are not closed"
     if key and " " in key:
-        return f"a key has no spaces: {key.replace(' ', '_')} ="
+        return f"a key has no spaces: {_REPEATED}{key.replace(' ', '_')} ="
     if key:
         return "a key has letters, digits, - and _"
     words = line.split("#", maxsplit=1)[0].split()
@@ -159,7 +173,7 @@ def _hint_of_text(key: str, rest: str, message: str) -> str:
         return f"the {quote * 3} at the end is missing"
     closed = rest.find(quote, 1)
     if "\\" in rest and ("Unescaped" in message or "\\" in message or "hex" in message):
-        return f"with a backslash in it, a text stands in single quotes: {key} = '...'"
+        return f"with a backslash in it, a text stands in single quotes: {_REPEATED}{key} = '...'"
     if closed < 0:
         return f"the quote at the end is missing: {_written(key, _quoted(rest[1:]))}"
     after = rest[closed + 1 :].strip()
@@ -205,4 +219,4 @@ def _quoted(value: str) -> str:
 
 
 def _written(key: str, value: str) -> str:
-    return f"{key} = {value}"
+    return f"{_REPEATED}{key} = {value}"

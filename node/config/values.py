@@ -22,7 +22,9 @@ __all__ = [
     "did_you_mean",
     "in_quotes",
     "is_called",
+    "is_like_a_key",
     "key_meant",
+    "nearest",
     "parse_host",
     "parse_web_address",
     "shown",
@@ -46,12 +48,8 @@ def convert_value(target: Any, written: object) -> Any:
     try:
         value = msgspec.convert(written, target, dec_hook=_decode)
     except (msgspec.ValidationError, ValueError) as error:
-        if get_origin(target) is Literal:
-            choices = ", ".join(
-                f"0x{choice:02x}" if isinstance(choice, int) else str(choice)
-                for choice in get_args(target)
-            )
-            raise ValueError(f"expected one of {choices}") from error
+        if choices := _choices(target):
+            raise ValueError(f"expected one of {', '.join(choices)}") from error
         described = _description(target)
         if described and "regex" in str(error):
             raise ValueError(f"expected {described}") from error
@@ -59,6 +57,14 @@ def convert_value(target: Any, written: object) -> Any:
     if not _is_finite(value):
         raise ValueError("must be a finite number")
     return value
+
+
+def _choices(target: Any) -> list[str]:
+    """Return the values that a key, or each element of its list, can have; [] where any may be."""
+    parts = (target, *get_args(target))
+    literal = next((part for part in parts if get_origin(part) is Literal), None)
+    choices = get_args(literal)
+    return [f"0x{each:02x}" if isinstance(each, int) else str(each) for each in choices]
 
 
 def _description(target: Any) -> str | None:
@@ -155,15 +161,18 @@ def _decode(target: Any, written: object) -> object:
     raise NotImplementedError(target)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known word that is meant by a misspelt one, or all of them."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that a misspelt one is like; None where it is like none."""
     import difflib
 
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known word that is meant by a misspelt one, or all of them."""
     choices = sorted(known)
-    close = difflib.get_close_matches(word, choices, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    return "known here: " + ", ".join(choices)
+    close = nearest(word, choices)
+    return f"did you mean {close}?" if close else "known here: " + ", ".join(choices)
 
 
 # What people call a key by habit, of other programs or of the thing itself.
@@ -184,8 +193,18 @@ _CALLED = {
 def key_meant(key: str, known: Iterable[str]) -> str:
     """As `did_you_mean`, of a key: a word of the same meaning goes before one that looks alike."""
     keys = list(known)
-    meant = next((name for name in keys if is_called(key, name)), "")
+    meant = _called(key, keys)
     return f"did you mean {meant}?" if meant else did_you_mean(key, keys)
+
+
+def is_like_a_key(key: str, known: Iterable[str]) -> bool:
+    """Whether a key that is not known is a slip of the pen, or a habit, and no text gone astray."""
+    keys = list(known)
+    return bool(_called(key, keys) or nearest(key, keys))
+
+
+def _called(key: str, keys: list[str]) -> str:
+    return next((name for name in keys if is_called(key, name)), "")
 
 
 def is_called(key: str, name: str) -> bool:
@@ -238,7 +257,20 @@ def _is_finite(value: object) -> bool:
     return True
 
 
+_MAX_SHOWN = 1000
+_MAX_SHOWN_CHARACTERS = 5
+
+
 def shown(written: object) -> str:
-    """A value as it stands in the file, cut short."""
-    text = repr(written) if not isinstance(written, str) else f'"{written}"'
-    return text if len(text) <= 40 else text[:37] + "..."
+    """Return what may be repeated of a value that is wrong, "" for nothing.
+
+    Problems go into logs, into health and onto the card, and a text may be a password that was
+    written into the wrong line; so may a long number.
+    """
+    if isinstance(written, bool):
+        return str(written).lower()
+    if isinstance(written, int | float) and abs(written) < _MAX_SHOWN:
+        return f"{written:g}"
+    if isinstance(written, str) and len(written) <= _MAX_SHOWN_CHARACTERS:
+        return f'"{written}"'
+    return ""
