@@ -179,7 +179,7 @@ class Said:
         for command in (check, doctor):
             for as_json in (False, True):
                 asked = argparse.Namespace(
-                    config=str(self.file), json=as_json, state_dir=None, simulate=True
+                    config=str(self.file), file=None, json=as_json, state_dir=None, simulate=True
                 )
                 with pytest.raises(ConfigError) as caught:
                     command.run(asked)

@@ -57,11 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = configuration.load(source)
     except configuration.ConfigError as error:
         if arguments.json:
-            problems = [
-                {"line": problem.line, "where": problem.where, "message": problem.message}
-                for problem in error.problems
-            ]
-            print(_as_json({"ok": False, "file": str(source), "problems": problems}))
+            print(_as_json({"ok": False, "file": str(source), "problems": error.problems}))
         raise
     device = device_id(find_state_dir(arguments.state_dir))
     published, received = published_topics(config, device), received_topics(config, device)

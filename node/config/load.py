@@ -99,7 +99,8 @@ def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config
     except (ValueError, RecursionError) as error:
         from node.config.syntax import syntax_problem
 
-        raise ConfigError(source, [syntax_problem(text, error)]) from error
+        problem, shown = syntax_problem(text, error)
+        raise ConfigError(source, [problem], shown) from error
     config = _read(TableReader(source, text, copies), document)
     return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 

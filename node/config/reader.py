@@ -59,9 +59,6 @@ class Problem(msgspec.Struct, frozen=True):
     where: str
     """The table and key: `[[sensor]] air: pin`."""
     message: str
-    for_owner: str = ""
-    """In place of the message, where it is no TOML: with what stands in the line, and the line
-    itself with a mark below the place. For a terminal, and for nothing that is kept or sent."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.where}: {self.message}"
@@ -70,19 +67,22 @@ class Problem(msgspec.Struct, frozen=True):
 class ConfigError(Exception):
     """The configuration cannot be used; `problems` has all that is wrong with it."""
 
-    def __init__(self, source: Path, problems: Iterable[Problem]) -> None:
+    def __init__(self, source: Path, problems: Iterable[Problem], shown: str = "") -> None:
+        """`shown`: in place of the only problem's message, with what stands in the line."""
         self.source = source
         self.problems = sorted(problems, key=lambda problem: problem.line)
+        self._shown = shown
         super().__init__(f"{source}: {len(self.problems)} problems")
 
     def report(self, *, for_owner: bool = False) -> str:
         """The problems, one a line, as a compiler would print them.
 
-        With `for_owner` a line that is no TOML is shown: at the terminal of whoever wrote it.
+        With `for_owner` a line that is no TOML is shown: at the terminal of whoever wrote it, and
+        in nothing that is kept or sent.
         """
+        shown = self._shown if for_owner else ""
         return "\n".join(
-            f"{self.source}:{problem.line}: {problem.where}: "
-            + ((for_owner and problem.for_owner) or problem.message)
+            f"{self.source}:{problem.line}: {problem.where}: {shown or problem.message}"
             if problem.line
             else f"{self.source} {problem.message}"
             for problem in self.problems

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-import msgspec
-
 from node.config.reader import Problem
 
 __all__ = ["not_text", "syntax_problem"]
@@ -40,8 +38,12 @@ def not_text(content: bytes) -> Problem:
     return Problem(line, "file", f"is not UTF-8: {seen} is none of it; {remedy}")
 
 
-def syntax_problem(text: str, error: Exception) -> Problem:
-    """The problem of a text that `tomllib` refuses with `error`."""
+def syntax_problem(text: str, error: Exception) -> tuple[Problem, str]:
+    """The problem of a text that `tomllib` refuses with `error`.
+
+    With it, what to say in place of its message to whoever wrote the line: that line, with a mark
+    below the place, and what to write. It may have a password in it.
+    """
     message = re.sub(r"\s*\(at .*\)$", "", str(error))
     lines = text.splitlines() or [""]
     match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
@@ -51,7 +53,7 @@ def syntax_problem(text: str, error: Exception) -> Problem:
         number = next((n for n in range(len(lines), 0, -1) if lines[n - 1].strip()), 1)
         column = len(lines[number - 1].rstrip()) + 1
     else:
-        return Problem(1, "file", f"not valid TOML: {_general(message)}")
+        return Problem(1, "file", f"not valid TOML: {_general(message)}"), ""
     if message.startswith("Unclosed"):
         number, column = _before(lines, number, _LIST)
     elif match is None:
@@ -63,7 +65,7 @@ def syntax_problem(text: str, error: Exception) -> Problem:
         line, column = _without_value(line, column)
         hint = re.sub(r"(\S+ = ).*", r'\1"..."', hint.replace(_REPEATED, ""))
     whole = f"not valid TOML: {hint.replace(_REPEATED, '')}\n{_excerpt(line, column)}"
-    return msgspec.structs.replace(problem, for_owner=whole)
+    return problem, whole
 
 
 def _general(hint: str) -> str:
