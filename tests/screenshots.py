@@ -25,6 +25,7 @@ from web_log import health_text, log_of
 from web_support import WebProcess
 
 from node.outbox.records import Event
+from node.system.safe_files import open_lock
 
 # ruff: noqa: T201
 
@@ -109,7 +110,7 @@ def main() -> int:
             ),
         )
         log_of(folder, sensors(), health=health, events=events)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        lock = open_lock(folder / "node.lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
         web = WebProcess(folder)
         browser = Chromium()

@@ -33,6 +33,7 @@ from node.outbox.records import Batch, Event, Retiming
 from node.plot.buckets import SPANS
 from node.reading import Layout, Reading
 from node.system.clock import SystemClock
+from node.system.safe_files import open_lock
 from node.system.systemd import Service
 from node.web.application import Application
 from node.web.server import listening_socket, make_server
@@ -62,7 +63,7 @@ def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The lock of a node that runs, by this process."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    lock = open_lock(folder / "node.lock")
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield
@@ -943,10 +944,10 @@ def test_run_is_not_stopped_by_a_password_of_the_page_that_is_missing(tmp_path):
     from node.config import load as configuration
 
     file = tmp_path / "node.toml"
-    file.write_text('[mqtt]\nhost = "h"\n[web]\npassword_file = "missing"\n')
+    file.write_text('[mqtt]\nhost = "h"\n[web]\npassword_file = "missing.txt"\n')
     config = configuration.load(file)
     [note] = [note for note in config.notes if "[web]" in note]
-    assert "missing cannot be read" in note
+    assert "missing.txt cannot be read" in note
     assert "the status page does not start" in note
 
 
