@@ -425,6 +425,7 @@ def test_the_highest_version_is_taken_whenever_it_came(tmp_path, update):
 def test_a_checkout_whose_version_leads_elsewhere_is_refused(tmp_path, update, version):
     (tmp_path / "node").mkdir()
     (tmp_path / "drivers").mkdir()
-    (tmp_path / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "node" / "__init__.py").write_text(f'__version__ = "{version}"\n')
     with pytest.raises(update.Impossible, match="is not a version"):
         update.identify(tmp_path)

@@ -1,0 +1,134 @@
+"""What goes to a package index: a source distribution whose tests run, and its metadata."""
+
+from __future__ import annotations
+
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+import node
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [
+    pytest.mark.real_time(seconds=40),
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not run: needs a checkout with git"),
+]
+
+
+def run(*command: str, folder: Path, **env: str) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def files() -> list[str]:
+    """Those of the repository, with what is not committed yet."""
+    listed = run(
+        *("git", "-c", "safe.directory=*", "ls-files", "-z"),
+        *("--cached", "--others", "--exclude-standard"),
+        folder=ROOT,
+    )
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory, files: list[str]) -> Path:
+    """The source distribution of a checkout of its own, which building leaves files in."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in files:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    run("git", "init", "-q", folder=checkout)
+    run("git", "add", "--all", folder=checkout)
+    who = ("-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false")
+    run("git", *who, "commit", "-q", "--no-verify", "-m", "all", folder=checkout)
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", folder=checkout)
+    (archive,) = (checkout / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(checkout / "dist", filter="data")
+    return checkout / "dist" / archive.name.removesuffix(".tar.gz")
+
+
+def test_it_has_every_file_of_the_repository(unpacked, files):
+    assert [name for name in files if not (unpacked / name).exists()] == []
+
+
+def test_its_tests_run(unpacked):
+    """All are collected, as here; and some of each kind run, on the code that was unpacked."""
+    pytest_there = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+    def counted(folder: Path) -> int:
+        said = run(*pytest_there, "--collect-only", folder=folder, PYTHONPATH=str(folder))
+        (count,) = re.findall(r"^(\d+) tests collected", said, re.MULTILINE)
+        return int(count)
+
+    assert counted(unpacked) == counted(ROOT) > 1000
+    few = ("filters", "packets", "documents", "completion", "timetable", "distribution")
+    some = [f"tests/test_{name}.py" for name in few]
+    said = run(*pytest_there, *some, folder=unpacked, PYTHONPATH=str(unpacked))
+    assert "passed" in said
+    where = run(
+        *(sys.executable, "-c", "import node; print(node.__file__)"),
+        folder=unpacked,
+        PYTHONPATH=str(unpacked),
+    )
+    assert where.startswith(str(unpacked))
+
+
+def test_the_wheel_has_the_packages_and_what_they_read_and_nothing_else(unpacked):
+    (wheel,) = unpacked.parent.glob("*.whl")
+    listed = run(sys.executable, "-m", "zipfile", "--list", str(wheel), folder=unpacked)
+    names = [line.split()[0] for line in listed.splitlines()[1:]]
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"node", "drivers", f"pi_sensor_node-{node.__version__}.dist-info"}
+    others = {Path(name).name for name in names if not name.endswith(".py")}
+    assert others >= {"py.typed", "page.css", "page.js", "LICENSE"}
+    assert not [name for name in others if name.endswith((".md", ".webp"))]
+
+
+@pytest.fixture
+def metadata(unpacked: Path) -> Message:
+    return email.message_from_string((unpacked / "PKG-INFO").read_text())
+
+
+def test_the_version_stands_in_one_place(metadata):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert metadata["Version"] == node.__version__
+
+
+def test_an_index_is_told_what_it_is(metadata):
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata.get_all("License-File") == ["LICENSE"]
+    assert metadata["Author"]
+    assert "mqtt" in metadata["Keywords"]
+    classifiers = metadata.get_all("Classifier") or []
+    assert {"Topic :: Home Automation", "Typing :: Typed"} <= set(classifiers)
+    assert not [c for c in classifiers if c.startswith("License ::")], "License-Expression says it"
+
+
+def test_the_text_on_an_index_is_short_and_has_no_dead_link(metadata):
+    """README.md has relative links and pictures, which lead nowhere there."""
+    text = metadata.get_payload()
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert 500 < len(text) < 3000
+    assert re.findall(r"\]\((?!https://)[^)]*\)|<img", text) == []
+    assert "DHT22" in text
