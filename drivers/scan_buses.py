@@ -14,7 +14,14 @@ import msgspec
 from drivers.bus import Board
 from drivers.errors import MissingSupport, permission_hint
 
-__all__ = ["I2CAdapter", "forbidden", "i2c_adapters", "model_of", "switched_off"]
+__all__ = [
+    "I2CAdapter",
+    "forbidden",
+    "how_to_switch_on",
+    "i2c_adapters",
+    "model_of",
+    "switched_off",
+]
 
 # Displays (their DDC wires, by the names that the Pi's drivers and those of graphics cards give
 # them) and the SMBus of a PC, with the memory modules' EEPROMs: there are no sensors of ours, and
@@ -68,6 +75,15 @@ def switched_off(board: Board) -> list[str]:
     if not any(board.path("/sys/bus/w1/devices").glob("w1_bus_master*")):
         off.append(f"1-Wire: no bus master. {_switch_on(board, 'dtoverlay=w1-gpio')}")
     return off
+
+
+def how_to_switch_on(board: Board, kind: str) -> str:
+    """What to do about "I2C", "SPI" or "1-Wire" that is off, in the words of `switched_off`."""
+    for text in switched_off(board):
+        name, _, rest = text.partition(": ")
+        if name == kind:
+            return rest.partition(". ")[2]
+    return f"other buses of the kind are there: has the configuration the right number for {kind}?"
 
 
 def _switch_on(board: Board, line: str) -> str:

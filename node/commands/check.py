@@ -14,6 +14,8 @@ from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import Config
 from node.report.topic_list import published_topics, received_topics
+from node.sensors.board import bare_board
+from node.sensors.obstacles import obstacles
 from node.system.node_ids import device_id
 from node.system.state_dir import find_state_dir
 from node.system.terminal import count, table
@@ -31,6 +33,9 @@ HELP = CommandHelp(
 Reads the configuration as the node would, and says everything that is wrong with it, each
 with its line; or else which topics the node would publish, with what, and which it would
 listen to. Nothing is connected to, and no hardware is touched.
+
+Notes say what is valid and will not work on this computer: a package that is missing, a bus that
+is switched off, a pin that 1-Wire has, a path that is another device's after a boot.
 """,
     examples={
         "sensor-node check node.toml": "before a restart",
@@ -61,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     device = device_id(find_state_dir(arguments.state_dir))
     published, received = published_topics(config, device), received_topics(config, device)
-    notes = (*config.remarks, *config.notes_for(simulate=False))
+    notes = [*config.remarks, *config.notes_for(simulate=False)]
+    notes += map(str, obstacles(config, bare_board(simulate=False)))
     if arguments.json:
         report = {
             "ok": True,

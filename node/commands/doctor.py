@@ -18,6 +18,7 @@ from node.doctor.broker import Broker
 from node.doctor.broker_checks import check_broker
 from node.doctor.our_node import OurNode, check_our_node, find_our_node
 from node.doctor.report import Step, TextReport, as_json, from_sentence, timed
+from node.doctor.sensor_checks import check_sensors
 from node.doctor.system_checks import (
     TIMESYNC,
     check_clock,
@@ -46,7 +47,8 @@ HELP = CommandHelp(
 Works through everything between the sensors and the broker, one line a step, and says of what is
 wrong what to do about it: the configuration, the node that runs here, the broker's name, port, TLS
 and login, publishing, retaining and the last will, the permission for each topic, the clock, the
-disk, the supply, buses and pins.
+disk, the supply, buses and pins, and each sensor: its package, and what the node that runs here
+last heard of it.
 
 A node that runs is not disturbed: the broker is asked with other client ids and on topics of the
 doctor's own, and no pin is moved.
@@ -122,6 +124,7 @@ def _examine(config: Config, arguments: argparse.Namespace) -> Iterator[Step]:
     board = open_board(config, simulate=arguments.simulate)
     yield check_supply(board)
     yield from check_board(config, board, user, node_runs=node.process is not None)
+    yield from check_sensors(config, board, node, SystemClock())
 
 
 def _configuration(config: Config, *, simulate: bool) -> Iterator[Step]:

@@ -3,6 +3,7 @@
     our_node        the node that runs here, by its lock and its log
     system_checks   clock, disk, supply, files          users   for whom the rights are looked at
     board_checks    buses and pins
+    sensor_checks   each sensor's package and place, and what the node last heard of it
     broker_checks   name, TCP, TLS, login, publish, subscribe, retained, LWT
       topic_checks  what the ACL allows, topic by topic, unseen by subscribers
       client_id     does another client use the node's id?

@@ -14,7 +14,7 @@ from drivers.bus import Board
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.errors import MissingSupport
 from drivers.one_wire_bus import one_wire_trouble
-from drivers.scan_buses import i2c_adapters, switched_off
+from drivers.scan_buses import how_to_switch_on, i2c_adapters
 from node.config.schema import Config
 from node.doctor.report import Step
 from node.doctor.users import User, group_of
@@ -53,7 +53,7 @@ def _device(board: Board, user: User, kind: str, name: str) -> Step:
     file = board.path("/dev") / name.rpartition("/")[2]
     if not file.exists():
         return Step(
-            kind, "failed", f"{name} does not exist: {kind} is off", _switch_on(board, kind)
+            kind, "failed", f"{name} does not exist: {kind} is off", how_to_switch_on(board, kind)
         )
     if not user.may(file, os.R_OK | os.W_OK):
         return _forbidden(kind, name, file, user)
@@ -73,19 +73,12 @@ def _forbidden(kind: str, name: str, file: Path, user: User) -> Step:
     return Step(kind, "failed", message, remedy)
 
 
-def _switch_on(board: Board, kind: str) -> str:
-    """How to switch the bus on, in the words of `scan`."""
-    for text in switched_off(board):
-        name, _, rest = text.partition(": ")
-        if name == kind:
-            return rest.partition(". ")[2]
-    return f"other buses of the kind are there: has the configuration the right number for {kind}?"
-
-
 def _one_wire(board: Board) -> Step:
     masters = sorted(board.path(_W1_DEVICES).glob("w1_bus_master*"))
     if not masters:
-        return Step("1-Wire", "failed", "no bus master: 1-Wire is off", _switch_on(board, "1-Wire"))
+        return Step(
+            "1-Wire", "failed", "no bus master: 1-Wire is off", how_to_switch_on(board, "1-Wire")
+        )
     if trouble := one_wire_trouble(board):
         return Step("1-Wire", "failed", trouble.what, trouble.hint)
     return Step("1-Wire", "ok", f"{', '.join(master.name for master in masters)} is there")

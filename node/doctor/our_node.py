@@ -14,12 +14,16 @@ from node.config.schema import Config
 from node.doctor.report import Step
 from node.health import Health
 from node.outbox.file import OutboxFile
-from node.outbox.reader import LOG_TROUBLE, health_of, look_into
+from node.outbox.reader import LOG_TROUBLE, health_of, look_into, readings_from
 from node.outbox.store import FILE_NAME
+from node.reading import Reading
 from node.system.rights import remedy
 from node.system.state_dir import lock_holder
 
 __all__ = ["OurNode", "check_our_node", "find_our_node"]
+
+_LOOKED_AT = 1000
+"""How far back the newest reading of a sensor is looked for."""
 
 
 class OurNode(msgspec.Struct, frozen=True):
@@ -32,6 +36,8 @@ class OurNode(msgspec.Struct, frozen=True):
     """None: it does not run."""
     health: Health | None = None
     """What this process knew of itself last."""
+    newest: dict[str, Reading] = {}
+    """Sensor -> its newest reading, of those that it took lately."""
     stream: str = ""
     trouble: str = ""
     """Why the log cannot be read."""
@@ -58,12 +64,25 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
 
     def found_in(log: OutboxFile) -> OurNode:
         health = health_of(log.ledger, process) if process else None
-        return OurNode(state_dir, client_id, process, health, log.stream)
+        return OurNode(
+            state_dir,
+            client_id,
+            process,
+            health=health,
+            newest=_newest(log),
+            stream=log.stream,
+        )
 
     try:
         return look_into(file, found_in) if file.exists() else nothing_known
     except LOG_TROUBLE as error:
         return _closed(nothing_known, file, error)
+
+
+def _newest(log: OutboxFile) -> dict[str, Reading]:
+    """The newest reading of each sensor, of those that are sound."""
+    after = max(0, log.ledger.last_seq - _LOOKED_AT)
+    return {reading.sensor: reading for some in readings_from(log, after) for reading in some}
 
 
 def _closed(node: OurNode, file: Path, error: Exception) -> OurNode:
