@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         print()
         print(_as_text([("LISTENS TO", "FOR"), *received]))
         for note in notes:
-            print(f"note: {note}")
+            print(_folded(note))
     return 0
 
 
@@ -101,6 +101,16 @@ def _as_text(rows: list[tuple[str, str]]) -> str:
         first, *others = textwrap.wrap(content, room)
         folded += [(topic, first), *(("", line) for line in others)]
     return table(folded)
+
+
+def _folded(note: str) -> str:
+    return textwrap.fill(
+        f"note: {note}",
+        _WIDTH,
+        subsequent_indent=" " * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _as_json(report: dict[str, Any]) -> str:
