@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.base import PRESSURE, TEMPERATURE, Channel
 from node.config.schema import ChannelTable
-from node.sensors.filters import ChannelFilters, Rejected, calibrated
+from node.filters import ChannelFilters, Rejected, calibrated, filters_by_key
 from node.units import Rate, Seconds
 
 finite = st.floats(-50, 150)
@@ -260,3 +263,29 @@ def test_another_unit_has_as_many_decimals_as_it_takes(unit, decimals):
     pressure = Channel("pressure", "hPa", (300.0, 1100.0), 1)
     assert ChannelFilters(pressure, ChannelTable(unit=unit)).decimals == decimals
     assert ChannelFilters(pressure, ChannelTable(unit=unit, decimals=4)).decimals == 4
+
+
+# -- one object a filter ---------------------------------------------------------------------------
+
+
+def test_every_key_of_a_channel_is_a_filter():
+    """So a key that is new has its check and its row of the README, or this fails."""
+    assert list(filters_by_key()) == [field.name for field in msgspec.structs.fields(ChannelTable)]
+
+
+@pytest.mark.parametrize("key", filters_by_key())
+def test_the_readme_says_of_a_key_what_its_filter_says(key):
+    text = Path(__file__).parents[1].joinpath("node", "config", "README.md").read_text()
+    (said,) = re.findall(rf"^\|[^|]*\| `{key}` \|[^|]*\|(.*)\|$", text, re.MULTILINE)
+    assert said.strip() == filters_by_key()[key].help
+
+
+def test_a_channel_without_keys_costs_two_steps():
+    """What does nothing is not called: plausibility and rounding are all there is."""
+    assert [type(step).__name__ for step in pipeline()._changing] == ["Plausible", "Decimals"]
+    assert [type(step).__name__ for step in pipeline(median=3, unit="°F")._changing] == [
+        "Plausible",
+        "InUnit",
+        "Median",
+        "Decimals",
+    ]

@@ -24,6 +24,7 @@ from drivers.hardware import HardwareBoard
 from drivers.registry import driver_names, find_driver
 from node.config import load as configuration
 from node.config.schema import ChannelTable, Config
+from node.filters import ChannelFilters
 from node.homeassistant.discovery import (
     AnnouncedChannel,
     AnnouncedSensor,
@@ -33,7 +34,6 @@ from node.homeassistant.discovery import (
 from node.homeassistant.sensor_keys import sensor_keys
 from node.loop import Node
 from node.report import reporter
-from node.sensors.filters import ChannelFilters
 from node.system.clock import SystemClock
 from node.system.host import Vitals
 from node.system.node_ids import device_id

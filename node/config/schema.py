@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from drivers.base import BcmPin, DriverInfo, Options
-from node.units import Rate, Seconds, duration_text
+from node.filters import ChannelTable
+from node.units import Seconds, duration_text
 
 __all__ = [
-    "DEFAULT_HEARTBEAT_S",
     "DEFAULT_RETAIN_FOR",
     "STALE_INTERVALS",
     "ButtonTable",
@@ -97,8 +97,6 @@ TopicPath = Annotated[
     ),
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)
-DEFAULT_HEARTBEAT_S = 300.0
-"""How often a value that does not change by `delta` is published all the same."""
 STALE_INTERVALS = 3
 """Without a reading for so many intervals a value is stale: its sensor is offline."""
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -200,30 +198,6 @@ class WebTable(_Table, frozen=True, kw_only=True):
     def on_the_network(self) -> bool:
         """Whether others than this computer can reach it."""
         return self.host != "localhost" and not self.host.startswith("127.") and self.host != "::1"
-
-
-class ChannelTable(_Table, frozen=True, kw_only=True):
-    """`[sensor.channel.<name>]`; every number is in `unit`. `sensors.filters` has the order."""
-
-    offset: float | None = None
-    calibrate: Annotated[list[tuple[float, float]], msgspec.Meta(min_length=2)] | None = None
-    range: tuple[float, float] | None = None
-    max_rate: Rate | None = None
-    median: Annotated[int, msgspec.Meta(ge=1, le=99)] = 1
-    average: Annotated[int, msgspec.Meta(ge=1, le=999)] = 1
-    delta: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    heartbeat: Seconds | None = None
-    unit: str | None = None
-    decimals: Annotated[int, msgspec.Meta(ge=0, le=6)] | None = None
-
-    @property
-    def heartbeat_s(self) -> float:
-        """How often a value is published that does not change by `delta`, in seconds."""
-        return DEFAULT_HEARTBEAT_S if self.heartbeat is None else self.heartbeat
-
-    def longest_gap_s(self, interval_s: float) -> float:
-        """How long a channel that is read every `interval_s` may be silent while all is well."""
-        return interval_s if self.delta is None else self.heartbeat_s + interval_s
 
 
 class SensorTable(_Table, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_called, nearest
-from node.units import all_units, convert, convertible, duration_text, unit_called
+from node.filters import channel_problems
+from node.units import duration_text, unit_called
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
@@ -181,7 +181,8 @@ def _read_channels(
             table["unit"] = unit_called(table["unit"])
         # What is right in it is checked even where something else is wrong.
         tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
-        _check_channel(reader, tables[name], known.get(name), (*path, name))
+        for key, message in channel_problems(tables[name], known.get(name)):
+            reader.problem((*path, name, key) if key else (*path, name), message)
     return tables
 
 
@@ -198,38 +199,6 @@ def _misplaced_out(
         above = f"put it above [{path[0]}.channel.{path[-1]}]"
         reader.problem((*path, key), f"is a key of the sensor, not of its channel: {above}")
     return {key: value for key, value in table.items() if key not in of_sensor}
-
-
-def _check_channel(
-    reader: TableReader, table: ChannelTable, channel: Channel | None, path: KeyPath
-) -> None:
-    if table.offset is not None and table.calibrate is not None:
-        reader.problem(path, "offset and calibrate exclude each other")
-    if table.calibrate is not None:
-        measured = [point[0] for point in table.calibrate]
-        if len(set(measured)) < len(measured):
-            reader.problem((*path, "calibrate"), "two points have the same measured value")
-        rising = [true for _, true in sorted(table.calibrate)]
-        if any(after <= before for before, after in itertools.pairwise(rising)):
-            reader.problem((*path, "calibrate"), "the true values must rise with the measured ones")
-    if table.range is not None and not table.range[0] < table.range[1]:
-        reader.problem((*path, "range"), "expected [lowest, highest]")
-    if table.median % 2 == 0:
-        reader.problem((*path, "median"), "must be odd: 3, 5, 7")
-    if table.heartbeat is not None and table.delta is None:
-        reader.problem((*path, "heartbeat"), "has a meaning only beside delta")
-    if table.unit is not None:
-        units = convertible(channel.unit) if channel is not None else all_units()
-        if table.unit not in units:
-            message = "expected one of " + ", ".join(units)
-            reader.problem((*path, "unit"), message)
-            return
-    if table.range is not None and channel is not None:
-        unit = table.unit or channel.unit
-        low, high = (convert(bound, channel.unit, unit) for bound in channel.plausible)
-        if table.range[0] > high or table.range[1] < low:
-            message = f"no value can lie there: the sensor measures {low:g} to {high:g} {unit}"
-            reader.problem((*path, "range"), message)
 
 
 def check_expiry(

@@ -11,8 +11,8 @@ import msgspec
 from drivers.accuracy import accuracy_of
 from drivers.bus import Board
 from node.config.schema import ChannelTable, SensorTable
+from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
-from node.sensors.filters import ChannelFilters, Rejected
 from node.sensors.port import SensorPort
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import SystemClock

@@ -8,8 +8,8 @@ from collections import Counter
 
 from drivers.base import Channel, Measurement
 from node.config.schema import ChannelTable, SensorTable
+from node.filters import ChannelFilters, Rejected
 from node.reading import Layout, ReadOutcome
-from node.sensors.filters import ChannelFilters, Rejected
 from node.units import duration_text
 
 __all__ = ["SensorState"]

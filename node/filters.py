@@ -1,0 +1,460 @@
+"""From a raw measurement to values worth publishing: the filters, each one object, in their order.
+
+A filter is a class, and a field of `ChannelTable` that names it. The field is its key in
+`[sensor.channel.NAME]`; the class has what must hold of the key, what it says in
+node/config/README.md, what it does to a value, and what it remembers. The order of the fields is
+the order of the filters. A value that a filter rejects never reaches a later one.
+
+Pure, but for what a filter remembers; the time is always given.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from bisect import bisect
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from drivers.base import Channel
+from node.units import Rate, Seconds, all_units, convert, convertible, decimals_in
+
+__all__ = [
+    "ChannelFilters",
+    "ChannelTable",
+    "Filter",
+    "Rejected",
+    "calibrated",
+    "channel_problems",
+    "filters_by_key",
+]
+
+DEFAULT_HEARTBEAT_S = 300.0
+"""How often a value that does not change by `delta` is published all the same."""
+
+Problems = Iterator[tuple[str, str]]
+"""(key, what is wrong with it); the key is "" for the table as a whole."""
+
+
+class Rejected(Exception):
+    """A value that must not be published; `reason` is one word to count by."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Filter:
+    """One filter of one channel; this one lets everything pass."""
+
+    help: ClassVar[str]
+    """What the table of node/config/README.md says of the key."""
+    always: ClassVar[bool] = False
+    """It is there without its key, too."""
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        self.later: Sequence[Filter] = ()
+        """The filters after it."""
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        """What is wrong with its key, which is there, beyond its type.
+
+        `channel` is None where only the sensor knows its channels.
+        """
+        return iter(())
+
+    def apply(self, value: float, at_s: float) -> float:
+        """The value that goes on, for one of monotonic time `at_s`.
+
+        Raises:
+            Rejected: it must not be published.
+        """
+        return value
+
+    def worth_publishing(self, value: float, at_s: float) -> bool:
+        """Whether a value that has passed all filters is worth a message."""
+        return True
+
+    def published(self, value: float, at_s: float) -> None:
+        """Remember what subscribers have now."""
+
+    def forget(self) -> None:
+        """Begin afresh after an outage: what was measured before it says nothing of now."""
+
+
+class Plausible(Filter):
+    """The driver's range, in the driver's unit: what the sensor can mean at all. It has no key."""
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        self._channel = channel
+        self._low, self._high = channel.plausible
+
+    def apply(self, value: float, at_s: float) -> float:
+        if math.isfinite(value) and self._low <= value <= self._high:
+            return value
+        channel = self._channel
+        raise Rejected(
+            "implausible",
+            f"{channel.name} {value:g} {channel.unit} is outside "
+            f"{self._low:g} to {self._high:g}, which the sensor cannot mean",
+        )
+
+
+class InUnit(Filter):
+    """Converts into the configured unit."""
+
+    help = "°C, °F, K; hPa, kPa, Pa, mbar, mmHg, inHg. Every number below is in this unit"
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        self._channel = channel
+        self._unit = _unit_of(table, channel)
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        units = convertible(channel.unit) if channel is not None else all_units()
+        if table.unit not in units:
+            yield "unit", "expected one of " + ", ".join(units)
+
+    def apply(self, value: float, at_s: float) -> float:
+        native = self._channel.unit
+        if self._unit not in convertible(native):  # of a channel that the sensor alone knows
+            units = ", ".join(convertible(native))
+            raise Rejected("unit", f"{self._channel.name} cannot be {self._unit}; one of {units}")
+        return convert(value, native, self._unit)
+
+
+class Offset(Filter):
+    """Adds a number."""
+
+    help = "added to the value"
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        assert table.offset is not None
+        self._offset = table.offset
+
+    def apply(self, value: float, at_s: float) -> float:
+        return value + self._offset
+
+
+class Calibrate(Filter):
+    """Piecewise linear through (measured, true) points."""
+
+    help = "or two or more points `[measured, true]`; a straight line through each two of them"
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        assert table.calibrate is not None
+        self._points = table.calibrate
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        assert table.calibrate is not None
+        if table.offset is not None:
+            yield "", "offset and calibrate exclude each other"
+        measured = [point[0] for point in table.calibrate]
+        if len(set(measured)) < len(measured):
+            yield "calibrate", "two points have the same measured value"
+        rising = [true for _, true in sorted(table.calibrate)]
+        if any(after <= before for before, after in itertools.pairwise(rising)):
+            yield "calibrate", "the true values must rise with the measured ones"
+
+    def apply(self, value: float, at_s: float) -> float:
+        return calibrated(value, self._points)
+
+
+class Range(Filter):
+    """Rejects what lies outside."""
+
+    help = "`[lowest, highest]`: outside it a value is rejected"
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        assert table.range is not None
+        self._low, self._high = table.range
+        self._name, self._unit = channel.name, _unit_of(table, channel)
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        assert table.range is not None
+        lowest, highest = table.range
+        if not lowest < highest:
+            yield "range", "expected [lowest, highest]"
+        if channel is None or (unit := _unit_of(table, channel)) not in convertible(channel.unit):
+            return
+        low, high = (convert(bound, channel.unit, unit) for bound in channel.plausible)
+        if lowest > high or highest < low:
+            yield (
+                "range",
+                f"no value can lie there: the sensor measures {low:g} to {high:g} {unit}",
+            )
+
+    def apply(self, value: float, at_s: float) -> float:
+        if self._low <= value <= self._high:
+            return value
+        raise Rejected(
+            "range",
+            f"{self._name} {value:g} {self._unit} is outside the configured "
+            f"range {self._low:g} to {self._high:g}",
+        )
+
+
+class MaxRate(Filter):
+    """Rejects a change that is too fast, until it repeats."""
+
+    help = '`"5/min"`: a faster change is rejected until it repeats'
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        assert table.max_rate is not None
+        self._per_s = table.max_rate
+        self._name, self._unit = channel.name, _unit_of(table, channel)
+        self._accepted: tuple[float, float] | None = None
+        """The last value that passed, and its time."""
+        self._suspect: tuple[float, float] | None = None
+        """The last value that was rejected, and its time."""
+
+    def apply(self, value: float, at_s: float) -> float:
+        accepted, suspect = self._accepted, self._suspect
+        if accepted is None or self._reachable(accepted, value, at_s):
+            self._accepted, self._suspect = (value, at_s), None
+            return value
+        if suspect is not None and self._reachable(suspect, value, at_s):
+            # The jump has repeated, so it is real.
+            self._accepted, self._suspect = (value, at_s), None
+            for one in self.later:
+                one.forget()
+            return value
+        self._suspect = (value, at_s)
+        raise Rejected(
+            "rate",
+            f"{self._name} jumped from {accepted[0]:g} to {value:g} {self._unit}, "
+            "faster than max_rate; waiting for it to repeat",
+        )
+
+    def _reachable(self, earlier: tuple[float, float], value: float, at_s: float) -> bool:
+        """Whether `value` can follow `earlier` without exceeding the rate."""
+        value_then, then_s = earlier
+        return abs(value - value_then) <= self._per_s * max(at_s - then_s, 0.0) + 1e-9
+
+    def forget(self) -> None:
+        self._suspect = None
+
+
+class Median(Filter):
+    """The median of the last values."""
+
+    help = "of the last n values, n odd"
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        self._recent: deque[float] = deque(maxlen=table.median)
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        if table.median % 2 == 0:
+            yield "median", "must be odd: 3, 5, 7"
+
+    def apply(self, value: float, at_s: float) -> float:
+        """Of an even number, after a fresh beginning, the upper middle."""
+        self._recent.append(value)
+        return sorted(self._recent)[len(self._recent) // 2]
+
+    def forget(self) -> None:
+        self._recent.clear()
+
+
+class Average(Filter):
+    """The mean of the last values."""
+
+    help = "mean of the last n values, after the median"
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        self._recent: deque[float] = deque(maxlen=table.average)
+
+    def apply(self, value: float, at_s: float) -> float:
+        self._recent.append(value)
+        return math.fsum(self._recent) / len(self._recent)
+
+    def forget(self) -> None:
+        self._recent.clear()
+
+
+class Decimals(Filter):
+    """Rounds, to as many decimals as mean something in the unit, or as many as are configured."""
+
+    help = ""
+    always = True
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        self._decimals = _decimals_of(table, channel)
+
+    def apply(self, value: float, at_s: float) -> float:
+        if self._decimals == 0:
+            return round(value)  # 21, not 21.0
+        return round(value, self._decimals) + 0.0  # no -0.0
+
+
+class Delta(Filter):
+    """Thins out messages: a value is worth one on a change, or when the heartbeat is due."""
+
+    help = "publish on a change of at least this much ..."
+
+    def __init__(self, table: ChannelTable, channel: Channel) -> None:
+        super().__init__(table, channel)
+        assert table.delta is not None
+        self._delta = max(table.delta, 1e-9)
+        self._heartbeat_s = table.heartbeat_s
+        self._published: tuple[float, float] | None = None
+
+    def worth_publishing(self, value: float, at_s: float) -> bool:
+        if self._published is None:
+            return True
+        published, published_s = self._published
+        # Half a step of the rounding more than the difference, for the sake of 0.1 + 0.2.
+        changed = abs(value - published) + 1e-9 >= self._delta
+        return changed or at_s - published_s >= self._heartbeat_s
+
+    def published(self, value: float, at_s: float) -> None:
+        self._published = (value, at_s)
+
+
+class Heartbeat(Filter):
+    """How often `Delta` lets a value pass that does not change; it does nothing itself."""
+
+    help = "... and at least this often"
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        if table.delta is None:
+            yield "heartbeat", "has a meaning only beside delta"
+
+
+class ChannelTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`[sensor.channel.<name>]`; every number is in `unit`. The filters come in this order."""
+
+    unit: Annotated[str | None, InUnit] = None
+    offset: Annotated[float | None, Offset] = None
+    calibrate: Annotated[
+        Annotated[list[tuple[float, float]], msgspec.Meta(min_length=2)] | None, Calibrate
+    ] = None
+    range: Annotated[tuple[float, float] | None, Range] = None
+    max_rate: Annotated[Rate | None, MaxRate] = None
+    median: Annotated[int, msgspec.Meta(ge=1, le=99), Median] = 1
+    average: Annotated[int, msgspec.Meta(ge=1, le=999), Average] = 1
+    decimals: Annotated[Annotated[int, msgspec.Meta(ge=0, le=6)] | None, Decimals] = None
+    delta: Annotated[Annotated[float, msgspec.Meta(ge=0)] | None, Delta] = None
+    heartbeat: Annotated[Seconds | None, Heartbeat] = None
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often a value is published that does not change by `delta`, in seconds."""
+        return DEFAULT_HEARTBEAT_S if self.heartbeat is None else self.heartbeat
+
+    def longest_gap_s(self, interval_s: float) -> float:
+        """How long a channel that is read every `interval_s` may be silent while all is well."""
+        return interval_s if self.delta is None else self.heartbeat_s + interval_s
+
+
+_NO_KEYS = ChannelTable()
+
+
+@functools.cache
+def filters_by_key() -> dict[str, type[Filter]]:
+    """Every filter that has a key, in the order in which they come."""
+    return {
+        field.name: found
+        for field in msgspec.structs.fields(ChannelTable)
+        for found in getattr(field.type, "__metadata__", ())
+        if isinstance(found, type) and issubclass(found, Filter)
+    }
+
+
+def _has_key(table: ChannelTable, key: str) -> bool:
+    return bool(getattr(table, key) != getattr(_NO_KEYS, key))
+
+
+def channel_problems(table: ChannelTable, channel: Channel | None) -> Problems:
+    """What is wrong with a table whose values are each of the right type, by key.
+
+    `channel` is None where only the sensor knows its channels.
+    """
+    for key, kind in filters_by_key().items():
+        if _has_key(table, key):
+            yield from kind.problems(table, channel)
+
+
+class ChannelFilters:
+    """The filters of one channel, in their order."""
+
+    def __init__(self, channel: Channel, table: ChannelTable) -> None:
+        self.channel = channel
+        self.unit = _unit_of(table, channel)
+        self.decimals = _decimals_of(table, channel)
+        self._filters: list[Filter] = [Plausible(table, channel)]
+        self._filters += [
+            kind(table, channel)
+            for key, kind in filters_by_key().items()
+            if kind.always or _has_key(table, key)
+        ]
+        for index, one in enumerate(self._filters, start=1):
+            one.later = self._filters[index:]
+        # Most filters do one of two things: a reading costs no call that changes nothing.
+        self._changing = [f for f in self._filters if type(f).apply is not Filter.apply]
+        self._thinning = [
+            f for f in self._filters if type(f).worth_publishing is not Filter.worth_publishing
+        ]
+
+    def accept(self, raw: float, at_s: float) -> float:
+        """The value to publish for `raw`, measured at monotonic time `at_s`.
+
+        Raises:
+            Rejected: it must not be published.
+        """
+        value = raw
+        for one in self._changing:
+            value = one.apply(value, at_s)
+        return value
+
+    def worth_publishing(self, value: float, at_s: float) -> bool:
+        """Whether a value is worth a message, for all that the filters know."""
+        return not self._thinning or all(f.worth_publishing(value, at_s) for f in self._thinning)
+
+    def published(self, value: float, at_s: float) -> None:
+        """Remember what subscribers have now."""
+        for one in self._thinning:
+            one.published(value, at_s)
+
+    def forget(self) -> None:
+        """Begin afresh after an outage: what was measured before it says nothing of now."""
+        for one in self._filters:
+            one.forget()
+
+
+def _unit_of(table: ChannelTable, channel: Channel) -> str:
+    return table.unit or channel.unit
+
+
+def _decimals_of(table: ChannelTable, channel: Channel) -> int:
+    usual = decimals_in(_unit_of(table, channel), channel.unit, channel.decimals)
+    return usual if table.decimals is None else table.decimals
+
+
+def calibrated(value: float, points: list[tuple[float, float]]) -> float:
+    """Piecewise linear through (measured, true) points, extended beyond the outermost two.
+
+    Two points, in ice water and in boiling water, correct a sensor's offset and its slope.
+    """
+    points = sorted(points)
+    index = min(max(bisect([measured for measured, _ in points], value), 1), len(points) - 1)
+    (x0, y0), (x1, y1) = points[index - 1], points[index]
+    return y0 + (value - x0) * (y1 - y0) / (x1 - x0)
