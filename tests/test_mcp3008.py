@@ -25,6 +25,7 @@ from drivers.analog import (
 from drivers.errors import ImplausibleValue, SensorError
 from drivers.registry import find_driver
 from drivers.sim.adc import steinhart_hart_ohms
+from drivers.sim.board import SimulatedBoard
 
 CHIPS = {"mcp3004": (4, 10), "mcp3008": (8, 10), "mcp3204": (4, 12), "mcp3208": (8, 12)}
 THERMISTOR_109 = (1.129241e-3, 2.341077e-4, 8.775468e-8)
@@ -140,6 +141,23 @@ def test_every_chip_is_simulated_with_every_sensor(board, driver):
         sensor = info.open(options, board)
         assert 15 < sensor.read()["temperature"] < 27, given_options
         sensor.close()
+
+
+def test_a_converter_that_was_left_open_on_another_board_does_not_answer(board, clock):
+    """gpiozero shares an interface by its pins' numbers; the boards are two."""
+    options = find_driver("mcp3004").options(sensor="thermistor")
+    other = SimulatedBoard(clock)
+    other.attach("mcp3004", options)
+    left_open = find_driver("mcp3004").open(options, other)
+    truth = left_open.read()
+    with pytest.raises(ImplausibleValue, match="short or an open wire"):
+        read_at(board, 0.0, "mcp3004", sensor="thermistor")
+    assert read_at(board, 1.0, "mcp3004", sensor="thermistor") == pytest.approx(45, abs=0.5)
+    assert left_open.read()["temperature"] == pytest.approx(truth["temperature"], abs=1)
+    second = find_driver("mcp3004").options(sensor="thermistor", channel_number=1)
+    other.attach("mcp3004", second)
+    assert find_driver("mcp3004").open(second, other).read(), "which shares it with the first"
+    left_open.close()
 
 
 @pytest.mark.parametrize("driver", CHIPS)

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -246,13 +245,9 @@ class SimulatedBoard:
 
     def pin_factory(self) -> Any:
         if self._factory is None:
-            from gpiozero import Device
-            from gpiozero.exc import SPISoftwareFallback
-            from gpiozero.pins.mock import MockFactory
+            from drivers.sim.pins import mock_pins
 
-            # gpiozero's SPISoftwareBus takes the default factory, whichever it was given.
-            Device.pin_factory = self._factory = MockFactory()
-            warnings.filterwarnings("ignore", category=SPISoftwareFallback)
+            self._factory = mock_pins()
         return self._factory
 
     def pin_user(self, pin: int) -> str | None:
