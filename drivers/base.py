@@ -178,10 +178,10 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     more_channels: bool = False
     """The hardware may have channels beyond `channels` (an IIO folder)."""
     min_interval_s: float = 0.0
+    """The sensor's own limit; a shorter interval is an error of the configuration."""
     frozen_after: int = 0
     """So many measurements that are the same to the last bit come from a sensor that has stopped
     measuring; 0: they may just be the truth."""
-    """The sensor's own limit; a shorter interval is an error of the configuration."""
     read_budget_s: float = 2.0
     """How long one read may take, retries included, before it counts as stuck."""
     reopen_after_failure: bool = True

@@ -55,6 +55,12 @@ def test_a_link_to_nowhere_would_be_found():
     assert broken_links(ROOT / "README.md", text) == ["gone.md", "#b", "node/README.md#gone", "#"]
 
 
+def test_a_report_of_a_fault_brings_what_is_needed():
+    form = (ROOT / ".github" / "ISSUE_TEMPLATE" / "fault.yml").read_text()
+    for command in ("sensor-node doctor --json", "sensor-node status --json"):
+        assert f"sudo {command}" in form
+
+
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
