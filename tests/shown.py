@@ -238,7 +238,7 @@ class Setting:
         terminal = Terminal("bash", "-c", f"cd {self.folder}; exec {typed}", PATH=path)
         try:
             with contextlib.suppress(AssertionError):
-                wait_until(lambda: fits(shown, self._there([terminal.text]), words), PATIENCE_S)
+                wait_until(lambda: fits(shown, self._there([terminal.text]), words), 3 * PATIENCE_S)
             return self._there([terminal.text.rstrip("\n") + "\n"])
         finally:
             terminal.close()
