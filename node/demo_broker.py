@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from drivers.packages import install_command
 from node.config.schema import MqttVersion
 from node.system.child import end_child, start_child
 
@@ -171,8 +172,7 @@ class _Amqtt:
             from amqtt.broker import Broker
         except ImportError as error:
             raise BrokerUnavailable(
-                "no broker for the demo: sudo apt install mosquitto, "
-                "or pip install 'pi-sensor-node[demo]'"
+                f"no broker for the demo: sudo apt install mosquitto, or {install_command('demo')}"
             ) from error
         for name in ("amqtt", "transitions"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from support import SENSOR_NODE, NodeProcess, free_port, ledger_in, sysfs_config, wait_until
+from web_log import health_text
+
+from node.outbox.file import OutboxFile
+from node.outbox.records import Batch, Event, Ledger
+from node.reading import Layout, Reading
 
 
 def status(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -126,3 +131,18 @@ def test_a_node_whose_disk_is_full_is_not_told_to_be_well(tmp_path, temperature_
         node.kill()
     assert "written 1h ago" in text
     assert "problem  the log is not written: is the disk full, or read-only?" in text
+
+
+def test_nothing_in_the_log_reaches_the_terminal_as_a_command(tmp_path):
+    """Whoever may write the log could otherwise do what a terminal obeys (ESC)."""
+    evil = "\x1b]0;owned\x07\x1b[2J"
+    log = OutboxFile(tmp_path / "outbox.db", new_stream="s")
+    reading = Reading(1, Layout(evil, (evil,), (evil,)), (1.0,), "boot", 1, 1, synced=True)
+    batch = Batch(readings=[reading], events=[Event(1_795_550_400_000, "ERROR", f"no {evil}")])
+    health = health_text({evil: True}, process=1, broker=evil, problems=[evil])
+    log.commit(batch, Ledger(last_seq=1, health=health), stream="s", keep_ledger=True)
+    log.close()
+    _, said = status(tmp_path)
+    assert "\x1b" not in said
+    assert "\x07" not in said
+    assert said.count("\\x1b]0;owned") >= 5, "shown as what it is"

@@ -802,22 +802,86 @@ def test_wrong_passwords_are_slowed_down_and_hold_nobody_up(tmp_path, start_web)
         assert b" 503 " in other.recv(100), "admitted; only the node does not run"
 
 
+def test_the_right_password_is_never_locked_out(tmp_path, start_web):
+    """Behind a proxy, or in one IPv6 network, all addresses are one."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    web = start_web(folder, config='[web]\npassword_file = "page.password"\n', **_secret(tmp_path))
+    wrong = {"Authorization": "Basic " + base64.b64encode(b":guess").decode()}
+    right = {"Authorization": "Basic " + base64.b64encode(b":sesame").decode()}
+    answers = [web.get("/", **wrong).code for _ in range(8)]
+    assert answers[-1] == 429, "the control: it would have to wait"
+    assert web.get("/", **right).code == 200
+    assert web.get("/", **wrong).code == 429, "and the guesses are no better off for it"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+@pytest.mark.parametrize("place", ["password_file", "password"])
+def test_a_password_of_the_page_that_every_user_can_read_is_worth_a_warning(
+    tmp_path, start_web, place, mode
+):
+    from node.config import load as configuration
+
+    folder = tmp_path / "state"
+    make_log(folder, hours=0.1)
+    (tmp_path / "page.password").write_text("sesame\n")
+    (tmp_path / "page.password").chmod(mode if place == "password_file" else 0o600)
+    value = '"page.password"' if place == "password_file" else '"sesame"'
+    config = tmp_path / "n.toml"
+    config.write_text(f'[mqtt]\nhost = "h"\n[web]\n{place} = {value}\n')
+    config.chmod(mode if place == "password" else 0o600)
+    said = "".join(configuration.load(config).notes)
+    web = start_web(folder, "--config", str(config))
+    assert web.get("/").code == 401
+    for each in (said, web.log):
+        assert ("can be read by every user: sudo chown" in each) == (mode == 0o644)
+
+
 def _secret(folder: Path) -> dict[str, Any]:
     (folder / "page.password").write_text("sesame\n")
     return {}
 
 
-def test_beyond_loopback_it_warns_and_takes_any_name(tmp_path, start_web):
+def test_beyond_loopback_it_warns_and_takes_names_of_this_network(tmp_path, start_web):
+    """A page of the web that has its own name lead here (DNS rebinding) is not answered."""
     folder = tmp_path / "state"
     make_log(folder, hours=0.1)
     web = start_web(folder, "--host", "0.0.0.0")
-    assert web.get("/healthz", Host="greenhouse.lan").code == 503
+    for host in ("greenhouse.lan", "greenhouse", "greenhouse.local:8080", "192.168.1.5:8080"):
+        assert web.get("/healthz", Host=host).code == 503
+    for host in ("[fd00::7]:8080", "greenhouse.home.arpa", "LOCALHOST."):
+        assert web.get("/healthz", Host=host).code == 503
+    for host in ("evil.example", "evil.example:8080", "192.168.1.5.evil.example", "lan.evil.com"):
+        answer = web.get("/healthz", Host=host)
+        assert answer.code == 421
+        assert "open it by its address" in answer.text
+    assert web.get("/healthz", Host="a:b:c").code == 421
     assert "everybody on the network can read the page" in web.log, "before it answers anybody"
     web.kill()
     config = '[web]\nhost = "0.0.0.0"\npassword = "p"\n'
     web = start_web(folder, config=config)
-    assert web.get("/healthz").code == 401
+    assert web.get("/healthz", Host="sensors.example.org").code == 401
     assert "go over the network as they are, without TLS" in web.log
+
+
+@pytest.mark.parametrize("open_to_all", [True, False])
+def test_an_open_page_tells_neither_the_broker_nor_the_login(tmp_path, start_web, open_to_all):
+    """Where a password is asked for, or on this computer alone, they help to find what is wrong."""
+    folder = tmp_path / "state"
+    trouble = 'no broker: 10.11.12.13:1883 refuses the user "mqtt-user-7": wrong password'
+    events = (Event(round(SystemClock().utc_s() * 1000), "WARNING", trouble),)
+    health = health_text({"s0": True}, process=os.getpid(), broker=trouble, problems=[trouble])
+    make_log(folder, hours=0.1, health=health, events=events)
+    config = tmp_path / "n.toml"
+    config.write_text('[mqtt]\nhost = "10.11.12.13"\nusername = "mqtt-user-7"\n')
+    host = "0.0.0.0" if open_to_all else "127.0.0.1"
+    with held(folder):
+        web = start_web(folder, "--host", host, "--config", str(config))
+        paths = ("/", "/metrics", "/api/v1/now", "/api/v1/node", "/api/v1/health", "/export.csv")
+        told = "".join(web.get(path).text for path in paths)
+    assert "refuses the user" in told
+    assert ("mqtt-user-7" in told) is not open_to_all
+    assert ("10.11.12.13" in told) is not open_to_all
 
 
 def in_avahis_place(folder: Path, then: str = "") -> tuple[dict[str, str], Path]:
@@ -979,7 +1043,8 @@ def test_without_waitress_it_says_how_to_get_it(tmp_path):
         [python, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "the status page needs waitress: pip install 'pi-sensor-node[web]'\n"
+    assert done.stderr.startswith("the status page needs waitress: ")
+    assert done.stderr.endswith("pip install 'pi-sensor-node[web]'\n")
 
 
 def test_run_imports_nothing_of_the_page():

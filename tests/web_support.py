@@ -53,6 +53,7 @@ class WebProcess:
         command += ["--port", str(port), *arguments]
         if config is not None:
             file = folder / "web.toml"
+            file.touch(0o600)
             file.write_text(config)
             command += ["--config", str(file)]
         environment = {**os.environ, "SENSOR_NODE_CONFIG": "/nonexistent", **(env or {})}

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from drivers.packages import install_command
 from node.cli.arguments import positive
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
@@ -33,7 +34,6 @@ from node.watch.session import watch
 __all__ = ["HELP", "add_arguments", "run"]
 
 _PAGE_WITHIN_S = 5.0
-_NO_PAGE = "no status page without pip install 'pi-sensor-node[web]'"
 _CONFIG = """\
 [node]
 name = "demo"
@@ -231,7 +231,7 @@ class _Page:
     def why_none(self) -> str:
         """Why `url` has found no page."""
         if self.missing:
-            return _NO_PAGE
+            return f"no status page without {install_command('web')}"
         return f"no status page within {_PAGE_WITHIN_S:g} s; {self._log_file} says how far it is"
 
     def url(self) -> str:

@@ -21,7 +21,7 @@ from node.reading import Reading
 from node.system.clock import SystemClock, utc_text
 from node.system.rights import remedy
 from node.system.state_dir import find_state_dir, lock_holder
-from node.system.terminal import count, table
+from node.system.terminal import count, table, visible
 from node.units import duration_text
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -164,14 +164,14 @@ def _as_text(known: _Known) -> str:
     lines = [f"node     {health.node if health else '?'}, {state}"]
     if health is not None:
         then = "" if known.process else f" (as of {health.time})"
-        lines.append(f"broker   {health.broker}{then}")
+        lines.append(f"broker   {visible(health.broker, 2000)}{then}")
     lines.append(f"outbox   {outbox}")
     if health is not None and known.process and (texts := host_texts(health)):
         lines.append("host     " + ", ".join(f"{name} {text}" for name, text in texts))
     lines.append(f"log      {known.file}, written {duration_text(round(known.written_s))} ago")
     if known.process and known.written_s > _LONG_S:
         lines.append("problem  the log is not written: is the disk full, or read-only?")
-    lines += [f"problem  {problem}" for problem in health.problems] if health else []
+    lines += [f"problem  {visible(text, 2000)}" for text in health.problems] if health else []
     if known.newest:
         lines += ["", _sensor_table(known)]
     if known.events:
@@ -191,14 +191,16 @@ def _sensor_table(known: _Known) -> str:
         for name, number, unit in zip(
             reading.layout.channels, reading.numbers, reading.layout.units, strict=True
         ):
-            rows.append((sensor, name, f"{number:g} {unit}", age, status))
+            value = visible(f"{number:g} {unit}")
+            rows.append((visible(sensor), visible(name), value, age, status))
     silent = sorted(set(sensors) - set(known.newest))
     for sensor in silent:
         online = known.process and sensors[sensor].online
-        rows.append((sensor, "", "none lately", "", "online" if online else "offline"))
+        rows.append((visible(sensor), "", "none lately", "", "online" if online else "offline"))
     return table(rows)
 
 
 def _event_lines(event: Event) -> list[str]:
     when = utc_text(event.utc_ms)[:19].replace("T", " ")
-    return textwrap.wrap(f"{when}  {event.message}", _WIDTH, subsequent_indent=" " * 21)
+    text = f"{when}  {visible(event.message, 2000)}"
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=" " * 21)

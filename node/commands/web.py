@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from drivers.packages import install_command
 from node.cli.arguments import add_state_dir_argument
 from node.cli.exit_codes import EXIT_CONFIG, EXIT_FAILED
 from node.cli.help_text import CommandHelp
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.is_enabled:
         return 0 if settings.web.enabled else EXIT_FAILED
     if importlib.util.find_spec("waitress") is None:
-        print("the status page needs waitress: pip install 'pi-sensor-node[web]'", file=sys.stderr)
+        print(f"the status page needs waitress: {install_command('web')}", file=sys.stderr)
         return EXIT_FAILED
     return _serve(settings, arguments)
 
@@ -140,6 +141,8 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     port = listener.getsockname()[1]
     url = _url(table.host, port)
     print(f"the status page is at {url}", file=sys.stderr, flush=True)
+    for note in settings.notes:
+        _log.warning("%s", note)
     if table.on_the_network and settings.password:
         _log.warning("the password and the page go over the network as they are, without TLS")
     elif table.on_the_network:

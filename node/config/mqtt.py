@@ -147,9 +147,11 @@ def web_password(reader: TableReader, table: WebTable) -> Secret | None:
         reader.problem(("web", "password"), what)
     elif table.password_file is not None:
         file = reader.locate(table.password_file, "web_password_file")
-        _password_from(reader, file, ("web", "password_file"), values)
+        if _password_from(reader, file, ("web", "password_file"), values):
+            _note_if_open(reader, file)
     elif table.password is not None:
         _set_password(reader, table.password, "it", ("web", "password"), values)
+        _note_if_open(reader, reader.source, "has the password in it, and ")
     return values.get("password")
 
 
@@ -162,8 +164,6 @@ def note_of_web(reader: TableReader, table: WebTable | None) -> None:
     for problem in reader.problems[before:]:
         reader.notes.append(f"{problem.where}: {problem.message}; the status page does not start")
     del reader.problems[before:]
-    if table.password is not None:
-        _note_if_open(reader, reader.source, "has the password in it, and ")
 
 
 def _note_if_open(reader: TableReader, file: Path, why: str = "") -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import msgspec
 from node.plot.times import parse_since
 from node.web import api
 from node.web.export import csv_pieces
-from node.web.login import Login, names_of_this_computer
+from node.web.login import HostNames, Login
 from node.web.metrics import CONTENT_TYPE, metrics_text
 from node.web.page import Assets, index_page, sensor_page
 from node.web.requests import (
@@ -94,7 +93,10 @@ class Application:
         self._settings = settings
         self._login = Login(settings.password) if settings.password else None
         table = settings.web
-        self._names = None if table.on_the_network else names_of_this_computer(table.host)
+        # A browser that was led here by another name does not send the password of this one.
+        any_name = table.on_the_network and self._login is not None
+        names = HostNames(table.host, on_the_network=table.on_the_network)
+        self._names = None if any_name else names
         self._exports = threading.BoundedSemaphore(MAX_EXPORTS)
         self._files = {name: (_STATIC / name).read_bytes() for name in ("page.css", "page.js")}
         version = {
@@ -184,22 +186,24 @@ class Application:
         host = environ.get("HTTP_HOST", "")
         if not host and environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
             return  # no browser asks like that
-        match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d+)?|([^:\[\]]+?)\.?(?::\d+)?", host)
-        name = (match[1] or match[2]).lower() if match else ""
-        if name not in self._names:
-            raise Refused(421, "this computer has another name: open http://localhost")
+        if not self._names.has(host):
+            what = "this computer has another name: open http://localhost"
+            if self._settings.web.on_the_network:
+                what = "this computer has another name: open it by its address, or its name.local"
+            raise Refused(421, what)
 
     def _check_password(self, environ: Environ) -> None:
         if self._login is None:
             return
-        address = environ.get("REMOTE_ADDR", "")
-        wait_s = self._login.wait_s(address)
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        if self._login.admits(authorization):
+            return
+        wait_s = self._login.refuse(environ.get("REMOTE_ADDR", "")) if authorization else 0.0
         if wait_s > 0:
             retry = ("Retry-After", str(math.ceil(wait_s)))
             raise Refused(429, "too many wrong passwords: wait", retry)
-        if not self._login.admits(environ.get("HTTP_AUTHORIZATION", ""), address):
-            realm = ("WWW-Authenticate", 'Basic realm="sensor-node", charset="UTF-8"')
-            raise Refused(401, "the password of the page is wanted; any name goes with it", realm)
+        realm = ("WWW-Authenticate", 'Basic realm="sensor-node", charset="UTF-8"')
+        raise Refused(401, "the password of the page is wanted; any name goes with it", realm)
 
 
 class _Releasing(Iterator[bytes]):

@@ -1,7 +1,8 @@
 """Who may look: the optional password (HTTP Basic, RFC 7617), and the names of this computer.
 
-A wrong password costs its sender time, and nobody else: after a few of them that address is told
-to wait (429), whatever it sends. Nothing sleeps, so no thread is held.
+The right password is always let through: behind a proxy, or in one IPv6 network, another one's
+wrong guesses come from the same address. After a few of them that address is told to wait (429)
+when its password is wrong. Nothing sleeps, so no thread is held.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 import threading
 import time
 from collections import OrderedDict
 
-__all__ = ["Login", "names_of_this_computer"]
+__all__ = ["HostNames", "Login"]
 
 _FREE = 5
 """Wrong passwords before the first wait."""
@@ -34,28 +36,20 @@ class Login:
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """Address -> how many wrong ones came from it, and when it may try again."""
 
-    def wait_s(self, address: str) -> float:
-        """How long this address has to wait before it is listened to."""
-        with self._lock:
-            _, until_s = self._wrong.get(_who(address), (0, 0.0))
-            return max(0.0, until_s - time.monotonic())
-
-    def admits(self, authorization: str, address: str) -> bool:
+    def admits(self, authorization: str) -> bool:
         """Whether the header has the password; any name goes with it."""
         given = _password_in(authorization)
         # Digests are of one length, so that the time tells nothing of the password's either.
-        right = hmac.compare_digest(_digest(given or ""), self._digest) and given is not None
-        if authorization:
-            self._note(address, right=right)
-        return right
+        return hmac.compare_digest(_digest(given or ""), self._digest) and given is not None
 
-    def _note(self, address: str, *, right: bool) -> None:
+    def refuse(self, address: str) -> float:
+        """Note a wrong password; return for how many seconds its address was to wait, or 0."""
         who, now_s = _who(address), time.monotonic()
         with self._lock:
-            if right:
-                self._wrong.pop(who, None)
-                return
             count, until_s = self._wrong.pop(who, (0, 0.0))
+            if until_s > now_s:
+                self._wrong[who] = (count, until_s)
+                return until_s - now_s
             count = 1 if now_s > until_s + _FORGET_AFTER_S else count + 1
             # A power of ever more wrong ones would be no number any more.
             doubled = min(count - _FREE, 10)
@@ -63,6 +57,7 @@ class Login:
             self._wrong[who] = (count, now_s + wait_s)
             while len(self._wrong) > _MAX_ADDRESSES:
                 self._wrong.popitem(last=False)
+        return 0.0
 
 
 def _digest(password: str) -> bytes:
@@ -95,14 +90,41 @@ def _who(address: str) -> str:
     return str(parsed)
 
 
-def names_of_this_computer(host: str) -> frozenset[str]:
-    """What a Host header may say while only this computer can connect.
+class HostNames:
+    """What a Host header may say of this computer.
 
-    Another name there means that some page on the web has had its own name lead here, to read
-    with its visitor's browser what only this computer may (DNS rebinding).
+    Another name there means that some page of the web has had its own name lead here, to read with
+    its visitor's browser what only this network may (DNS rebinding). An address is no such name,
+    nor is one that the public DNS does not know: without a dot, or below a domain for private use
+    (RFC 6762 §3, RFC 8375, ICANN's .internal, and what routers make of it).
     """
-    name = socket.gethostname().lower()
-    short = name.partition(".")[0]
-    return frozenset(
-        {"localhost", "127.0.0.1", "::1", host.lower(), name, short, f"{short}.local"} - {""}
-    )
+
+    _PRIVATE = (".local", ".localhost", ".home.arpa", ".internal", ".lan", ".home")
+
+    def __init__(self, host: str, *, on_the_network: bool) -> None:
+        """`host`: what the page listens on; on loopback it has fewer names."""
+        name = socket.gethostname().lower()
+        short = name.partition(".")[0]
+        self._own = {"localhost", "127.0.0.1", "::1", host.lower(), name, short, f"{short}.local"}
+        self._own -= {""}
+        self._on_the_network = on_the_network
+
+    def has(self, header: str) -> bool:
+        """Whether a Host header (RFC 9112, §3.2) names this computer."""
+        match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d+)?|([^:\[\]]+?)\.?(?::\d+)?", header)
+        if match is None:
+            return False
+        name = (match[1] or match[2]).lower()
+        if name in self._own:
+            return True
+        return self._on_the_network and (
+            _is_address(name) or "." not in name or name.endswith(self._PRIVATE)
+        )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """What the page needs of the configuration: `[web]`, the node's name, and the sensors' intervals.
 
-Of the rest nothing is read or checked: the page is there when the node's configuration is wrong,
-and this process never knows the broker's password.
+Of the rest nothing is checked, and nothing read but what is not to be shown to everybody: the page
+is there when the node's configuration is wrong, and this process never knows the broker's password.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the node, until its log tells it."""
     intervals: dict[str, float] = {}
     """Sensor -> seconds from one reading to the next."""
+    broker: tuple[str, ...] = ()
+    """The broker's host and the login there: what a page that is open to all does not tell."""
+    notes: tuple[str, ...] = ()
+    """What is not wrong and still worth knowing."""
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether everybody on the network can read the page."""
+        return self.web.on_the_network and self.password is None
 
 
 def read_settings(source: Path, last_good: Path | None = None) -> Settings:
@@ -74,6 +83,8 @@ def settings_of(source: Path) -> Settings:
         password=password,
         node=_node_name(document),
         intervals=_intervals(document),
+        broker=_broker(document),
+        notes=tuple(reader.notes),
     )
 
 
@@ -83,6 +94,12 @@ def _node_name(document: dict[str, Any]) -> str:
     if isinstance(name, str) and name:
         return name[:64]
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:64] or "node"
+
+
+def _broker(document: dict[str, Any]) -> tuple[str, ...]:
+    mqtt = document.get("mqtt")
+    values = [mqtt.get(key) for key in ("host", "username")] if isinstance(mqtt, dict) else []
+    return tuple(value for value in values if isinstance(value, str) and value)
 
 
 def _intervals(document: dict[str, Any]) -> dict[str, float]:

@@ -7,6 +7,8 @@ is no longer written cannot say so.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from node.config.schema import STALE_INTERVALS
@@ -86,6 +88,8 @@ class NodeView(msgspec.Struct, frozen=True):
 def view_of(watcher: Watcher, settings: Settings) -> NodeView:
     """Look, and make something to show of it. `watcher.lock` is to be held."""
     known = watcher.look()
+    if settings.open_to_all:
+        known = _without(settings.broker, known)
     health = known.health
     if known.problem:
         state = "unknown"
@@ -105,6 +109,25 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
         sensors=sensors,
         unhealthy=_unhealthy(state, known, sensors),
     )
+
+
+def _without(words: tuple[str, ...], known: Known) -> Known:
+    """What is known, without words that are not for everybody."""
+    if not words:
+        return known
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))
+
+    def masked(text: str) -> str:
+        return pattern.sub("...", text)
+
+    health = known.health
+    if health is not None:
+        problems = [masked(text) for text in health.problems]
+        health = msgspec.structs.replace(health, broker=masked(health.broker), problems=problems)
+    events = tuple(
+        msgspec.structs.replace(event, message=masked(event.message)) for event in known.events
+    )
+    return msgspec.structs.replace(known, health=health, events=events)
 
 
 def _sensor(
