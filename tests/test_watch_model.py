@@ -14,7 +14,7 @@ from node.system.terminal import sparkline, table, visible
 from node.watch.gaps import HistoryLog, batch_in
 from node.watch.model import LiveModel
 from node.watch.payloads import Message, decimals_of, described, from_json, value_text, values_in
-from node.watch.rows import Moment, Row
+from node.watch.rows import TableRow, WatchTime
 from node.watch.table import Picture, frame
 from node.watch.units import units_in
 
@@ -27,9 +27,9 @@ def state(sensor: str, payload: str, **keys: bool) -> Message:
     return message(f"home/sensors/n/{sensor}/state", payload, **keys)
 
 
-def at(seconds: float) -> Moment:
+def at(seconds: float) -> WatchTime:
     """The same by both clocks."""
-    return Moment(seconds, seconds)
+    return WatchTime(seconds, seconds)
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ def test_without_a_clock_a_retained_reading_has_no_age_and_a_live_one_that_since
 
 
 def test_the_age_of_what_came_live_does_not_mind_a_clock_that_is_set(model):
-    model.add(state("air", '{"temperature":1}'), Moment(boot_s=10, utc_s=1000))
-    assert model.rows(Moment(boot_s=12, utc_s=9999))[0].age_s == 2.0
+    model.add(state("air", '{"temperature":1}'), WatchTime(boot_s=10, utc_s=1000))
+    assert model.rows(WatchTime(boot_s=12, utc_s=9999))[0].age_s == 2.0
 
 
 def test_a_reading_from_the_future_is_told_as_such(model):
@@ -482,7 +482,7 @@ def test_what_another_filter_covers_is_not_subscribed_to_as_well():
 # -- the table
 
 
-def text_of(rows: list[Row], width: int, height: int, **more: object) -> list[str]:
+def text_of(rows: list[TableRow], width: int, height: int, **more: object) -> list[str]:
     keys = {"title": "t", "topics": "t/#", "connected": True, "link": "connected", "link_s": 1.0}
     picture = Picture(rows=rows, messages=len(rows), **{**keys, **more})  # type: ignore[arg-type]
     lines = [line.plain for line in frame(picture, width, height)]
@@ -492,7 +492,7 @@ def text_of(rows: list[Row], width: int, height: int, **more: object) -> list[st
 
 
 @pytest.fixture
-def usual_rows(model: LiveModel) -> list[Row]:
+def usual_rows(model: LiveModel) -> list[TableRow]:
     for second in range(30):
         for sensor in ("terrarium", "water"):
             model.add(state(sensor, f'{{"temperature":{20 + second / 8}}}'), at(second))

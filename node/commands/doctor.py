@@ -26,7 +26,7 @@ from node.doctor.system_checks import (
     check_files,
     check_supply,
 )
-from node.doctor.topic_list import Subscription, TopicList
+from node.doctor.topic_list import TopicList, TriedSubscription
 from node.doctor.users import node_user
 from node.homeassistant.discovery import discovery_topic
 from node.outbox.store import FILE_NAME
@@ -149,7 +149,7 @@ def _topic_list(config: Config, topics: Topics, node: OurNode) -> TopicList:
         history=topics.history,
         discovery=discovery,
         subscribed=tuple(
-            Subscription(s.topic, tries.get(s.topic, s.topic))
+            TriedSubscription(s.topic, tries.get(s.topic, s.topic))
             for s in subscriptions(config, device)
         ),
         stream=node.stream,

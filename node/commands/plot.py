@@ -132,9 +132,9 @@ class _Found:
             after = log.last_before(self._start_ms)
             for readings in readings_from(log, after):
                 for reading in readings:
-                    self._take(reading)
+                    self._add(reading)
 
-    def _take(self, reading: Reading) -> None:
+    def _add(self, reading: Reading) -> None:
         self._sensors.add(reading.sensor)
         if reading.sensor != self._sensor:
             return

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     except configuration.ConfigError as error:
         stand_in = _last_good(arguments.last_good, error)
         if stand_in is None:
-            return _tell_of_bad_configuration(error, simulate=arguments.simulate)
+            return _report_bad_configuration(error, simulate=arguments.simulate)
         config = stand_in
     with lean_imports(with_ssl=config.mqtt.tls is not None):
         # Not before: whether ssl is needed is for the configuration to say.
@@ -142,7 +142,7 @@ def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | 
     return config
 
 
-def _tell_of_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
+def _report_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
     """On standard error, and on the LED where nobody may be reading that."""
     from node.panel import led_of, show_bad_configuration
     from node.sensors.board import bare_board

@@ -50,9 +50,8 @@ def convert_value(target: Any, written: object) -> Any:
     except (msgspec.ValidationError, ValueError) as error:
         if choices := _choices(target):
             raise ValueError(f"expected one of {', '.join(choices)}") from error
-        described = _description(target)
-        if described and "regex" in str(error):
-            raise ValueError(f"expected {described}") from error
+        if (rule := _rule(target)) and not _fits(written, rule):
+            raise ValueError(f"expected {rule.description}") from error
         raise ValueError(_in_words(str(error))) from error
     if not _is_finite(value):
         raise ValueError("must be a finite number")
@@ -67,13 +66,18 @@ def _choices(target: Any) -> list[str]:
     return [f"0x{each:02x}" if isinstance(each, int) else str(each) for each in choices]
 
 
-def _description(target: Any) -> str | None:
-    """What the schema says of a text in words, beside its pattern."""
+def _rule(target: Any) -> msgspec.Meta | None:
+    """The schema's rule for a text that it also says in words."""
     for part in (target, *get_args(target)):
         for meta in getattr(part, "__metadata__", ()):
             if isinstance(meta, msgspec.Meta) and meta.description:
-                return meta.description
+                return meta
     return None
+
+
+def _fits(written: object, rule: msgspec.Meta) -> bool:
+    """Whether it is no text, which is another mistake, or one that has the rule's form."""
+    return not isinstance(written, str) or re.search(rule.pattern or "", written) is not None
 
 
 def parse_host(written: object) -> HostName:

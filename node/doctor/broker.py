@@ -27,7 +27,7 @@ from node.doctor.wire import Connection
 from node.mqtt.reasons import Reason
 from node.topics import Topics
 
-__all__ = ["TEST_PAYLOAD", "Broker", "LoggedIn", "Refused"]
+__all__ = ["TEST_PAYLOAD", "Broker", "LoggedIn", "LoginRefused"]
 
 TEST_PAYLOAD = b"a test of sensor-node doctor, and no reading"
 
@@ -40,7 +40,7 @@ ALERT_S = 0.3
 _Address = tuple[Any, ...]
 
 
-class Refused(Exception):
+class LoginRefused(Exception):
     """The broker refuses the login; the text is the name of its reason."""
 
     def __init__(self, reason: Reason) -> None:
@@ -160,7 +160,7 @@ class Broker:
         """CONNECT with the user of the configuration, in the present version.
 
         Raises:
-            Refused: the broker does not want the login.
+            LoginRefused: the broker does not want the login.
             WireError, OSError: there is no answer to be had.
         """
         connection = Connection(sock, version=self.version)
@@ -175,7 +175,7 @@ class Broker:
             raise
         if connack.refused:
             connection.drop()
-            raise Refused(connack.refused)
+            raise LoginRefused(connack.refused)
         return LoggedIn(connection, connack)
 
     # -- more of it

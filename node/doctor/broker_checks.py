@@ -6,12 +6,12 @@ import socket
 import time
 from collections.abc import Generator, Iterator
 
-from node.doctor.broker import Broker, LoggedIn, Refused
+from node.doctor.broker import Broker, LoggedIn, LoginRefused
 from node.doctor.client_id import ClientIdWatch
-from node.doctor.login import Login
+from node.doctor.login import LoginSteps
 from node.doctor.our_node import OurNode
 from node.doctor.packets import WireError
-from node.doctor.report import Step, from_sentence
+from node.doctor.report import Step, failed
 from node.doctor.scratch import Scratch, check_last_will, check_retained, check_round_trip
 from node.doctor.topic_checks import check_topics
 from node.doctor.topic_list import TopicList
@@ -47,7 +47,7 @@ def _steps(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
         watch = ClientIdWatch(broker, node)
         yield from _round_trips(broker, topics, login)
         yield watch.outcome()
-    except (WireError, OSError, Refused) as error:
+    except (WireError, OSError, LoginRefused) as error:
         yield _lost(broker, error)
 
 
@@ -56,7 +56,7 @@ def check_way_in(broker: Broker) -> Generator[Step, None, LoggedIn | None]:
     try:
         addresses = broker.resolve()
     except socket.gaierror as error:
-        yield from_sentence("name", "failed", connect_failure(error, broker.mqtt))
+        yield failed("name", connect_failure(error, broker.mqtt))
         return None
     if broker.host_is_address:
         yield Step("name", "ok", f"{broker.mqtt.host} is an address")
@@ -66,12 +66,12 @@ def check_way_in(broker: Broker) -> Generator[Step, None, LoggedIn | None]:
     try:
         sock = broker.connect()
     except OSError as error:
-        yield from_sentence("TCP", "failed", connect_failure(error, broker.mqtt))
+        yield failed("TCP", connect_failure(error, broker.mqtt))
         return None
     took_ms = (time.monotonic() - began_s) * 1000
     where = broker.mqtt.address
     yield Step("TCP", "ok", f"{where} accepts the connection ({took_ms:.0f} ms)")
-    login = Login(broker)
+    login = LoginSteps(broker)
     yield from login.steps(sock)
     return login.made
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 
-from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, Refused
+from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, LoginRefused
 from node.doctor.packets import NotMqtt, Will, WireError
-from node.doctor.report import Step, from_sentence
+from node.doctor.report import Step, failed
 from node.doctor.wire import Closed, NoAnswer
 from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
 from node.mqtt.reasons import UNSUPPORTED_VERSION
 
-__all__ = ["WILL_TOPIC", "Login"]
+__all__ = ["WILL_TOPIC", "LoginSteps"]
 
 WILL_TOPIC = "will"
 """Below the scratch topic."""
 
 
-class Login:
+class LoginSteps:
     """The login as the node makes it: with a will, and in the version that it would use."""
 
     def __init__(self, broker: Broker) -> None:
@@ -40,11 +41,11 @@ class Login:
                 return
             try:
                 self.made = self._broker.log_in(secured, will=self._will)
-            except Refused as error:
+            except LoginRefused as error:
                 if not is_last and error.reason.code == UNSUPPORTED_VERSION:
                     continue
                 yield self._tls_step()
-                yield from_sentence("login", "failed", refusal(error.reason, self._mqtt))
+                yield failed("login", refusal(error.reason, self._mqtt))
                 return
             except Closed:
                 if not is_last:  # a broker that knows no MQTT 5 may do that
@@ -75,7 +76,7 @@ class Login:
 
     def _no_handshake(self, error: Exception) -> Step:
         where = self._mqtt.address
-        certificate = isinstance(error, OSError) and "CERTIFICATE" in str(error).upper()
+        certificate = isinstance(error, ssl.SSLError) and "CERTIFICATE" in str(error.reason)
         if not certificate and self._broker.speaks_plain_mqtt():
             return Step(
                 "TLS",
@@ -84,8 +85,8 @@ class Login:
                 "set [mqtt] port to the broker's TLS port (often 8883), or leave out [mqtt.tls]",
             )
         if isinstance(error, TimeoutError):
-            return from_sentence("TLS", "failed", no_answer(self._mqtt))
-        return from_sentence("TLS", "failed", connect_failure(error, self._mqtt))
+            return failed("TLS", no_answer(self._mqtt))
+        return failed("TLS", connect_failure(error, self._mqtt))
 
     def _closed(self) -> Iterator[Step]:
         """The broker ended the connection without a CONNACK."""
@@ -93,7 +94,7 @@ class Login:
             yield self._needs_tls()
             return
         yield self._tls_step()
-        yield from_sentence("login", "failed", closed_early(self._mqtt))
+        yield failed("login", closed_early(self._mqtt))
 
     def _needs_tls(self) -> Step:
         return Step(
@@ -115,8 +116,8 @@ class Login:
             yield Step("login", "failed", f"{where} answers with {error}: no MQTT", remedy)
         elif isinstance(error, NoAnswer):
             yield self._tls_step()
-            yield from_sentence("login", "failed", no_answer(self._mqtt))
+            yield failed("login", no_answer(self._mqtt))
         else:
             # With TLS 1.3 it is here that the broker tells what it has against our certificate.
             assert isinstance(error, OSError)
-            yield from_sentence("TLS", "failed", connect_failure(error, self._mqtt))
+            yield failed("TLS", connect_failure(error, self._mqtt))

@@ -15,8 +15,8 @@ from node.mqtt.reasons import UNSUPPORTED_VERSION, Reason, failure
 
 __all__ = [
     "Connack",
-    "Message",
     "NotMqtt",
+    "Received",
     "Will",
     "WireError",
     "connack_of",
@@ -45,7 +45,7 @@ class NotMqtt(WireError):
     """What comes is not MQTT; the text is how it begins."""
 
 
-class Message(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, frozen=True):
     """A message that arrived."""
 
     topic: str
@@ -103,7 +103,7 @@ def _integer(encoded: bytes | bytearray) -> tuple[int, int] | None:
     return None
 
 
-def message_of(first: int, body: bytes, *, version: int) -> tuple[Message, bytes]:
+def message_of(first: int, body: bytes, *, version: int) -> tuple[Received, bytes]:
     """The message of a PUBLISH (§3.3), and its packet id, empty at QoS 0.
 
     Raises:
@@ -122,7 +122,7 @@ def message_of(first: int, body: bytes, *, version: int) -> tuple[Message, bytes
         if sized is None:
             raise NotMqtt(shown(bytes((first,)) + body))
         rest = rest[sum(sized) :]
-    return Message(topic, rest, retained=bool(first & 1)), packet_id
+    return Received(topic, rest, retained=bool(first & 1)), packet_id
 
 
 def connack_of(body: bytes, *, version: int) -> Connack:

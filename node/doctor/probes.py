@@ -24,12 +24,12 @@ from __future__ import annotations
 
 import msgspec
 
-from node.doctor.broker import TEST_PAYLOAD, Broker, Refused
-from node.doctor.packets import Message, WireError
+from node.doctor.broker import TEST_PAYLOAD, Broker, LoginRefused
+from node.doctor.packets import Received, WireError
 from node.doctor.topic_list import TopicList
 from node.doctor.wire import Closed
 
-__all__ = ["UnseenProbe", "Verdict", "VisibleProbe", "find_unseen"]
+__all__ = ["PublishVerdict", "UnseenProbe", "VisibleProbe", "find_unseen"]
 
 METHOD_B_S = 0.4
 """How soon a broker of method B passes a message on, on an idle connection."""
@@ -41,7 +41,7 @@ _MAX_UNANSWERED = 10
 _MAX_REPEATS = 3
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class PublishVerdict(msgspec.Struct, frozen=True):
     """Whether a topic may be published on; None where that cannot be told."""
 
     allowed: bool | None
@@ -55,7 +55,7 @@ def find_unseen(broker: Broker, *, readable: bool, kept_back: bool) -> UnseenPro
     """
     try:
         probe = UnseenProbe(broker)
-    except (WireError, OSError, Refused):
+    except (WireError, OSError, LoginRefused):
         return None
     is_unseen = kept_back or (readable and probe.is_unseen())
     return probe if probe.maximum_qos == 2 and is_unseen else None
@@ -106,7 +106,7 @@ class VisibleProbe:
     def __init__(self, broker: Broker, topics: TopicList) -> None:
         self._broker = broker
         self._topics = topics
-        self._arrived: list[Message] = []
+        self._arrived: list[Received] = []
         """Whatever came on all connections so far."""
         self._sent: dict[str, tuple[bytes, int]] = {}
         """Topic -> what was published there, and how much had arrived before."""
@@ -119,18 +119,18 @@ class VisibleProbe:
             self._connection.subscribe(topic)
         self._connection.watch(RETAINED_S)
 
-    def try_all(self) -> list[tuple[str, Verdict]]:
+    def try_all(self) -> list[tuple[str, PublishVerdict]]:
         """A verdict for each topic; all are published before one is waited for."""
-        verdicts: dict[str, Verdict] = {}
+        verdicts: dict[str, PublishVerdict] = {}
         for topic in self._topics.published:
             newest = self._newest(topic)
             if newest is None and topic == self._topics.discovery:
                 why = "cannot be told before the node has published it once"
-                verdicts[topic] = Verdict(None, why)
+                verdicts[topic] = PublishVerdict(None, why)
                 continue
             payload = self._topics.harmless(topic) if newest is None else newest
             if refused := self._publish(topic, payload):
-                verdicts[topic] = Verdict(False, refused)
+                verdicts[topic] = PublishVerdict(False, refused)
         waited_for = self._sent.keys() - verdicts.keys()
         self._connection.wait_for(lambda _: all(map(self._is_back, waited_for)), DELIVERY_S)
         for topic in waited_for:
@@ -163,13 +163,13 @@ class VisibleProbe:
         payload, count = self._sent[topic]
         return payload in self._published_since(topic, count)
 
-    def _verdict(self, topic: str) -> Verdict:
+    def _verdict(self, topic: str) -> PublishVerdict:
         if self._is_back(topic):
-            return Verdict(True)
+            return PublishVerdict(True)
         if self._broker.version == 5:
-            return Verdict(True)  # it would have been refused; it is reading that is denied
+            return PublishVerdict(True)  # it would have been refused; it is reading that is denied
         why = "it does not come back, and MQTT 3.1.1 says no more; or reading it is denied"
-        return Verdict(False, why)
+        return PublishVerdict(False, why)
 
     def _repeat_what_is_newer(self, topic: str) -> None:
         """Make the newest message of others the last one, if ours has come after it."""

@@ -9,7 +9,18 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Status", "Step", "TextReport", "as_json", "from_sentence", "timed"]
+from node.mqtt.errors import Failure
+
+__all__ = [
+    "Status",
+    "Step",
+    "TextReport",
+    "TopicStep",
+    "as_json",
+    "failed",
+    "from_sentence",
+    "timed",
+]
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 
@@ -19,8 +30,6 @@ _COLOURS: dict[Status, int] = {"ok": 32, "warning": 33, "failed": 31, "skipped":
 _WORD_WIDTH, _NAME_WIDTH = 6, 15
 _SLOW_MS = 1000
 """A step that took longer says so."""
-_PER_TOPIC = ("may publish", "may subscribe")
-"""Steps that there are many of."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -33,8 +42,19 @@ class Step(msgspec.Struct, frozen=True):
     took_ms: int = 0
 
 
+class TopicStep(Step, frozen=True, kw_only=True):
+    """One that there is for each topic."""
+
+    topic: str
+
+
+def failed(name: str, failure: Failure) -> Step:
+    """The step that has found a failure of the connection."""
+    return Step(name, "failed", failure.what, failure.remedy)
+
+
 def from_sentence(name: str, status: Status, sentence: str) -> Step:
-    """A step of a message as the log has it: what is wrong, a semicolon, what to do."""
+    """A step of a message that is kept as a text: what is wrong, a semicolon, what to do."""
     message, _, remedy = sentence.partition("; ")
     return Step(name, status, message, remedy)
 
@@ -50,7 +70,8 @@ def timed(steps: Iterable[Step]) -> Iterator[Step]:
 
 def as_json(steps: list[Step]) -> str:
     """One object: `ok`, and every step."""
-    report = {"ok": all(step.status != "failed" for step in steps), "steps": steps}
+    shown = [Step(s.name, s.status, s.message, s.remedy, s.took_ms) for s in steps]
+    report = {"ok": all(step.status != "failed" for step in steps), "steps": shown}
     return msgspec.json.encode(report).decode()
 
 
@@ -63,11 +84,11 @@ class TextReport:
 
     def __init__(self, *, colour: bool) -> None:
         self._colour = colour
-        self._alike: list[Step] = []
+        self._alike: list[TopicStep] = []
 
     def show(self, step: Step) -> str:
         """What is to be printed now: empty, or whole lines."""
-        if step.status == "ok" and step.name in _PER_TOPIC:
+        if step.status == "ok" and isinstance(step, TopicStep):
             text = self.finish() if self._alike and self._alike[0].name != step.name else ""
             self._alike.append(step)
             return text
@@ -81,8 +102,7 @@ class TextReport:
         if len(steps) == 1:
             return self._lines(steps[0])
         took_ms = sum(step.took_ms for step in steps)
-        first, *_, last = (step.message.partition(" ")[0] for step in steps)
-        topics = f"{len(steps)} topics, {first} to {last}"
+        topics = f"{len(steps)} topics, {steps[0].topic} to {steps[-1].topic}"
         return self._lines(Step(steps[0].name, "ok", topics, took_ms=took_ms))
 
     def _lines(self, step: Step) -> str:

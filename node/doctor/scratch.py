@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, Refused
+from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, LoginRefused
 from node.doctor.login import WILL_TOPIC
 from node.doctor.packets import WireError
 from node.doctor.report import Step
@@ -128,7 +128,7 @@ def _forget(broker: Broker, connection: Connection, topic: str) -> None:
     try:
         connection.publish(topic, b"", retain=True)
     except (WireError, OSError):
-        with contextlib.suppress(WireError, OSError, Refused):
+        with contextlib.suppress(WireError, OSError, LoginRefused):
             broker.another().connection.publish(topic, b"", retain=True)
 
 

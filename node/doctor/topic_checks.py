@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from paho.mqtt.client import topic_matches_sub
 
 from node.doctor.broker import Broker
-from node.doctor.probes import RETAINED_S, UnseenProbe, Verdict, VisibleProbe, find_unseen
-from node.doctor.report import Step
-from node.doctor.topic_list import Subscription, TopicList
+from node.doctor.probes import RETAINED_S, PublishVerdict, UnseenProbe, VisibleProbe, find_unseen
+from node.doctor.report import Step, TopicStep
+from node.doctor.topic_list import TopicList, TriedSubscription
 from node.doctor.wire import Closed, Connection
 
 __all__ = ["check_topics"]
@@ -30,10 +30,10 @@ def check_topics(
     subscription was granted, and nothing comes.
     """
     unseen = find_unseen(broker, readable=readable, kept_back=kept_back)
-    verdicts: Iterable[tuple[str, Verdict]]
+    verdicts: Iterable[tuple[str, PublishVerdict]]
     if unseen is not None:
         verdicts = (
-            (topic, Verdict(not why, why))
+            (topic, PublishVerdict(not why, why))
             for topic in topics.published
             for why in (unseen.refusal(topic, topics.harmless(topic)),)
         )
@@ -41,21 +41,21 @@ def check_topics(
         verdicts = VisibleProbe(broker, topics).try_all()
     else:
         why = "cannot be told: this login may not read it, and a test might mislead others"
-        verdicts = ((topic, Verdict(None, why)) for topic in topics.published)
+        verdicts = ((topic, PublishVerdict(None, why)) for topic in topics.published)
     for topic, verdict in verdicts:
         yield _publish_step(broker, topic, verdict)
     yield from _try_subscriptions(broker, topics.subscribed, unseen)
 
 
-def _publish_step(broker: Broker, topic: str, verdict: Verdict) -> Step:
+def _publish_step(broker: Broker, topic: str, verdict: PublishVerdict) -> Step:
     name = "may publish"
     if verdict.allowed:
-        return Step(name, "ok", topic)
+        return TopicStep(name, "ok", topic, topic=topic)
     if verdict.allowed is None:
-        return Step(name, "skipped", f"{topic}: {verdict.why}")
+        return TopicStep(name, "skipped", f"{topic}: {verdict.why}", topic=topic)
     remedy = f"allow it in the broker's ACL; for mosquitto, below {_acl_user(broker)}: "
     remedy += f"topic write {topic}"
-    return Step(name, "failed", f"{topic} is denied: {verdict.why}", remedy)
+    return TopicStep(name, "failed", f"{topic} is denied: {verdict.why}", remedy, topic=topic)
 
 
 def _acl_user(broker: Broker) -> str:
@@ -67,7 +67,7 @@ def _acl_user(broker: Broker) -> str:
 
 
 def _try_subscriptions(
-    broker: Broker, subscriptions: tuple[Subscription, ...], unseen: UnseenProbe | None
+    broker: Broker, subscriptions: tuple[TriedSubscription, ...], unseen: UnseenProbe | None
 ) -> Iterator[Step]:
     """Subscribe to all, wait for what is retained, and have something delivered of the others."""
     connection = broker.another().connection
@@ -84,9 +84,10 @@ def _try_subscriptions(
         topic_filter = subscription.topic_filter
         if refused := denied[topic_filter]:
             message = f"{topic_filter} is denied: {refused}"
-            yield Step("may subscribe", "failed", message, _read_remedy(broker, topic_filter))
+            remedy = _read_remedy(broker, topic_filter)
+            yield TopicStep("may subscribe", "failed", message, remedy, topic=topic_filter)
         elif any(topic_matches_sub(topic_filter, m.topic) for m in connection.arrived):
-            yield Step("may subscribe", "ok", topic_filter)
+            yield TopicStep("may subscribe", "ok", topic_filter, topic=topic_filter)
         else:
             yield _try_delivery(broker, connection, subscription, unseen)
 
@@ -99,25 +100,31 @@ def _read_remedy(broker: Broker, topic_filter: str) -> str:
 
 
 def _try_delivery(
-    broker: Broker, connection: Connection, subscription: Subscription, unseen: UnseenProbe | None
+    broker: Broker,
+    connection: Connection,
+    subscription: TriedSubscription,
+    unseen: UnseenProbe | None,
 ) -> Step:
     """It is granted, which mosquitto always does: publish something that it covers."""
     name = "may subscribe"
     topic_filter, topic = subscription.topic_filter, subscription.try_on
-    no_more = Step(name, "ok", f"{topic_filter} (granted; delivery cannot be tried by this login)")
+    granted = f"{topic_filter} (granted; delivery cannot be tried by this login)"
+    no_more = TopicStep(name, "ok", granted, topic=topic_filter)
     if not topic or (unseen is not None and unseen.refusal(topic, b"")):
         return no_more
     if connection.publish(topic, b""):
         return no_more
     if connection.wait_for(lambda m: m.topic == topic, DELIVERY_S) is not None:
-        return Step(name, "ok", topic_filter)
+        return TopicStep(name, "ok", topic_filter, topic=topic_filter)
     remedy = _read_remedy(broker, topic_filter)
     if connection.version == 4 and unseen is None:
-        return Step(
+        return TopicStep(
             name,
             "warning",
             f"{topic_filter} is granted, and nothing comes: this login may not publish there, or "
             "not read there; MQTT 3.1.1 does not say which",
             remedy,
+            topic=topic_filter,
         )
-    return Step(name, "failed", f"{topic_filter} is granted, and its messages kept back", remedy)
+    message = f"{topic_filter} is granted, and its messages kept back"
+    return TopicStep(name, "failed", message, remedy, topic=topic_filter)

@@ -6,13 +6,13 @@ import msgspec
 
 from node.topics import history_payload
 
-__all__ = ["Subscription", "TopicList"]
+__all__ = ["TopicList", "TriedSubscription"]
 
 _NO_DISCOVERY = b"{}"
 """Home Assistant refuses it in a line of its log."""
 
 
-class Subscription(msgspec.Struct, frozen=True):
+class TriedSubscription(msgspec.Struct, frozen=True):
     """A topic filter of the node; `try_on` is a topic of it on which an empty message does
     nothing, "" where there is none."""
 
@@ -26,7 +26,7 @@ class TopicList(msgspec.Struct, frozen=True):
     published: tuple[str, ...]
     history: str
     discovery: str
-    subscribed: tuple[Subscription, ...]
+    subscribed: tuple[TriedSubscription, ...]
     stream: str = ""
     """The stream of the log, if it is known."""
 

@@ -17,8 +17,8 @@ from paho.mqtt.packettypes import PacketTypes
 
 from node.doctor.packets import (
     Connack,
-    Message,
     NotMqtt,
+    Received,
     Will,
     WireError,
     connack_of,
@@ -55,7 +55,7 @@ class Connection:
     def __init__(self, sock: socket.socket, *, version: int) -> None:
         """`version` is the protocol level: 4 for MQTT 3.1.1, 5 for MQTT 5."""
         self.version = version
-        self.arrived: list[Message] = []
+        self.arrived: list[Received] = []
         """Every message that has come, in order."""
         self._socket = sock
         self._received = bytearray()
@@ -116,7 +116,7 @@ class Connection:
             return "refused"
         return _why(PacketTypes.SUBACK, codes)
 
-    def wait_for(self, wanted: Callable[[Message], bool], within_s: float) -> Message | None:
+    def wait_for(self, wanted: Callable[[Received], bool], within_s: float) -> Received | None:
         """The first message, of those there and those to come, that is wanted; None in time."""
         deadline_s = time.monotonic() + within_s
         looked_at = 0

@@ -209,7 +209,7 @@ class BrokerConnection:
         if isinstance(event, Connected):
             return self._answered(event)
         if isinstance(event, ConnectFailed):
-            self._complain(connect_failure(event.error, self._mqtt))
+            self._complain(str(connect_failure(event.error, self._mqtt)))
         elif isinstance(event, Disconnected):
             return self._disconnected(event)
         elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
@@ -232,7 +232,7 @@ class BrokerConnection:
             self._change_version()
             return Change.NONE
         if refused is not None:
-            self._complain(refusal(refused, self._mqtt))
+            self._complain(str(refusal(refused, self._mqtt)))
             return Change.NONE
         self.connected = True
         self._patience = SILENT_CLOSES_LATER
@@ -265,11 +265,11 @@ class BrokerConnection:
             self._complain(f"{where} is no MQTT broker, or a hostile one: {event.reason}")
             return Change.NONE
         if event.reason.code == KEEP_ALIVE_TIMEOUT:
-            self._complain(no_answer(self._mqtt))
+            self._complain(str(no_answer(self._mqtt)))
             return Change.NONE
         self._silent_closes += 1
         if self._silent_closes >= SILENT_CLOSES:
-            self._complain(closed_early(self._mqtt))
+            self._complain(str(closed_early(self._mqtt)))
         if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
             self._change_version()
         return Change.NONE

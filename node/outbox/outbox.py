@@ -303,7 +303,7 @@ class Outbox:
         bound = self._table.max_readings
         excess = self.unsent - bound
         if excess > 0:
-            self._tell_of_drops(f"max_readings is {bound}")
+            self._report_drops(f"max_readings is {bound}")
             self._drop_upto(self.cursor + max(excess, bound // 100))
         elif self.unsent < bound // 2:
             self._told_of_drops.discard(f"max_readings is {bound}")
@@ -311,7 +311,7 @@ class Outbox:
     def _keep_memory_bound(self) -> None:
         """Drop the oldest readings in memory above the bound."""
         while len(self._uncommitted) > MAX_IN_MEMORY:
-            self._tell_of_drops(_MEMORY_IS_FULL)
+            self._report_drops(_MEMORY_IS_FULL)
             self._drop_from_memory(self._uncommitted.popleft().seq)
 
     def _drop_upto(self, upto_seq: int) -> None:
@@ -335,7 +335,7 @@ class Outbox:
         self._skipped = (skipped + 1 if skipped_to > self.cursor else 1, seq)
         self._ledger.dropped += 1
 
-    def _tell_of_drops(self, why: str) -> None:
+    def _report_drops(self, why: str) -> None:
         if why not in self._told_of_drops:
             self._told_of_drops.add(why)
             _log.error("the outbox is full (%s): the oldest unsent readings are dropped", why)

@@ -87,10 +87,10 @@ def rows_of(
             start = end
 
 
-def _share_a_row(before: Reading, after: Reading, so_many: int) -> bool:
+def _share_a_row(before: Reading, after: Reading, count: int) -> bool:
     step_ms = (after.utc_ms - after.boot_ms) - (before.utc_ms - before.boot_ms)
     return (
-        so_many < MAX_READINGS
+        count < MAX_READINGS
         and after.seq == before.seq + 1
         and after.boot_id == before.boot_id
         and after.synced == before.synced

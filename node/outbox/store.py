@@ -112,7 +112,7 @@ class OutboxStore:
             return self._replace(error)
         if self._unsalvaged is not None:
             self._salvage(file)
-        return self._take(file)
+        return self._use(file)
 
     def _open_to_read(self) -> Ledger | None:
         """Open the file on a disk that has turned read-only."""
@@ -135,7 +135,7 @@ class OutboxStore:
             refuse_planted_link(self._folder / f"{FILE_NAME}{suffix}")
         self._hold()
 
-    def _take(self, file: OutboxFile) -> Ledger:
+    def _use(self, file: OutboxFile) -> Ledger:
         if self._file is None:
             self.streams = file.streams
         else:
@@ -285,7 +285,7 @@ class OutboxStore:
             self._cannot_write(second)
             return None
         self._salvage(file, old)
-        return self._take(file)
+        return self._use(file)
 
     def _salvage(self, file: OutboxFile, old: OutboxFile | None = None) -> None:
         """Copy what was not acknowledged yet, as far as it is sound, under the numbers it had."""

@@ -135,7 +135,7 @@ class Reporter:
         self._started_s = start_s
         self._health_at_s = self._next_health_s(start_s)
         self._save_at_s = start_s + SAVE_AT_LEAST_EVERY_S
-        self._tell_health(start_s, save_at_s=start_s)
+        self._publish_health(start_s, save_at_s=start_s)
         self.save(start_s)
 
     # -- what happens
@@ -230,7 +230,7 @@ class Reporter:
         self._mind_acknowledgements(now_s)
         if self._health_at_once:
             self._health_at_once = False
-            self._tell_health(now_s, save_at_s=now_s)
+            self._publish_health(now_s, save_at_s=now_s)
         has_readings = self._publisher.flush()
         self._gives_way = has_readings and now_s >= self.next_due_s and not self._gives_way
         if self._gives_way:
@@ -305,14 +305,14 @@ class Reporter:
             self._health_at_s = self._next_health_s(now_s)
             changed = True
         if changed:
-            self._tell_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
+            self._publish_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
 
     def _next_health_s(self, now_s: float) -> float:
         """When health is due next, if nothing changes until then."""
         passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
         return self._started_s + AFTER_READS_S + (passed + 1) * HEALTH_EVERY_S
 
-    def _tell_health(self, now_s: float, *, save_at_s: float) -> None:
+    def _publish_health(self, now_s: float, *, save_at_s: float) -> None:
         """Set the health topic; keep the health in the log by `save_at_s`, if it has changed."""
         changed, self._health_stale = self._health_stale, False
         self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S

@@ -54,7 +54,7 @@ class Sensor:
         if supply is None:
             return
         if works:
-            supply.works()
+            supply.note_answer()
         if not supply.wants_cycle(self.state.failures_in_a_row):
             return
         self.without_power = True

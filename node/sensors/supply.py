@@ -44,7 +44,7 @@ class SensorPower:
         _log.warning("%s: switching its power off for %g s", self._sensor, OFF_S)
         self._device.off()
 
-    def works(self) -> None:
+    def note_answer(self) -> None:
         """Note that the sensor has answered."""
         self._patience = FAILURES_BEFORE_CYCLE
 

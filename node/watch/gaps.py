@@ -11,7 +11,7 @@ import msgspec
 from node.system.terminal import count, visible
 from node.watch.payloads import from_json, value_text, values_in
 
-__all__ = ["Batch", "HistoryLine", "HistoryLog", "PastReading", "Remark", "batch_in"]
+__all__ = ["HistoryBatch", "HistoryLine", "HistoryLog", "PastReading", "Remark", "batch_in"]
 
 _MAX_STREAMS = 200
 _MAX_SPANS = 200
@@ -27,7 +27,7 @@ class PastReading(msgspec.Struct, frozen=True):
     values: dict[str, object]
 
 
-class Batch(msgspec.Struct, frozen=True):
+class HistoryBatch(msgspec.Struct, frozen=True):
     """`misshapen`: how many things were in it that are no readings."""
 
     stream: str
@@ -35,7 +35,7 @@ class Batch(msgspec.Struct, frozen=True):
     misshapen: int
 
 
-def batch_in(payload: bytes) -> Batch | None:
+def batch_in(payload: bytes) -> HistoryBatch | None:
     """The readings in a payload of history; None where it is something else."""
     content = from_json(payload)
     if not isinstance(content, dict):
@@ -44,16 +44,16 @@ def batch_in(payload: bytes) -> Batch | None:
     if not isinstance(stream, str) or not isinstance(things, list):
         return None
     readings = [reading for thing in things if (reading := _reading(thing)) is not None]
-    return Batch(stream, readings, len(things) - len(readings))
+    return HistoryBatch(stream, readings, len(things) - len(readings))
 
 
 def _reading(thing: object) -> PastReading | None:
     if not isinstance(thing, dict):
         return None
     values = dict(thing)
-    told = {key: values.pop(key, None) for key in ("seq", "sensor", "time", "clock")}
+    known = {key: values.pop(key, None) for key in ("seq", "sensor", "time", "clock")}
     try:
-        return msgspec.convert({**told, "values": values}, PastReading)
+        return msgspec.convert({**known, "values": values}, PastReading)
     except msgspec.ValidationError:
         return None
 
@@ -173,7 +173,7 @@ class HistoryLog:
         )
 
     def lines(
-        self, node: str, batch: Batch, unit: Callable[[str, str], str]
+        self, node: str, batch: HistoryBatch, unit: Callable[[str, str], str]
     ) -> Iterator[HistoryLine]:
         """Take a batch: a line for each reading, and for each gap; `unit` of (sensor, path)."""
         for reading in batch.readings:

@@ -17,7 +17,7 @@ import msgspec
 from node.system.clock import utc_text
 from node.system.terminal import visible
 from node.units import duration_text
-from node.watch.gaps import Batch, HistoryLog, batch_in
+from node.watch.gaps import HistoryBatch, HistoryLog, batch_in
 from node.watch.model import LiveModel
 from node.watch.payloads import (
     Message,
@@ -27,7 +27,7 @@ from node.watch.payloads import (
     value_text,
     values_in,
 )
-from node.watch.rows import Moment
+from node.watch.rows import WatchTime
 
 __all__ = ["JsonLines", "TextLines"]
 
@@ -47,13 +47,13 @@ class _LineView:
         with contextlib.suppress(OSError, ValueError):  # no file behind standard output
             self._reader.register(sys.stdout.fileno(), 0)
 
-    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None:
+    def tick(self, connected: bool, link: str, now: WatchTime, remark: str) -> None:
         """Raises BrokenPipeError: whoever read our output has gone, and nothing may come to
         notice it by."""
         if any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in self._reader.poll(0)):
             raise BrokenPipeError
 
-    def _history_in(self, message: Message) -> tuple[str, Batch] | None:
+    def _history_in(self, message: Message) -> tuple[str, HistoryBatch] | None:
         """The node and its readings, where they are wanted and this message has some."""
         match self._model.below_base(message.topic):
             case (node, "history") if self._history is not None:
@@ -65,7 +65,7 @@ class _LineView:
 class JsonLines(_LineView):
     """A JSON object per message; with `history`, one per reading in place of a batch's."""
 
-    def show(self, message: Message, now: Moment) -> None:
+    def show(self, message: Message, now: WatchTime) -> None:
         received = utc_text(round(now.utc_s * 1000))
         past = self._history_in(message)
         if past is None or past[1].misshapen or not past[1].readings:
@@ -154,14 +154,14 @@ class TextLines(_LineView):
 
     _remark = ""
 
-    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None:
+    def tick(self, connected: bool, link: str, now: WatchTime, remark: str) -> None:
         super().tick(connected, link, now, remark)
         if remark != self._remark:
             self._remark = remark
             if remark:
                 print(f"-- {remark}", flush=True)
 
-    def show(self, message: Message, now: Moment) -> None:
+    def show(self, message: Message, now: WatchTime) -> None:
         past = self._history_in(message)
         if past is not None:
             assert self._history is not None
@@ -179,7 +179,7 @@ class TextLines(_LineView):
     def _print(self, topic: str, line: str) -> None:
         print(time.strftime("%H:%M:%S"), topic, line, flush=True)
 
-    def _content(self, message: Message, now: Moment) -> str:
+    def _content(self, message: Message, now: WatchTime) -> str:
         content = from_json(message.payload)
         values = ", ".join(
             " ".join(filter(None, (visible(path), value_text(value), self._unit(message, path))))

@@ -27,7 +27,7 @@ from node.watch.payloads import (
     measured_at_s,
     values_in,
 )
-from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, Moment, Row, Value
+from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, TableRow, Value, WatchTime
 from node.watch.units import DiscoveredUnits, Units
 
 __all__ = ["LiveModel", "units_of"]
@@ -86,7 +86,7 @@ class LiveModel:
         depth = len(self._base)
         return levels[depth:] if levels[:depth] == self._base else ()
 
-    def add(self, message: Message, now: Moment) -> None:
+    def add(self, message: Message, now: WatchTime) -> None:
         """Note a message that arrived now."""
         if len(message.topic) > _MAX_TOPIC:
             self.full = True
@@ -115,7 +115,7 @@ class LiveModel:
             return False
         return True
 
-    def _add_values(self, message: Message, sensor: Levels, part: str, now: Moment) -> None:
+    def _add_values(self, message: Message, sensor: Levels, part: str, now: WatchTime) -> None:
         """`part` is "state", or the channel whose plain value it is; "" for topics of others."""
         whose = self._base + sensor if sensor else tuple(message.topic.split("/"))
         if not message.payload:
@@ -148,7 +148,7 @@ class LiveModel:
         channel: str,
         path: str,
         value: Value,
-        now: Moment,
+        now: WatchTime,
     ) -> _Series | None:
         """The series that `value` went into; None if it is told better, or there is no room."""
         series = self._series.get((whose, channel))
@@ -179,11 +179,11 @@ class LiveModel:
         """After a loss of the link nobody knows what is online, until it is told again."""
         self._status.clear()
 
-    def rows(self, now: Moment, *, linked: bool = True) -> list[Row]:
+    def rows(self, now: WatchTime, *, linked: bool = True) -> list[TableRow]:
         """By node, sensor and channel; without a link to the broker none of them is current."""
         rows = {key: self._row(*key, series, now) for key, series in self._series.items()}
-        told = {series.sensor for series in self._series.values()} | self._status.keys()
-        nodes_with_sensors = {sensor[:1] for sensor in told if len(sensor) == 2}
+        known = {series.sensor for series in self._series.values()} | self._status.keys()
+        nodes_with_sensors = {sensor[:1] for sensor in known if len(sensor) == 2}
         with_values = {series.sensor for series in self._series.values()} | nodes_with_sensors
         for whose in self._status.keys() - with_values:
             said = "no reading" if len(whose) == 2 else "no sensor"
@@ -193,14 +193,14 @@ class LiveModel:
             return ordered
         return [msgspec.structs.replace(row, status=NO_LINK) for row in ordered]
 
-    def _row(self, whose: Levels, channel: str, series: _Series, now: Moment) -> Row:
+    def _row(self, whose: Levels, channel: str, series: _Series, now: WatchTime) -> TableRow:
         age_s = None
         if series.measured_utc_s is not None:
             age_s = now.utc_s - series.measured_utc_s
             age_s = 0.0 if -_CLOCKS_DIFFER_S < age_s < 0 else age_s
         elif series.arrived_boot_s is not None:
             age_s = now.boot_s - series.arrived_boot_s
-        return Row(
+        return TableRow(
             what=self._shown(whose),
             channel=visible(channel),
             value=series.value,
@@ -212,10 +212,10 @@ class LiveModel:
             decimals=series.decimals,
         )
 
-    def _silent(self, whose: Levels, said: str) -> Row:
+    def _silent(self, whose: Levels, said: str) -> TableRow:
         """The row of a node or sensor of which there is no value."""
         what = self._shown(self._base + whose)
-        return Row(what, "", said, "", None, self._status_of(whose), None, (), silent=True)
+        return TableRow(what, "", said, "", None, self._status_of(whose), None, (), silent=True)
 
     def _shown(self, whose: Levels) -> str:
         return visible("/".join(whose if self.others else whose[len(self._base) :]))

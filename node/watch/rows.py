@@ -12,9 +12,9 @@ __all__ = [
     "NO_LINK",
     "OFFLINE",
     "ONLINE",
-    "Moment",
-    "Row",
+    "TableRow",
     "Value",
+    "WatchTime",
 ]
 
 HISTORY = 60
@@ -28,14 +28,14 @@ NO_LINK = "no link"
 Value = float | bool | str
 
 
-class Moment(msgspec.Struct, frozen=True):
+class WatchTime(msgspec.Struct, frozen=True):
     """Now: seconds since boot, by a clock that is never set, and since 1970, by one that is."""
 
     boot_s: float
     utc_s: float
 
 
-class Row(msgspec.Struct, frozen=True):
+class TableRow(msgspec.Struct, frozen=True):
     """One line of the view, of text that may be shown."""
 
     what: str

@@ -26,7 +26,7 @@ from node.system.terminal import count, visible
 from node.watch.gaps import HistoryLine, HistoryLog, batch_in
 from node.watch.model import LiveModel
 from node.watch.payloads import Message
-from node.watch.rows import Moment
+from node.watch.rows import WatchTime
 from node.watch.table import Picture, frame
 
 __all__ = ["LiveTable"]
@@ -65,7 +65,7 @@ class LiveTable:
         self._remark = ""
         self._since_s: float | None = None
         """Since when that is so, in seconds since boot."""
-        self._now: Moment | None = None
+        self._now: WatchTime | None = None
 
     def __enter__(self) -> LiveTable:
         self._screen.enter()
@@ -78,7 +78,7 @@ class LiveTable:
             lines = frame(self._picture_at(self._now), width, height - 1)
             self._screen.write("\n".join(self._painted(lines)) + "\n")
 
-    def show(self, message: Message, now: Moment) -> None:
+    def show(self, message: Message, now: WatchTime) -> None:
         """The model has it already, but for history."""
         self._messages += 1
         self._news = True
@@ -91,7 +91,7 @@ class LiveTable:
                         text = f"{visible(node, 64)}  {line.text}"
                         self._past.append(HistoryLine(text, line.odd))
 
-    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None:
+    def tick(self, connected: bool, link: str, now: WatchTime, remark: str) -> None:
         """Draw, if it is time to."""
         if remark != self._remark:
             self._remark = remark
@@ -106,7 +106,7 @@ class LiveTable:
             self._news = False
             self._draw(self._picture_at(now))
 
-    def _picture_at(self, now: Moment) -> Picture:
+    def _picture_at(self, now: WatchTime) -> Picture:
         connected, link = self._link
         history, title = None, ""
         if self._history is not None:

@@ -28,7 +28,7 @@ from node.watch.inbox import Inbox
 from node.watch.lines import JsonLines, TextLines
 from node.watch.model import LiveModel
 from node.watch.payloads import Message
-from node.watch.rows import Moment
+from node.watch.rows import WatchTime
 from node.watch.units import Units, discovery_filter
 
 __all__ = ["watch"]
@@ -48,9 +48,9 @@ _OF_THE_TERMINAL = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 class _View(Protocol):
     """Where messages are shown."""
 
-    def show(self, message: Message, now: Moment) -> None: ...
+    def show(self, message: Message, now: WatchTime) -> None: ...
 
-    def tick(self, connected: bool, link: str, now: Moment, remark: str) -> None: ...
+    def tick(self, connected: bool, link: str, now: WatchTime, remark: str) -> None: ...
 
 
 class _LiveView(_View, AbstractContextManager[Any], Protocol):
@@ -223,8 +223,8 @@ class _Watcher:
                 self._lost = True
                 self._link.restart()
 
-    def _now(self) -> Moment:
-        return Moment(self._clock.boot_s(), self._clock.utc_s())
+    def _now(self) -> WatchTime:
+        return WatchTime(self._clock.boot_s(), self._clock.utc_s())
 
     def _obey(self, number: int) -> None:
         if self._live is None:

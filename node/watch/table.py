@@ -16,7 +16,7 @@ from rich.text import Text
 from node.system.terminal import sparkline
 from node.units import duration_text
 from node.watch.gaps import HistoryLine
-from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, ONLINE, Row
+from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, ONLINE, TableRow
 
 __all__ = ["Picture", "frame"]
 
@@ -55,7 +55,7 @@ class Picture(msgspec.Struct, frozen=True):
     """`connected, MQTT 5`, or why there is no broker."""
     link_s: float
     """For how long that has been so."""
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     messages: int
     others: bool = False
     """Some are not of nodes."""
@@ -139,7 +139,9 @@ def _past(picture: Picture, width: int, room: int) -> list[Text]:
     return lines
 
 
-def _table(rows: Sequence[Row], headings: dict[_Column, str], width: int, room: int) -> list[Text]:
+def _table(
+    rows: Sequence[TableRow], headings: dict[_Column, str], width: int, room: int
+) -> list[Text]:
     """A heading and the first rows; with fewer lines than rows it says how many are left out."""
     if not rows or room < 2:
         return []
@@ -171,7 +173,7 @@ def _headings(others: bool) -> dict[_Column, str]:
     }
 
 
-def _age(row: Row, narrow: bool) -> str:
+def _age(row: TableRow, narrow: bool) -> str:
     if row.silent:
         return ""
     if row.age_s is None:
@@ -181,11 +183,11 @@ def _age(row: Row, narrow: bool) -> str:
     return text if row.age_s >= 0 else f"in {text}"
 
 
-def _status(row: Row, narrow: bool) -> str:
+def _status(row: TableRow, narrow: bool) -> str:
     return OFFLINE if narrow and row.status == NODE_OFFLINE else row.status
 
 
-def _every(row: Row) -> str:
+def _every(row: TableRow) -> str:
     if row.every_s is None or OFFLINE in row.status or row.status == NO_LINK:
         return ""
     if row.every_s < 0.1:
@@ -193,7 +195,9 @@ def _every(row: Row) -> str:
     return duration_text(row.every_s if row.every_s < 3 else round(row.every_s))
 
 
-def _widths(rows: Sequence[Row], headings: dict[_Column, str], width: int) -> dict[_Column, int]:
+def _widths(
+    rows: Sequence[TableRow], headings: dict[_Column, str], width: int
+) -> dict[_Column, int]:
     """Cells for each column; 0 for one that has to go."""
     numbers = [row for row in rows if not row.is_text]
     longest: dict[_Column, list[str]] = {
@@ -237,7 +241,7 @@ def _heading(headings: dict[_Column, str], widths: dict[_Column, int], gap: int)
     return Text((" " * gap).join(cells).rstrip(), style="bold")
 
 
-def _line(row: Row, widths: dict[_Column, int], gap: int) -> Text:
+def _line(row: TableRow, widths: dict[_Column, int], gap: int) -> Text:
     current = row.status in (ONLINE, "")
     style = "" if current else "dim"
     line = Text(_fit(row.name, widths["what"], middle=True), style=style)

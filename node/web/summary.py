@@ -15,8 +15,8 @@ from node.reading import Layout, Reading
 
 __all__ = [
     "MAX_CHANNELS",
-    "Channel",
-    "Sensor",
+    "ChannelSummary",
+    "SensorSummary",
     "Summary",
 ]
 
@@ -28,7 +28,7 @@ _AHEAD_MS = 120_000
 """A time that is later than now by more than this is of a clock that was wrong."""
 
 
-class Channel:
+class ChannelSummary:
     """One channel of a sensor, in one unit."""
 
     __slots__ = ("buckets", "decimals", "name", "newest", "unit", "value")
@@ -50,7 +50,7 @@ class Channel:
                 self.decimals = max(self.decimals, decimals_of(number))
 
 
-class Sensor:
+class SensorSummary:
     """One sensor, as far as the log tells."""
 
     __slots__ = ("channels", "id", "marks", "newest", "steps")
@@ -58,7 +58,7 @@ class Sensor:
     def __init__(self, sensor_id: str) -> None:
         self.id = sensor_id
         self.newest: Reading | None = None
-        self.channels: dict[tuple[str, str], Channel] = {}
+        self.channels: dict[tuple[str, str], ChannelSummary] = {}
         self.marks: deque[Mark] = deque(maxlen=_MAX_MARKS)
         self.steps: deque[int] = deque(maxlen=STEPS)
         """How long after the one before it each of the newest readings was taken, in ms."""
@@ -73,7 +73,7 @@ class Summary:
     """The sensors in the log, each with the buckets of its channels."""
 
     def __init__(self) -> None:
-        self.sensors: dict[str, Sensor] = {}
+        self.sensors: dict[str, SensorSummary] = {}
         self.last_seq = 0
         self.unsynced_boots: set[str] = set()
         """Boots with readings here whose true time was not known."""
@@ -85,7 +85,7 @@ class Summary:
     def add(self, readings: Iterable[Reading], now: Moment) -> None:
         """Add readings, in order of seq."""
         oldest_ms, newest_ms = now.utc_ms - _FORGET_AFTER_MS, now.utc_ms + _AHEAD_MS
-        known: dict[int, tuple[Sensor, list[Channel | None]]] = {}
+        known: dict[int, tuple[SensorSummary, list[ChannelSummary | None]]] = {}
         for reading in readings:
             layout = reading.layout
             parts = known.get(id(layout))  # those of a query share the objects, and keep them alive
@@ -109,17 +109,17 @@ class Summary:
                         channel.add(at_ms, number, now.utc_ms, unsynced=not reading.synced)
             self.last_seq = reading.seq
 
-    def _parts_of(self, layout: Layout) -> tuple[Sensor, list[Channel | None]]:
+    def _parts_of(self, layout: Layout) -> tuple[SensorSummary, list[ChannelSummary | None]]:
         """The sensor and the channels that numbers of this layout belong to; None: left out."""
         sensor = self.sensors.get(layout.sensor)
         if sensor is None:
-            sensor = self.sensors[layout.sensor] = Sensor(layout.sensor)
-        channels: list[Channel | None] = []
+            sensor = self.sensors[layout.sensor] = SensorSummary(layout.sensor)
+        channels: list[ChannelSummary | None] = []
         for name, unit in zip(layout.channels, layout.units, strict=True):
             channel = sensor.channels.get((name, unit))
             if channel is None and self._channels < MAX_CHANNELS:
                 self._channels += 1
-                channel = sensor.channels[name, unit] = Channel(name, unit)
+                channel = sensor.channels[name, unit] = ChannelSummary(name, unit)
             if channel is None:
                 self.left_out.add(layout.sensor)
             channels.append(channel)

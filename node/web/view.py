@@ -17,7 +17,7 @@ from node.plot.text import number_text
 from node.reading import Reading
 from node.system.clock import utc_text
 from node.web.settings import Settings
-from node.web.summary import Channel, Sensor
+from node.web.summary import ChannelSummary, SensorSummary
 from node.web.watcher import Known, Watcher
 
 __all__ = ["ChannelView", "NodeView", "SensorView", "view_of"]
@@ -37,7 +37,7 @@ class ChannelView(msgspec.Struct, frozen=True):
     value: float
     text: str
     current: bool
-    channel: Channel
+    channel: ChannelSummary
     decimals: int
 
 
@@ -55,7 +55,7 @@ class SensorView(msgspec.Struct, frozen=True):
     """A longer time without a reading is a gap."""
     health: SensorHealth | None
     channels: tuple[ChannelView, ...]
-    sensor: Sensor | None
+    sensor: SensorSummary | None
 
     @property
     def synced(self) -> bool:
@@ -164,9 +164,9 @@ def _sensor(
     )
 
 
-def _newest_units(sensor: Sensor) -> list[Channel]:
+def _newest_units(sensor: SensorSummary) -> list[ChannelSummary]:
     """Each channel in the unit that it has now: it may have been configured anew."""
-    newest: dict[str, Channel] = {}
+    newest: dict[str, ChannelSummary] = {}
     for channel in sensor.channels.values():
         other = newest.get(channel.name)
         if other is None or _seq(channel) > _seq(other):
@@ -174,11 +174,13 @@ def _newest_units(sensor: Sensor) -> list[Channel]:
     return list(newest.values())
 
 
-def _seq(channel: Channel) -> int:
+def _seq(channel: ChannelSummary) -> int:
     return channel.newest.seq if channel.newest else 0
 
 
-def _channel(channel: Channel, watcher: Watcher, gap_ms: int, *, online: bool) -> ChannelView:
+def _channel(
+    channel: ChannelSummary, watcher: Watcher, gap_ms: int, *, online: bool
+) -> ChannelView:
     age_s = watcher.age_s(channel.newest) if channel.newest else None
     decimals = min(channel.decimals, 6)
     if not decimals and channel.value != round(channel.value):
