@@ -9,7 +9,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import msgspec
 import pytest
 from homeassistant_schema import problems_in
 from paho.mqtt import publish
-from support import NodeProcess, replaced, retained, sysfs_config, taken_s, wait_until
+from support import PATIENCE_S, NodeProcess, replaced, retained, sysfs_config, taken_s, wait_until
 
 from drivers.hardware import HardwareBoard
 from drivers.registry import driver_names, find_driver
 from node.config import load as configuration
 from node.config.schema import ChannelTable, Config
 from node.filters import ChannelFilters
+from node.homeassistant import announcer
 from node.homeassistant.discovery import (
     AnnouncedChannel,
     AnnouncedSensor,
@@ -623,39 +625,80 @@ def test_births_one_after_the_other_are_answered_once(broker, start_node, topic,
     assert len(subscriber.on(topic)) == 2
 
 
+@contextmanager
+def in_process(folder: Path, text: str) -> Iterator[None]:
+    """A node in this process, so that a test can shorten what it waits for."""
+    file = folder / "in-process.toml"
+    file.write_text(text)
+    node = Node(
+        configuration.load(file),
+        HardwareBoard(),
+        SystemClock(),
+        client_id="in-process",
+        state_dir=folder / "state",
+    )
+    thread = threading.Thread(target=node.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        node.stop("the test ends")
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
 def test_what_is_just_being_sent_is_no_backlog(broker, subscribe, tmp_path, monkeypatch):
     """Health and history are due together: health says what is left to be sent after that."""
     monkeypatch.setattr(reporter, "HEALTH_EVERY_S", 2.0)
     files = {f"s{number}": tmp_path / f"t{number}" for number in range(5)}
     for file in files.values():
         file.write_text("21500\n")
-    config = tmp_path / "node.toml"
-    outbox = '[outbox]\nhistory_interval = "2s"\n'
-    config.write_text(sysfs_config(broker.port, files, interval="2s") + outbox)
     subscriber = subscribe(broker.port)
-    node = Node(
-        configuration.load(config),
-        HardwareBoard(),
-        SystemClock(),
-        client_id="in-process",
-        state_dir=tmp_path / "state",
-    )
-    thread = threading.Thread(target=node.run)
-    thread.start()
 
     def newest() -> list[tuple[int, int]]:
         """Of the newest healths: readings committed, and readings to be sent."""
         healths = map(json.loads, subscriber.on("sensors/test/health")[-3:])
         return [(health["committed"], health["outbox_readings"]) for health in healths]
 
-    try:
-        wait_until(
-            lambda: [left for committed, left in newest() if committed] == [0, 0, 0],
-            60,
-            "no backlog",
-        )
+    def are_without_backlog() -> bool:
+        return [left for committed, left in newest() if committed] == [0, 0, 0]
+
+    config = sysfs_config(broker.port, files, interval="2s")
+    with in_process(tmp_path, config + '[outbox]\nhistory_interval = "2s"\n'):
+        wait_until(are_without_backlog, 60)
         assert len({committed for committed, _ in newest()}) == 3, "each is of another round"
-    finally:
-        node.stop("the test ends")
-        thread.join(60)
-    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("says", [["online"], ["offline", "online"]], ids=["was off", "ran"])
+def test_what_was_removed_does_not_come_back_with_each_start_of_home_assistant(
+    broker, subscribe, start_node, topic, tmp_path, monkeypatch, says
+):
+    """One that was off then has to hear of it once, to remove it; one that ran has removed it."""
+    for name, short in (("SETTLE_S", 0.2), ("BIRTHS_EVERY_S", 0), ("MAX_BIRTH_DELAY_S", 0)):
+        monkeypatch.setattr(announcer, name, short)
+    start_two(start_node, broker.port).terminate()
+    water = '[[sensor]]\nid = "water"\ndriver = "cpu"\ninterval = "1h"\n'
+    subscriber = subscribe(broker.port, topic)
+
+    def announced() -> list[dict[str, Any]]:
+        return [json.loads(text)["cmps"] for text in subscriber.on(topic)]
+
+    def are_removed(times: int) -> bool:
+        return sum(c.get("air.humidity") == {"p": "sensor"} for c in announced()) >= times
+
+    def say(word: str) -> None:
+        publish.single("homeassistant/status", word, 1, hostname="127.0.0.1", port=broker.port)
+
+    with in_process(tmp_path, sysfs_config(broker.port, {}) + water):
+        wait_until(lambda: are_removed(1))
+        for word in says:
+            say(word)
+        if says == ["online"]:
+            wait_until(lambda: are_removed(2))
+        else:
+            wait_until(lambda: "air.humidity" not in announced()[-1])
+        count = len(announced())
+        say("offline")
+        say("online")
+        wait_until(lambda: len(announced()) > count)
+        assert "air.humidity" not in announced()[-1]

@@ -8,7 +8,8 @@ the whole message is taken back.
 Two things about Home Assistant (2026.11) that a removal must heed. While it sets a component up, it
 drops what a second message says; so the removal comes `SETTLE_S` after the message before it. And
 it removes only what it has discovered since its start; so at its birth what is gone is announced
-once more, whole, to be removed after that.
+once more, whole, to be removed after that. One that says `offline` after a removal has been there
+to hear it, and hears no more of it when it starts again.
 
 Used on the loop's thread.
 """
@@ -89,6 +90,10 @@ class Announcer:
         """The keys of the components that were announced last."""
         self._gone: dict[str, dict[str, Any]] = {}
         """Key -> component of those that are no more, and that Home Assistant may still have."""
+        self._removed = False
+        """They have been removed, for a Home Assistant that has run for longer than we know."""
+        self._answers_birth = False
+        """The removal that is to come is for a Home Assistant that has just started."""
         self._said_at_s = self._born_at_s = -math.inf
         self._announce_at_s = math.inf
         self._remove_at_s = math.inf
@@ -121,7 +126,11 @@ class Announcer:
                 self._compare(message.payload)
             return True
         if message.topic in self._birth_topics and self._enabled:
-            if message.payload == b"online" and not message.retained:
+            if message.retained:
+                return True
+            if message.payload == b"offline" and self._removed:
+                self._gone.clear()
+            elif message.payload == b"online":
                 at_s = self._clock.monotonic() + at_random(0, MAX_BIRTH_DELAY_S)
                 at_s = max(at_s, self._born_at_s + BIRTHS_EVERY_S)
                 self._birth_at_s = min(self._birth_at_s, at_s)
@@ -140,6 +149,7 @@ class Announcer:
         """Announce what there is, and what is to be removed."""
         self.announce()
         if self._gone:
+            self._answers_birth = True
             self._announce_gone()
 
     def announce_due(self, now_s: float) -> None:
@@ -152,14 +162,21 @@ class Announcer:
             message["cmps"].update({key: removal_of(c) for key, c in self._gone.items()})
             _log.info("taking back from Home Assistant: %s", ", ".join(sorted(self._gone)))
             self._set(message)
+            if self._answers_birth:
+                self._answers_birth = False
+                self._gone.clear()
+            else:
+                self._removed = True
 
     def link_down(self) -> None:
         """On connecting everything is said anew."""
+        self._removed = self._answers_birth = False
         self._said_at_s = -math.inf
         self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
 
     def _remove_what_is_gone(self) -> None:
         if self._gone:
+            self._removed = False
             self._remove_at_s = self._said_at_s + SETTLE_S
 
     def _set(self, message: dict[str, Any]) -> None:
