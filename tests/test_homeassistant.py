@@ -19,7 +19,17 @@ import msgspec
 import pytest
 from homeassistant_schema import problems_in
 from paho.mqtt import publish
-from support import PATIENCE_S, NodeProcess, replaced, retained, sysfs_config, taken_s, wait_until
+from support import (
+    PATIENCE_S,
+    Mosquitto,
+    NodeProcess,
+    dead_letters,
+    replaced,
+    retained,
+    sysfs_config,
+    taken_s,
+    wait_until,
+)
 
 from drivers.hardware import HardwareBoard
 from drivers.registry import driver_names, find_driver
@@ -504,6 +514,65 @@ def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic
     assert not subscriber.on(topic), "its end says nothing"
 
 
+@pytest.mark.parametrize(
+    ("settings", "why", "remedy"),
+    [
+        ("max_packet_size 3000", "above the broker's maximum packet size of 3000; ", "raise that"),
+        ("acl_file acl", "Not authorized; ", "allow the topic in the broker's ACL"),
+    ],
+    ids=["too large", "denied"],
+)
+def test_a_discovery_message_that_the_broker_does_not_take_is_a_problem_of_health(
+    tmp_path, start_node, subscribe, topic, settings, why, remedy
+):
+    """With what to do about it, once; readings go on, and nothing is a dead letter."""
+    (tmp_path / "acl").write_text("topic readwrite sensors/#\n")
+    mosquitto = Mosquitto(tmp_path, settings.replace("acl_file ", f"acl_file {tmp_path}/"))
+    mosquitto.start()
+    try:
+        subscriber = subscribe(mosquitto.port, "sensors/#")
+        node = start_two(start_node, mosquitto.port)
+
+        def problems() -> list[str]:
+            found: list[str] = json.loads(subscriber.on("sensors/test/health")[-1])["problems"]
+            return found
+
+        wait_until(lambda: subscriber.on("sensors/test/health") and problems())
+        (problem,) = problems()
+        assert problem.startswith(f"the broker does not take {topic}: ")
+        assert why in problem
+        assert problem.endswith(f"{remedy}, or set [homeassistant] enabled = false")
+        assert node.log.count(problem) == 1
+        subscriber.wait_for_states("water", 1)
+        node.terminate()
+        assert dead_letters(node.state_dir) == []
+    finally:
+        mosquitto.stop()
+
+
+def test_a_discovery_message_that_is_taken_again_is_no_problem_any_more(
+    tmp_path, start_node, subscribe, topic
+):
+    """The limit was raised, and the broker started again."""
+    mosquitto = Mosquitto(tmp_path, "max_packet_size 3000").start()
+    node = start_two(start_node, mosquitto.port)
+    node.wait_for_log("does not take homeassistant")
+    mosquitto.stop()
+    again = Mosquitto(tmp_path, port=mosquitto.port).start()
+    try:
+        subscriber = subscribe(again.port, "sensors/test/health")
+        assert discovery(again.port, topic)
+
+        def problems() -> list[str]:
+            healths = subscriber.on("sensors/test/health")
+            found: list[str] = json.loads(healths[-1])["problems"] if healths else ["none yet"]
+            return found
+
+        wait_until(lambda: problems() == [])
+    finally:
+        again.stop()
+
+
 def test_a_node_that_is_not_to_be_seen_takes_itself_back(broker, start_node, topic):
     first = start_two(start_node, broker.port)
     assert discovery(broker.port, topic)
@@ -684,7 +753,8 @@ def test_what_was_removed_does_not_come_back_with_each_start_of_home_assistant(
         return [json.loads(text)["cmps"] for text in subscriber.on(topic)]
 
     def are_removed(times: int) -> bool:
-        return sum(c.get("air.humidity") == {"p": "sensor"} for c in announced()) >= times
+        removals = [c for c in announced() if c.get("air.humidity") == {"p": "sensor"}]
+        return len(removals) >= times
 
     def say(word: str) -> None:
         publish.single("homeassistant/status", word, 1, hostname="127.0.0.1", port=broker.port)

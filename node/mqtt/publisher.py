@@ -72,6 +72,8 @@ class Publisher:
         self.remedies: dict[str, str] = {}
         """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
         for each connection, and whose loss costs no reading."""
+        self.left_out: dict[str, str] = {}
+        """Topic of `remedies` -> why the broker has none of it, until it takes one."""
         self._denied_for_good: set[str] = set()
         self._losses_over: Counter[str] = Counter()
         """Topic of `remedies` -> how many links in a row were soon lost with it in flight."""
@@ -217,7 +219,9 @@ class Publisher:
                 self._send_less_than(message)
             else:
                 outcome = self._refused_by_broker(message, event.refused, settled is not None)
-        elif settled is not None and not message.is_answer:
+        elif settled is None:
+            self.left_out.pop(message.topic, None)
+        elif not message.is_answer:
             self.history_refusal = ""
         if settled is None:
             self._in_flight.discard(message.topic)
@@ -238,8 +242,9 @@ class Publisher:
         for topic in in_flight & self.remedies.keys() if self._link.was_short_lived else ():
             self._losses_over[topic] += 1
             if self._losses_over[topic] == LOSSES:
-                why = f"it ends the connection over it; raise its limit{self.remedies[topic]}"
-                _log.warning("the broker does not take %s: %s", topic, why)
+                self._leave_out(
+                    topic, f"it ends the connection over it; raise its limit{self.remedies[topic]}"
+                )
         if not self._settlements or not self._link.was_short_lived:
             self._losses_in_flight = 0
             return
@@ -303,7 +308,9 @@ class Publisher:
         content = len(message.payload) + len(message.correlation)
         size = len(message.topic.encode()) + content + _OVERHEAD_BYTES
         if size > self._link.max_packet_bytes:
-            self._refuse(message, "it is above the broker's maximum packet size")
+            why = f"its {size} bytes are above the broker's maximum packet size of "
+            why += f"{self._link.max_packet_bytes}; raise that"
+            self._refuse(message, why + self.remedies.get(message.topic, ""))
             return False
         return True
 
@@ -346,12 +353,17 @@ class Publisher:
                 _log.warning("the broker does not take an answer on %.80r: %s", message.topic, why)
             return
         if message.topic in self.remedies:
-            if message.topic not in self._denied_for_good:
-                self._denied_for_good.add(message.topic)
-                _log.warning("the broker does not take %s: %s", message.topic, why)
+            self._leave_out(message.topic, why)
             return
         self._refused(message.topic, message.payload, why)
         self._say_refused(message.topic, why)
+
+    def _leave_out(self, topic: str, why: str) -> None:
+        """Do without a topic of `remedies`; log it once."""
+        self.left_out[topic] = why
+        if topic not in self._denied_for_good:
+            self._denied_for_good.add(topic)
+            _log.warning("the broker does not take %s: %s", topic, why)
 
     def _say_refused(self, topic: str, why: str) -> None:
         """Log it once per topic and connection."""

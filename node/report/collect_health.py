@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import msgspec
 
@@ -30,15 +31,17 @@ def collect_health(
     history: History,
     sensors: list[SensorState],
     simulated: bool,
+    left_out: Mapping[str, str],
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began.
 
     `config` is the digest of the configuration file; `simulated` whether the hardware is not real;
-    `notice` a problem that was there before it
-    began (`node.system.update_notice`); `bad_configuration` what is wrong with the configuration,
-    where the node runs on the last good one.
+    `left_out` is topic -> why the broker does not take it, of those that no reading is lost by;
+    `notice` a problem that was there before it began (`node.system.update_notice`);
+    `bad_configuration` what is wrong with the configuration, where the node runs on the last good
+    one.
     """
     from node.system.host import read_vitals
 
@@ -58,6 +61,7 @@ def collect_health(
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
     if history.refusal:
         problems.append(f"the broker takes no history for now: {history.refusal}")
+    problems += [f"the broker does not take {topic}: {why}" for topic, why in left_out.items()]
     if outbox.dead_letters:
         problems.append(f"the broker did not take {outbox.dead_letters} messages")
     if vitals.under_voltage:

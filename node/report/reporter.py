@@ -120,7 +120,7 @@ class Reporter:
         self._health_not_before_s = -math.inf
         self._outbox_condition = outbox.condition
         self._link_said = ""
-        self._refusal_said = ""
+        self._refusals_said: tuple[str, dict[str, str]] = ("", {})
         self._retry = BackOff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._retries = False
         """Retained messages wait to be published again."""
@@ -286,8 +286,9 @@ class Reporter:
 
     def _mind_refusals(self, now_s: float) -> None:
         """Publish again what was refused for a reason that may pass, after a while."""
-        if self._history.refusal != self._refusal_said:
-            self._refusal_said = self._history.refusal
+        refusals = self._publisher.history_refusal, {**self._publisher.left_out}
+        if refusals != self._refusals_said:
+            self._refusals_said = refusals
             self._health_stale = True
         if not self._retries and self._publisher.put_off:
             self._retry.failed(now_s)
@@ -328,6 +329,7 @@ class Reporter:
             history=self._history,
             sensors=[sensor.state for sensor in self._sensors],
             simulated=self._simulated,
+            left_out=self._publisher.left_out,
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )
