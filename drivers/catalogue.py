@@ -25,6 +25,7 @@ from drivers.chip_checks import (
     mcp9600_faults,
     sen6x_invalid,
     stcc4_faults,
+    tmp102_in_normal_mode,
 )
 from drivers.chip_reads import aht_frames, smbus_thermometer
 from drivers.chip_row import ChipOption, ChipRow, Mark, Reads, Witness
@@ -62,9 +63,18 @@ def _flag(register: int, mask: int, value: int | None = None) -> Witness:
     return Witness(register, 1, (mask if value is None else value,), mask, identifies=False)
 
 
-def _twos_complement(celsius: float) -> float:
-    """Of an AM2320 whose library takes it for sign and magnitude."""
+def _am2320_signed(celsius: float) -> float:
+    """Of one that sends two's complement, which the library takes for sign and magnitude."""
     return signed_tenths(celsius * 10) / 10
+
+
+def _signed(reads: Reads, full_scale: float) -> Reads:
+    """Of a library that takes two's complement for a large number, up to `full_scale`."""
+
+    def mended(celsius: float) -> float:
+        return celsius - full_scale if celsius >= full_scale / 2 else celsius
+
+    return msgspec.structs.replace(reads, mended=mended)
 
 
 def _state(register: int, value: int) -> Witness:
@@ -293,7 +303,7 @@ _AIR = (
         class_name="AM2320",
         addresses=(0x5C,),
         reads=(
-            msgspec.structs.replace(_celsius(-40, 80, 1), mended=_twos_complement),
+            msgspec.structs.replace(_celsius(-40, 80, 1), mended=_am2320_signed),
             _humidity(),
         ),
         accuracy="±0.5 °C, ±3 %",
@@ -579,6 +589,8 @@ _THERMOMETERS = (
         reads=(_celsius(-55, 125, 1),),
         accuracy="±1 °C (-25 to 100 °C), ±2 °C (-55 to 125 °C)",
         source="NXP PCT2075, General description and §7.4.3",
+        check=tmp102_in_normal_mode,
+        checked="a TMP102 is not in its extended mode",
         mark=Mark(0x02, 0x4A80, 2),  # T_hyst, 74.5 °C and not 75
         settle_s=0.3,
         # It has no identification. T_os, 80 °C at power-on, is left alone by the library.
@@ -643,14 +655,11 @@ _THERMOMETERS = (
 )
 
 _SEN6X_READS = (
-    _celsius(-10, 60, 2, "all_measurements", index="temperature"),
+    _signed(_celsius(-10, 60, 2, "all_measurements", index="temperature"), 65536 / 200),
     _humidity("all_measurements", index="humidity"),
     Reads(CO2, "all_measurements", "co2"),
 )
-_SEN6X_QUIRKS = (
-    "its first CO2 value takes some 24 s, until then the readings fail; the library reads "
-    "values below 0 °C as 160 °C and more: they are refused"
-)
+_SEN6X_QUIRKS = "its first CO2 value takes some 24 s, until then the readings fail"
 
 _GAS = (
     ChipRow(
@@ -821,8 +830,8 @@ _INFRARED = (
         class_name="TMP007",
         addresses=tuple(range(0x40, 0x48)),
         reads=(
-            _celsius(-40, 125, 2),
-            _celsius(-40, 125, 2, "die_temperature", name="die"),
+            _signed(_celsius(-40, 125, 2), 512),
+            _signed(_celsius(-40, 125, 2, "die_temperature", name="die"), 512),
         ),
         accuracy="±1 °C typical, ±3 °C (0 to 60 °C)",
         source="TI SBOS685, Electrical characteristics",
@@ -831,7 +840,6 @@ _INFRARED = (
         settle_s=4.5,
         budget_s=6.0,
         witness=_id(0x1F, 0x0078, length=2),
-        quirks="the library reads values below 0 °C as 400 °C and more: they are refused",
     ),
     ChipRow(
         name="sths34pf80",

@@ -25,6 +25,7 @@ __all__ = [
     "mcp9600_faults",
     "sen6x_invalid",
     "stcc4_faults",
+    "tmp102_in_normal_mode",
 ]
 
 # -- Bosch ---------------------------------------------------------------------------------------
@@ -118,6 +119,26 @@ def max31855_is_there(device: Any, bus: OwnedBus, address: int) -> None:
     answer = bus.exchange(bytes(4))
     if answer == bytes(4) or answer[1] & 0x02 or answer[3] & 0x08:
         raise BadFrame(f"the chip answers 0x{answer.hex()}", "check MISO, CLK, CS and power")
+
+
+_LM75_CONFIGURATION = 0x01
+_TMP102_BITS, _TMP102_EXTENDED = 0x600F, 0x0010  # TI SBOS397, table 10: R1 and R0 are always 1
+
+
+def tmp102_in_normal_mode(device: Any, bus: OwnedBus, address: int) -> None:
+    """Refuse a TMP102 in extended mode, whose values an LM75's driver reads as half of them.
+
+    An LM75 has one byte there, whose bits 5 and 6 are 0; a TMP1075 has ones in the second.
+    """
+    assert isinstance(bus, I2CBus)
+    content = bytearray(2)
+    bus.writeto_then_readfrom(address, bytes([_LM75_CONFIGURATION]), content)
+    word = content[0] << 8 | content[1]
+    if word & _TMP102_BITS == 0x6000 and word & _TMP102_EXTENDED:
+        raise SensorFault(
+            "it is a TMP102 in its extended mode, in which its values would be read as half",
+            "switch its power off and on; another program has set that mode",
+        )
 
 
 # -- Thermocouples -------------------------------------------------------------------------------

@@ -88,7 +88,10 @@ class Filter:
 
 
 class Plausible(Filter):
-    """The driver's range, in the driver's unit: what the sensor can mean at all. It has no key."""
+    """The driver's range, in the driver's unit: what the sensor can mean at all. It has no key.
+
+    What a humidity is a little beyond its ends is cut off.
+    """
 
     def __init__(self, table: ChannelTable, channel: Channel) -> None:
         super().__init__(table, channel)
@@ -96,6 +99,7 @@ class Plausible(Filter):
         self._low, self._high = channel.plausible
 
     def apply(self, value: float, at_s: float) -> float:
+        value = self._channel.cut_off(value)
         if math.isfinite(value) and self._low <= value <= self._high:
             return value
         channel = self._channel
@@ -139,9 +143,10 @@ class Offset(Filter):
         super().__init__(table, channel)
         assert table.offset is not None
         self._offset = table.offset
+        self._channel = channel
 
     def apply(self, value: float, at_s: float) -> float:
-        return value + self._offset
+        return _up_to_its_ends(value + self._offset, self._channel)
 
 
 class Calibrate(Filter):
@@ -153,6 +158,7 @@ class Calibrate(Filter):
         super().__init__(table, channel)
         assert table.calibrate is not None
         self._points = table.calibrate
+        self._channel = channel
 
     @classmethod
     def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
@@ -167,7 +173,15 @@ class Calibrate(Filter):
             yield "calibrate", "the true values must rise with the measured ones"
 
     def apply(self, value: float, at_s: float) -> float:
-        return calibrated(value, self._points)
+        return _up_to_its_ends(calibrated(value, self._points), self._channel)
+
+
+def _up_to_its_ends(value: float, channel: Channel) -> float:
+    """A calibrated humidity of 100 % is not 102 %."""
+    if not channel.overshoot:
+        return value
+    low, high = channel.plausible
+    return min(max(value, low), high)
 
 
 class Range(Filter):

@@ -193,6 +193,22 @@ def test_an_amg88xx_whose_thermistor_overflows_gives_no_reading(bench):
         sensor.read()
 
 
+@pytest.mark.parametrize(
+    ("configuration", "is_refused"),
+    [(0x60B0, True), (0x60A0, False), (0x0000, False), (0x00FF, False), (0x60FF, False)],
+)
+def test_a_tmp102_in_its_extended_mode_is_refused(bench, configuration, is_refused):
+    """25 °C would be 12.5 °C; an LM75, a TMP75 and a TMP1075 are not taken for it."""
+    sensor = bench.wire("pct2075")
+    assert sensor.read()
+    bench.chip("pct2075").words[0x01] = configuration
+    if is_refused:
+        with pytest.raises(SensorFault, match="extended mode"):
+            sensor.read()
+    else:
+        assert sensor.read()
+
+
 # -- Lost power ----------------------------------------------------------------------------------
 
 NEVER_AT_REST = {"max31855", "max31856", "max31865"}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.base import PRESSURE, TEMPERATURE, Channel
+from drivers.base import HUMIDITY, PRESSURE, TEMPERATURE, Channel
 from node.config.schema import ChannelTable
 from node.filters import ChannelFilters, Rejected, calibrated, filters_by_key
 from node.units import Rate, Seconds
@@ -75,6 +75,21 @@ def test_two_points_correct_offset_and_slope():
 def test_calibration_meets_every_point(points):
     for measured, true in points:
         assert calibrated(measured, points) == pytest.approx(true, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("raw", "keys", "value"),
+    [
+        (99.5, {"offset": 2.0}, 100.0),
+        (1.0, {"offset": -3.0}, 0.0),
+        (98.0, {"calibrate": [(30.0, 33.0), (75.0, 79.0)]}, 100.0),
+        (101.7, {}, 100.0),
+        (50.0, {"offset": 2.0}, 52.0),
+    ],
+)
+def test_a_humidity_is_not_calibrated_beyond_its_ends(raw, keys, value):
+    """Nor is what a sensor measures a little beyond them."""
+    assert ChannelFilters(HUMIDITY, ChannelTable(**keys)).accept(raw, 0) == value
 
 
 def test_range_is_inclusive_and_comes_after_calibration():
