@@ -15,8 +15,21 @@ import msgspec
 
 from node.reading import Reading
 from node.system.clock import Clock
+from node.units import duration_text
 
-__all__ = ["Health", "SensorHealth", "Shown", "age_of", "host_texts", "shown_fields"]
+__all__ = [
+    "Health",
+    "SensorHealth",
+    "Shown",
+    "age_of",
+    "backlog_text",
+    "host_texts",
+    "shown_fields",
+]
+
+
+LATE_S = 30.0
+"""A reading is sent within its round of history; so much later, something keeps it."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +158,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Readings that the broker has not acknowledged."""
     outbox_oldest_s: float | None = None
     """The age of the oldest of them; 0 without any, null where nobody knows."""
+    history_interval_s: float = 60.0
+    """How often readings are sent as history; what is younger only waits for its turn."""
     read: int = 0
     """Reads that gave a value, of all sensors."""
     rejected: Annotated[
@@ -185,6 +200,23 @@ def host_texts(health: Health) -> list[tuple[str, str]]:
             text = ("no", "yes")[value] if shown.is_problem else f"{value:.{shown.decimals or 0}f}"
             texts.append((shown.name, f"{text} {shown.unit}".rstrip()))
     return texts
+
+
+def backlog_text(unsent: int, oldest_s: float | None, health: Health | None) -> str:
+    """What waits to be sent, and whether that is as it should be: "4 readings to be sent, ..."."""
+    text = f"{unsent} reading{'' if unsent == 1 else 's'} to be sent"
+    if not unsent:
+        return text
+    age = "?" if oldest_s is None else duration_text(oldest_s)
+    text += f", the oldest {age} old"
+    if health is None:
+        return text
+    if not health.connected:
+        return f"{text}: they wait for the broker"
+    every = f"history is sent every {duration_text(health.history_interval_s)}"
+    if oldest_s is None or oldest_s <= health.history_interval_s + LATE_S:
+        return f"{text} ({every})"
+    return f"{text}: late, for {every}"
 
 
 def age_of(reading: Reading, clock: Clock) -> float | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 import textwrap
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,13 @@ import msgspec
 
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
-from node.health import Health, age_of, host_texts
+from node.health import Health, age_of, backlog_text, host_texts
 from node.outbox.file import OutboxFile, is_damage
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into, written_s
 from node.outbox.records import Event, Ledger
 from node.outbox.store import FILE_NAME
 from node.reading import Reading
-from node.system.clock import SystemClock, utc_text
+from node.system.clock import SystemClock, local_text, utc_text
 from node.system.rights import remedy
 from node.system.state_dir import find_state_dir, lock_holder
 from node.system.terminal import count, table, visible
@@ -34,6 +37,8 @@ _EVENTS = 10
 _LONG_S = 180.0
 """A running node writes something at least each minute, if there is anything to write."""
 _WIDTH = 80
+_HEALTH_WITHIN_S = 2.0
+"""The log's health may be by so much younger than its whole seconds say."""
 
 
 class _Known(msgspec.Struct):
@@ -152,10 +157,9 @@ def _as_json(known: _Known) -> dict[str, Any]:
 
 def _as_text(known: _Known) -> str:
     ledger, health = known.ledger, known.health
-    unsent = ledger.last_seq - ledger.cursor
-    outbox = f"{count(range(unsent), 'reading')} to be sent"
-    if known.oldest is not None:
-        outbox += f", the oldest {_age_text(known.oldest, known.clock)} old"
+    oldest_s = age_of(known.oldest, known.clock) if known.oldest else None
+    running = health if known.process else None
+    outbox = backlog_text(ledger.last_seq - ledger.cursor, oldest_s, running)
     if ledger.dropped:
         outbox += f"; {ledger.dropped} dropped"
     if ledger.dead_letters:
@@ -163,7 +167,7 @@ def _as_text(known: _Known) -> str:
     state = f"runs as process {known.process}" if known.process else "does not run"
     lines = [f"node     {health.node if health else '?'}, {state}"]
     if health is not None:
-        then = "" if known.process else f" (as of {health.time})"
+        then = "" if known.process or not health.time else f" (as of {_local(health.time)})"
         lines.append(f"broker   {visible(health.broker, 2000)}{then}")
     lines.append(f"outbox   {outbox}")
     if health is not None and known.process and (texts := host_texts(health)):
@@ -172,7 +176,9 @@ def _as_text(known: _Known) -> str:
     if known.process and known.written_s > _LONG_S:
         lines.append("problem  the log is not written: is the disk full, or read-only?")
     lines += [f"problem  {visible(text, 2000)}" for text in health.problems] if health else []
-    if known.newest:
+    if health is not None and health.simulated:
+        lines.insert(1, "SIMULATED: the hardware is not real, and no reading is")
+    if known.newest or (health and health.sensors):
         lines += ["", _sensor_table(known)]
     if known.events:
         lines += ["", "last errors:"]
@@ -181,26 +187,64 @@ def _as_text(known: _Known) -> str:
 
 
 def _sensor_table(known: _Known) -> str:
+    """A row for each channel: the sensors in the order of the configuration, then those of before.
+
+    A sensor that has given no value has a row, too, from the first second on.
+    """
     rows = [("SENSOR", "CHANNEL", "VALUE", "AGE", "STATUS")]
-    sensors = known.health.sensors if known.health else {}
-    for sensor, reading in sorted(known.newest.items()):
-        status = "?"
-        if sensor in sensors:
-            status = "online" if known.process and sensors[sensor].online else "offline"
+    configured = list(known.health.sensors) if known.health else []
+    for sensor in dict.fromkeys([*configured, *sorted(known.newest)]):
+        status, reading = _status_of(sensor, known), known.newest.get(sensor)
+        if reading is None:
+            rows.append((visible(sensor), "", "none lately", "", status))
+            continue
         age = _age_text(reading, known.clock)
         for name, number, unit in zip(
             reading.layout.channels, reading.numbers, reading.layout.units, strict=True
         ):
             value = visible(f"{number:g} {unit}")
             rows.append((visible(sensor), visible(name), value, age, status))
-    silent = sorted(set(sensors) - set(known.newest))
-    for sensor in silent:
-        online = known.process and sensors[sensor].online
-        rows.append((visible(sensor), "", "none lately", "", "online" if online else "offline"))
     return table(rows)
 
 
+def _status_of(sensor: str, known: _Known) -> str:
+    """What is true of it now; health in the log may be as old as the start of the node."""
+    if known.process is None:
+        return "offline"
+    if known.health is None:
+        return "starting"
+    health = known.health.sensors.get(sensor)
+    if health is None:
+        return "not configured"
+    if health.online:
+        return "online"
+    reading = known.newest.get(sensor)
+    is_of_this_boot = reading is not None and reading.boot_id == known.clock.boot_id
+    read_s = reading.boot_ms / 1000 if reading is not None and is_of_this_boot else -math.inf
+    started_s = _started_s(known.process)
+    if read_s >= started_s + known.health.uptime_s + _HEALTH_WITHIN_S:
+        return "online"  # it was read after that health
+    if health.failed or health.rejected or health.last_error:
+        return "offline"
+    # Nothing has gone wrong with it since the start: it has been read since, or not yet at all.
+    return "online" if read_s >= started_s else "starting"
+
+
+def _started_s(process: int) -> float:
+    """When a process began, in seconds since boot (proc_pid_stat(5), field 22); 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _local(time: str) -> str:
+    return local_text(round(datetime.fromisoformat(time).timestamp() * 1000))
+
+
 def _event_lines(event: Event) -> list[str]:
-    when = utc_text(event.utc_ms)[:19].replace("T", " ")
+    when = local_text(event.utc_ms)
     text = f"{when}  {visible(event.message, 2000)}"
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=" " * 21)
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=" " * (len(when) + 2))

@@ -85,6 +85,7 @@ def collect_health(
         short_connections=link.short_connections,
         outbox_readings=outbox.unsent,
         outbox_oldest_s=age_of(oldest[0], clock) if oldest else 0.0,
+        history_interval_s=history.interval_s,
         read=sum(sensor.ok for sensor in sensors),
         rejected=sum(sensor.rejected_for.total() for sensor in sensors),
         committed=outbox.committed,

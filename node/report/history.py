@@ -85,6 +85,11 @@ class History:
         """The broker has not acknowledged all of this round yet."""
         return self._connected and self._outbox.cursor < self._goal
 
+    @property
+    def interval_s(self) -> float:
+        """How often a round begins, in seconds; 0: whenever there is a reading."""
+        return float(self._interval_s)
+
     def start(self, start_s: float) -> None:
         """Put the rounds on a grid soon after the one of the reads, which begins at `start_s`."""
         self._start_s = start_s + min(AFTER_READS_S, self._interval_s / 2)

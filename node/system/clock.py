@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "utc_text"]
+__all__ = ["Clock", "SystemClock", "local_text", "utc_text"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NO_EARLIER_S = 1_735_689_600  # 2025-01-01: what is before it was never the time here
@@ -96,3 +96,8 @@ def utc_text(utc_ms: int) -> str:
     """RFC 3339 with milliseconds: `2026-11-24T03:13:00.123Z`."""
     moment = time.gmtime(utc_ms // 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{utc_ms % 1000:03d}Z"
+
+
+def local_text(utc_ms: int) -> str:
+    """A time for people, in this computer's zone, which it names: `2026-11-24 04:13:00 CET`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(utc_ms // 1000))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from node import __version__
-from node.health import host_texts
+from node.health import backlog_text, host_texts
 from node.plot.text import age_text, esc
 from node.system.clock import utc_text
 from node.system.terminal import count
-from node.units import duration_text
 from node.web.view import NodeView, SensorView
 
 __all__ = ["counts_of", "events_section", "footer_of", "node_section"]
@@ -47,10 +46,9 @@ def _rows(rows: Iterable[tuple[str, str]]) -> str:
 def node_section(node: NodeView) -> str:
     known, health = node.known, node.known.health
     then = "" if node.health else " (before)"
-    unsent = count(range(node.unsent), "reading")
-    if node.unsent and known.oldest_s is not None:
-        unsent += f", the oldest {duration_text(round(known.oldest_s))} old"
-    rows = [("waiting to be sent", f'<span id="unsent">{unsent}</span>')]
+    unsent = backlog_text(node.unsent, known.oldest_s, node.health)
+    unsent = unsent.replace(" to be sent", "", 1)
+    rows = [("waiting to be sent", f'<span id="unsent">{esc(unsent)}</span>')]
     if health is not None:
         rows.insert(0, (f"broker{then}", esc(health.broker)))
         rows.append(("clock", "synced" if health.clock == "synced" else "not set yet"))
