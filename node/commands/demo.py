@@ -23,6 +23,7 @@ from pathlib import Path
 from drivers.packages import install_command
 from node.cli.arguments import positive
 from node.cli.help_text import CommandHelp
+from node.commands.web import PAGE_IS_AT
 from node.config import load as configuration
 from node.config.schema import HostName, MqttTable
 from node.demo_broker import BrokerUnavailable, EmbeddedBroker, embedded_broker
@@ -239,7 +240,7 @@ class _Page:
         deadline_s = time.monotonic() + _PAGE_WITHIN_S
         while self._log_file is not None and time.monotonic() < deadline_s:
             said = self._log_file.read_text(errors="replace")
-            if match := re.search(r"status page is at (http://\S+)", said):
+            if match := re.search(rf"{PAGE_IS_AT} (http://\S+)", said):
                 return match[1]
             time.sleep(0.02)
         return ""

@@ -24,11 +24,14 @@ from node.system.state_dir import find_state_dir
 from node.system.systemd import Service, catch_signals
 from node.web.settings import Settings, read_settings
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "PAGE_IS_AT", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
 _log = logging.getLogger(__name__)
+
+PAGE_IS_AT = "the status page is at"
+"""How the line begins that ends with the page's address; `demo` waits for it."""
 
 HELP = CommandHelp(
     details="""\
@@ -140,7 +143,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     catch_signals(_end)
     port = listener.getsockname()[1]
     url = _url(table.host, port)
-    print(f"the status page is at {url}", file=sys.stderr, flush=True)
+    print(f"{PAGE_IS_AT} {url}", file=sys.stderr, flush=True)
     for note in settings.notes:
         _log.warning("%s", note)
     if table.on_the_network and settings.password:

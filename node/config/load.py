@@ -142,8 +142,11 @@ def _unknown_table(reader: TableReader, key: str, written: object) -> None:
     be anything, and is not repeated."""
     known = (*_TABLES, *_OTHER_TABLES)
     if not isinstance(written, dict | list):
-        place = _place_of(key)
-        where = key if place.startswith("it belongs") else "file"
+        holders = _tables_with(key)
+        place = "is the [table] above it missing?"
+        if holders:
+            place = f"it belongs below {' or '.join(holders)}"
+        where = key if holders else "file"
         reader.problem((key,), f"a key outside of a table; {place}", where)
         return
     hint = did_you_mean(key, known)
@@ -155,16 +158,13 @@ def _unknown_table(reader: TableReader, key: str, written: object) -> None:
     reader.problem((key,), f"unknown table; {hint}", where)
 
 
-def _place_of(key: str) -> str:
-    """The table that a key belongs into."""
-    holders = [
+def _tables_with(key: str) -> list[str]:
+    """The tables that a key may stand in."""
+    return [
         f"[[{name}]]" if name == "sensor" else f"[{name}]"
         for name, schema in {**_TABLES, "sensor": SensorTable}.items()
         if key in (field.encode_name for field in fields_of(schema))
     ]
-    if not holders:
-        return "is the [table] above it missing?"
-    return f"it belongs below {' or '.join(holders)}"
 
 
 def _optional_table(
