@@ -36,6 +36,8 @@ LARGEST_BYTES = 1024
 MAX_TOPIC_BYTES = 1024
 MAX_TOPIC_LEVELS = 50
 """Of a response topic. A broker may end the connection over more: mosquitto takes 200 levels."""
+RESTART_IN_ANY_CASE_S = 60.0
+"""How long after the start `restart` is refused at most, though a sensor was not read yet."""
 DEAF_S = 60.0
 """How long commands are not listened to after a flood of them."""
 _MAX_READS = 8
@@ -77,6 +79,7 @@ class RemoteCommands:
         """Where no answer is sent: it would be taken for something else."""
         self._said: set[str] = set()
         self._reads = 0
+        self._started_s = clock.monotonic()
         self.next_due_s = math.inf
 
     def hear(self, message: Arrived) -> None:
@@ -134,7 +137,8 @@ class RemoteCommands:
             bound = f"{MAX_TOPIC_LEVELS} levels and {MAX_TOPIC_BYTES} bytes"
             raise _Refused(f"its response topic {topic[:80]!r} has more than {bound}")
         below_result = topic.startswith(f"{self._topics.command_result(name)}/")
-        if re.search(r"[+#\0]", topic) or (topic.startswith(self._private) and not below_result):
+        private = topic.startswith(self._private) and not below_result
+        if private or re.search(r"[+#]", topic) or not topic.isprintable():
             raise _Refused(f"its response topic {topic[:80]!r} is not for answers")
         return topic
 
@@ -160,8 +164,16 @@ class RemoteCommands:
                 raise _Refused("there is no LED to blink: [status_led] is not configured")
             self._answer(name, message, reply_to, ok=True, seconds=seconds)
         else:
+            self._refuse_restart_before_reading()
             self._answer(name, message, reply_to, ok=True)
             self._restart()
+
+    def _refuse_restart_before_reading(self) -> None:
+        """A restart at each `online` would keep slow sensors from ever being read."""
+        unread = self._scheduler.unread
+        if unread and self._clock.monotonic() < self._started_s + RESTART_IN_ANY_CASE_S:
+            named = ", ".join(unread)[:80]
+            raise _Refused(f"it has just started, and has not read {named} yet; try again later")
 
     def _read(self, words: list[str], message: Arrived, reply_to: str) -> None:
         unknown = [word for word in words if word not in self._sensors]

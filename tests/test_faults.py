@@ -91,6 +91,7 @@ def test_a_broker_that_is_frozen_and_thaws(broker, subscribe, start_node, temper
     config += '[sensor.channel.temperature]\ndelta = 0.5\nheartbeat = "30m"\n'
     node = start_node(config)
     subscriber.wait_for_states("s", 1)
+    wait_until(lambda: time.monotonic() > subscriber.times[-1] + 2, what="all is acknowledged")
     broker.freeze()
     try:
         node.wait_for_log("no broker: lost", seconds=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -238,7 +239,7 @@ def test_a_retained_command_is_ignored_when_it_comes_and_on_every_connection(
 
 
 @pytest.mark.parametrize("retain", [True, False])
-@pytest.mark.parametrize("response", ["/" * 220, "a/" * 60, "answers/" + "x" * 2000])
+@pytest.mark.parametrize("response", ["/" * 220, "a/" * 60, "answers/" + "x" * 1015 + "ä"])
 def test_no_answer_is_published_where_a_broker_would_end_the_connection(
     broker, operator, start_node, temperature_file, response, retain
 ):
@@ -256,7 +257,7 @@ def test_no_answer_is_published_where_a_broker_would_end_the_connection(
 
 @pytest.mark.parametrize(
     "response",
-    ["sensors/test/status", "sensors/other/s/state", "homeassistant/status", "$SYS/x"],
+    ["sensors/test/status", "sensors/other/s/state", "homeassistant/status", "$SYS/x", "a/\xad"],
 )
 def test_no_answer_is_sent_where_it_would_be_taken_for_something_else(
     node, operator, subscribe, broker, response
@@ -316,6 +317,21 @@ def test_a_node_whose_commands_are_switched_off_hears_none(
     subscriber.wait_for_states("s", seen + 5)
     assert node.process.poll() is None
     assert not operator.answers
+
+
+def test_restart_waits_until_each_sensor_was_read(broker, operator, start_node, temperature_file):
+    """Somebody may answer each `online` with it: a slow sensor would never be read."""
+    slow = temperature_file.with_name("slow")
+    os.mkfifo(slow)  # whoever opens it waits for a writer (fifo(7))
+    node = start_node(sysfs_config(broker.port, {"s": temperature_file, "slow": slow}))
+    node.wait_for_log("s (sysfs): online")
+    refusal = "it has just started, and has not read slow yet; try again later"
+    assert operator.ask("restart")["error"] == refusal
+    assert node.process.poll() is None
+    slow.write_text("4000\n")
+    node.wait_for_log("slow (sysfs): online")
+    assert operator.ask("restart")["ok"]
+    assert node.process.wait(PATIENCE_S) == 0
 
 
 def test_identify_without_an_led_says_so(broker, operator, start_node, temperature_file):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from node.mqtt.sieve import MAX_PASSED, BrokerFault, Sieve
+from node.mqtt.sieve import MAX_PASSED, BrokerFault, Sieve, puback
 
 __all__ = ["GuardedSocket"]
 
@@ -22,6 +22,9 @@ _MOST_AT_ONCE = 65_536
 BREATH_S = 0.005
 """How long a flood has to wait after so many packets: as long as Python lets a thread compute that
 another one waits for (`sys.getswitchinterval`)."""
+SIGN_OF_LIFE_S = 1.0
+"""How often the library sees a PUBACK: it asks a broker for a sign of life that sends it nothing
+(§3.1.2.10), and takes one for gone that does not answer."""
 
 
 class GuardedSocket:
@@ -45,6 +48,8 @@ class GuardedSocket:
         self._at = 0
         self.fault = ""
         """What the broker has sent that no broker may send."""
+        self._sign_of_life_s = 0.0
+        """When the library is to see a PUBACK next."""
         self._unasked = 0
         """Packets that nobody has waited for, since the last breath."""
 
@@ -86,6 +91,9 @@ class GuardedSocket:
         if sieve.acknowledged:
             acknowledged, sieve.acknowledged = sieve.acknowledged, []
             self._unasked -= self._acknowledged(acknowledged)
+            if (now_s := time.monotonic()) >= self._sign_of_life_s:
+                self._sign_of_life_s = now_s + SIGN_OF_LIFE_S
+                self._ahead += puback(acknowledged[0][0])
         return True
 
     def pending(self) -> int:

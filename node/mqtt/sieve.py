@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from node.mqtt.packets import framed, length
 
-__all__ = ["SKIPPED", "BrokerFault", "Sieve"]
+__all__ = ["SKIPPED", "BrokerFault", "Sieve", "puback"]
 
 MAX_PROPERTIES_BYTES = 4096
 MAX_PROPERTIES = 32
@@ -227,6 +227,11 @@ class Sieve:
             return self._skipped(first, message_id)
         head = body[:topic_end] + message_id
         return framed(first, head + properties + body[payload_at:])
+
+
+def puback(message_id: int) -> bytes:
+    """The shortest there is, in either version (§3.4)."""
+    return framed(_PUBACK << 4, message_id.to_bytes(2, "big"))
 
 
 def _head_of(content: bytes, at: int = 0) -> tuple[int, int] | None:

@@ -104,6 +104,13 @@ class Scheduler:
     def ids(self) -> list[str]:
         return list(self._sensors)
 
+    @property
+    def unread(self) -> list[str]:
+        """Ids of the sensors that have had no turn yet, good or bad."""
+        return [
+            n for n, sensor in self._sensors.items() if not sensor.state.ok + sensor.state.failed
+        ]
+
     def start(self, start_s: float) -> None:
         """Put every sensor on its grid; all grids start now, so reads come together."""
         for sensor in self._sensors.values():
