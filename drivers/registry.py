@@ -14,7 +14,7 @@ import importlib
 from drivers.base import DriverInfo
 from drivers.errors import MissingSupport
 
-__all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver", "spelled"]
+__all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver"]
 
 ENTRY_POINT_GROUP = "sensor_node.drivers"
 
@@ -30,11 +30,6 @@ _BUILT_IN = {
     "mcp3208": "drivers.mcp3008:MCP3208",
     "sysfs": "drivers.sysfs:SYSFS",
 }
-
-
-def spelled(word: str) -> str:
-    """A name of a sensor as its letters and digits alone: "DS18B20+" and "ds-18b20" are one."""
-    return "".join(c for c in word.casefold() if c.isascii() and c.isalnum())
 
 
 class UnknownDriver(LookupError):

@@ -24,6 +24,7 @@ from drivers.catalogue import CATALOGUE
 from drivers.chip_row import ChipRow, Witness
 from drivers.errors import BusDeadline, MissingSupport, SensorError, SensorTimeout, as_sensor_error
 from drivers.owned_bus import I2CBus
+from drivers.scan_strangers import MULTIPLEXER, MULTIPLEXERS, STRANGERS
 
 __all__ = ["Answer", "BusScan", "drivers_told", "scan_bus"]
 
@@ -93,7 +94,11 @@ class _Scan:
             )
         for address, note in self.notes.items():
             if not note:
-                self.drivers[address] = self.candidates(address)
+                stranger = self._stranger(address)
+                if stranger:
+                    self.notes[address] = stranger
+                else:
+                    self.drivers[address] = self.candidates(address)
 
     def _call(self, address: int) -> None:
         try:
@@ -166,6 +171,25 @@ class _Scan:
                 silence = value in (0, (1 << 8 * witness.length) - 1)
                 (possible if silence else told).append(row.name)
         return told, possible
+
+    def _stranger(self, address: int) -> str:
+        """What is to be said of a chip that no driver here reads; "" of others."""
+        rows = _rows_at(address, self.notes)
+        if address in MULTIPLEXERS and not any(row.witness for row in rows):
+            # An SHTC3 acknowledges no read that it has no measurement for (datasheet, §5.4).
+            try:
+                self._read_a_byte(address)
+            except OSError as error:
+                if error.errno not in (*_ABSENT, *_HELD):
+                    raise
+                return "" if rows else "somebody answers, and nothing here has this address"
+            return MULTIPLEXER.format(address)
+        for stranger in STRANGERS:
+            if address in stranger.addresses and address not in _NOT_ASKED:
+                value = self._register(address, stranger.register, stranger.length)
+                if value == stranger.value:
+                    return stranger.note
+        return ""
 
     def _register(self, address: int, register: int, length: int) -> int | None:
         """The content; None if the chip does not answer to that."""

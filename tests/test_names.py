@@ -16,10 +16,11 @@ import msgspec
 import pytest
 from support import SENSOR_NODE
 
-from drivers import names, packages, registry
-from drivers.names import about, all_drivers, bus_kind, driver_called, suggestion
+from drivers import packages, registry
+from drivers.name_sentences import SENTENCES, about, spelled
+from drivers.names import all_drivers, bus_kind, driver_called, suggestion
 from drivers.packages import install_command, missing_package
-from drivers.registry import driver_names, find_driver, spelled
+from drivers.registry import driver_names, find_driver
 from node.config.load import ConfigError, load
 
 MQTT = '[mqtt]\nhost = "127.0.0.1"\n'
@@ -120,7 +121,7 @@ def test_a_kind_a_board_or_a_chip_of_the_kernels_is_answered_in_a_sentence(tmp_p
 
 
 def test_every_driver_in_a_sentence_exists_with_the_keys_that_stand_there():
-    for _, sentence in names._SENTENCES:
+    for _, sentence in SENTENCES:
         named = [find_driver(name) for name in re.findall(r'driver = "(\w+)"', sentence)]
         for sensor in re.findall(r'sensor = "(\w+)"', sentence):
             for info in named:
@@ -135,7 +136,7 @@ def test_no_name_is_given_twice():
     """Neither by two drivers, nor by a driver and a sentence; and each is as it is looked up."""
     given = [spelled(info.name) for info in INFOS]
     given += [alias for info in INFOS for alias in info.aliases]
-    given += [word for words, _ in names._SENTENCES for word in words.split()]
+    given += [word for words, _ in SENTENCES for word in words.split()]
     assert sorted(given) == sorted(set(given))
     assert given == [spelled(name) for name in given]
 

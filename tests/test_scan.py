@@ -27,6 +27,7 @@ from drivers.owned_bus import I2CBus
 from drivers.registry import find_driver
 from drivers.scan_buses import switched_off
 from drivers.scan_i2c import Answer, scan_bus
+from drivers.scan_strangers import STRANGERS
 from drivers.scanning import Found, Scan, scan
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS
@@ -166,6 +167,73 @@ def test_a_chip_of_two_addresses_is_possible_only_where_both_answer(bus, port):
     assert "ms8607" in scan_bus(bus, "I2C bus 1").answers[1].possible
 
 
+@pytest.mark.parametrize(
+    ("address", "content", "says"),
+    [
+        (
+            0x40,
+            {"xff": b"\x10", "x00": b"\x50"},
+            "HDC1080; it is read by a driver of Linux's: put dtoverlay=",
+        ),
+        (0x40, {"xff": b"\x10"}, "HDC1000; it is read by a driver of Linux's"),
+        (0x77, {"xd0": b"\x55"}, "BMP180; it is read by a driver of Linux's: put dtoverlay="),
+        (0x53, {"x00": b"\x60\x01"}, "ENS160; it measures gases"),
+        (0x45, {"xff": b"\x22", "x00": b"\x60"}, "INA226; it measures current"),
+    ],
+)
+def test_a_chip_that_nothing_here_reads_is_named_and_taken_for_no_other(
+    bus, port, address, content, says
+):
+    """An HDC1080 was taken for an HTU21D, a BMP180 for nothing that is known."""
+    port.chips[address] = registers(**content)
+    (answer,) = scan_bus(bus, "I2C bus 1").answers
+    assert (answer.identified, answer.possible) == ("", ())
+    assert answer.note.startswith(says)
+
+
+def test_the_same_addresses_with_other_chips_are_as_before(bus, port):
+    port.chips[0x40] = Deaf()
+    port.chips[0x77] = registers(xd0=b"\x60")
+    low, high = scan_bus(bus, "I2C bus 1").answers
+    assert {"htu21d", "htu31d", "si7021"} <= set(low.possible)
+    assert high.identified == "bme280"
+
+
+class Multiplexer:
+    """A TCA9548A: the byte written last is its control register, which it reads (SCPS207, §8.6)."""
+
+    def __init__(self) -> None:
+        self.control = 0x00
+
+    def write(self, sent: bytes) -> None:
+        if sent:
+            self.control = sent[-1]
+
+    def read(self, length: int) -> bytes:
+        return bytes([self.control]) * length
+
+
+def test_a_multiplexer_is_told_from_an_shtc3_and_left_as_it_is(bus, port):
+    port.chips[0x70] = mux = Multiplexer()
+    mux.control = 0x04
+    (answer,) = scan_bus(bus, "I2C bus 1").answers
+    assert (answer.identified, answer.possible) == ("", ())
+    assert "multiplexer (TCA9548A)" in answer.note
+    assert "dtoverlay=i2c-mux,pca9548,addr=0x70" in answer.note
+    assert mux.control == 0x04, "no other channel was switched on"
+    del port.chips[0x70]
+    port.chips[0x73] = Multiplexer()
+    (answer,) = scan_bus(bus, "I2C bus 1").answers
+    assert "addr=0x73" in answer.note
+
+
+def test_an_shtc3_is_still_found_at_the_address_of_a_multiplexer():
+    board = SimulatedBoard()
+    board.attach("shtc3", find_driver("shtc3").options())
+    (finding,) = scan(board).findings
+    assert [found.driver for found in finding.possible] == ["shtc3"]
+
+
 IDENTIFIED = [
     row
     for row in CATALOGUE
@@ -212,6 +280,7 @@ def test_a_register_is_asked_for_only_where_a_chip_with_that_one_may_be(bus, por
         if row.witness and row.witness.expected and row.witness.register <= 0xFF
         for address in row.addresses
     }
+    allowed |= {(a, bytes([known.register])) for known in STRANGERS for a in known.addresses}
     assert set(port.combined) <= allowed
     assert all(sent == b"" for _, sent in port.sent)
     outputs = {*range(0x20, 0x28), *range(0x38, 0x40)}

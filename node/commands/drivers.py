@@ -11,7 +11,8 @@ import msgspec
 
 from drivers.base import DriverInfo
 from drivers.errors import MissingSupport
-from drivers.names import about, driver_called, drivers_matching, suggestion
+from drivers.name_sentences import about
+from drivers.names import driver_called, drivers_matching, suggestion
 from drivers.packages import install_command, missing_package
 from drivers.registry import UnknownDriver, driver_names, find_driver
 from node.cli.help_text import CommandHelp

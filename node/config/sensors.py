@@ -104,11 +104,8 @@ def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) ->
     try:
         return find_driver(name)
     except UnknownDriver:
-        from drivers.names import (  # a right name needs no others
-            about,
-            driver_called,
-            suggestion,
-        )
+        from drivers.name_sentences import about
+        from drivers.names import driver_called, suggestion  # a right name needs no others
 
         known_as = driver_called(name)
         if known_as is not None:
