@@ -105,7 +105,7 @@ _AIR = (
         checked="not the reset values",
         witness=_id(0xD0, 0x60),
         check=bosch_has_converted,
-        quirks="the library polls a busy chip for ever; each property measures anew",
+        quirks="the library polls a busy chip forever; each property measures anew",
     ),
     ChipRow(
         name="bmp280",
@@ -123,7 +123,7 @@ _AIR = (
         checked="not the reset values",
         witness=_id(0xD0, 0x58),
         check=bosch_has_converted,
-        quirks="the library polls a busy chip for ever",
+        quirks="the library polls a busy chip forever",
     ),
     ChipRow(
         name="bme680",
@@ -227,7 +227,7 @@ _AIR = (
         source="TE Connectivity HTU21D(F), Sensor performance",
         asked=True,
         crc="library",
-        quirks="the library waits for ever for an answer; a frame of zeros passes its CRC",
+        quirks="the library waits forever for an answer; a frame of zeros passes its CRC",
     ),
     ChipRow(
         name="htu31d",
@@ -259,7 +259,7 @@ _AIR = (
         source="Silicon Labs Si7021-A20, table 4 and table 5",
         asked=True,
         crc="library",
-        quirks="the library waits for ever for an answer; a frame of zeros passes its CRC",
+        quirks="the library waits forever for an answer; a frame of zeros passes its CRC",
     ),
     ChipRow(
         name="hdc302x",
@@ -292,7 +292,7 @@ _AIR = (
         fresh=_flag(0x27, 0x03),
         settle_s=0.2,
         witness=_id(0x0F, 0xBC),
-        quirks="the library waits for the end of its boot for ever",
+        quirks="the library waits for the end of its boot forever",
     ),
     ChipRow(
         name="am2320",
@@ -355,7 +355,7 @@ _PRESSURE = (
         asked=True,
         checked="data ready",
         witness=_id(0x00, 0x50, 0x60),
-        quirks="the library polls a busy chip for ever",
+        quirks="the library polls a busy chip forever",
     ),
     ChipRow(
         name="bmp5xx",
@@ -389,7 +389,7 @@ _PRESSURE = (
         fresh=_flag(0x08, 0x30),
         running=_flag(0x08, 0x07),
         witness=_id(0x0D, 0x10),
-        quirks="the library waits for the chip for ever while it sets it up",
+        quirks="the library waits for the chip forever while it sets it up",
     ),
     ChipRow(
         name="spa06",
@@ -408,7 +408,7 @@ _PRESSURE = (
         running=_flag(0x08, 0x07),
         settle_s=0.6,
         witness=_id(0x0D, 0x11),
-        quirks="the library waits for the chip for ever while it sets it up",
+        quirks="the library waits for the chip forever while it sets it up",
     ),
     ChipRow(
         name="lps22",
@@ -425,7 +425,7 @@ _PRESSURE = (
         fresh=_flag(0x27, 0x03),
         settle_s=0.05,
         witness=_id(0x0F, 0xB1),
-        quirks="the library waits for the end of its reset for ever",
+        quirks="the library waits for the end of its reset forever",
     ),
     ChipRow(
         name="lps25",
@@ -442,7 +442,7 @@ _PRESSURE = (
         fresh=_flag(0x27, 0x03),
         settle_s=0.1,
         witness=_id(0x0F, 0xBD),
-        quirks="the library waits for the end of its reset for ever",
+        quirks="the library waits for the end of its reset forever",
     ),
     ChipRow(
         name="lps28",
@@ -475,7 +475,7 @@ _PRESSURE = (
         fresh=_flag(0x27, 0x03),
         settle_s=0.25,
         witness=_id(0x0F, 0xB1),
-        quirks="the library waits for the end of its reset for ever",
+        quirks="the library waits for the end of its reset forever",
     ),
     ChipRow(
         name="mpl3115a2",
@@ -490,7 +490,7 @@ _PRESSURE = (
         asked=True,
         checked="data ready",
         witness=_id(0x0C, 0xC4),
-        quirks="the library polls a busy chip for ever",
+        quirks="the library polls a busy chip forever",
     ),
     ChipRow(
         name="mpl115a2",
@@ -535,7 +535,7 @@ _THERMOMETERS = (
         source="TI SNOSD82, §6.5",
         checked="reset value is -256 °C",
         witness=_id(0x0F, 0x0117, length=2, mask=0x0FFF),
-        quirks="the library waits for the first conversion for ever, and 1 s more",
+        quirks="the library waits for the first conversion forever, and 1 s more",
     ),
     ChipRow(
         name="adt7410",
@@ -820,7 +820,7 @@ _INFRARED = (
         checked="data ready",
         budget_s=6.0,
         witness=_id(0xFF, 0x0067, length=2),
-        quirks="measures every 4 s; the library waits for that for ever",
+        quirks="measures every 4 s; the library waits for that forever",
     ),
     ChipRow(
         name="tmp007",
@@ -910,7 +910,7 @@ _PROBES = (
         asked=True,
         checked="fault register, CR0",
         check=max31856_faults,
-        quirks="the library raises no fault and waits for a conversion for ever",
+        quirks="the library raises no fault and waits for a conversion forever",
     ),
     ChipRow(
         name="max31865",
@@ -987,7 +987,7 @@ _PROBES = (
         witness=Witness(0x01, 2, None),  # its configuration
         prepare=ads1115_input,
         check=ads1115_in_range,
-        quirks="the library waits for a conversion for ever; an open input floats: 100 kΩ from a "
+        quirks="the library waits for a conversion forever; an open input floats: 100 kΩ from a "
         "TMP36's or LM35's input to ground make it 0 V, which is refused",
     ),
 )
@@ -1079,7 +1079,7 @@ _ASIDE = (
         asked=True,
         checked="measurement done",
         witness=_id(0x39, 0x10, 0x00),
-        quirks="the library waits for a measurement for ever; some chips have the id 0",
+        quirks="the library waits for a measurement forever; some chips have the id 0",
     ),
     ChipRow(
         name="tmag5273",
