@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
         from node.system.systemd import catch_signals
     context = None
     if config.mqtt.tls is not None:
-        from node.config.tls import tls_context
+        from node.config.tls import TlsFiles
 
-        context = tls_context(config.mqtt.tls)
+        context = TlsFiles(config.mqtt.tls)
     state_dir = find_state_dir(arguments.state_dir)
     lock = StateDirLock(state_dir)
     try:

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node.config.password import checked_password, password_in
 from node.config.reader import TableReader, expected_table
 from node.config.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable, WebTable
 
@@ -23,7 +24,6 @@ __all__ = ["default_name", "note_of_web", "read_mqtt", "read_node", "web_passwor
 
 _VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
 _CREDENTIAL = "mqtt.password"
-_MAX_PASSWORD_BYTES = 65_535  # binary data has a length of two bytes (MQTT 5, §1.5.6)
 
 
 def read_node(reader: TableReader, written: object) -> NodeTable | None:
@@ -116,9 +116,7 @@ def _password_from(reader: TableReader, file: Path, path: KeyPath, values: dict[
     text = reader.read_file(file, path)
     if text is None:
         return False
-    # Windows' editor begins a file with a byte order mark.
-    text = text.removeprefix("\ufeff").strip("\r\n")
-    _set_password(reader, text, str(file), path, values)
+    _set_password(reader, password_in(text), str(file), path, values)
     return True
 
 
@@ -126,17 +124,11 @@ def _set_password(
     reader: TableReader, text: str, source: str, path: KeyPath, values: dict[str, Any]
 ) -> None:
     """Take a password that came from `source`, unless it cannot be one."""
-    # What is not UTF-8 in a variable, Python passes on as surrogates.
-    encoded = text.encode(errors="ignore")
-    if encoded.decode() != text:
-        reader.problem(path, f"{source} is not text")
-    elif not text.strip():
-        reader.problem(path, f"{source} is empty")
-    elif "\n" in text or "\r" in text:
-        reader.problem(path, f"{source} has several lines; it must be the password alone")
-    elif len(encoded) > _MAX_PASSWORD_BYTES:
-        reader.problem(path, f"{source} is too long for a password")
     values["password"] = Secret(text)
+    try:
+        checked_password(text)
+    except ValueError as error:
+        reader.problem(path, f"{source} {error}")
 
 
 def web_password(reader: TableReader, table: WebTable) -> Secret | None:

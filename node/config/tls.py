@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from typing import Any
 
 from node.config.schema import TlsTable
 
-__all__ = ["BadTlsFile", "tls_context"]
+__all__ = ["BadTlsFile", "TlsFiles", "tls_context"]
 
 
 class BadTlsFile(ValueError):
@@ -15,6 +17,32 @@ class BadTlsFile(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class TlsFiles:
+    """What paho takes for an SSL context: the files of `[mqtt.tls]`, read for each connection.
+
+    So a certificate that was renewed is used without a restart of the node.
+    """
+
+    check_hostname = True
+
+    def __init__(self, table: TlsTable) -> None:
+        self._table = table
+
+    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        """As SSLContext.wrap_socket, with the files as they are now.
+
+        Raises:
+            ConnectionError: a file is not what it should be; it may be written just now.
+            OSError: as SSLContext.wrap_socket.
+        """
+        try:
+            context = tls_context(self._table)
+        except BadTlsFile as error:
+            raise ConnectionError(str(error)) from error
+        assert context is not None
+        return context.wrap_socket(sock, **options)
 
 
 def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:

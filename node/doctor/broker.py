@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import math
 import queue
 import secrets
 import select
@@ -73,6 +74,8 @@ class Broker:
         self._id_stem = f"sndoctor{mark}"
         self._ids = 0
         self._tls_context = tls_context
+        self.certificate_ends_s = math.inf
+        """When the broker's certificate ends, once it was seen, in seconds of UTC."""
         self._addresses: list[tuple[int, _Address]] = []
         self._open: list[Connection] = []
 
@@ -137,6 +140,9 @@ class Broker:
         except (OSError, ValueError):
             sock.close()
             raise
+        not_after = (secured.getpeercert() or {}).get("notAfter")
+        if isinstance(not_after, str):
+            self.certificate_ends_s = ssl.cert_time_to_seconds(not_after)
         return secured
 
     def _await_alert(self, secured: ssl.SSLSocket) -> None:

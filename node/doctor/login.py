@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 
+from node.config.certificates import ends_soon
 from node.doctor.broker import TEST_PAYLOAD, Broker, LoggedIn, LoginRefused
 from node.doctor.packets import NotMqtt, Will, WireError
 from node.doctor.report import Step, failed
@@ -67,6 +69,8 @@ class LoginSteps:
         if self._mqtt.tls is None:
             return Step("TLS", "skipped", "there is no [mqtt.tls] in the configuration")
         by = self._mqtt.tls.ca_file or "this system"
+        if soon := ends_soon(self._broker.certificate_ends_s, time.time()):
+            return Step("TLS", "warning", f"the broker's certificate {soon}", "renew it there")
         return Step("TLS", "ok", f"the certificate is for {self._mqtt.host}, and trusted by {by}")
 
     def _login_step(self) -> Step:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from drivers.bus import Board
+from node.config.certificates import ending_soon
 from node.config.schema import Config
-from node.doctor.report import Step
+from node.doctor.report import Step, from_sentence
 from node.doctor.users import User
 from node.system.clock import Clock, utc_text
 from node.system.throttling import Throttled, read_throttled
@@ -146,6 +148,8 @@ def check_files(config: Config, user: User) -> Iterator[Step]:
             f"{file} may not be read by {user.name}, which the node runs as",
             f"sudo chgrp {user.group_name} {file} && sudo chmod 640 {file}; its folders need x",
         )
+    for text in ending_soon(mqtt.tls, time.time()):
+        yield from_sentence("files", "warning", text)
     if not forbidden:
         count = "" if len(files) == 1 else f" and {len(files) - 1} more"
         yield Step("files", "ok", f"{config.source}{count} may be read by {user.name}")

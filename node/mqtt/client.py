@@ -15,6 +15,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -24,6 +26,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from node.config.password import read_password
 from node.config.schema import MqttTable
 from node.mqtt.events import (
     Acknowledged,
@@ -113,6 +116,8 @@ class NetworkClient(paho.Client):
         self.pause_before_reconnecting(0)
         if mqtt.username is not None:
             self.username_pw_set(mqtt.username, mqtt.password)
+            if mqtt.password_file is not None:
+                self.on_pre_connect = partial(_read_password, mqtt.username, mqtt.password_file)
         if tls_context is not None:
             self.tls_set_context(tls_context)
         if will_topic is not None:
@@ -388,3 +393,12 @@ class NetworkClient(paho.Client):
 
 def _reason(code: ReasonCode) -> Reason:
     return Reason(code.value, str(code))
+
+
+def _read_password(username: str, file: Path, client: paho.Client, _userdata: object) -> None:
+    """Take the password as it is now, for the connection that is about to be made.
+
+    Where the file cannot be read, or holds none, the last one stays: it may be written just now.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        client.username_pw_set(username, read_password(file))

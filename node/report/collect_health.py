@@ -9,6 +9,7 @@ import msgspec
 
 from drivers.bus import Board
 from node import __version__
+from node.config.schema import TlsTable
 from node.health import Health, SensorHealth, age_of
 from node.mqtt.connection import BrokerConnection
 from node.outbox.outbox import Outbox
@@ -32,12 +33,14 @@ def collect_health(
     sensors: list[SensorState],
     simulated: bool,
     left_out: Mapping[str, str],
+    tls: TlsTable | None,
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
     """The health of now; `started_s` is the monotonic time at which the node began.
 
     `config` is the digest of the configuration file; `simulated` whether the hardware is not real;
+    `tls` names the certificates of the node;
     `left_out` is topic -> why the broker does not take it, of those that no reading is lost by;
     `notice` a problem that was there before it began (`node.system.update_notice`);
     `bad_configuration` what is wrong with the configuration, where the node runs on the last good
@@ -64,6 +67,10 @@ def collect_health(
     problems += [f"the broker does not take {topic}: {why}" for topic, why in left_out.items()]
     if outbox.dead_letters:
         problems.append(f"the broker did not take {outbox.dead_letters} messages")
+    if tls is not None:
+        from node.config.certificates import ending_soon
+
+        problems += ending_soon(tls, clock.utc_s())
     if vitals.under_voltage:
         problems.append(
             "the supply is too weak (under-voltage): use a better one, or a shorter cable"

@@ -76,6 +76,7 @@ class Reporter:
         self._config_digest = config.digest
         self._board = board
         self._simulated = simulated
+        self._tls = config.mqtt.tls
         self._notice = notice
         self._clock = clock
         self._link = link
@@ -330,6 +331,7 @@ class Reporter:
             sensors=[sensor.state for sensor in self._sensors],
             simulated=self._simulated,
             left_out=self._publisher.left_out,
+            tls=self._tls,
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )
