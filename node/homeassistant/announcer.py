@@ -85,7 +85,7 @@ class Announcer:
         self._enabled = config.homeassistant.enabled
         self._birth_topics = birth_topics(config.homeassistant.prefix)
         self._topic = discovery_topic(config.homeassistant.prefix, device)
-        publisher.remedies[self._topic] = ", or set [homeassistant] enabled = false"
+        publisher.can_do_without(self._topic, ", or set [homeassistant] enabled = false")
         self._announced: set[str] = set()
         """The keys of the components that were announced last."""
         self._gone: dict[str, dict[str, Any]] = {}

@@ -69,14 +69,14 @@ class Publisher:
         self._link = link
         self._status_topic = status_topic
         self._refused = refused
-        self.remedies: dict[str, str] = {}
+        self._remedies: dict[str, str] = {}
         """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
         for each connection, and whose loss costs no reading."""
         self.left_out: dict[str, str] = {}
-        """Topic of `remedies` -> why the broker has none of it, until it takes one."""
+        """Topic of `_remedies` -> why the broker has none of it, until it takes one."""
         self._denied_for_good: set[str] = set()
         self._losses_over: Counter[str] = Counter()
-        """Topic of `remedies` -> how many links in a row were soon lost with it in flight."""
+        """Topic of `_remedies` -> how many links in a row were soon lost with it in flight."""
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
         """Retained topics with a message that is not acknowledged yet."""
@@ -99,6 +99,13 @@ class Publisher:
         self._oldest: int | None = None
         """The message id of what has been in flight for longest, when that was looked at last."""
         self._oldest_since_s = 0.0
+
+    def can_do_without(self, topic: str, remedy: str) -> None:
+        """Let go of a topic that the broker does not take: it costs no reading.
+
+        `remedy` goes into the log behind the advice to allow it.
+        """
+        self._remedies[topic] = remedy
 
     def set(self, topic: str, payload: bytes, *, expiry_s: float = 0) -> None:
         """Make `payload` the retained message of `topic`, as soon as the link allows.
@@ -233,17 +240,17 @@ class Publisher:
 
         A broker that does not announce its maximum closes the connection over a larger message
         (MQTT 5, §3.1.2.11.4; in 3.1.1 none does), and would for ever. History can be made
-        smaller, down to `ALWAYS_TAKEN_BYTES`; what is in `remedies` can be left out, until a
+        smaller, down to `ALWAYS_TAKEN_BYTES`; what is in `_remedies` can be left out, until a
         connection has lasted.
         """
         if not self._link.was_short_lived:
             self._losses_over.clear()
         in_flight = {message.topic for message in self._message_of.values()}
-        for topic in in_flight & self.remedies.keys() if self._link.was_short_lived else ():
+        for topic in in_flight & self._remedies.keys() if self._link.was_short_lived else ():
             self._losses_over[topic] += 1
             if self._losses_over[topic] == LOSSES:
                 self._leave_out(
-                    topic, f"it ends the connection over it; raise its limit{self.remedies[topic]}"
+                    topic, f"it ends the connection over it; raise its limit{self._remedies[topic]}"
                 )
         if not self._settlements or not self._link.was_short_lived:
             self._losses_in_flight = 0
@@ -310,7 +317,7 @@ class Publisher:
         if size > self._link.max_packet_bytes:
             why = f"its {size} bytes are above the broker's maximum packet size of "
             why += f"{self._link.max_packet_bytes}; raise that"
-            self._refuse(message, why + self.remedies.get(message.topic, ""))
+            self._refuse(message, why + self._remedies.get(message.topic, ""))
             return False
         return True
 
@@ -319,7 +326,7 @@ class Publisher:
         why = reason.name
         if reason.code == NOT_AUTHORIZED:
             why += "; allow the topic in the broker's ACL"
-            why += self.remedies.get(message.topic, "")
+            why += self._remedies.get(message.topic, "")
         if reason.code not in MAY_PASS or message.is_answer:
             self._refuse(message, why)
             return Outcome.REFUSED
@@ -345,21 +352,21 @@ class Publisher:
         """Tell of a message that cannot be published; log it once per topic and connection.
 
         Of answers once in all: their topics are as many as somebody likes, and nothing is lost
-        that was ours to keep. Of those in `remedies` once, too.
+        that was ours to keep. Of those in `_remedies` once, too.
         """
         if message.is_answer:
             if not self._answer_was_refused:
                 self._answer_was_refused = True
                 _log.warning("the broker does not take an answer on %.80r: %s", message.topic, why)
             return
-        if message.topic in self.remedies:
+        if message.topic in self._remedies:
             self._leave_out(message.topic, why)
             return
         self._refused(message.topic, message.payload, why)
         self._say_refused(message.topic, why)
 
     def _leave_out(self, topic: str, why: str) -> None:
-        """Do without a topic of `remedies`; log it once."""
+        """Do without a topic of `_remedies`; log it once."""
         self.left_out[topic] = why
         if topic not in self._denied_for_good:
             self._denied_for_good.add(topic)

@@ -69,7 +69,7 @@ class Outbox:
         self._acknowledged: dict[int, int] = {}
         """First seq -> last seq, of what was acknowledged beyond the cursor."""
         self._purge_at_s = clock.monotonic() + PURGE_EVERY_S
-        self._told_of_drops: set[str] = set()
+        self._reported_drops: set[str] = set()
         self._skipped = (0, 0)
         """How many readings beyond the cursor were dropped from memory, and the last of them."""
         self.numbering = 0
@@ -268,7 +268,7 @@ class Outbox:
         self.committed += len(self._uncommitted)
         self._stored_cursor = self.cursor
         self._ledger_changed = False
-        self._told_of_drops.discard(_MEMORY_IS_FULL)
+        self._reported_drops.discard(_MEMORY_IS_FULL)
         self._uncommitted.clear()
         self._notes = Batch(retimings={}, dead_letters=[], events=[])
         return True
@@ -306,7 +306,7 @@ class Outbox:
             self._report_drops(f"max_readings is {bound}")
             self._drop_upto(self.cursor + max(excess, bound // 100))
         elif self.unsent < bound // 2:
-            self._told_of_drops.discard(f"max_readings is {bound}")
+            self._reported_drops.discard(f"max_readings is {bound}")
 
     def _keep_memory_bound(self) -> None:
         """Drop the oldest readings in memory above the bound."""
@@ -336,13 +336,12 @@ class Outbox:
         self._ledger.dropped += 1
 
     def _report_drops(self, why: str) -> None:
-        if why not in self._told_of_drops:
-            self._told_of_drops.add(why)
+        if why not in self._reported_drops:
+            self._reported_drops.add(why)
             _log.error("the outbox is full (%s): the oldest unsent readings are dropped", why)
 
     def _count_lost(self) -> None:
-        self._ledger.dropped += self._store.lost
-        self._store.lost = 0
+        self._ledger.dropped += self._store.losses()
 
     def _purge(self) -> None:
         """Delete rows in bulk: those above the bound, and once an hour those that are too old."""

@@ -63,8 +63,8 @@ class OutboxStore:
         self._unsalvaged: Path | None = None
         """A file set aside whose unsent readings could not be copied yet."""
         self._replaced_at_s = -math.inf
-        self.lost = 0
-        """Unsent readings that damage has cost; whoever counts them sets it to 0."""
+        self._lost = 0
+        """Unsent readings that damage has cost, since `losses` was called last."""
         self._file: OutboxFile | None = None
         self._may_write = False
         self._try_at_s = -math.inf
@@ -146,6 +146,11 @@ class OutboxStore:
         self._may_write = True
         self.set_aside = self._found_set_aside()
         return file.ledger
+
+    def losses(self) -> int:
+        """Return how many unsent readings damage has cost; each is counted once."""
+        lost, self._lost = self._lost, 0
+        return lost
 
     def commit(self, batch: Batch, ledger: Ledger, *, keep_ledger: bool) -> bool:
         """Write it, if the file can be written; whether that was so."""
@@ -303,7 +308,7 @@ class OutboxStore:
                 file.commit(Batch(readings), ledger, stream=streams.newest, keep_ledger=True)
                 copied += len(readings)
             unsent = ledger.last_seq - ledger.cursor
-            self.lost += unsent - copied
+            self._lost += unsent - copied
             _log.warning("%d of %d unsent readings could be kept", copied, unsent)
             stream = streams.newest
             file.commit(Batch(), ledger, stream=stream, keep_ledger=True, streams=streams)
