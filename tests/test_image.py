@@ -97,9 +97,24 @@ def test_an_ordinary_and_an_open_network():
     assert "    ssid=6f70656e\n    key_mgmt=NONE\n" in conf
 
 
+def test_a_key_of_64_hex_digits_is_written_without_quotes():
+    """As rpi-imager has it; in quotes, wpa_supplicant would take it for a password, and refuse."""
+    key = "0123456789abcdefABCDEF" + "0" * 42
+    conf = panel.wpa_supplicant_conf({"country": "DE", "network": [{"name": "a", "password": key}]})
+    assert f"    key_mgmt=WPA-PSK\n    psk={key.lower()}\n" in conf
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
+        (
+            {
+                "country": "DE",
+                "network": [{"name": "a", "password": "0" * 64, "security": "wpa3"}],
+            },
+            "WPA3 needs the password itself",
+        ),
+        ({"country": "DE", "network": [{"name": "a", "password": "g" * 64}]}, "64 hex digits"),
         ({"network": [{"name": "a"}]}, "country must be two capital letters"),
         ({"country": "de", "network": [{"name": "a"}]}, "country must be two capital letters"),
         ({"country": "DE", "network": [{}]}, "#1: name must be"),

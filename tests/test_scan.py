@@ -712,6 +712,24 @@ def test_scanning_what_a_configuration_simulates_names_its_sensors(tmp_path):
     assert '"bme280-3-77" of the configuration reads this' in text
 
 
+def test_what_the_configuration_has_already_is_a_comment(tmp_path, monkeypatch):
+    """`scan >> node.toml` is what people do, and cpu is in the file that comes with the service."""
+    file = tmp_path / "node.toml"
+    file.write_text(BROKER + '[[sensor]]\nid = "cpu"\ndriver = "cpu"\n\n')
+    monkeypatch.setenv("SENSOR_NODE_CONFIG", str(file))
+    for option in ((), ("--config", str(file))):
+        scanned = sensor_node("scan", *option, "--simulate").stdout
+        assert '"cpu" of the configuration reads this' in scanned
+        tables = tomllib.loads(scanned).get("sensor", [])
+        assert all(table["driver"] != "cpu" for table in tables)
+        both = tmp_path / "both.toml"
+        both.write_text(file.read_text() + scanned)
+        checked = sensor_node("check", str(both))
+        assert checked.returncode == 0, checked.stderr
+    file.write_text("[mqtt]\n")  # a configuration that is wrong keeps nothing from being scanned
+    assert 'driver = "cpu"' in sensor_node("scan", "--simulate").stdout
+
+
 def test_a_bus_can_be_chosen():
     done = sensor_node("scan", "--simulate", "--bus", "1", "--json")
     assert any("I2C bus 1" in f["where"] for f in json.loads(done.stdout)["found"])

@@ -1149,6 +1149,8 @@ def test_plot_leaves_the_file_that_was_there_when_the_disk_is_full(tmp_path, out
         (["s0", "--since", "soon", "-o", "-"], 2, "expected a duration"),
         (["s0", "--since", "2999-01-01", "-o", "-"], 2, "not before now"),
         (["s0", "-o", "/nonexistent/x.svg"], 1, "cannot be written: No such file"),
+        (["s0", "-o", "t.png"], 2, "t.png: this writes SVG; name the file .svg"),
+        (["s0", "-o", "T.PDF"], 2, "this writes SVG"),
         (["s0"], 2, "--output"),
     ],
 )

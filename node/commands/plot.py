@@ -34,6 +34,8 @@ _HEIGHT = 260
 _POINTS = 450
 """About half as many buckets as pixels."""
 _LEAST_WIDTH_MS = 1000
+_OTHER_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".bmp", ".csv", ".html")
+"""Endings that promise something else than SVG."""
 
 HELP = CommandHelp(
     details="""\
@@ -67,6 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     from node.outbox.store import FILE_NAME
 
     now = Moment.of(SystemClock())
+    ending = Path(arguments.output).suffix.lower()
+    if ending in _OTHER_PICTURES:
+        print(f"{arguments.output}: this writes SVG; name the file .svg", file=sys.stderr)
+        return 2
     try:
         start_ms = parse_since(arguments.since, now.utc_ms)
     except ValueError as error:

@@ -45,7 +45,7 @@ HELP = CommandHelp(
 Looks at the I2C buses, at 1-Wire, at the devices that Linux drives itself (IIO, hwmon) and
 at the processor, and prints [[sensor]] tables for what is there, to be pasted into the
 configuration as they are. A chip is told by its identification where it has one; else the
-chips that it may be are comments.
+chips that it may be are comments, and so is what the configuration has already.
 
 It reads, and writes nothing but the number of an identification register. Stop the node
 before: two programs that speak to one chip may mix up its answers. Sensors on a GPIO and on
@@ -78,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.config:
         config = configuration.load(configuration.find_file(arguments.config))
     result = scan(_board(config, simulate=arguments.simulate), only_bus=arguments.bus)
+    if config is None:
+        config = _usual_config()
     ids = _ids_of(result, config)
     configured = {s.options.where(): s.id for s in config.sensors} if config else {}
     if arguments.json:
@@ -87,6 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     for failure in result.failures:
         print(failure, file=sys.stderr)
     return 1 if result.failures else 0
+
+
+def _usual_config() -> Config | None:
+    """That of the service, to which people append what is printed; None where it is of no use."""
+    try:
+        return configuration.load(configuration.find_file(None))
+    except configuration.ConfigError:
+        return None
 
 
 def _board(config: Config | None, *, simulate: bool) -> Board:
@@ -150,7 +160,10 @@ def _block(finding: Finding, ids: list[str], configured: dict[str, str]) -> str:
     if finding.sensor is not None:
         summary = finding.sensor.summary
         lines.append(_comment(f"{finding.where}: {summary}" if summary else finding.where))
-        lines += [*_needs(finding.sensor), *_table(finding.sensor, ids[0])]
+        table = _table(finding.sensor, ids[0])
+        if finding.where in configured:
+            table = [f"# {line}" for line in table]
+        lines += [*_needs(finding.sensor), *table]
         return "\n".join(lines)
     if not finding.possible:
         what = finding.note or "no sensor that is known here has this address"

@@ -135,17 +135,24 @@ def _network(number: int, network: object) -> str:
     if network.get("hidden") is True:
         lines.append("scan_ssid=1")
     password = network.get("password")
+    security = network.get("security", "wpa2")
     if password is None:
         lines.append("key_mgmt=NONE")
+    elif isinstance(password, str) and re.fullmatch("[0-9A-Fa-f]{64}", password):
+        # The key itself, as rpi-imager and wpa_passphrase make it: without quotes in this file
+        # (wpa_supplicant.conf(5), psk), and of no use to SAE, which wants the password.
+        if security != "wpa2":
+            raise BadFile(f"{where}: 64 hex digits are a WPA2 key; WPA3 needs the password itself")
+        lines += ["key_mgmt=WPA-PSK", f"psk={password.lower()}"]
     elif not isinstance(password, str) or not re.fullmatch(r"[ -~]{8,63}", password):
         raise BadFile(
-            f"{where}: password must be 8 to 63 ordinary characters in quotes; "
-            "leave it out for an open network"
+            f"{where}: password must be 8 to 63 ordinary characters in quotes, or a key of 64 hex "
+            "digits; leave it out for an open network"
         )
-    elif network.get("security", "wpa2") == "wpa2":
+    elif security == "wpa2":
         # With WPA3 offered as well, brcmfmac does not connect to every access point that has both.
         lines += ["key_mgmt=WPA-PSK", f'psk="{password}"']
-    elif network["security"] == "wpa3":
+    elif security == "wpa3":
         lines += ["key_mgmt=SAE", "ieee80211w=2", f'sae_password="{password}"']
     else:
         raise BadFile(f'{where}: security is "wpa2" or "wpa3"')
