@@ -141,7 +141,10 @@ place_files() {
     local unit
     install -m 644 "$here/node/system/safe_files.py" "$root/safe_files.py"
     install -m 755 "$here/deploy/update" "$root/update"
-    install -m 644 "$here/README.md" "$root/README.md"
+    # The documents, in the folders that their links name.
+    rm -rf "$root/doc"
+    (cd "$here" && find README.md deploy drivers node -name '*.md' -type f \
+        -exec install -D -m 644 {} "$root/doc/{}" \;)
     for unit in sensor-node.service sensor-node-update.service sensor-node-web.service; do
         install -m 644 "$here/deploy/$unit" "$units/$unit"
     done

@@ -98,15 +98,17 @@ def main() -> int:
             process=os.getpid(),
             node="greenhouse",
         )
-        trouble = "no answer from 0x76 on I2C bus 1: is it plugged in? check SDA, SCL and 3V3"
+        trouble = (
+            "I2C bus 1 address 0x76: no acknowledgement (NACK); "
+            "check power, SDA, SCL and the address"
+        )
         health = replaced(health, ("roof: no answer; check the wires", trouble))
         events = (
             Event(now_ms - 5 * 3_600_000, "WARNING", "no broker at 192.168.1.10:1883: timed out"),
             Event(
                 now_ms - 1_480_000,
                 "WARNING",
-                "roof (bme280): offline: no answer from 0x76 on I2C bus 1: is it plugged in? "
-                "check SDA, SCL and 3V3",
+                f"roof (bme280): offline: {trouble}",
             ),
         )
         log_of(folder, sensors(), health=health, events=events)

@@ -88,7 +88,12 @@ class NodeFiles:
         start = home / "bin/sensor-node"
         start.write_text(_START.format(home=HOME))
         start.chmod(0o755)
-        shutil.copy(CHECKOUT / "README.md", home)
+        for part in ("README.md", "deploy", "drivers", "node"):
+            for file in (CHECKOUT / part, *sorted((CHECKOUT / part).rglob("*.md"))):
+                if file.is_file():
+                    copy = home / "doc" / file.relative_to(CHECKOUT)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, copy)
         (self._root / "usr/local/bin/sensor-node").symlink_to(f"/{HOME}/bin/sensor-node")
 
     def _build_wheel(self) -> Path:
