@@ -83,6 +83,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The digest of the configuration file it was started with, see `schema.Config`."""
     configuration_problem: str = ""
     """Why the node runs on the last good configuration; it stands in `problems`, too."""
+    name_problem: str = ""
+    """That another node has this name; it stands in `problems`, too."""
     time: str = ""
     clock: str = "unsynced"
     simulated: bool = False
@@ -167,6 +169,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         Shown(name="rejected values", component="rejected", state_class="total_increasing"),
     ] = 0
     """Values that did not pass a filter, of all sensors."""
+    stream: str = ""
+    """The stream of the readings to come."""
+    seq: int = 0
+    """The number of the newest reading."""
     committed: int = 0
     """Readings written to the log."""
     sent: int = 0

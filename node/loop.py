@@ -31,10 +31,12 @@ from node.mqtt.events import (
     ConnectFailed,
     Disconnected,
     Flooded,
+    Subscribed,
     SubscribeRefused,
 )
 from node.mqtt.publisher import Publisher
 from node.mqtt.rate_limit import RateLimit
+from node.mqtt.retained_topics import RetainedTopics
 from node.outbox.outbox import Outbox
 from node.panel import ButtonHeld, ButtonPressed, Panel
 from node.remote_commands import RemoteCommands
@@ -107,6 +109,8 @@ class Node:
         self._queue: EventQueue[_Event] = EventQueue()
         device = device_id(state_dir)
         topics = Topics(config.mqtt.base_topic, config.node.name)
+        retained = RetainedTopics(state_dir, topics.root)
+        ours = (topics.status, topics.health, discovery_topic(config.homeassistant.prefix, device))
         self._link = BrokerConnection(
             config.mqtt,
             clock,
@@ -116,7 +120,8 @@ class Node:
             will_topic=topics.status,
             subscribe=subscriptions(config, device),
             rate_limit=RateLimit(
-                clock, unlimited=discovery_topic(config.homeassistant.prefix, device)
+                clock,
+                unlimited=lambda topic: topic in ours or topics.is_state(topic),
             ),
             max_incoming_bytes=MAX_INCOMING_BYTES + INCOMING_BYTES_A_SENSOR * len(config.sensors),
         )
@@ -132,7 +137,9 @@ class Node:
         )
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
         outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
-        self._publisher = Publisher(self._link, status_topic=topics.status, refused=outbox.refused)
+        self._publisher = Publisher(
+            self._link, status_topic=topics.status, refused=outbox.refused, retained=retained
+        )
         self._announcer = Announcer(
             config,
             board,
@@ -151,6 +158,8 @@ class Node:
             outbox=outbox,
             publisher=self._publisher,
             announcer=self._announcer,
+            retained=retained,
+            device=device,
             sensors=list(sensors.values()),
             warnings=warnings,
             simulated=simulated,
@@ -293,8 +302,10 @@ class Node:
             case _ if event.generation != self._link.generation:
                 pass
             case Arrived():
-                if not self._announcer.hear(event):
+                if not (self._reporter.hear(event) or self._announcer.hear(event)):
                     self._commands.hear(event)
+            case Subscribed():
+                self._reporter.heard_all()
             case Flooded():
                 self._commands.flooded(event)
             case Connected() | ConnectFailed() | Disconnected() | SubscribeRefused():

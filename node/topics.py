@@ -35,6 +35,16 @@ class Topics(msgspec.Struct, frozen=True):
     node: str
 
     @property
+    def root(self) -> str:
+        """What all topics of the node begin with."""
+        return f"{self.base}/{self.node}"
+
+    def is_state(self, topic: str) -> bool:
+        """Return whether a topic is the state of a sensor."""
+        sensor = topic.removeprefix(f"{self.root}/").removesuffix("/state")
+        return topic == self.state(sensor) and "/" not in sensor
+
+    @property
     def status(self) -> str:
         return f"{self.base}/{self.node}/status"
 

@@ -37,6 +37,7 @@ from support import (
     ScriptedBroker,
     Subscriber,
     free_port,
+    ledger_in,
     replaced,
     retained,
     running,
@@ -122,7 +123,8 @@ def test_all_is_well(broker, tmp_path, file):
         "sensors/test/cmd/restart/result",
     ]
     filters = [step["message"].split()[0] for step in report.all("may subscribe")]
-    assert filters == [discovery, "homeassistant/status", "sensors/test/cmd/+"]
+    own = ["sensors/test/status", "sensors/test/health"]
+    assert filters == [*own, discovery, "homeassistant/status", "sensors/test/cmd/+"]
     assert retained(broker.port, "#") == {}
     assert client_id("sensors", "test") in report.one("client id")["message"]
 
@@ -438,7 +440,7 @@ def test_a_right_login_and_acl(tmp_path, file, start_broker):
     port = start_broker(*guarded(tmp_path, ACL)).port
     report = doctor(tmp_path, one_sensor(port, file, LAB))
     assert report.failed == {}
-    _, birth, _ = report.all("may subscribe")
+    birth = next(s for s in report.all("may subscribe") if "homeassistant/status" in s["message"])
     assert birth["message"] == (
         "homeassistant/status (granted; delivery cannot be tried by this login)"
     )
@@ -655,7 +657,8 @@ def test_a_configuration_that_differs_and_a_second_node_of_one_name(
         second.connect("127.0.0.1", broker.port)
         second.loop_start()
         second.publish("sensors/test/health", json.dumps(theirs), 1, retain=True)
-        wait_until(lambda: subscriber.health()["process"] == 1)
+        node.wait_for_log("another node is named test at this broker")
+        wait_until(lambda: "another node" in ledger_in(node.state_dir).health)
         report = doctor(tmp_path, config)
         second.disconnect()
         stop_loop(second)

@@ -405,6 +405,9 @@ def start_two(start_node: Callable[..., NodeProcess], port: int, ids: str = "air
     )
     node = start_node(sysfs_config(port, {}) + tables, "--simulate")
     node.wait_for_log("connected to")
+    # Written down right before it is sent, with all that goes with it.
+    known = node.state_dir / "topics.json"
+    wait_until(lambda: known.exists() and "sensors/test/status" in known.read_text())
     return node
 
 
@@ -501,11 +504,14 @@ def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic
         """Not what the broker had kept."""
         return [t for t, _, kept in list(subscriber.messages) if not kept and t not in others]
 
-    wait_until(lambda: "sensors/test/water/state" in news(), 10)
+    wait_until(lambda: "sensors/test/water/availability" in news(), 10)
     assert news()[:5] == [
         topic,
-        *(f"sensors/test/{sensor}/availability" for sensor in ("air", "water")),
-        *(f"sensors/test/{sensor}/state" for sensor in ("air", "water")),
+        *(
+            f"sensors/test/{s}/{what}"
+            for s in ("air", "water")
+            for what in ("state", "availability")
+        ),
     ]
     subscriber.messages.clear()
     publish.single("homeassistant/status", "offline", hostname="127.0.0.1", port=broker.port)

@@ -249,7 +249,8 @@ def topics_until(broker: ScriptedBroker, count: int) -> list[str]:
 
 
 def test_the_order_on_connecting(start_node, tmp_path):
-    """Status, discovery, availability, states, health, history; over more than a window."""
+    """Availability offline, status, discovery, each state and its availability, health, history;
+    over more than a window."""
     files = {}
     for number in range(15):
         files[f"s{number:02}"] = tmp_path / f"t{number}"
@@ -263,12 +264,12 @@ def test_the_order_on_connecting(start_node, tmp_path):
 
     broker = ScriptedBroker(answer)
     started.append(start_node(sysfs_config(broker.port, files, interval="1h")))
-    topics = topics_until(broker, 34)
-    assert topics[1].startswith("homeassistant/device/")
-    assert topics[:1] + topics[2:] == [
-        "sensors/test/status",
+    topics = topics_until(broker, 49)
+    assert topics.pop(16).startswith("homeassistant/device/")
+    assert topics == [
         *(f"sensors/test/{name}/availability" for name in files),
-        *(f"sensors/test/{name}/state" for name in files),
+        "sensors/test/status",
+        *(f"sensors/test/{name}/{what}" for name in files for what in ("state", "availability")),
         "sensors/test/health",
         "sensors/test/history",
     ]

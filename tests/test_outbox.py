@@ -725,7 +725,10 @@ def test_another_stream_begins_with_what_is_newer(outbox, clock):
     clock.wall_s += 100
     after = fill(outbox, clock, 3)
     old = outbox.stream
-    outbox.begin_stream(newer_than_ms=then_ms)
+    outbox.close()
+    again = Outbox(outbox._store._folder, OutboxTable(), clock)
+    again.begin_stream_since(then_ms)
+    outbox = again
     assert {outbox.stream_of(r.seq) for r in before} == {old}
     assert {outbox.stream_of(r.seq) for r in after} == {outbox.stream} != {old}
 

@@ -403,7 +403,7 @@ class ReadingsOf:
 
 
 def test_more_than_the_intake_takes_is_dropped_and_a_flood_is_told(clock):
-    rate_limit = RateLimit(clock, unlimited="own")
+    rate_limit = RateLimit(clock, unlimited="own".__eq__)
     verdicts = [rate_limit.judge("cmd") for _ in range(BURST + FLOOD)]
     assert verdicts == [Verdict.TAKEN] * BURST + [Verdict.DROPPED] * (FLOOD - 1) + [Verdict.FLOODED]
     assert rate_limit.judge("own", retained=True) is Verdict.TAKEN

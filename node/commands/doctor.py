@@ -144,6 +144,7 @@ def _topic_list(config: Config, topics: Topics, node: OurNode) -> TopicList:
     published = [topic for topic, _ in published_topics(config, device) if "..." not in topic]
     # An empty message where Home Assistant speaks says neither online nor offline.
     tries = {topics.command_filter: topics.command(NO_COMMAND), discovery: ""}
+    tries |= {topics.status: "", topics.health: ""}  # the node is listening
     return TopicList(
         published=tuple(published),
         history=topics.history,

@@ -85,6 +85,8 @@ class ClientIdWatch:
                 f"the node's connections do not last: another client has its id {node.client_id}, "
                 "or the broker closes them over a message that is too large"
             )
+        if node.health.name_problem:
+            return self._failed(f"another node has this name: {node.health.name_problem}")
         if (other := self._other_process()) is not None:
             return self._failed(
                 f"another node has this name: {self._broker.topics.health} comes from its process "

@@ -86,6 +86,8 @@ class Announcer:
         self._birth_topics = birth_topics(config.homeassistant.prefix)
         self._topic = discovery_topic(config.homeassistant.prefix, device)
         publisher.can_do_without(self._topic, ", or set [homeassistant] enabled = false")
+        self._heard = b""
+        """What the broker has retained, until the node announces itself."""
         self._announced: set[str] = set()
         """The keys of the components that were announced last."""
         self._gone: dict[str, dict[str, Any]] = {}
@@ -112,6 +114,8 @@ class Announcer:
             for key in self._announced & self._gone.keys():
                 del self._gone[key]
             self._set(message)
+            heard, self._heard = self._heard, b""
+            self._compare(heard)
             self._remove_what_is_gone()
 
     def channels_found(self) -> None:
@@ -122,7 +126,9 @@ class Announcer:
     def hear(self, message: Arrived) -> bool:
         """Take note of a message; whether it was for us."""
         if message.topic == self._topic:
-            if message.retained:
+            if message.retained and self._enabled and self._said_at_s == -math.inf:
+                self._heard = message.payload  # what there is now is not announced yet
+            elif message.retained:
                 self._compare(message.payload)
             return True
         if message.topic in self._birth_topics and self._enabled:
@@ -171,6 +177,7 @@ class Announcer:
     def link_down(self) -> None:
         """On connecting everything is said anew."""
         self._removed = self._answers_birth = False
+        self._heard = b""
         self._said_at_s = -math.inf
         self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
 

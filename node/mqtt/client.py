@@ -37,6 +37,7 @@ from node.mqtt.events import (
     Disconnected,
     Flooded,
     Outgoing,
+    Subscribed,
     SubscribeRefused,
     Subscription,
 )
@@ -95,6 +96,8 @@ class NetworkClient(paho.Client):
         self._report = report
         self._subscriptions = subscribe
         self._rate_limit = rate_limit
+        self._last_asked: int | None = None
+        """The message id of the last SUBSCRIBE of `listen_also`."""
         self._asked: dict[int, str] = {}
         """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
         self._attempt = 0
@@ -246,6 +249,13 @@ class NetworkClient(paho.Client):
         if message_id is not None:
             self._asked[message_id] = subscription.topic
 
+    def listen_also(self, topics: list[str]) -> None:
+        """Subscribe to topics; `Subscribed` tells of the answer to the last, and of no refusal."""
+        mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
+        how: Any = SubscribeOptions(qos=1, noLocal=True) if mqtt_5 else 1
+        for topic in topics:
+            _, self._last_asked = self.subscribe([(topic, how)])
+
     def publish_at_qos_1(self, message: Outgoing) -> int:
         """Publish with the next `send`; the id that it will be acknowledged by.
 
@@ -345,6 +355,8 @@ class NetworkClient(paho.Client):
         self, client: paho.Client, userdata: Any, message_id: int, reasons: Any, properties: Any
     ) -> None:
         topic = self._asked.pop(message_id, "")
+        if message_id == self._last_asked:
+            self._report(Subscribed(self._generation))
         for reason in reasons if topic else ():
             if reason.is_failure:
                 self._report(SubscribeRefused(self._generation, topic, _reason(reason)))

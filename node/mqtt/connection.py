@@ -190,9 +190,18 @@ class BrokerConnection:
             if subscription.topic == topic:
                 self._client.listen(subscription)
 
-    def ignore(self, topic: str) -> None:
+    def listen_also(self, topics: list[str]) -> None:
+        """Subscribe to more topics, until `ignore` or the end of this connection.
+
+        `Subscribed` tells that the last one was answered, be it with a refusal.
+        """
+        if topics:
+            self._client.listen_also(topics)
+
+    def ignore(self, *topics: str) -> None:
         """Unsubscribe until `listen`, or the next connection."""
-        self._client.unsubscribe(topic)
+        if topics:
+            self._client.unsubscribe([*topics])
 
     def hurry(self, hurried: bool) -> None:
         """Say whether messages wait for others to be acknowledged."""

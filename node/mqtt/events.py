@@ -20,6 +20,7 @@ __all__ = [
     "Flooded",
     "Outgoing",
     "SubscribeRefused",
+    "Subscribed",
     "Subscription",
 ]
 
@@ -79,6 +80,16 @@ class SubscribeRefused(msgspec.Struct, frozen=True):
     reason: Reason
 
 
+class Subscribed(msgspec.Struct, frozen=True):
+    """The broker has answered the last subscription of `listen_also`.
+
+    What is retained on the topics before it has arrived: a broker deals with the packets of a
+    connection one after the other, though none has to (MQTT 5, §4.6 speaks of PUBLISH alone).
+    """
+
+    generation: int
+
+
 class Flooded(msgspec.Struct, frozen=True):
     """So many messages arrive that most of them are dropped."""
 
@@ -107,5 +118,12 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 BrokerEvent = (
-    Connected | ConnectFailed | Disconnected | Acknowledged | Arrived | SubscribeRefused | Flooded
+    Connected
+    | ConnectFailed
+    | Disconnected
+    | Acknowledged
+    | Arrived
+    | Subscribed
+    | SubscribeRefused
+    | Flooded
 )

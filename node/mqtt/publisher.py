@@ -22,6 +22,7 @@ from itertools import islice
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, Outgoing
 from node.mqtt.reasons import MAY_PASS, NOT_AUTHORIZED, PACKET_TOO_LARGE, Reason
+from node.mqtt.retained_topics import RetainedTopics
 from node.topics import OFFLINE
 
 __all__ = ["Outcome", "Publisher"]
@@ -65,10 +66,13 @@ class Publisher:
         *,
         status_topic: str,
         refused: Callable[[str, bytes, str], None],
+        retained: RetainedTopics | None = None,
     ) -> None:
+        """`retained` remembers the topics that something is retained on."""
         self._link = link
         self._status_topic = status_topic
         self._refused = refused
+        self._retained = retained
         self._remedies: dict[str, str] = {}
         """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
         for each connection, and whose loss costs no reading."""
@@ -107,13 +111,16 @@ class Publisher:
         """
         self._remedies[topic] = remedy
 
-    def set(self, topic: str, payload: bytes, *, expiry_s: float = 0) -> None:
+    def set(self, topic: str, payload: bytes, *, expiry_s: float = 0, last: bool = False) -> None:
         """Make `payload` the retained message of `topic`, as soon as the link allows.
 
         `expiry_s`: how long an MQTT 5 broker keeps it; 0 for ever. Without a link nothing is
-        kept: the loop sets everything again on connecting.
+        kept: the loop sets everything again on connecting. With `last` it is published after all
+        that waits now, also where an earlier message of the topic does.
         """
         self._put_off.pop(topic, None)
+        if last:
+            self._waiting.pop(topic, None)
         if self._link.connected and self._losses_over[topic] < LOSSES:
             self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
 
@@ -200,6 +207,8 @@ class Publisher:
         topics = list(islice(free, max(0, room)))
         messages = [m for m in map(self._waiting.pop, topics) if self._fits(m)]
         self._in_flight.update(message.topic for message in messages)
+        if self._retained is not None:
+            self._retained.remember(message.topic for message in messages if message.payload)
         return messages
 
     def link_changed(self, change: Change) -> None:
@@ -232,6 +241,8 @@ class Publisher:
             self.history_refusal = ""
         if settled is None:
             self._in_flight.discard(message.topic)
+            if self._retained is not None and not message.payload and event.refused is None:
+                self._retained.emptied(message.topic)
         else:
             settled(outcome)
 
@@ -284,6 +295,11 @@ class Publisher:
             return 0
         half = self._window // 2
         return half if self._in_flight_count >= half > 0 else 1
+
+    @property
+    def sent(self) -> bool:
+        """Every message for a retained topic is on its way: what is set now comes after it."""
+        return not self._waiting
 
     @property
     def idle(self) -> bool:
@@ -362,7 +378,8 @@ class Publisher:
         if message.topic in self._remedies:
             self._leave_out(message.topic, why)
             return
-        self._refused(message.topic, message.payload, why)
+        if message.payload or not message.retain:  # what was to be emptied is nothing to keep
+            self._refused(message.topic, message.payload, why)
         self._say_refused(message.topic, why)
 
     def _leave_out(self, topic: str, why: str) -> None:

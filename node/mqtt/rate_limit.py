@@ -9,6 +9,7 @@ Used on paho's thread alone.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 from node.system.clock import Clock
 
@@ -32,24 +33,24 @@ class Verdict(enum.Enum):
 class RateLimit:
     """A bucket that holds `BURST` tokens, and gets `PER_S` of them a second."""
 
-    def __init__(self, clock: Clock, *, unlimited: str) -> None:
-        """What is retained on the topic `unlimited` is always taken, once a connection."""
+    def __init__(self, clock: Clock, *, unlimited: Callable[[str], bool]) -> None:
+        """What is retained where `unlimited` says so is always taken, once a connection."""
         self._clock = clock
         self._unlimited = unlimited
-        self._has_come = False
-        """What is retained on `unlimited` has come."""
+        self._came: set[str] = set()
+        """The unlimited topics of which what is retained has come."""
         self._tokens = float(BURST)
         self._filled_at_s = clock.monotonic()
         self._dropped = 0
 
     def begin_connection(self) -> None:
         """What is retained comes again."""
-        self._has_come = False
+        self._came.clear()
 
     def judge(self, topic: str, *, retained: bool = False) -> Verdict:
         """Take the next message, or not."""
-        if retained and topic == self._unlimited and not self._has_come:
-            self._has_come = True
+        if retained and topic not in self._came and self._unlimited(topic):
+            self._came.add(topic)
             return Verdict.TAKEN
         now_s = self._clock.monotonic()
         self._tokens = min(BURST, self._tokens + (now_s - self._filled_at_s) * PER_S)

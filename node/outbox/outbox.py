@@ -59,6 +59,8 @@ class Outbox:
         self._ledger_changed = False
         self._follows_a_file = False
         """The numbers of readings go on from those of a file."""
+        self._first_of_life = 1
+        """The first reading of this process."""
         self._stored_cursor = 0
         self._stored_from = 1
         """The oldest reading in the file."""
@@ -362,19 +364,26 @@ class Outbox:
 
     # -- the file
 
-    def begin_stream(self, newer_than_ms: int | None = None) -> None:
-        """Let another stream begin: with the next reading, or the first that is unsent and newer.
+    def begin_stream(self) -> None:
+        """Let another stream begin with the next reading."""
+        self._begin_stream(self.last_seq + 1)
 
-        `newer_than_ms`: UTC; what was taken before may have been sent under the old stream.
+    def begin_stream_since(self, newer_than_ms: int | None) -> None:
+        """Let another stream begin where this log went another way than its original.
+
+        That is with the first reading of this life, or the first unsent one that is newer than
+        `newer_than_ms`, UTC: what was taken before may have been sent under the old stream.
         """
-        first_seq = self.last_seq + 1
-        after_seq = self.cursor
+        first_seq, after_seq = self._first_of_life, self.cursor
         while newer_than_ms is not None and (found := self.read(after_seq, _MAX_AT_ONCE)):
             newer = next((r.seq for r in found if r.utc_ms > newer_than_ms), None)
             if newer is not None:
-                first_seq = newer
+                first_seq = min(first_seq, newer)
                 break
             after_seq = found[-1].seq
+        self._begin_stream(first_seq)
+
+    def _begin_stream(self, first_seq: int) -> None:
         self._store.begin_stream(first_seq)
         self._ledger_changed = True
         self.numbering += 1
@@ -385,6 +394,7 @@ class Outbox:
         if found is None:
             return
         if not self._follows_a_file and found.last_seq > 0:
+            self._first_of_life = found.last_seq + 1
             self._renumber(found)
         self._follows_a_file = True
         self._retimings = {**self._store.retimings, **self._retimings}

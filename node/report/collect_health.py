@@ -34,6 +34,7 @@ def collect_health(
     simulated: bool,
     left_out: Mapping[str, str],
     tls: TlsTable | None,
+    name_problem: str = "",
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
@@ -41,6 +42,7 @@ def collect_health(
 
     `config` is the digest of the configuration file; `simulated` whether the hardware is not real;
     `tls` names the certificates of the node;
+    `name_problem` what is wrong with the node's name;
     `left_out` is topic -> why the broker does not take it, of those that no reading is lost by;
     `notice` a problem that was there before it began (`node.system.update_notice`);
     `bad_configuration` what is wrong with the configuration, where the node runs on the last good
@@ -53,7 +55,8 @@ def collect_health(
     configuration_problem = ""
     if bad_configuration:
         configuration_problem = f"{bad_configuration}: the node runs on the last good configuration"
-    problems = [text for text in (configuration_problem, notice, outbox.problem) if text]
+    told = (configuration_problem, name_problem, notice, outbox.problem)
+    problems = [text for text in told if text]
     if not link.guarded:
         problems.append(
             "this paho-mqtt is newer than this program: what the broker sends is not bounded "
@@ -95,6 +98,9 @@ def collect_health(
         history_interval_s=history.interval_s,
         read=sum(sensor.ok for sensor in sensors),
         rejected=sum(sensor.rejected_for.total() for sensor in sensors),
+        name_problem=name_problem,
+        stream=outbox.stream,
+        seq=outbox.last_seq,
         committed=outbox.committed,
         sent=history.sent,
         dropped_readings=outbox.dropped,

@@ -19,13 +19,18 @@ from drivers.bus import Board
 from node.config.schema import Config
 from node.homeassistant.announcer import Announcer
 from node.mqtt.connection import BrokerConnection, Change
+from node.mqtt.events import Arrived
 from node.mqtt.publisher import Publisher
+from node.mqtt.retained_topics import RetainedTopics
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
 from node.reading import Reading
 from node.report.collect_health import collect_health
 from node.report.history import AFTER_READS_S, History
+from node.report.opening import Opening
+from node.report.own_topics import OwnTopics
 from node.report.sensor_topics import SensorTopics
+from node.report.topic_list import current_topics
 from node.sensors.scheduler import Measured
 from node.sensors.sensor import Sensor
 from node.system.back_off import BackOff
@@ -41,6 +46,11 @@ HEALTH_AT_MOST_EVERY_S = 1.0
 HEALTH_WAITS_S = 5.0
 """How long the health of each minute waits for the history of that minute to be acknowledged. It
 would count as unsent what is just being sent."""
+STATUS_KEPT_S = 180.0
+"""How long an MQTT 5 broker keeps `online` when it is not renewed, as it is with each health."""
+STATUS_SOONER_S = 10.0
+OLDER_S = 1.0
+"""What the newest reading may be older by than its sensor may be silent."""
 SAVE_AT_LEAST_EVERY_S = 60.0
 """How long a moved cursor or a line of the log may wait for readings to be committed with."""
 SAVE_HEALTH_WITHIN_S = 1.0
@@ -68,6 +78,8 @@ class Reporter:
         outbox: Outbox,
         publisher: Publisher,
         announcer: Announcer,
+        retained: RetainedTopics,
+        device: str,
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
         simulated: bool = False,
@@ -86,7 +98,19 @@ class Reporter:
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         self._publisher = publisher
         self._announcer = announcer
-        self._sensor_topics = SensorTopics(config.mqtt, self._topics, self._publisher)
+        self._sensor_topics = SensorTopics(config.mqtt, self._topics, self._publisher, retained)
+        ids = [sensor.table.id for sensor in sensors]
+        self._opening = Opening(
+            link,
+            publisher,
+            retained,
+            clock,
+            status=self._topics.status,
+            availability=[self._topics.availability(name) for name in ids],
+            states=[] if config.mqtt.payload == "plain" else [*map(self._topics.state, ids)],
+            is_current=current_topics(config, device),
+        )
+        self._own_topics = OwnTopics(self._topics, outbox, clock)
         self._history = History(
             config.outbox,
             outbox,
@@ -103,6 +127,8 @@ class Reporter:
         """There are readings since the last commit."""
         self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
         """Readings that are to be published with the commit, and their channels worth it."""
+        self._withheld: set[str] = set()
+        """Sensors that are online, and whose newest reading was too old for a new connection."""
         self._newly_online: list[Sensor] = []
         """Sensors whose availability is to be published with the commit."""
         self._gives_way = False
@@ -121,7 +147,9 @@ class Reporter:
         self._health_not_before_s = -math.inf
         self._outbox_condition = outbox.condition
         self._link_said = ""
-        self._refusals_said: tuple[str, dict[str, str]] = ("", {})
+        self._status_at_s = -math.inf
+        """When `online` is to be renewed."""
+        self._trouble_said: tuple[str, str, dict[str, str]] = ("", "", {})
         self._retry = BackOff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._retries = False
         """Retained messages wait to be published again."""
@@ -148,10 +176,9 @@ class Reporter:
             self._health_stale = True
         self._publisher.link_changed(change)
         if change is Change.UP:
-            self._publish_everything()
-            self._history.link_up()
+            self._sensor_topics.forget()
+            self._opening.begin()
             self._retry.succeeded()
-            self._health_at_once = True
         elif change is Change.DOWN:
             self._link_is_down()
 
@@ -161,8 +188,18 @@ class Reporter:
         self._link_is_down()
 
     def _link_is_down(self) -> None:
+        self._opening.link_down()
         self._history.link_down()
         self._announcer.link_down()
+
+    def hear(self, message: Arrived) -> bool:
+        """Take note of a message; whether it is on a topic that this node publishes on."""
+        opening = self._opening.under_way
+        return self._opening.hear(message) or self._own_topics.hear(message, opening=opening)
+
+    def heard_all(self) -> None:
+        """What the broker has retained on the topics of this node has arrived."""
+        self._opening.heard_all()
 
     def _mind_acknowledgements(self, now_s: float) -> None:
         """Leave a broker that answers pings, and does not acknowledge: nobody hears us there."""
@@ -185,6 +222,8 @@ class Reporter:
             utc_s=outcome.utc_s,
             synced=outcome.synced,
         )
+        if sensor.table.id in self._withheld:
+            self._newly_online.append(sensor)
         worth = sensor.state.worth_publishing(values, outcome.ended_s)
         missing = sensor.state.note_missing(outcome.ended_s)
         if worth or missing:
@@ -199,7 +238,7 @@ class Reporter:
         if sensor.state.online:
             self._newly_online.append(sensor)
         else:
-            self._sensor_topics.availability(sensor.table, online=False)
+            self._set_availability(sensor, online=False)
         self._health_stale = True
 
     def complained(self) -> None:
@@ -229,6 +268,17 @@ class Reporter:
         Readings go first: what takes time to make waits until they are sent.
         """
         self._mind_acknowledgements(now_s)
+        if self._opening.under_way:
+            if not self._opening.proceed():
+                self._publisher.flush()
+                return
+            self._own_topics.opened()
+            self._publish_everything()
+            self._history.link_up()
+            self._health_at_once = True
+        if self._own_topics.contradicts(now_s):
+            self._say_online(now_s)
+            self._publish_sensors()
         if self._health_at_once:
             self._health_at_once = False
             self._publish_health(now_s, save_at_s=now_s)
@@ -260,11 +310,12 @@ class Reporter:
         if self._outbox.condition != self._outbox_condition:
             self._outbox_condition = self._outbox.condition
             self._health_stale = True
-        for sensor, reading, channels in self._fresh:
-            self._set_reading(sensor, self._outbox.retimed(reading), channels)
+        if not self._opening.under_way:  # else they are published when that is done
+            for sensor, reading, channels in self._fresh:
+                self._set_reading(sensor, self._outbox.retimed(reading), channels)
+            for sensor in self._newly_online:
+                self._set_availability(sensor, online=sensor.state.online)
         self._fresh.clear()
-        for sensor in self._newly_online:
-            self._sensor_topics.availability(sensor.table, online=sensor.state.online)
         self._newly_online.clear()
 
     @property
@@ -277,19 +328,23 @@ class Reporter:
             health_s = -math.inf
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
         retry_s = self._retry.until_s if self._retries else math.inf
-        due_s = min(self._history.next_due_s, self._announcer.next_due_s, health_s, save_s, retry_s)
+        if self._opening.under_way:
+            return min(self._opening.next_due_s, save_s)
+        parts = (self._history, self._announcer, self._own_topics)
+        due_s = min(*(part.next_due_s for part in parts), health_s, save_s, retry_s)
         return max(due_s, self._not_before_s)
 
     def ask_for_acknowledgements(self) -> int:
         """How many acknowledgements are worth a wake-up; 0: however many."""
-        waiting = self._history.waiting or self._health_waits
+        waiting = self._history.waiting or self._health_waits or self._opening.under_way
         return self._publisher.ask_for_acknowledgements(more_history=waiting)
 
     def _mind_refusals(self, now_s: float) -> None:
         """Publish again what was refused for a reason that may pass, after a while."""
-        refusals = self._publisher.history_refusal, {**self._publisher.left_out}
-        if refusals != self._refusals_said:
-            self._refusals_said = refusals
+        publisher, own_topics = self._publisher, self._own_topics
+        trouble = publisher.history_refusal, own_topics.problem, {**publisher.left_out}
+        if trouble != self._trouble_said:
+            self._trouble_said = trouble
             self._health_stale = True
         if not self._retries and self._publisher.put_off:
             self._retry.failed(now_s)
@@ -332,11 +387,15 @@ class Reporter:
             simulated=self._simulated,
             left_out=self._publisher.left_out,
             tls=self._tls,
+            name_problem=self._own_topics.problem,
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )
         payload = msgspec.json.encode(health)
+        self._own_topics.published_health(payload)
         self._publisher.set(self._topics.health, payload)
+        if now_s >= self._status_at_s:
+            self._say_online(now_s)
         if changed or health.rejected != self._rejected_saved:
             # What was rejected is nowhere else in the log: the status page marks when it was.
             self._rejected_saved = health.rejected
@@ -353,19 +412,42 @@ class Reporter:
 
     def _publish_everything(self) -> None:
         """A connection has come about: say what is, in the order of the contract."""
-        self._publisher.set(self._topics.status, ONLINE)
+        self._say_online(self._clock.monotonic())
         self._announcer.announce()
-        self._publish_sensors()
+        self._publish_sensors(are_offline=True)
 
-    def _publish_sensors(self) -> None:
-        for sensor in self._sensors:
-            self._sensor_topics.availability(sensor.table, online=sensor.state.online)
+    def _say_online(self, now_s: float) -> None:
+        """Say it for a while: a broker that comes back alone shall not say it for ever."""
+        self._publisher.set(self._topics.status, ONLINE, expiry_s=STATUS_KEPT_S)
+        self._status_at_s = now_s + HEALTH_EVERY_S - STATUS_SOONER_S
+
+    def _publish_sensors(self, *, are_offline: bool = False) -> None:
+        """Publish of each sensor whether it is online, after the value that makes it so.
+
+        `are_offline`: the broker has that of all sensors, so of those it is not said again.
+        """
         for sensor in self._sensors:
             newest = self._newest.get(sensor.table.id)
-            if newest is not None and sensor.state.online:
+            online = newest is not None and sensor.state.online
+            if newest is not None and online and self._is_current(sensor, newest):
                 self._publish_newest(sensor, newest)
                 for name in sensor.state.missing_channels:
                     self._sensor_topics.clear(sensor.table, name)
+                self._set_availability(sensor, online=True)
+            else:
+                if not are_offline:
+                    self._set_availability(sensor, online=False)
+                if online:
+                    self._withheld.add(sensor.table.id)
+
+    def _is_current(self, sensor: Sensor, reading: Reading) -> bool:
+        """Whether it is no older than a sensor may be silent; a sleeping computer's time counts."""
+        age_s = self._clock.boot_s() - reading.boot_ms / 1000
+        return age_s <= sensor.state.patience_s + OLDER_S
+
+    def _set_availability(self, sensor: Sensor, *, online: bool) -> None:
+        self._withheld.discard(sensor.table.id)
+        self._sensor_topics.availability(sensor.table, online=online)
 
     def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
         self._set_reading(sensor, reading, list(reading.layout.channels))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from node.config.schema import MqttTable, SensorTable
 from node.mqtt.publisher import Publisher
+from node.mqtt.retained_topics import RetainedTopics
 from node.reading import Reading
 from node.topics import Topics, availability, plain_value, state_payload
 
@@ -16,11 +17,16 @@ __all__ = ["SensorTopics"]
 class SensorTopics:
     """Sets the topics of sensors as `[mqtt] payload` and `retain_for` want it."""
 
-    def __init__(self, mqtt: MqttTable, topics: Topics, publisher: Publisher) -> None:
+    def __init__(
+        self, mqtt: MqttTable, topics: Topics, publisher: Publisher, retained: RetainedTopics
+    ) -> None:
         self._payload = mqtt.payload
         self._retain_for_s = mqtt.retain_for
         self._topics = topics
         self._publisher = publisher
+        self._retained = retained
+        self._values_set: set[str] = set()
+        """The topics with a plain value of a sensor that has been online since."""
 
     @property
     def whole(self) -> bool:
@@ -28,7 +34,21 @@ class SensorTopics:
         return self._payload == "json"
 
     def availability(self, sensor: SensorTable, *, online: bool) -> None:
-        self._publisher.set(self._topics.availability(sensor.id), availability(online))
+        """Set it after the values that it is about; those of before it was offline are deleted."""
+        values = self._topics.channel(sensor.id, "")
+        if not online:
+            self._values_set = {t for t in self._values_set if not t.startswith(values)}
+        elif self._payload != "json":
+            others = {self._topics.availability(sensor.id), self._topics.state(sensor.id)}
+            for topic in sorted(self._retained.own - self._values_set - others):
+                if topic.startswith(values) and "/" not in topic.removeprefix(values):
+                    self._publisher.set(topic, b"")
+        topic = self._topics.availability(sensor.id)
+        self._publisher.set(topic, availability(online), last=True)
+
+    def forget(self) -> None:
+        """A connection is new: no value has been set on it."""
+        self._values_set.clear()
 
     def reading(
         self,
@@ -49,8 +69,11 @@ class SensorTopics:
             for name in channels:
                 topic = self._topics.channel(sensor.id, name)
                 self._publisher.set(topic, plain_value(values[name]), expiry_s=expiry_s)
+                self._values_set.add(topic)
 
     def clear(self, sensor: SensorTable, channel: str) -> None:
         """Delete the plain value of a channel that fails while the others go on."""
         if self._payload != "json":
-            self._publisher.set(self._topics.channel(sensor.id, channel), b"")
+            topic = self._topics.channel(sensor.id, channel)
+            self._publisher.set(topic, b"")
+            self._values_set.discard(topic)

@@ -5,23 +5,29 @@ Pure; for the node itself, for `check`, and for `doctor`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from node.config.schema import Config, SensorTable
 from node.homeassistant.discovery import birth_topics, discovery_topic
 from node.mqtt.events import Subscription
 from node.topics import Topics
 from node.units import duration_text
 
-__all__ = ["published_topics", "received_topics", "subscriptions"]
+__all__ = ["current_topics", "published_topics", "received_topics", "subscriptions"]
 
 
 def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
     """What the node with the id `device` listens to.
 
-    Its own discovery topic is among it even where it announces nothing: it takes back what it
-    has announced before.
+    Its own status and health are among it, to find out about another node of its name. Its own
+    discovery topic is even where it announces nothing: it takes back what it has announced before.
     """
     topics = Topics(config.mqtt.base_topic, config.node.name)
-    wanted = [Subscription(discovery_topic(config.homeassistant.prefix, device))]
+    wanted = [
+        Subscription(topics.status),
+        Subscription(topics.health),
+        Subscription(discovery_topic(config.homeassistant.prefix, device)),
+    ]
     if config.homeassistant.enabled:
         wanted += map(Subscription, birth_topics(config.homeassistant.prefix))
     if config.commands.enabled:
@@ -50,11 +56,32 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
     return rows
 
 
+def current_topics(config: Config, device: str) -> Callable[[str], bool]:
+    """Return what says of a topic whether the node still publishes there."""
+    published = frozenset(topic for topic, _ in published_topics(config, device))
+    topics = Topics(config.mqtt.base_topic, config.node.name)
+    # Where the channels are known only when the sensor is read, every plain value may be one.
+    open_ended = tuple(
+        topics.channel(sensor.id, "")
+        for sensor in config.sensors
+        if sensor.info.more_channels and config.mqtt.payload != "json"
+    )
+
+    def is_current(topic: str) -> bool:
+        if config.mqtt.payload == "plain" and topics.is_state(topic):
+            return False
+        return topic in published or topic.startswith(open_ended)
+
+    return is_current
+
+
 def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
     """Every topic that the node listens to, and what comes there."""
     topics = Topics(config.mqtt.base_topic, config.node.name)
     meanings = {
         discovery_topic(config.homeassistant.prefix, device): "what was announced before",
+        topics.status: "another node of this name",
+        topics.health: "another node of this name",
         topics.command_filter: f"commands: {', '.join(config.commands.allow) or 'none is allowed'}",
     }
     return [

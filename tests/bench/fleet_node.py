@@ -30,6 +30,7 @@ from node.homeassistant.discovery import (
 from node.mqtt.connection import Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
 from node.mqtt.publisher import Publisher
+from node.mqtt.retained_topics import RetainedTopics
 from node.reading import Layout, Reading
 from node.report.history import BATCH
 from node.report.sensor_topics import SensorTopics
@@ -104,7 +105,8 @@ class FleetNode:
             status_topic=self._topics.status,
             refused=lambda *_: None,
         )
-        self._retained = SensorTopics(config.mqtt, self._topics, self._publisher)
+        retained = RetainedTopics(None, self._topics.root)
+        self._retained = SensorTopics(config.mqtt, self._topics, self._publisher, retained)
         self._states = [SensorState(table) for table in config.sensors]
         self._layouts = [
             Layout(s.table.id, tuple(p.channel.name for p in s.filters), ()) for s in self._states

@@ -73,7 +73,7 @@ def check_client(case: bytes) -> None:
         report=events.put,
         will_topic=None,
         subscribe=(Subscription("sensors/test/cmd/+"),),
-        rate_limit=RateLimit(FakeClock(), unlimited="homeassistant/device/sn/config"),
+        rate_limit=RateLimit(FakeClock(), unlimited="homeassistant/device/sn/config".__eq__),
         max_incoming_bytes=65_536,
     )
     near, far = socket.socketpair()

@@ -1,0 +1,149 @@
+"""What comes before `online` on a new connection, so that no old value looks current.
+
+    subscribe ─► availability `offline` of every sensor, and what is no more emptied
+              ─► (answered) what this node has published under another name emptied
+              ─► the Reporter says `online`, and all the rest
+
+After a crash the broker has `online` and a value of every sensor. They must be gone before the
+status says `online` again: the broker takes the messages of a connection in their order (MQTT 5,
+§4.6). What others have retained has arrived when the last of the subscriptions is answered.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from node.mqtt.connection import BrokerConnection
+from node.mqtt.events import Arrived
+from node.mqtt.publisher import Publisher
+from node.mqtt.retained_topics import RetainedTopics
+from node.system.clock import Clock
+from node.topics import OFFLINE, ONLINE
+
+__all__ = ["Opening"]
+
+_log = logging.getLogger(__name__)
+
+MAX_WAIT_S = 3.0
+"""How long a broker may take to answer subscriptions before the node goes on all the same."""
+
+
+class Opening:
+    """Takes a new connection to where the node may say that it is online."""
+
+    def __init__(
+        self,
+        link: BrokerConnection,
+        publisher: Publisher,
+        retained: RetainedTopics,
+        clock: Clock,
+        *,
+        status: str,
+        availability: Sequence[str],
+        states: Sequence[str],
+        is_current: Callable[[str], bool],
+    ) -> None:
+        """`availability` and `states` are the topics of the sensors.
+
+        `is_current` says of a topic whether the node still publishes there.
+        """
+        self._link = link
+        self._publisher = publisher
+        self._retained = retained
+        self._clock = clock
+        self._status = status
+        self._availability = availability
+        self._states = states
+        self._is_current = is_current
+        self._steps: list[Callable[[], None]] = []
+        """What is to be done yet, each when all before it is sent."""
+        self._first = True
+        self._status_of = {f"{node}/status": node for node in retained.others}
+        self._heard_all = True
+        self._wait_until_s = -math.inf
+        self._statuses: dict[str, bytes] = {}
+        """Node that this one was -> what its status says."""
+
+    @property
+    def under_way(self) -> bool:
+        """Nothing but this is to be published yet."""
+        return bool(self._steps)
+
+    def begin(self) -> None:
+        """A connection has come about."""
+        self._statuses.clear()
+        topics = [*self._status_of, *(self._states if self._first else ())]
+        self._heard_all = not (self._first or topics)
+        if not self._heard_all:
+            self._link.listen_also([*topics, self._status])
+            self._wait_until_s = self._clock.monotonic() + MAX_WAIT_S
+        self._steps = [self._empty_others, self._end]
+        gone = sorted(topic for topic in self._retained.own if not self._is_current(topic))
+        if gone:
+            _log.info("removing from the broker what is no more: %s", ", ".join(gone))
+        for topic in gone:
+            self._publisher.set(topic, b"")
+        for topic in self._availability:
+            self._publisher.set(topic, OFFLINE)
+
+    def link_down(self) -> None:
+        """The next connection begins again."""
+        self._steps = []
+
+    def hear(self, message: Arrived) -> bool:
+        """Take note of what a node says that this one was; whether the message is one of it."""
+        node = self._status_of.get(message.topic)
+        if node is None:
+            return False
+        self._statuses[node] = message.payload
+        if not self.under_way:
+            self._empty(node)
+        return True
+
+    def heard_all(self) -> None:
+        """What the broker has retained has arrived."""
+        self._heard_all = True
+
+    @property
+    def next_due_s(self) -> float:
+        """When it goes on without the broker's answer; infinity for never."""
+        return math.inf if self._heard_all or not self._steps else self._wait_until_s
+
+    def proceed(self) -> bool:
+        """Do the next step, when all of the one before is sent; whether it was the last."""
+        self._heard_all |= self._clock.monotonic() >= self._wait_until_s
+        while self._steps and self._heard_all and self._publisher.sent:
+            self._steps.pop(0)()
+            if not self._steps:
+                return True
+        return False
+
+    def _empty_others(self) -> None:
+        for node in self._retained.others:
+            self._empty(node)
+
+    def _empty(self, node: str) -> None:
+        """Empty what this node has published as another one, unless that one is online.
+
+        It then lives, and its card was copied; or it is this node in its last life, which the
+        broker has not noticed to be over: its will says `offline` when it does.
+        """
+        topics = self._retained.others.get(node, set())
+        if not topics or self._statuses.get(node) == ONLINE:
+            return
+        _log.info("removing from the broker what this node has published as %s", node)
+        for topic in sorted(topics):
+            if not self._is_current(topic):
+                self._publisher.set(topic, b"")
+            else:
+                self._retained.emptied(topic)
+
+    def _end(self) -> None:
+        if self._first:
+            self._link.ignore(*self._states)
+        self._first = False
+        self._retained.save()

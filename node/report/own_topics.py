@@ -1,0 +1,154 @@
+"""Listens where only this node publishes: for another node of its name, and for a restored card.
+
+Two nodes of one name say `offline` for each other, and their values alternate. A card that was
+restored from a copy gives out numbers for the second time: the broker then has one of this log's
+stream that the log does not have, or has for another reading.
+
+Used on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from datetime import datetime
+
+import msgspec
+
+from node.mqtt.events import Arrived
+from node.outbox.outbox import Outbox
+from node.system.clock import Clock
+from node.topics import OFFLINE, Topics
+
+__all__ = ["OwnTopics"]
+
+_log = logging.getLogger(__name__)
+
+_KEPT_S = 600.0
+"""For how long another node is spoken of after it was heard last; its health comes each minute."""
+_SAY_AGAIN_S = 1.0
+"""How often the node says at most that it is online, to whoever says that it is not."""
+_A_COPY = (
+    "the broker has readings of this log's stream that the log does not have; the card was "
+    "restored from a copy, or another node has a copy of it"
+)
+_OWN_KEPT = 5
+_SAME_TIME_MS = 1000
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What health and state say of the log that they are from."""
+
+    stream: str = ""
+    seq: int = 0
+    time: str = ""
+    clock: str = ""
+
+    @property
+    def utc_ms(self) -> int | None:
+        """When it was said; None by a clock that was not set."""
+        try:
+            moment = datetime.fromisoformat(self.time)
+        except ValueError:
+            return None
+        return round(moment.timestamp() * 1000) if self.clock == "synced" else None
+
+
+class OwnTopics:
+    """What others say in this node's name."""
+
+    def __init__(self, topics: Topics, outbox: Outbox, clock: Clock) -> None:
+        self._topics = topics
+        self._outbox = outbox
+        self._clock = clock
+        self._own_health: deque[bytes] = deque(maxlen=_OWN_KEPT)
+        self._heard_at_s = -math.inf
+        self._said = False
+        self._contradicted = False
+        self._say_at_s = -math.inf
+        self._unknown: list[_Said] = []
+        """What the broker has of our stream, and the log has not."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the node's name; "" when nothing is."""
+        if self._clock.monotonic() > self._heard_at_s + _KEPT_S:
+            return ""
+        return (
+            f"another node is named {self._topics.node} at this broker, below {self._topics.base}: "
+            "give each a name of its own ([node] name)"
+        )
+
+    def published_health(self, payload: bytes) -> None:
+        """Remember what is ours, for a broker that sends it back."""
+        self._own_health.append(payload)
+
+    def hear(self, message: Arrived, *, opening: bool) -> bool:
+        """Take note of a message; whether it is on a topic of this node.
+
+        `opening`: the node has not said yet that it is online.
+        """
+        if message.topic == self._topics.status:
+            if message.payload == OFFLINE and not message.retained and not opening:
+                self._contradicted = True
+                self._another_node(f"{message.topic} says offline")
+            return True
+        is_health = message.topic == self._topics.health
+        if not is_health and not self._topics.is_state(message.topic):
+            return False
+        try:
+            said = msgspec.json.decode(message.payload, type=_Said)
+        except msgspec.DecodeError:
+            return True
+        if message.retained:
+            self._compare(said, is_health=is_health)
+            if not opening:  # a broker that answers subscriptions before it is done with them
+                self.opened()
+        elif is_health and message.payload not in self._own_health:
+            self._another_node(f"{message.topic} has what this node did not say")
+            if said.stream == self._outbox.stream:
+                _log.warning("%s: another stream is begun", _A_COPY)
+                self._outbox.begin_stream()
+        return True
+
+    def contradicts(self, now_s: float) -> bool:
+        """Whether it is time to say again that the node is online."""
+        if not self._contradicted or now_s < self._say_at_s:
+            return False
+        self._contradicted = False
+        self._say_at_s = now_s + _SAY_AGAIN_S
+        return True
+
+    @property
+    def next_due_s(self) -> float:
+        """When `contradicts` has something to say; infinity for never."""
+        return self._say_at_s if self._contradicted else math.inf
+
+    def opened(self) -> None:
+        """All that the broker has retained was heard: nothing has been sent of the log yet."""
+        if self._unknown:
+            times = [said.utc_ms for said in self._unknown if said.utc_ms is not None]
+            _log.warning("%s: another stream is begun", _A_COPY)
+            self._outbox.begin_stream_since(max(times, default=None))
+        self._unknown.clear()
+
+    def _another_node(self, how: str) -> None:
+        gone = self._clock.monotonic() > self._heard_at_s + _KEPT_S
+        self._heard_at_s = self._clock.monotonic()
+        if gone:
+            _log.error("%s: %s", self.problem, how)
+
+    def _compare(self, said: _Said, *, is_health: bool) -> None:
+        """Note what was published from a log that went another way than this one."""
+        if said.stream != self._outbox.stream_of(said.seq) or not said.stream:
+            return
+        if said.seq > self._outbox.last_seq:
+            self._unknown.append(said)
+            return
+        if is_health or said.utc_ms is None:  # the time of a health is not that of its seq
+            return
+        for reading in self._outbox.read(said.seq - 1, 1):
+            differs = abs(reading.utc_ms - said.utc_ms) > _SAME_TIME_MS
+            if reading.seq == said.seq and reading.synced and differs:
+                self._unknown.append(said)
