@@ -104,7 +104,12 @@ def main() -> int:
         )
         health = replaced(health, ("roof: no answer; check the wires", trouble))
         events = (
-            Event(now_ms - 5 * 3_600_000, "WARNING", "no broker at 192.168.1.10:1883: timed out"),
+            Event(
+                now_ms - 5 * 3_600_000,
+                "WARNING",
+                "no broker: 192.168.1.10:1883 does not answer; "
+                "is the host up, and no firewall between?",
+            ),
             Event(
                 now_ms - 1_480_000,
                 "WARNING",
