@@ -377,3 +377,21 @@ def test_a_command_without_its_sudo_would_be_found():
         "systemctl start sensor-node"
     ]
     assert without_sudo("`sudo systemctl start x`; `systemctl status x`; `/usr/bin/chown`") == []
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1", "C.UTF-8"])
+def test_json_is_utf_8_whatever_the_locale(tmp_path, temperature_file, locale):
+    """RFC 8259, §8.1; a degree sign is neither one byte nor a question mark."""
+    config = tmp_path / "node.toml"
+    config.write_text(sysfs_config(1883, {"s": temperature_file}))
+    for command in (["check", str(config), "--json"], ["read", "-c", str(config), "--json"]):
+        environment = {
+            **os.environ,
+            "LC_ALL": locale,
+            "PYTHONCOERCECLOCALE": "0",
+            "PYTHONUTF8": "0",
+        }
+        done = subprocess.run(
+            [SENSOR_NODE, *command], env=environment, capture_output=True, timeout=60, check=True
+        )
+        assert "°C" in done.stdout.decode("utf-8"), command

@@ -108,6 +108,25 @@ def test_connections_that_last_change_nothing(link, clock, caplog):
     assert pauses[-2:] == [4, 0]
 
 
+@pytest.mark.parametrize("how", ["refused", "shutting down"])
+def test_a_broker_that_is_restarted_again_and_again_is_noticed_soon_each_time(
+    link, clock, caplog, how
+):
+    """It was away between, so there is no other client to blame, and no pause."""
+    pauses: list[float] = []
+    link._client.pause_before_reconnecting = pauses.append
+    away = Reason(0x8B, "Server shutting down") if how == "shutting down" else SILENTLY
+    for attempt in range(1, 9):
+        link.follow(UP)
+        clock.now_s += 5.0
+        link.follow(Disconnected(0, attempt, away))
+        if how == "refused":
+            link.follow(ConnectFailed(0, ConnectionRefusedError()))
+    assert pauses[0] == 0
+    assert set(pauses) == {0}
+    assert "another client" not in caplog.text
+
+
 def test_a_version_that_was_only_guessed_is_tried_anew_after_a_loss(link, monkeypatch):
     """3.1.1, because something closed two connections: MQTT 5 first, the next time."""
     monkeypatch.setattr(link, "start", lambda: None)

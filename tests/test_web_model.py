@@ -6,8 +6,10 @@ import csv
 import io
 import itertools
 import re
+import time
 import xml.etree.ElementTree as ET
-from datetime import UTC, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ from node.plot.scales import time_text, time_ticks, value_scale
 from node.plot.series import Mark, Moment, decimals_of
 from node.plot.svg import Plot, render, segments, standalone
 from node.plot.text import age_text, esc, number_text
-from node.plot.times import parse_since
+from node.plot.times import LocalZone, parse_since
 from node.reading import Layout, Reading
 from node.web.export import _lines, safe_cell
 from node.web.login import Login
@@ -170,6 +172,29 @@ def test_ticks_are_at_round_times_of_the_zone(zone, expected):
     end_ms = start_ms + 9 * 3_600_000
     ticks = time_ticks(start_ms, end_ms, zone, 4)
     assert [time_text(at, zone, long_ms=end_ms - start_ms) for at in ticks][:3] == expected
+
+
+@pytest.mark.parametrize("day", ["2026-03-28", "2026-10-24"])
+@pytest.mark.parametrize("zone", [ZoneInfo("Europe/Berlin"), LocalZone()])
+def test_labels_are_right_before_and_after_a_change_of_the_clocks(zone, day, monkeypatch):
+    """Each is at the round time that it says, two days round the change."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        start_ms = round(datetime.fromisoformat(f"{day}T00:00Z").timestamp() * 1000)
+        end_ms = start_ms + 2 * 86_400_000
+        ticks = time_ticks(start_ms, end_ms, zone, 12)
+        labels = [time_text(at, zone, long_ms=end_ms - start_ms) for at in ticks]
+        berlin = ZoneInfo("Europe/Berlin")
+        for at_ms, label in zip(ticks, labels, strict=True):
+            there = datetime.fromtimestamp(at_ms / 1000, berlin)
+            assert there.minute == there.hour % 4 == 0 or there.hour == 3, "what the clocks skip"
+            assert label in (f"{there:%H:%M}", f"{there.day} {there:%b}")
+        assert {"04:00", "08:00", "12:00", "20:00"} <= set(labels)
+        assert len(ticks) >= 12
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text())

@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows ? for °
             stream.reconfigure(errors="replace")
+    if getattr(arguments, "json", False) and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale (RFC 8259, §8.1)
     set_up_logging(arguments.log_level)
     module = importlib.import_module(f"node.commands.{arguments.command}")
     try:

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections import deque
-from datetime import UTC, datetime
 from pathlib import Path
 
 from node.cli.arguments import add_state_dir_argument
@@ -18,7 +17,7 @@ from node.plot.buckets import Buckets
 from node.plot.series import STEPS, Moment, decimals_of, usual_step_ms
 from node.plot.svg import Plot, standalone
 from node.plot.text import slug
-from node.plot.times import parse_since
+from node.plot.times import LocalZone, parse_since
 from node.reading import Reading
 from node.system.clock import SystemClock
 from node.system.safe_files import write_file
@@ -171,13 +170,11 @@ class _Found:
         return f"no reading of {visible(self._sensor)} in this time; sensors with some: {known}"
 
     def plot(self) -> Plot:
-        zone = datetime.now(UTC).astimezone().tzinfo
         typical_ms = usual_step_ms(self._steps_ms) if self._steps_ms else 600_000
-        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._start_ms / 1000))
-        name = datetime.now(zone).tzname() or "local time"
+        began = time.strftime("%Y-%m-%d %H:%M (%Z)", time.localtime(self._start_ms / 1000))
         return Plot(
             key=f"{slug(self._sensor)}-{slug(self.channel or '')}",
-            title=f"{self._sensor} {self.channel}, {self._unit}, since {began} ({name})",
+            title=f"{self._sensor} {self.channel}, {self._unit}, since {began}",
             unit=self._unit,
             buckets=self._buckets.between(self._start_ms, self._now.utc_ms + 1),
             width_ms=self._width_ms,
@@ -187,5 +184,5 @@ class _Found:
             decimals=self._decimals,
             width=_WIDTH,
             height=_HEIGHT,
-            zone=zone,
+            zone=LocalZone(),
         )

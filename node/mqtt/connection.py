@@ -30,9 +30,13 @@ from node.mqtt.rate_limit import RateLimit
 from node.mqtt.reasons import (
     KEEP_ALIVE_TIMEOUT,
     NO_WILDCARDS,
+    PACKET_TOO_LARGE,
     PROTOCOL_ERROR,
+    SESSION_TAKEN_OVER,
+    SHUTTING_DOWN,
     UNSPECIFIED,
     UNSUPPORTED_VERSION,
+    Reason,
 )
 from node.system.clock import Clock
 
@@ -104,6 +108,8 @@ class BrokerConnection:
         self._complaints: set[str] = set()
         self._up_since_s = 0.0
         self._short_lives = 0
+        self._was_away = False
+        """No connection came about at some time since the last one was lost."""
         self.was_short_lived = False
         """The last connection was lost soon after it came about."""
         self.connected = False
@@ -218,6 +224,7 @@ class BrokerConnection:
         if isinstance(event, Connected):
             return self._answered(event)
         if isinstance(event, ConnectFailed):
+            self._was_away = True
             self._complain(str(connect_failure(event.error, self._mqtt)))
         elif isinstance(event, Disconnected):
             return self._disconnected(event)
@@ -264,7 +271,7 @@ class BrokerConnection:
             self.connected = False
             known = "" if event.reason.code == UNSPECIFIED else f" ({event.reason})"
             self._complain(f"lost {where}{known}; reconnecting")
-            self._mind_short_lives()
+            self._mind_short_lives(event.reason)
             if self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
                 # It was 3.1.1 because something closed connections; that may not be so any more.
                 self._change_version()
@@ -283,13 +290,17 @@ class BrokerConnection:
             self._change_version()
         return Change.NONE
 
-    def _mind_short_lives(self) -> None:
+    def _mind_short_lives(self, reason: Reason) -> None:
         """Slow down when one connection after the other is lost soon after it came about.
 
         Two clients with one id do that to each other: each connection ends the other's
-        (MQTT 5, §3.1.4), for ever, and as fast as they reconnect.
+        (MQTT 5, §3.1.4), for ever, and as fast as they reconnect. So does a broker over a message
+        that is too large. A broker that was away between is no such case: it may be restarted as
+        often as it likes, and is to be noticed soon each time.
         """
-        self.was_short_lived = self._is_young
+        is_ours = reason.code in (SESSION_TAKEN_OVER, PACKET_TOO_LARGE)
+        was_away, self._was_away = self._was_away or reason.code == SHUTTING_DOWN, False
+        self.was_short_lived = self._is_young and (is_ours or not was_away)
         if not self.was_short_lived:
             self._short_lives = 0
         else:

@@ -19,6 +19,8 @@ __all__ = [
     "NO_WILDCARDS",
     "PACKET_TOO_LARGE",
     "PROTOCOL_ERROR",
+    "SESSION_TAKEN_OVER",
+    "SHUTTING_DOWN",
     "UNSPECIFIED",
     "UNSUPPORTED_VERSION",
     "Reason",
@@ -32,8 +34,10 @@ UNSUPPORTED_VERSION = 0x84
 BAD_CLIENT_ID = 0x85
 BAD_LOGIN = 0x86
 NOT_AUTHORIZED = 0x87
+SHUTTING_DOWN = 0x8B
 KEEP_ALIVE_TIMEOUT = 0x8D
 """paho gives it, too, where the broker does not answer PINGREQ or CONNECT in time."""
+SESSION_TAKEN_OVER = 0x8E
 PACKET_TOO_LARGE = 0x95
 """Of a PUBACK it is outside of the standard (§3.4.2.1); mosquitto sends it for what is above its
 message_size_limit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 
 __all__ = ["Scale", "time_text", "time_ticks", "value_scale"]
 
@@ -57,12 +57,25 @@ def time_ticks(start_ms: int, end_ms: int, zone: tzinfo | None, most: int = 7) -
     while step_min < least_min:
         step_min *= 2
     step_ms = step_min * _MINUTE_MS
-    # Counted from midnight there; on the day of a change of the clocks, from that before it.
-    offset = datetime.fromtimestamp(end_ms / 1000, zone).utcoffset() if zone else None
-    offset_ms = round(offset.total_seconds() * 1000) if offset else 0
-    first = -(-(start_ms + offset_ms) // step_ms)
-    last = (end_ms + offset_ms) // step_ms
-    return [n * step_ms - offset_ms for n in range(first, last + 1)]
+    # Counted from midnight there, by the offset of each tick: the clocks may change between.
+    first = (start_ms + _offset_ms(start_ms, zone)) // step_ms
+    last = -(-(end_ms + _offset_ms(end_ms, zone)) // step_ms)
+    ticks = {_utc_ms(n * step_ms, zone) for n in range(first, last + 1)}
+    return sorted(at_ms for at_ms in ticks if start_ms <= at_ms <= end_ms)
+
+
+def _utc_ms(local_ms: int, zone: tzinfo | None) -> int:
+    """When the clocks of `zone` say `local_ms`; what they skip is as much later."""
+    guess_ms = local_ms - _offset_ms(local_ms, zone)
+    return local_ms - _offset_ms(guess_ms, zone)
+
+
+def _offset_ms(at_ms: int, zone: tzinfo | None) -> int:
+    """By how much the clocks of `zone` are ahead of UTC at a time."""
+    if zone is None:
+        return 0
+    there = datetime.fromtimestamp(at_ms / 1000, zone).replace(tzinfo=UTC)
+    return round(there.timestamp() * 1000) - at_ms
 
 
 def time_text(at_ms: int, zone: tzinfo | None, *, long_ms: int) -> str:
