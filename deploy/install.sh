@@ -38,6 +38,9 @@ readonly manual=/usr/local/share/man/man1/sensor-node.1
 readonly mark_begin="# switched on by sensor-node's install.sh:"
 readonly mark_end="# (end of what sensor-node's install.sh has switched on)"
 
+# Another program that installs at the same time, as Debian's own updates do, is waited for.
+readonly -a apt_options=(-qq -o DPkg::Lock::Timeout=300)
+
 wheels=
 start=yes
 uninstall=
@@ -109,19 +112,47 @@ check_python() {
 is_pi() { grep -qs "Raspberry Pi" /proc/device-tree/model; }
 
 install_packages() {
-    local -a missing=()
+    local -a missing=() helpful=()
+    local package
     python3 -I -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-    # gpiozero's way to the pins; PyPI has no wheel of it for every Pi.
-    if is_pi && ! python3 -I -c 'import lgpio' 2>/dev/null; then missing+=(python3-lgpio); fi
+    # gpiozero's way to the pins on Raspberry Pi OS; PyPI has no wheel of it for every Pi. Debian
+    # does not have it, and there the node goes through gpiod.
+    if is_pi && ! python3 -I -c 'import lgpio' 2>/dev/null; then helpful+=(python3-lgpio); fi
+    if [[ $(dpkg --print-architecture) == arm* && $(dpkg --print-architecture) != arm64 ]]; then
+        # PyPI has no wheels for a 32-bit Pi, and the index that Raspberry Pi OS asks as well may
+        # lack the newest: pip then compiles.
+        helpful+=(gcc python3-dev libgpiod-dev)
+    fi
     # What tells the network of the status page, where avahi gives the Pi its name there.
     if [[ ! $wheels && -x /usr/sbin/avahi-daemon && ! -x /usr/bin/avahi-publish-service ]]; then
-        missing+=(avahi-utils)
+        helpful+=(avahi-utils)
     fi
+    if [[ $wheels ]]; then
+        ((${#missing[@]} == 0)) ||
+            fail "without the network, these packages must be there: ${missing[*]}"
+        return
+    fi
+    for package in "${helpful[@]}"; do
+        is_installed "$package" || missing+=("$package")
+    done
     ((${#missing[@]})) || return 0
-    [[ ! $wheels ]] || fail "without the network, these packages must be there: ${missing[*]}"
-    say "installing Debian's ${missing[*]} ..."
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null
+    apt-get "${apt_options[@]}" update
+    for package in "${missing[@]}"; do
+        # One that this system does not have at all is done without.
+        [[ " ${helpful[*]} " != *" $package "* ]] || is_offered "$package" || continue
+        say "installing Debian's $package ..."
+        DEBIAN_FRONTEND=noninteractive apt-get "${apt_options[@]}" install \
+            --no-install-recommends "$package" >/dev/null
+    done
+}
+
+is_installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# Whether apt has a version of it to install.
+is_offered() {
+    local candidate
+    candidate=$(LC_ALL=C apt-cache policy "$1" | awk '$1 == "Candidate:" { print $2 }')
+    [[ $candidate && $candidate != "(none)" ]]
 }
 
 # -- user and files
