@@ -150,6 +150,17 @@ class Container:
             )
         self._leader = 0
         self._leader = wait_for(self._find_leader, 20, "a container")
+        self._begin_guard()
+        self._wait_until_up()
+
+    def wait_for_reboot(self) -> None:
+        """Follow it when it boots again by itself: systemd-nspawn leaves that to who started it."""
+        assert self._process is not None
+        self._process.wait(2 * self._patience_s)
+        self._dismiss_guard()
+        self.boot()
+
+    def _begin_guard(self) -> None:
         self._guard = subprocess.Popen(
             [
                 *("sh", "-c", _GUARD, "sh", str(self._leader), str(self.root.parent)),
@@ -160,6 +171,8 @@ class Container:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def _wait_until_up(self) -> None:
         try:
             wait_for(self._is_up, self._patience_s)
         except AssertionError:
