@@ -31,10 +31,10 @@ readonly sysusers=/usr/lib/sysusers.d/sensor-node.conf
 readonly rules=/etc/udev/rules.d/90-sensor-node.rules
 readonly units=/etc/systemd/system
 readonly command_link=/usr/local/bin/sensor-node
-# For shells that complete commands, where they are installed.
+# For man, and for shells that complete commands, where they are installed.
 readonly bash_completions=/usr/share/bash-completion/completions
 readonly zsh_completions=/usr/share/zsh/vendor-completions
-readonly manual=/usr/local/share/man/man1/sensor-node.1
+readonly manuals=/usr/share/man/man1
 readonly mark_begin="# switched on by sensor-node's install.sh:"
 readonly mark_end="# (end of what sensor-node's install.sh has switched on)"
 
@@ -191,7 +191,7 @@ place_files() {
     if [[ -d $zsh_completions ]]; then
         install -m 644 "$here/deploy/completion/_sensor-node" "$zsh_completions/"
     fi
-    install -D -m 644 "$here/deploy/man/sensor-node.1" "$manual"
+    if [[ -d $manuals ]]; then install -m 644 "$here/deploy/man/sensor-node.1" "$manuals/"; fi
     systemctl daemon-reload
 
     mkdir -p "$config_folder"
@@ -371,7 +371,8 @@ take_away() {
     fi
     if [[ $config ]]; then rm -f "$config.before-sensor-node"; fi
     if [[ -L $command_link ]]; then rm -f "$command_link"; fi
-    rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node" "$manual"
+    rm -f "$sysusers" "$rules" "$bash_completions/sensor-node" "$zsh_completions/_sensor-node" \
+        "$manuals/sensor-node.1"
     if command -v udevadm >/dev/null; then udevadm control --reload 2>/dev/null || true; fi
     rm -rf "$root"
     if ((${#left[@]})); then
