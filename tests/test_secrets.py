@@ -242,11 +242,16 @@ def test_control_a_secret_that_is_told_would_be_found():
 
 
 def test_what_is_misspelt_is_still_named(tmp_path, capsys):
-    """A word that is like one of ours is a slip of the pen, and no secret."""
+    """What is like a key of ours, or like a key at all, is a slip of the pen, and no secret."""
     said = Said(tmp_path, capsys)
     assert "[mqtt] kepalive: unknown key; did you mean keepalive?" in "".join(
         said.of(with_value("[mqtt]", "kepalive", "3"))
     )
+    for text, where in (
+        (with_value("[mqtt]", "nonsense", "3"), "[mqtt] nonsense: unknown key"),
+        (f"{BASE}[nonsense]\n", "[nonsense]: unknown table"),
+    ):
+        assert where in "".join(said.of(text)), "a word of small letters is a key"
     assert "(it is 0)" in "".join(said.of(with_value("[mqtt]", "port", "0")))
 
 

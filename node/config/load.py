@@ -38,7 +38,7 @@ from node.config.schema import (
     WebTable,
 )
 from node.config.sensors import Claimed, check_claims, check_expiry, read_sensors
-from node.config.values import did_you_mean, nearest
+from node.config.values import did_you_mean, is_like_a_key
 
 __all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read"]
 
@@ -146,14 +146,14 @@ def _unknown_table(reader: TableReader, key: str, written: object) -> None:
         place = "is the [table] above it missing?"
         if holders:
             place = f"it belongs below {' or '.join(holders)}"
-        where = key if holders else "file"
+        where = key if holders or is_like_a_key(key, known) else "file"
         reader.problem((key,), f"a key outside of a table; {place}", where)
         return
     hint = did_you_mean(key, known)
     meant = key.removesuffix("s")
     if meant in known:
         hint = f"write {'[[sensor]]' if meant == 'sensor' else f'[{meant}]'}"
-    name = key if nearest(key, known) else "..."
+    name = key if is_like_a_key(key, known) else "..."
     where = f"[[{name}]]" if isinstance(written, list) else f"[{name}]"
     reader.problem((key,), f"unknown table; {hint}", where)
 

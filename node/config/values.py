@@ -202,9 +202,12 @@ def key_meant(key: str, known: Iterable[str]) -> str:
 
 
 def is_like_a_key(key: str, known: Iterable[str]) -> bool:
-    """Whether a key that is not known is a slip of the pen, or a habit, and no text gone astray."""
+    """Whether a key that is not known is one for all that: a word, and no password gone astray.
+
+    It is a slip of the pen, or a habit, or of small letters alone as a key is.
+    """
     keys = list(known)
-    return bool(_called(key, keys) or nearest(key, keys))
+    return bool(_called(key, keys) or nearest(key, keys) or re.fullmatch("[a-z][a-z_]{0,23}", key))
 
 
 def _called(key: str, keys: list[str]) -> str:
