@@ -303,4 +303,4 @@ def test_a_package_of_somebody_else_is_read_on_the_simulated_board(their_package
     without = {name: value for name, value in their_package.items() if name != "PYTHONPATH"}
     absent = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
     assert absent.returncode == 78
-    assert 'there is no driver "pond"' in absent.stderr
+    assert "[[sensor]] koi driver: there is no such driver" in absent.stderr
