@@ -55,7 +55,7 @@ from node.sensors.sensor import Sensor
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import Clock
 from node.system.logs import RecentWarnings
-from node.system.node_ids import device_id
+from node.system.node_ids import device_id, keep_device, read_device
 from node.system.systemd import Service
 from node.system.update_notice import read_notice
 from node.topics import Topics
@@ -140,11 +140,22 @@ class Node:
         self._publisher = Publisher(
             self._link, status_topic=topics.status, refused=outbox.refused, retained=retained
         )
+
+        def part_with_device() -> bool:
+            if keep_device(state_dir, config.node.name, another=True) is None:
+                return False
+            retained.emptied(discovery_topic(config.homeassistant.prefix, device))  # not ours to do
+            retained.save()
+            return True
+
+        known = read_device(state_dir) or keep_device(state_dir, config.node.name)
         self._announcer = Announcer(
             config,
             board,
             clock,
             device=device,
+            is_first=known is None or known.is_first(config.node.name),
+            part=part_with_device,
             keys=sensor_keys(config.sensors, state_dir),
             sensors=list(sensors.values()),
             publisher=self._publisher,

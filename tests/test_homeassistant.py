@@ -6,6 +6,7 @@ What a real Home Assistant makes of it is in `tests/homeassistant/`.
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -46,6 +47,7 @@ from node.homeassistant.discovery import (
 from node.homeassistant.sensor_keys import sensor_keys
 from node.loop import Node
 from node.report import reporter
+from node.system import node_ids
 from node.system.clock import SystemClock
 from node.system.host import Vitals
 from node.system.node_ids import device_id
@@ -398,6 +400,28 @@ def topic(tmp_path: Path) -> str:
     return discovery_topic("homeassistant", device_id(tmp_path / "state"))
 
 
+@contextmanager
+def in_process(folder: Path, text: str) -> Iterator[None]:
+    """A node in this process, so that a test can shorten what it waits for."""
+    file = folder / "in-process.toml"
+    file.write_text(text)
+    node = Node(
+        configuration.load(file),
+        HardwareBoard(),
+        SystemClock(),
+        client_id="in-process",
+        state_dir=folder / "state",
+    )
+    thread = threading.Thread(target=node.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        node.stop("the test ends")
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
 def start_two(start_node: Callable[..., NodeProcess], port: int, ids: str = "air water") -> Any:
     tables = "".join(
         f'[[sensor]]\nid = "{name}"\ndriver = "bme280"\naddress = {address}\ninterval = "1h"\n'
@@ -432,6 +456,84 @@ def test_another_name_is_the_same_device(broker, start_node, topic):
         k: c["uniq_id"] for k, c in before["cmps"].items()
     }
     assert after["cmps"]["air.humidity"]["stat_t"] == "sensors/attic/air/state"
+
+
+def moved(folder: Path, state: Path) -> None:
+    """Copy a state directory, as to another card."""
+    shutil.copytree(state, folder / "state", ignore=shutil.ignore_patterns("node.lock"))
+
+
+@pytest.mark.parametrize("also_renamed", [False, True])
+def test_a_copied_state_directory_is_the_same_device(
+    broker, start_node, topic, tmp_path, monkeypatch, also_renamed
+):
+    """In another place, on a computer with another machine-id, whatever the node's name."""
+    old = start_two(start_node, broker.port)
+    before = discovery(broker.port, topic)
+    old.kill()
+    new_card = tmp_path / "new-card"
+    new_card.mkdir()
+    moved(new_card, tmp_path / "state")
+    (tmp_path / "machine-id").write_text("00112233445566778899aabbccddeeff")
+    monkeypatch.setattr(node_ids, "_MACHINE_ID", tmp_path / "machine-id")
+    cpu = '[[sensor]]\nid = "new"\ndriver = "cpu"\ninterval = "1h"\n'
+    config = sysfs_config(broker.port, {}) + cpu
+    name = "attic" if also_renamed else "test"
+    with in_process(new_card, replaced(config, ('name = "test"', f'name = "{name}"'))):
+        wait_until(lambda: "new.temperature" in discovery(broker.port, topic)["cmps"])
+        after = discovery(broker.port, topic)
+    assert after["dev"]["ids"] == before["dev"]["ids"]
+    assert after["dev"]["name"] == name
+    assert len(retained(broker.port, "homeassistant/#")) == 1
+
+
+def test_a_copy_of_a_card_that_runs_beside_the_first_becomes_a_device_of_its_own(
+    broker, subscribe, start_node, topic, tmp_path
+):
+    """The first one keeps its device; the copy says so, and is another from its next start on."""
+    first = start_two(start_node, broker.port)
+    assert discovery(broker.port, topic)["dev"]["name"] == "test"
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    moved(copy, tmp_path / "state")
+    config = sysfs_config(broker.port, {}) + '[[sensor]]\nid = "cpu"\ndriver = "cpu"\n'
+    config = replaced(config, ('name = "test"', 'name = "copy"'))
+    healths = subscribe(broker.port, "sensors/copy/health")
+
+    def problems() -> list[str]:
+        payloads = healths.on("sensors/copy/health")
+        found: list[str] = json.loads(payloads[-1])["problems"] if payloads else []
+        return found
+
+    with in_process(copy, config):
+        first.wait_for_log("sensors/copy is a copy of this card")
+        wait_until(problems)
+        assert "this card is a copy of that of sensors/test" in problems()[0]
+        assert "restart this node" in problems()[0]
+        wait_until(lambda: discovery(broker.port, topic)["dev"]["name"] == "test")
+        publish.single("homeassistant/status", "online", hostname="127.0.0.1", port=broker.port)
+        publish.single("sensors/copy/cmd/read", hostname="127.0.0.1", port=broker.port)
+    own = discovery_topic("homeassistant", device_id(copy / "state"))
+    assert own != topic
+    with in_process(copy, config):
+        assert discovery(broker.port, own)["dev"]["name"] == "copy"
+        wait_until(lambda: healths.on("sensors/copy/health") and problems() == [])
+    kept = retained(broker.port, "homeassistant/#")
+    assert json.loads(kept[topic])["dev"]["name"] == "test"
+    assert "taking back" not in first.log
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b'{"id":"sn1/#"}', b"\xff"])
+def test_a_damaged_device_file_is_said_and_written_again(
+    broker, start_node, tmp_path, topic, content
+):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/device.json").write_bytes(content)
+    node = start_two(start_node, broker.port)
+    assert "device.json cannot be read" in node.log
+    assert discovery(broker.port, topic)
+    assert discovery_topic("homeassistant", device_id(tmp_path / "state")) == topic
+    assert json.loads((tmp_path / "state/device.json").read_bytes())["id"] in topic
 
 
 def test_a_sensor_that_is_gone_is_taken_back(broker, start_node, topic, subscribe):
@@ -698,28 +800,6 @@ def test_births_one_after_the_other_are_answered_once(broker, start_node, topic,
         time.sleep(0.2)
     wait_until(lambda: len(subscriber.on(topic)) >= 2)
     assert len(subscriber.on(topic)) == 2
-
-
-@contextmanager
-def in_process(folder: Path, text: str) -> Iterator[None]:
-    """A node in this process, so that a test can shorten what it waits for."""
-    file = folder / "in-process.toml"
-    file.write_text(text)
-    node = Node(
-        configuration.load(file),
-        HardwareBoard(),
-        SystemClock(),
-        client_id="in-process",
-        state_dir=folder / "state",
-    )
-    thread = threading.Thread(target=node.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        node.stop("the test ends")
-        thread.join(PATIENCE_S)
-    assert not thread.is_alive()
 
 
 def test_what_is_just_being_sent_is_no_backlog(broker, subscribe, tmp_path, monkeypatch):

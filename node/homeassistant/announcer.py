@@ -28,6 +28,7 @@ from node.config.schema import Config
 from node.homeassistant.discovery import (
     AnnouncedChannel,
     AnnouncedSensor,
+    announced_status,
     birth_topics,
     components_of,
     device_message,
@@ -41,6 +42,7 @@ from node.sensors.sensor import Sensor
 from node.system.clock import Clock
 from node.system.host import read_vitals
 from node.system.jitter import at_random
+from node.topics import Topics
 
 __all__ = ["Announcer"]
 
@@ -50,6 +52,8 @@ SETTLE_S = 4.0
 """How long Home Assistant has for one message before the next one."""
 BIRTHS_EVERY_S = 30.0
 """More often nobody starts Home Assistant, and whoever says so would have all of it sent anew."""
+CLAIM_AFTER_S = 1.0
+"""A copy of the card says all that it has to say of the device on connecting, in an instant."""
 MAX_BIRTH_DELAY_S = 5.0
 """A fleet that answers the birth of Home Assistant in the same instant would drown it."""
 _MODEL = "/proc/device-tree/model"
@@ -65,6 +69,8 @@ class Announcer:
         clock: Clock,
         *,
         device: str,
+        is_first: bool,
+        part: Callable[[], bool],
         keys: Mapping[str, str],
         sensors: list[Sensor],
         publisher: Publisher,
@@ -72,6 +78,8 @@ class Announcer:
     ) -> None:
         """`keys`: sensor id -> the key that Home Assistant knows it by.
 
+        `is_first`: this node is the one that `device` was made for, and not a copy of its card.
+        `part` makes it another device from the next start on; whether that could be written.
         `has_led`: whether there is one to blink, for `Identify`.
         """
         self._config = config
@@ -83,6 +91,12 @@ class Announcer:
         self._publisher = publisher
         self._has_led = has_led
         self._enabled = config.homeassistant.enabled
+        self._status = Topics(config.mqtt.base_topic, config.node.name).status
+        self._is_first = is_first
+        self._part = part
+        self._claim_not_before_s = -math.inf
+        self.problem = ""
+        """What is wrong with the device, and what to do; "" while nothing is."""
         self._birth_topics = birth_topics(config.homeassistant.prefix)
         self._topic = discovery_topic(config.homeassistant.prefix, device)
         publisher.can_do_without(self._topic, ", or set [homeassistant] enabled = false")
@@ -130,9 +144,11 @@ class Announcer:
                 self._heard = message.payload  # what there is now is not announced yet
             elif message.retained:
                 self._compare(message.payload)
+            else:
+                self._mind_another(message.payload)
             return True
-        if message.topic in self._birth_topics and self._enabled:
-            if message.retained:
+        if message.topic in self._birth_topics:
+            if message.retained or not self._enabled:
                 return True
             if message.payload == b"offline" and self._removed:
                 self._gone.clear()
@@ -181,6 +197,31 @@ class Announcer:
         self._said_at_s = -math.inf
         self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
 
+    def _mind_another(self, payload: bytes) -> None:
+        """Claim the device back from another node, or leave it to it.
+
+        A state directory that was copied is the same device on another card, as it should be; but
+        not while the node that it was copied from is there as well.
+        """
+        theirs = announced_status(payload)
+        if not self._enabled or theirs in ("", self._status):
+            return
+        other = theirs.removesuffix("/status")
+        if self._is_first:
+            if self._announce_at_s == math.inf:
+                soon_s = self._clock.monotonic() + CLAIM_AFTER_S
+                self._announce_at_s = max(soon_s, self._claim_not_before_s)
+                self._claim_not_before_s = self._announce_at_s + BIRTHS_EVERY_S
+                _log.warning("%s is a copy of this card, and is shown as this node's device", other)
+        elif self._part():
+            self.problem = (
+                f"this card is a copy of that of {other}, and the same device for Home Assistant: "
+                "restart this node, which is a device of its own then"
+            )
+            _log.warning("%s", self.problem)
+            self._enabled = False
+            self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
+
     def _remove_what_is_gone(self) -> None:
         if self._gone:
             self._removed = False
@@ -193,10 +234,12 @@ class Announcer:
 
     def _compare(self, payload: bytes) -> None:
         """Find out what the broker still has, and we have no more."""
-        if not self._enabled:
+        if not self._config.homeassistant.enabled:
             if payload:
                 _log.info("taking the node back from Home Assistant")
                 self._publisher.set(self._topic, b"")
+            return
+        if not self._enabled:
             return
         for key, component in components_of(payload, self._device).items():
             if key not in self._announced and not self._may_come_back(key):

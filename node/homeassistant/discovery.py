@@ -32,6 +32,7 @@ from node.topics import Topics
 __all__ = [
     "AnnouncedChannel",
     "AnnouncedSensor",
+    "announced_status",
     "birth_topics",
     "components_of",
     "device_message",
@@ -176,6 +177,15 @@ def components_of(payload: bytes, device: str) -> dict[str, Component]:
 def is_of_host(key: str) -> bool:
     """Whether it is a component that is there only as far as this computer tells it just now."""
     return any(row.of_host and row.component == key for row in shown_fields().values())
+
+
+def announced_status(payload: bytes) -> str:
+    """The topic of the status of the node that has published a message; "" of anything else."""
+    try:
+        topic = msgspec.json.decode(payload)["avty"][0]["t"]
+    except (msgspec.DecodeError, TypeError, KeyError, IndexError, RecursionError):
+        return ""
+    return topic if isinstance(topic, str) and topic.endswith("/status") else ""
 
 
 def removal_of(component: Component) -> Component:

@@ -260,9 +260,8 @@ class Publisher:
         for topic in in_flight & self._remedies.keys() if self._link.was_short_lived else ():
             self._losses_over[topic] += 1
             if self._losses_over[topic] == LOSSES:
-                self._leave_out(
-                    topic, f"it ends the connection over it; raise its limit{self._remedies[topic]}"
-                )
+                why = f"it ends the connection over it; raise its limit{self._remedies[topic]}"
+                _log.warning("the broker does not take %s: %s", topic, why)
         if not self._settlements or not self._link.was_short_lived:
             self._losses_in_flight = 0
             return

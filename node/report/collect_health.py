@@ -35,6 +35,7 @@ def collect_health(
     left_out: Mapping[str, str],
     tls: TlsTable | None,
     name_problem: str = "",
+    device_problem: str = "",
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
@@ -44,9 +45,9 @@ def collect_health(
     `tls` names the certificates of the node;
     `name_problem` what is wrong with the node's name;
     `left_out` is topic -> why the broker does not take it, of those that no reading is lost by;
-    `notice` a problem that was there before it began (`node.system.update_notice`);
-    `bad_configuration` what is wrong with the configuration, where the node runs on the last good
-    one.
+    `device_problem` what is wrong with Home Assistant's device; `notice` a problem that was there
+    before it began (`node.system.update_notice`); `bad_configuration` what is wrong with the
+    configuration, where the node runs on the last good one.
     """
     from node.system.host import read_vitals
 
@@ -55,7 +56,7 @@ def collect_health(
     configuration_problem = ""
     if bad_configuration:
         configuration_problem = f"{bad_configuration}: the node runs on the last good configuration"
-    told = (configuration_problem, name_problem, notice, outbox.problem)
+    told = (configuration_problem, name_problem, device_problem, notice, outbox.problem)
     problems = [text for text in told if text]
     if not link.guarded:
         problems.append(

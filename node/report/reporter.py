@@ -149,7 +149,7 @@ class Reporter:
         self._link_said = ""
         self._status_at_s = -math.inf
         """When `online` is to be renewed."""
-        self._trouble_said: tuple[str, str, dict[str, str]] = ("", "", {})
+        self._trouble_said: tuple[str, str, str, dict[str, str]] = ("", "", "", {})
         self._retry = BackOff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._retries = False
         """Retained messages wait to be published again."""
@@ -341,8 +341,12 @@ class Reporter:
 
     def _mind_refusals(self, now_s: float) -> None:
         """Publish again what was refused for a reason that may pass, after a while."""
-        publisher, own_topics = self._publisher, self._own_topics
-        trouble = publisher.history_refusal, own_topics.problem, {**publisher.left_out}
+        trouble = (
+            self._publisher.history_refusal,
+            self._own_topics.problem,
+            self._announcer.problem,
+            {**self._publisher.left_out},
+        )
         if trouble != self._trouble_said:
             self._trouble_said = trouble
             self._health_stale = True
@@ -388,6 +392,7 @@ class Reporter:
             left_out=self._publisher.left_out,
             tls=self._tls,
             name_problem=self._own_topics.problem,
+            device_problem=self._announcer.problem,
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )

@@ -1,14 +1,27 @@
-"""The node's ids: the same after every start, others on every computer."""
+"""The node's ids: the same after every start, others on every computer.
+
+What Home Assistant knows it by goes with its state directory, in which it is written down.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from hashlib import sha1
 from pathlib import Path
+from typing import Annotated
 
-__all__ = ["client_id", "device_id"]
+import msgspec
 
+from node.system.safe_files import write_file
+from node.system.state_dir import make_state_dir
+
+__all__ = ["Device", "client_id", "device_id", "keep_device", "read_device"]
+
+_log = logging.getLogger(__name__)
+
+DEVICE_FILE = "device.json"
 _MACHINE_ID = Path("/etc/machine-id")
 _APPLICATION = uuid.UUID("7f6f4a1c-8d52-4b0e-9c6b-2f1a53b1c7a4")
 
@@ -25,11 +38,63 @@ def client_id(base_topic: str, node: str) -> str:
 def device_id(state_dir: Path | None) -> str:
     """What the node is known by to Home Assistant, and the level of its discovery topic.
 
-    The node is its log: another name, broker or configuration leaves it what it was, and two
-    nodes on one computer have a folder each.
+    The node is its state directory: another name, broker or configuration, another computer and
+    another place leave it what it was, and two nodes on one computer have a folder each.
     """
+    known = read_device(state_dir)
+    if known is not None:
+        return known.id
     folder = os.path.realpath(state_dir) if state_dir else ""
     return "sn" + _digits(f"{_machine()} device {folder}")[:12]
+
+
+class Device(msgspec.Struct, frozen=True):
+    """What stands in `device.json`: the id, and the node that was the first to have it."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^sn[0-9a-f]{12}\Z")]
+    machine: str
+    node: str
+
+    def is_first(self, node: str) -> bool:
+        """Whether the node of this name, here, is that one, and not a copy of its card."""
+        return (self.machine, self.node) == (_machine_digits(), node)
+
+
+def read_device(state_dir: Path | None) -> Device | None:
+    """Return what is written down in the state directory; None where there is nothing sound."""
+    if state_dir is None:
+        return None
+    file = state_dir / DEVICE_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Device)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        _log.warning("%s cannot be read (%s); Home Assistant may see a new device", file, error)
+        return None
+
+
+def keep_device(state_dir: Path | None, node: str, *, another: bool = False) -> Device | None:
+    """Write down which device the node is, or another one that it is from now on.
+
+    Return it; None where it could not be written.
+    """
+    if state_dir is None:
+        return None
+    new_id = "sn" + os.urandom(6).hex() if another else device_id(state_dir)
+    device = Device(new_id, _machine_digits(), node)
+    try:
+        make_state_dir(state_dir)
+        write_file(state_dir / DEVICE_FILE, msgspec.json.encode(device), mode=0o640)
+    except OSError as error:
+        _log.warning("%s cannot be written (%s)", state_dir / DEVICE_FILE, error)
+        return None
+    return device
+
+
+def _machine_digits() -> str:
+    """Which computer it is, hashed, as machine-id(5) asks."""
+    return _digits(f"{_machine()} computer")[:12]
 
 
 def _digits(text: str) -> str:
