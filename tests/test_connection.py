@@ -7,6 +7,7 @@ import socket
 import ssl
 
 import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from node.config.schema import HostName, MqttTable, TlsTable
 from node.mqtt.connection import BrokerConnection, Change
@@ -18,6 +19,7 @@ from node.mqtt.reasons import (
     KEEP_ALIVE_TIMEOUT,
     NO_WILDCARDS,
     NOT_AUTHORIZED,
+    PROTOCOL_ERROR,
     UNSPECIFIED,
     UNSUPPORTED_VERSION,
     Reason,
@@ -57,6 +59,19 @@ def test_connections_that_are_closed_without_an_answer_are_a_complaint(link, cap
     for attempt in (1, 2, 3):
         link.follow(Disconnected(0, attempt, SILENTLY))
     assert "closes the connection before it answers" in caplog.text
+
+
+def test_what_no_broker_may_answer_is_a_complaint_and_the_other_version_is_tried(
+    link, caplog, monkeypatch
+):
+    """Such a thing may understand 3.1.1, if it is a broker at all."""
+    monkeypatch.setattr(link, "start", lambda: None)
+    fault = Reason(PROTOCOL_ERROR, "a packet of type 15 before CONNACK")
+    for attempt in range(1, 3):
+        link.follow(Disconnected(0, attempt, fault))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "sends what no MQTT broker may (a packet of type 15 before CONNACK); is this" in said
+    assert link._version == MQTTProtocolVersion.MQTTv311
 
 
 def test_each_reason_is_said_once_until_there_is_a_broker(link, caplog):

@@ -16,7 +16,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from node.config.schema import MqttTable
 from node.mqtt.client import DEFAULT_WINDOW, MAX_INCOMING_BYTES, NetworkClient
-from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
+from node.mqtt.errors import closed_early, connect_failure, no_answer, not_a_broker, refusal
 from node.mqtt.events import (
     BrokerEvent,
     Connected,
@@ -277,14 +277,13 @@ class BrokerConnection:
                 self._change_version()
                 self._patience = SILENT_CLOSES
             return Change.DOWN
-        if event.reason.code == PROTOCOL_ERROR:
-            self._complain(f"{where} is no MQTT broker, or a hostile one: {event.reason}")
-            return Change.NONE
         if event.reason.code == KEEP_ALIVE_TIMEOUT:
             self._complain(str(no_answer(self._mqtt)))
             return Change.NONE
         self._silent_closes += 1
-        if self._silent_closes >= SILENT_CLOSES:
+        if event.reason.code == PROTOCOL_ERROR:
+            self._complain(str(not_a_broker(event.reason, self._mqtt)))
+        elif self._silent_closes >= SILENT_CLOSES:
             self._complain(str(closed_early(self._mqtt)))
         if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
             self._change_version()

@@ -17,7 +17,14 @@ from node.mqtt.reasons import BAD_CLIENT_ID, BAD_LOGIN, NOT_AUTHORIZED, Reason
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Failure", "closed_early", "connect_failure", "no_answer", "refusal"]
+__all__ = [
+    "Failure",
+    "closed_early",
+    "connect_failure",
+    "no_answer",
+    "not_a_broker",
+    "refusal",
+]
 
 # OpenSSL's verify codes (x509_vfy.h).
 _EXPIRED = 10
@@ -119,6 +126,14 @@ def closed_early(mqtt: MqttTable) -> Failure:
         else "is this the port of an MQTT broker, and without TLS?"
     )
     return Failure(f"{mqtt.address} closes the connection before it answers", question)
+
+
+def not_a_broker(reason: Reason, mqtt: MqttTable) -> Failure:
+    """What answered the login is no CONNACK, or was followed by what no broker may send."""
+    return Failure(
+        f"{mqtt.address} sends what no MQTT broker may ({reason})",
+        "is this the port of an MQTT broker, and without anything between that changes packets?",
+    )
 
 
 def refusal(reason: Reason, mqtt: MqttTable) -> Failure:

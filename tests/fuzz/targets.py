@@ -87,14 +87,17 @@ def check_client(case: bytes) -> None:
         rest = case[1:]
         result, quiet = MQTTErrorCode.MQTT_ERR_SUCCESS, 0
         while result == MQTTErrorCode.MQTT_ERR_SUCCESS and quiet < 3:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):  # no room, or the client has ended it
                 rest = rest[far.send(rest[:30_000]) :] if rest else rest
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(OSError):
                 far.recv(1 << 20)
             quiet = 0 if rest or (tested._sock and tested._sock.pending()) else quiet + 1
-            result = tested.loop_read()
-            if result == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                tested.loop_write()
+            try:
+                result = tested.loop_read()
+                if result == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    tested.loop_write()
+            except Exception as error:
+                raise Found(case, repr(error)) from error
     if events.qsize() > BURST + 10:
         raise Found(case, f"{events.qsize()} events for the loop")
     if time.monotonic() - begin_s > MAX_ROUND_S:
