@@ -160,6 +160,7 @@ class Node:
             sensors=list(sensors.values()),
             publisher=self._publisher,
             has_led=lambda: self.panel.has_led,
+            simulated=simulated,
         )
         self._reporter = Reporter(
             config,

@@ -77,25 +77,33 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.base}/{self.node}/{sensor}/{channel}"
 
 
+_SIMULATED: tuple[dict[str, bool], dict[str, bool]] = ({}, {"simulated": True})
+
+
 def availability(online: bool) -> bytes:
     return ONLINE if online else OFFLINE
 
 
-def state_payload(reading: Reading, stream: str, missing: Iterable[str] = ()) -> bytes:
+def state_payload(
+    reading: Reading, stream: str, missing: Iterable[str] = (), *, simulated: bool = False
+) -> bytes:
     """The newest reading as JSON: a key per channel, then time, clock, seq and its stream.
 
-    `missing` channels are null: they have had no value for too long.
+    `missing` channels are null: they have had no value for too long. A reading of `simulated`
+    hardware says so, in a key that others do not have.
     """
     values = reading.values
     nothing = {name: None for name in missing if name not in values}
-    return _encode({**values, **nothing, **_time_of(reading), "seq": reading.seq, "stream": stream})
+    end = {"seq": reading.seq, "stream": stream, **_SIMULATED[simulated]}
+    return _encode({**values, **nothing, **_time_of(reading), **end})
 
 
-def history_payload(stream: str, readings: list[Reading]) -> bytes:
+def history_payload(stream: str, readings: list[Reading], *, simulated: bool = False) -> bytes:
     """A batch of readings as JSON; (stream, seq) is what a consumer knows a duplicate by."""
     return _encode(
         {
             "stream": stream,
+            **_SIMULATED[simulated],
             "readings": [
                 {"seq": r.seq, "sensor": r.sensor, **_time_of(r), **r.values} for r in readings
             ],

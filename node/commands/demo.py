@@ -159,6 +159,7 @@ def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -
             seconds=arguments.seconds,
             as_json=arguments.json,
             title=f"{title} (Ctrl-C ends)",
+            all_simulated=True,
             go_on=lambda: node.poll() is None,
             remark=str if arguments.json else _Lesson(broker).remark,
         )

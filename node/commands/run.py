@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ from node.config import load as configuration
 from node.config.schema import Config
 from node.system.lean_imports import lean_imports
 from node.system.logs import RecentWarnings
-from node.system.state_dir import StateDirLock, StateDirTaken, find_state_dir
+from node.system.state_dir import StateDirLock, StateDirTaken, find_state_dir, make_state_dir
 from node.system.terminal import count
 
 __all__ = ["HELP", "add_arguments", "run"]
 
 _log = logging.getLogger(__name__)
+_SIMULATED = "simulated"
+"""In a state directory: its log is of simulated hardware."""
 
 
 HELP = CommandHelp(
@@ -42,7 +45,8 @@ kept there: the node says what is wrong, in its log, in health and on the LED, a
     },
     exit_codes={
         0: "ended by a signal, or by the command restart over MQTT",
-        1: "another node uses the state directory",
+        1: "another node uses the state directory, or has left readings of real hardware there "
+        "where these are simulated, or the other way round",
     },
 )
 
@@ -64,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Work until SIGTERM or SIGINT; exit code 1 if another node uses the state directory."""
+    """Work until SIGTERM or SIGINT; exit code 1 if the state directory is not for this node."""
     source = configuration.find_file(arguments.config)
     warnings = RecentWarnings()
     logging.getLogger().addHandler(warnings)
@@ -96,6 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
     except StateDirTaken as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    if mixed := _other_hardware(state_dir, simulate=arguments.simulate):
+        print(mixed, file=sys.stderr)  # noqa: T201
+        return 1
     if arguments.last_good is not None and not config.stands_in_for:
         from node.config.last_good import LastGood
 
@@ -126,6 +133,48 @@ def run(arguments: argparse.Namespace) -> int:
             _log.info("simulated fault: %s", fault)
     node.run()
     return 0
+
+
+def _other_hardware(state_dir: Path, *, simulate: bool) -> str:
+    """Why the log there is not to be gone on with: simulated readings would pass for real ones.
+
+    "" where nothing is in the way. A file beside the log marks one of simulated readings: it
+    outlives a log that is damaged, and costs the real node no look into its log.
+    """
+    from node.outbox.store import FILE_NAME
+
+    log, marker = state_dir / FILE_NAME, state_dir / _SIMULATED
+    if not log.exists():
+        with contextlib.suppress(OSError):
+            if simulate:
+                make_state_dir(state_dir)
+                marker.touch()
+            else:
+                marker.unlink(missing_ok=True)
+        return ""
+    if marker.exists() == simulate or (simulate and _has_no_real_reading(log, marker)):
+        return ""
+    has, wants = ("real", "simulated") if simulate else ("simulated", "real")
+    return (
+        f"{state_dir} has readings of {has} hardware, and this node's would be {wants}: give it a "
+        f"folder of its own with --state-dir, or delete {log}*"
+    )
+
+
+def _has_no_real_reading(log: Path, marker: Path) -> bool:
+    """Whether a log without the mark is empty or of simulated hardware; then it gets the mark."""
+    from node.outbox.reader import LOG_TROUBLE, health_in, look_into
+
+    try:
+        ledger = look_into(log, lambda file: file.ledger)
+    except LOG_TROUBLE:
+        return False
+    health = health_in(ledger)
+    if ledger.last_seq and not (health is not None and health.simulated):
+        return False
+    with contextlib.suppress(OSError):
+        marker.touch()
+    return True
 
 
 def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | None:

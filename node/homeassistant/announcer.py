@@ -75,12 +75,14 @@ class Announcer:
         sensors: list[Sensor],
         publisher: Publisher,
         has_led: Callable[[], bool],
+        simulated: bool = False,
     ) -> None:
         """`keys`: sensor id -> the key that Home Assistant knows it by.
 
         `is_first`: this node is the one that `device` was made for, and not a copy of its card.
         `part` makes it another device from the next start on; whether that could be written.
-        `has_led`: whether there is one to blink, for `Identify`.
+        `has_led`: whether there is one to blink, for `Identify`. `simulated`: the device's model
+        says that its hardware is not real.
         """
         self._config = config
         self._board = board
@@ -90,6 +92,7 @@ class Announcer:
         self._sensors = sensors
         self._publisher = publisher
         self._has_led = has_led
+        self._simulated = simulated
         self._enabled = config.homeassistant.enabled
         self._status = Topics(config.mqtt.base_topic, config.node.name).status
         self._is_first = is_first
@@ -284,7 +287,7 @@ class Announcer:
             self._device,
             sensors,
             read_vitals(self._board),
-            _model(self._board),
+            "simulated" if self._simulated else _model(self._board),
             has_led=self._has_led(),
         )
 

@@ -54,6 +54,7 @@ class History:
         *,
         topic: str,
         clock_found_set: Callable[[], None],
+        simulated: bool = False,
     ) -> None:
         """`clock_found_set` is called when readings need the time, and it has become known."""
         self._interval_s = table.history_interval
@@ -63,6 +64,7 @@ class History:
         self._publisher = publisher
         self._clock = clock
         self._topic = topic
+        self._simulated = simulated
         self._clock_found_set = clock_found_set
         self._connected = False
         self._numbering = outbox.numbering
@@ -183,11 +185,11 @@ class History:
 
     def _send(self, batch: list[Reading]) -> None:
         stream = self._outbox.stream_of(batch[0].seq)
-        payload = history_payload(stream, batch)
+        payload = history_payload(stream, batch, simulated=self._simulated)
         room = self._publisher.history_bytes - len(self._topic.encode())
         while len(payload) > room and len(batch) > 1:
             batch = batch[: len(batch) // 2]
-            payload = history_payload(stream, batch)
+            payload = history_payload(stream, batch, simulated=self._simulated)
         after_seq, self._position = self._position, batch[-1].seq
         message = Outgoing(self._topic, payload, retain=False)
         settled = partial(self._settled, self._numbering, after_seq + 1, self._position, len(batch))

@@ -98,7 +98,9 @@ class Reporter:
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         self._publisher = publisher
         self._announcer = announcer
-        self._sensor_topics = SensorTopics(config.mqtt, self._topics, self._publisher, retained)
+        self._sensor_topics = SensorTopics(
+            config.mqtt, self._topics, self._publisher, retained, simulated=simulated
+        )
         ids = [sensor.table.id for sensor in sensors]
         self._opening = Opening(
             link,
@@ -118,6 +120,7 @@ class Reporter:
             clock,
             topic=self._topics.history,
             clock_found_set=self._clock_found_set,
+            simulated=simulated,
         )
         self._bad_configuration = config.stands_in_for
         self._patience_s = 2.0 * config.mqtt.keepalive

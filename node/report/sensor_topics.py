@@ -18,7 +18,13 @@ class SensorTopics:
     """Sets the topics of sensors as `[mqtt] payload` and `retain_for` want it."""
 
     def __init__(
-        self, mqtt: MqttTable, topics: Topics, publisher: Publisher, retained: RetainedTopics
+        self,
+        mqtt: MqttTable,
+        topics: Topics,
+        publisher: Publisher,
+        retained: RetainedTopics,
+        *,
+        simulated: bool = False,
     ) -> None:
         self._payload = mqtt.payload
         self._retain_for_s = mqtt.retain_for
@@ -27,6 +33,7 @@ class SensorTopics:
         self._retained = retained
         self._values_set: set[str] = set()
         """The topics with a plain value of a sensor that has been online since."""
+        self._simulated = simulated
 
     @property
     def whole(self) -> bool:
@@ -62,7 +69,7 @@ class SensorTopics:
         expiry_s = sensor.kept_for_s(self._retain_for_s)
         if self._payload != "plain":
             topic = self._topics.state(sensor.id)
-            payload = state_payload(reading, stream, sorted(missing))
+            payload = state_payload(reading, stream, sorted(missing), simulated=self._simulated)
             self._publisher.set(topic, payload, expiry_s=expiry_s)
         if self._payload != "json":
             values = reading.values

@@ -27,7 +27,17 @@ from node.watch.payloads import (
     measured_at_s,
     values_in,
 )
-from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, TableRow, Value, WatchTime
+from node.watch.rows import (
+    HISTORY,
+    NO_LINK,
+    NODE_OFFLINE,
+    OFFLINE,
+    ONLINE,
+    SIMULATED,
+    TableRow,
+    Value,
+    WatchTime,
+)
 from node.watch.units import DiscoveredUnits, Units
 
 __all__ = ["LiveModel", "units_of"]
@@ -66,17 +76,28 @@ class LiveModel:
     """Everything that was heard."""
 
     def __init__(
-        self, base_topic: str, units: Units | None = None, *, others: bool = False
+        self,
+        base_topic: str,
+        units: Units | None = None,
+        *,
+        others: bool = False,
+        all_simulated: bool = False,
     ) -> None:
-        """`others`: topics that are not of a node get a row as well."""
+        """`others`: topics that are not of a node get a row as well.
+
+        `all_simulated`: nothing else is expected, so it is not said in each row.
+        """
         self._base = tuple(base_topic.split("/"))
         self.others = others
+        self.all_simulated = all_simulated
         self._units = units or {}
         self.discovered = DiscoveredUnits()
         self._series: dict[tuple[Levels, str], _Series] = {}
         """By the levels of what the row is called, and the channel."""
         self._status: dict[Levels, str] = {}
         """Of a node and of (node, sensor): what is said to be online."""
+        self._simulated: set[str] = set()
+        """Nodes whose readings say that their hardware is not real."""
         self.full = False
         """There was more than is kept."""
 
@@ -124,6 +145,7 @@ class LiveModel:
         content = from_json(message.payload)
         values = values_in(content)
         if part == "state":
+            self._note_simulated(sensor[0], content)
             values = {path: v for path, v in values.items() if path not in NOT_CHANNELS}
         if not values:
             self._note(message, whose, sensor, part, "", described(message.payload), now)
@@ -229,12 +251,21 @@ class LiveModel:
         node_topic = topic.removesuffix("history")
         return lambda sensor, path: self.unit(f"{node_topic}{sensor}/state", path)
 
+    def _note_simulated(self, node: str, content: object) -> None:
+        if isinstance(content, dict) and content.get("simulated") is True:
+            if node in self._simulated or self._room_beside(self._simulated):
+                self._simulated.add(node)
+        else:
+            self._simulated.discard(node)
+
     def _status_of(self, sensor: Levels) -> str:
         if not sensor:
             return ""
         if self._status.get(sensor[:1]) == OFFLINE:
             return NODE_OFFLINE
-        return self._status.get(sensor, "?")
+        status = self._status.get(sensor, "?")
+        real = sensor[0] not in self._simulated or status != ONLINE
+        return status if real or self.all_simulated else SIMULATED
 
 
 def _every_s(arrivals: Iterable[float]) -> float | None:

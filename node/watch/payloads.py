@@ -28,7 +28,7 @@ _MAX_VALUES = 64
 _DEEPEST = 4
 _SHOWN_BYTES = 16
 _LONG_TEXT = 1000
-NOT_CHANNELS = {"time", "clock", "seq", "stream"}
+NOT_CHANNELS = {"time", "clock", "seq", "stream", "simulated"}
 """Beside the channels in a node's `state`."""
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "NO_LINK",
     "OFFLINE",
     "ONLINE",
+    "SIMULATED",
     "TableRow",
     "Value",
     "WatchTime",
@@ -21,6 +22,8 @@ HISTORY = 60
 """How many values a trend goes back."""
 
 ONLINE = "online"
+SIMULATED = "simulated"
+"""Online, and its hardware is not real."""
 OFFLINE = "offline"
 NODE_OFFLINE = "node offline"
 NO_LINK = "no link"

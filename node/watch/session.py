@@ -77,18 +77,20 @@ def watch(
     title: str = "",
     go_on: Callable[[], bool] = lambda: True,
     remark: Callable[[], str] = str,
+    all_simulated: bool = False,
 ) -> bool:
     """Subscribe to `filters`, or to the topics of all nodes, and show what arrives.
 
     `others`: topics that are no node's are shown too. Units are those of the nodes' discovery
-    below `prefix`, else `units`. Ends with a signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT), after
-    `seconds`, when `go_on` says no, or when nobody reads the output any more. `remark` is asked
-    twice a second for a sentence to show with it. Logs, and returns False, if there was no broker
-    or no message in all that time.
+    below `prefix`, else `units`. `all_simulated`: the title says so, and
+    the rows need not. Ends with a signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT), after `seconds`, when
+    `go_on` says no, or when nobody reads the output any more. `remark` is asked twice a second for
+    a sentence to show with it. Logs, and returns False, if there was no broker or no message in all
+    that time.
     """
     wanted = without_covered(filters or (f"{mqtt.base_topic}/+/#",))
     topics = ", ".join(wanted)
-    model = LiveModel(mqtt.base_topic, units, others=others)
+    model = LiveModel(mqtt.base_topic, units, others=others, all_simulated=all_simulated)
     log = HistoryLog() if history else None
     discovery = None if as_json else discovery_filter(prefix)
     watcher = _Watcher(mqtt, wanted, discovery, model, log)

@@ -16,7 +16,7 @@ from rich.text import Text
 from node.system.terminal import sparkline
 from node.units import duration_text
 from node.watch.gaps import HistoryLine
-from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, ONLINE, TableRow
+from node.watch.rows import HISTORY, NO_LINK, NODE_OFFLINE, OFFLINE, ONLINE, SIMULATED, TableRow
 
 __all__ = ["Picture", "frame"]
 
@@ -242,7 +242,7 @@ def _heading(headings: dict[_Column, str], widths: dict[_Column, int], gap: int)
 
 
 def _line(row: TableRow, widths: dict[_Column, int], gap: int) -> Text:
-    current = row.status in (ONLINE, "")
+    current = row.status in (ONLINE, SIMULATED, "")
     style = "" if current else "dim"
     line = Text(_fit(row.name, widths["what"], middle=True), style=style)
 

@@ -133,13 +133,28 @@ def _document(title: str, body: Sequence[str], node: NodeView, assets: Assets) -
 
 
 def _header(node: NodeView) -> str:
-    broker = f" · broker {esc(node.health.broker)}" if node.health else ""
+    broker = ""
+    if node.health is not None:
+        named = "" if node.health.broker.startswith("no broker") else "broker "
+        broker = f" · {named}{esc(node.health.broker)}"
+    known = node.known.health
+    simulated = known is not None and known.simulated
+    banner = '<p class="problem">Simulated hardware: no reading here is real.</p>'
     return (
         f'<header><h1><a href="/">{esc(node.name)}</a></h1>'
-        f'<p class="state" id="state"><span class="dot-{node.state}"></span>'
+        f'<p class="state" id="state"><span class="dot-{_condition(node)}"></span>'
         f"{_STATE_WORDS[node.state]}{broker} · {node.online} of "
-        f"{count(node.sensors, 'sensor')} online</p></header>"
+        f"{count(node.sensors, 'sensor')} online</p>{banner if simulated else ''}</header>"
     )
+
+
+def _condition(node: NodeView) -> str:
+    """What the dot shows: no better than the worst of node, broker and sensors."""
+    if node.state != "running" or node.health is None:
+        return node.state
+    if not node.health.connected:
+        return "no-broker"
+    return "running" if node.online == len(node.sensors) else "sensor-offline"
 
 
 def _problems(problems: Iterable[str]) -> str:

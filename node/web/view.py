@@ -98,8 +98,9 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
     else:
         state = "starting" if known.health_is_old else "running"
     fresh = None if known.health_is_old or known.problem else health
-    names = set(watcher.summary.sensors) | (set(health.sensors) if health else set())
-    sensors = tuple(_sensor(name, watcher, known, settings, state) for name in sorted(names))
+    # In the order of the configuration, and then what it has no more.
+    names = dict.fromkeys([*(health.sensors if health else ()), *sorted(watcher.summary.sensors)])
+    sensors = tuple(_sensor(name, watcher, known, settings, state) for name in names)
     return NodeView(
         name=(health.node if health else "") or settings.node,
         state=state,
