@@ -65,15 +65,15 @@ SENSORS = ("air", "water", "box", "probe", "cpu")
 
 
 def test_every_simulated_sensor_arrives_as_a_state(broker, subscribe, start_node):
-    """JSON with a key per channel, then time, clock and seq; QoS 1, retained."""
+    """JSON with a key per channel, then time, clock, seq, and that it is not real; retained."""
     subscriber = subscribe(broker.port)
     start_node(SIMULATED.format(port=broker.port, payload="json"), "--simulate")
     for sensor in SENSORS:
         subscriber.wait_for_states(sensor, 2)
         subscriber.wait_for(f"sensors/test/{sensor}/availability", "online")
     state = subscriber.states("box")[-1]
-    assert list(state)[-4:] == ["time", "clock", "seq", "stream"]
-    assert list(state)[:-4] == ["temperature", "humidity", "pressure"]
+    assert list(state)[-5:] == ["time", "clock", "seq", "stream", "simulated"]
+    assert list(state)[:-5] == ["temperature", "humidity", "pressure"]
     assert state["clock"] in ("synced", "unsynced")
     assert state["time"].endswith("Z")
     assert subscriber.on("sensors/test/status") == ["online"]
