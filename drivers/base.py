@@ -27,6 +27,7 @@ __all__ = [
     "DriverInfo",
     "Measurement",
     "Options",
+    "fault_of",
     "refuse_implausible",
 ]
 
@@ -130,6 +131,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def claims(self) -> tuple[Claim, ...]:
         """Hardware that no other sensor may use at the same time."""
         return ()
+
+
+def fault_of(options: Options) -> str:
+    """What is wrong with a driver's options whatever their values are; "" if nothing is.
+
+    Mostly a field that has the name of a method, such as the natural `bus`, and so hides it.
+    """
+    for name in ("bus", "where", "accuracy", "channels", "claims"):
+        method = getattr(options, name)
+        if not callable(method):
+            return (
+                f"its field {name} hides the method {name}(): give the field another name, and "
+                f'the key its own, with msgspec.field(name="{name}")'
+            )
+        try:
+            method()
+        except Exception as error:  # noqa: BLE001, another package's may raise anything
+            return f"{name}() raises {type(error).__name__}: {error}"
+    return ""
 
 
 class Driver(Protocol):

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from drivers.base import Channel, Driver, DriverInfo, Measurement, Options
+from drivers.base import Channel, Driver, DriverInfo, Measurement, Options, fault_of
 from drivers.bus import Board, Clock
 from drivers.errors import SensorError
 from drivers.sim.board import SimulatedBoard
@@ -89,6 +89,8 @@ class Conformance:
         _expect(info.read_budget_s > 0, "a read may take no time")
         self._check_channels(info.channels)
         example_options(info)
+        fault = fault_of(self._options)
+        _expect(not fault, f"the options are wrong: {fault}")
         _expect(self._options.bus(), "the options name no bus")
         _expect(self._options.where(), "the options do not say where the sensor is")
         resources = [claim.resource for claim in self._options.claims()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,15 @@ import msgspec
 import pytest
 from support import FakeClock, TickingClock, put_libraries_on
 
-from drivers.base import Channel, DriverInfo, Measurement, Options, refuse_implausible
+from drivers import registry
+from drivers.base import (
+    Channel,
+    DriverInfo,
+    Measurement,
+    Options,
+    fault_of,
+    refuse_implausible,
+)
 from drivers.bus import Board
 from drivers.catalogue import CATALOGUE
 from drivers.conformance import Conformance, NotConformant, example_options
@@ -23,6 +32,7 @@ from drivers.registry import driver_names, find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
 from drivers.sim.dead import DEATHS
+from node.config.load import ConfigError, load
 
 ROWS = {row.name: row for row in CATALOGUE}
 NOT_SIMULATED = ROWS.keys() - {*I2C_CHIPS, *SPI_CHIPS}
@@ -304,3 +314,52 @@ def test_a_package_of_somebody_else_is_read_on_the_simulated_board(their_package
     absent = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
     assert absent.returncode == 78
     assert "[[sensor]] koi driver: there is no such driver" in absent.stderr
+
+
+# -- Options that hide a method ------------------------------------------------------------------
+
+
+class HidingOptions(Options, frozen=True, kw_only=True):
+    """`bus` is the natural name of the key, and hides `Options.bus`."""
+
+    bus: int = 1  # type: ignore[assignment]
+
+    def where(self) -> str:
+        return "the pond"
+
+
+class RaisingOptions(Options, frozen=True, kw_only=True):
+    def bus(self) -> str:
+        return "pond"
+
+    def where(self) -> str:
+        raise KeyError("depth")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (HidingOptions, "its field bus hides the method bus(): give the field another name, and"),
+        (RaisingOptions, "where() raises KeyError: 'depth'"),
+    ],
+)
+def test_options_that_are_wrong_are_named_by_the_suite_and_by_check(
+    tmp_path, monkeypatch, options, says
+):
+    """`check` called such a configuration valid, and `run` ended with a traceback."""
+    hiding = pond(options=options)
+    with pytest.raises(NotConformant, match=re.escape(says)):
+        Conformance(hiding).check_declaration()
+    monkeypatch.setattr(registry, "_third_party", lambda _name: hiding)
+    file = tmp_path / "node.toml"
+    file.write_text('[mqtt]\nhost = "h"\n[[sensor]]\nid = "koi"\ndriver = "pond"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.where) == (3, "[[sensor]] koi")
+    assert f"the driver pond is wrong, for its author to mend: {says}" in problem.message
+
+
+def test_the_options_of_every_driver_of_ours_are_right():
+    for name in driver_names():
+        assert fault_of(example_options(find_driver(name))) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from drivers.base import Channel, Claim, DriverInfo, Options
+from drivers.base import Channel, Claim, DriverInfo, Options, fault_of
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
@@ -145,10 +145,14 @@ def _read_options(
     if values is None:
         return None
     try:
-        return info.options(**values)
+        options = info.options(**values)
     except ValueError as error:  # each is right by itself, and they do not go together
         reader.problem(path, str(error))
         return None
+    if fault := fault_of(options):
+        reader.problem(path, f"the driver {info.name} is wrong, for its author to mend: {fault}")
+        return None
+    return options
 
 
 def _read_channels(
