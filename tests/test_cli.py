@@ -116,7 +116,9 @@ def test_check_says_what_would_be_published_where(config):
     first, *lines = done.stdout.splitlines()
     assert first == f"{config}: valid"
     assert max(map(len, lines)) <= 80
+    published = lines[: next(n for n, line in enumerate(lines) if line.startswith("LISTENS TO"))]
     content = dict(line.split(maxsplit=1) for line in lines if "/" in line)
+    content |= dict(line.split(maxsplit=1) for line in published if "/" in line)
     assert content["sensors/lab/air/state"].startswith("temperature °F, humidity %, every")
     assert content["sensors/lab/air/temperature"] == "°F, every 30s"
     assert content["sensors/lab/air/availability"] == "online, offline"

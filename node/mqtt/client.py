@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -96,8 +97,8 @@ class NetworkClient(paho.Client):
         self._report = report
         self._subscriptions = subscribe
         self._rate_limit = rate_limit
-        self._last_asked: int | None = None
-        """The message id of the last SUBSCRIBE of `listen_also`."""
+        self._asked_also: deque[str] = deque()
+        """The topics of `listen_also` that are not answered yet."""
         self._asked: dict[int, str] = {}
         """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
         self._attempt = 0
@@ -253,8 +254,9 @@ class NetworkClient(paho.Client):
         """Subscribe to topics; `Subscribed` tells of the answer to the last, and of no refusal."""
         mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
         how: Any = SubscribeOptions(qos=1, noLocal=True) if mqtt_5 else 1
+        self._asked_also.extend(topics)  # all of them before the first can be answered
         for topic in topics:
-            _, self._last_asked = self.subscribe([(topic, how)])
+            self.subscribe([(topic, how)])
 
     def publish_at_qos_1(self, message: Outgoing) -> int:
         """Publish with the next `send`; the id that it will be acknowledged by.
@@ -298,6 +300,7 @@ class NetworkClient(paho.Client):
     ) -> None:
         self.drop_out_messages()
         self._asked.clear()
+        self._asked_also.clear()
         self._unacknowledged.clear()
         if self._rate_limit is not None:
             self._rate_limit.begin_connection()
@@ -355,8 +358,10 @@ class NetworkClient(paho.Client):
         self, client: paho.Client, userdata: Any, message_id: int, reasons: Any, properties: Any
     ) -> None:
         topic = self._asked.pop(message_id, "")
-        if message_id == self._last_asked:
-            self._report(Subscribed(self._generation))
+        if not topic and self._asked_also:
+            self._asked_also.popleft()
+            if not self._asked_also:
+                self._report(Subscribed(self._generation))
         for reason in reasons if topic else ():
             if reason.is_failure:
                 self._report(SubscribeRefused(self._generation, topic, _reason(reason)))

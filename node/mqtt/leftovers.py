@@ -1,0 +1,125 @@
+"""What a node that is gone has left at the broker: finds it, and removes it.
+
+A client of its own, in the foreground: it waits for the broker, and for nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from node.config.schema import MqttTable
+from node.event_queue import EventQueue
+from node.mqtt.connection import BrokerConnection, Change
+from node.mqtt.events import Acknowledged, Arrived, BrokerEvent, Outgoing, Subscribed, Subscription
+from node.system.clock import SystemClock
+
+__all__ = ["Leftovers", "NoBroker"]
+
+CONNECT_S = 20.0
+ANSWER_S = 10.0
+QUIET_S = 0.5
+"""A broker may answer a subscription before it sends what is retained."""
+_AT_ONCE = 20
+
+
+class NoBroker(Exception):
+    """The broker cannot be reached, or does not answer; the text says why."""
+
+
+class Leftovers:
+    """A connection that looks for what is retained on some topics, and empties them."""
+
+    def __init__(
+        self, mqtt: MqttTable, tls_context: Any, client_id: str, filters: Collection[str]
+    ) -> None:
+        self._filters = filters
+        self._retained: dict[str, bytes] = {}
+        self._events: EventQueue[BrokerEvent] = EventQueue()
+        self._link = BrokerConnection(
+            mqtt,
+            SystemClock(),
+            client_id=client_id,
+            tls_context=tls_context,
+            report=self._events.put,
+            subscribe=tuple(map(Subscription, filters)),
+        )
+
+    def find(self) -> dict[str, bytes]:
+        """Connect; return what the broker has retained, topic by topic.
+
+        Raises:
+            NoBroker: it does not let us in, or does not answer.
+        """
+        self._link.start()
+        self._wait(CONNECT_S, lambda event: self._link.follow(event) is Change.UP)
+        self._link.listen_also([next(iter(self._filters))])
+        self._wait(ANSWER_S, lambda event: isinstance(event, Subscribed))
+        quiet_at_s = time.monotonic() + QUIET_S
+        while (left_s := quiet_at_s - time.monotonic()) > 0:
+            for event in self._events.wait(left_s):
+                self._note(event)
+        return self._retained
+
+    def remove(self, topics: Collection[str]) -> dict[str, str]:
+        """Empty topics; return topic -> why, of those that the broker refuses.
+
+        Raises:
+            NoBroker: it does not answer.
+        """
+        refused: dict[str, str] = {}
+        waiting = list(topics)
+        topic_of: dict[int, str] = {}
+
+        def is_done(event: BrokerEvent) -> bool:
+            if isinstance(event, Acknowledged) and event.message_id in topic_of:
+                topic = topic_of.pop(event.message_id)
+                if event.refused is not None:
+                    refused[topic] = event.refused.name
+            send()
+            return not topic_of
+
+        def send() -> None:
+            while waiting and len(topic_of) < min(_AT_ONCE, self._link.window):
+                topic = waiting.pop(0)
+                topic_of[self._link.publish(Outgoing(topic, b""))] = topic
+            self._link.send()
+
+        send()
+        if topic_of:
+            self._wait(ANSWER_S, is_done)
+        return refused
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._link.disconnect(1.0)
+
+    def _note(self, event: BrokerEvent) -> None:
+        if isinstance(event, Arrived) and event.retained and event.payload:
+            self._retained[event.topic] = event.payload
+        elif isinstance(event, Arrived):  # it has changed since
+            self._retained.pop(event.topic, None)
+            if event.payload:
+                self._retained[event.topic] = event.payload
+
+    def _wait(self, seconds: float, is_it: Callable[[BrokerEvent], bool]) -> None:
+        """Take events until one is it.
+
+        Raises:
+            NoBroker: there is none in time, or the connection is lost.
+        """
+        deadline_s = time.monotonic() + seconds
+        was_up = self._link.connected
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            found = False
+            for event in self._events.wait(left_s):
+                self._note(event)
+                if was_up:
+                    self._link.follow(event)
+                found |= is_it(event)
+            if found:
+                return
+            if was_up and not self._link.connected:
+                break
+        raise NoBroker(self._link.described if not self._link.connected else "no answer in time")
