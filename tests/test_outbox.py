@@ -554,25 +554,6 @@ def remount(folder: Path, mode: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{mode}", str(folder)], check=True)
 
 
-def test_the_wal_has_its_length_from_the_start(tmp_path):
-    """A file that grows is synced at twice the cost; here it does not, however much is written."""
-    clock = FakeClock()
-    outbox = Outbox(tmp_path, OutboxTable(), clock)
-    wal = tmp_path / "outbox.db-wal"
-    length = wal.stat().st_size
-    made = [reading for _ in range(300) for reading in fill(outbox, clock, 10)]
-    assert wal.stat().st_size == length > 200_000
-    # As a power cut leaves it: frames, and zeros or frames of before behind them.
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in ("outbox.db", "outbox.db-wal"):
-        shutil.copy(tmp_path / file, copy / file)
-    found = Outbox(copy, OutboxTable(), clock)
-    assert found.read(0, 5000) == made
-    found.close()
-    outbox.close()
-
-
 def test_a_full_disk_loses_nothing_and_is_taken_up_again(small_disk, clock, caplog):
     """Readings wait in memory, and can be sent from there; the rest of the log stays readable."""
     outbox = Outbox(small_disk, OutboxTable(), clock)
@@ -580,7 +561,7 @@ def test_a_full_disk_loses_nothing_and_is_taken_up_again(small_disk, clock, capl
     stream = outbox.stream
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
-    for _ in range(1000):  # until the room in the WAL is used up
+    for _ in range(1000):
         if outbox.problem:
             break
         made += fill(outbox, clock, 10)

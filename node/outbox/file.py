@@ -71,10 +71,6 @@ _STREAM_TABLE = (
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PAGE_BYTES = 1024
 _WAL_PAGES = 200
-_WAL_BYTES = 32 + (_WAL_PAGES + 20) * (24 + _PAGE_BYTES)
-"""What the WAL has from the start (sqlite.org/fileformat2.html#walformat: its header, and a header
-for each page), with some room for a commit that is larger than most. To sync a file that grows,
-ext4 must write its journal: a commit then costs twice the bytes."""
 _CACHE_KIB = 256
 _AT_ONCE = 256
 """Rows that are salvaged together."""
@@ -157,7 +153,6 @@ class OutboxFile:
                 raise Damaged(verdict)
         if not read_only:
             self._migrate(schema, new_stream)
-            self._lengthen_wal()
         self._load()
 
     def _migrate(self, schema: int, new_stream: str) -> None:
@@ -170,14 +165,6 @@ class OutboxFile:
             if schema == 0:
                 self._write_ledger(new_stream, Ledger())
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-
-    def _lengthen_wal(self) -> None:
-        """Give the WAL its whole length in zeros, which SQLite takes for no frames at all."""
-        # What cannot be written now will grow later; a WAL that is not there, too.
-        with contextlib.suppress(OSError), open(f"{self.path}-wal", "r+b") as wal:
-            wal.write(bytes(max(0, _WAL_BYTES - wal.seek(0, os.SEEK_END))))
-            wal.flush()
-            os.fsync(wal.fileno())
 
     def refresh(self) -> None:
         """Look again at what the file has by now, the `ledger` above all."""
