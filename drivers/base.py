@@ -27,6 +27,7 @@ __all__ = [
     "DriverInfo",
     "Measurement",
     "Options",
+    "Primed",
     "fault_of",
     "refuse_implausible",
 ]
@@ -173,6 +174,23 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Release the hardware; may be called twice."""
+        ...
+
+
+class Primed(Protocol):
+    """What a driver is too whose sensor answers with what it measured when it was asked before.
+
+    `read` asks it twice by itself; who calls `prime` first need not let the bus wait meanwhile.
+    """
+
+    def prime(self) -> float:
+        """Ask the sensor, if its next answer would be too old.
+
+        Returns how many seconds later `read` is to be called; 0 for at once.
+
+        Raises:
+            SensorError: it does not answer.
+        """
         ...
 
 

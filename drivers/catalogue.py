@@ -309,12 +309,11 @@ _AIR = (
         accuracy="±0.5 °C, ±3 %",
         source="Aosong AM2320 product manual, table 1 and table 2",
         memory_s=4.0,
-        budget_s=5.0,
         crc="library",
         min_interval_s=2.0,
         sleeps=True,
         quirks="sleeps, and does not acknowledge the first call: i2cdetect may not see it; "
-        "answers with its previous measurement, so a reading holds the bus for 2.5 s",
+        "answers with its previous measurement, so a reading takes 2.6 s",
     ),
     ChipRow(
         name="ms8607",

@@ -126,10 +126,9 @@ class Chip:
 
     def read(self) -> Measurement:
         """Read each channel, ask the chip for faults, and refuse what it cannot mean."""
+        if again_s := self.prime():
+            self._clock.sleep(again_s)
         with self._sorted_errors(), self._bus.within(self._row.budget_s):
-            if self._row.memory_s and self._age_s() > self._row.memory_s:
-                self._values()
-                self._bus.pause(self._row.min_interval_s + _SPARE_S)
             measurement = self._proven()
         self._answered_s = self._clock.monotonic()
         return refuse_implausible(
@@ -139,8 +138,15 @@ class Chip:
             hint=f"the bus is dead or the chip damaged; check {self._options.wiring()}",
         )
 
-    def _age_s(self) -> float:
-        return self._clock.monotonic() - self._answered_s
+    def prime(self) -> float:
+        """Ask a chip whose next answer would be too old; see `drivers.base.Primed`."""
+        row = self._row
+        if not row.memory_s or self._clock.monotonic() - self._answered_s <= row.memory_s:
+            return 0.0
+        with self._sorted_errors(), self._bus.within(row.budget_s):
+            self._values()
+        self._answered_s = self._clock.monotonic()
+        return row.min_interval_s + _SPARE_S
 
     def _proven(self) -> Measurement:
         """Each value that the chip says is new and sound.

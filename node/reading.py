@@ -26,6 +26,8 @@ class ReadOutcome(msgspec.Struct, frozen=True):
     measurement: Measurement | None
     channels: tuple[Channel, ...] = ()
     error: SensorError | None = None
+    again_s: float = 0.0
+    """Above 0: the sensor was only asked; its answer is to be read so much later."""
 
 
 class Layout(msgspec.Struct, frozen=True):

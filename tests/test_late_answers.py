@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import adafruit_dht  # noqa: F401, so that it is put on the fake clock
 import pytest
-from support import FakeClock, TickingClock, put_libraries_on
+from support import FakeClock, TickingClock, put_libraries_on, wait_until
 from test_catalogue import driver_on_fake_time
 
 from drivers.base import Driver
@@ -22,6 +22,9 @@ from drivers.sim.board import SimulatedBoard
 from drivers.sim.commands import crc16
 from drivers.sim.dht_line import DhtLine
 from drivers.sim.room import Air
+from node.config.schema import SensorTable
+from node.sensors.port import SensorPort
+from node.units import Seconds
 
 SENSORS: dict[str, tuple[str, dict[str, object]]] = {
     **{
@@ -164,3 +167,40 @@ def test_the_kernels_driver_too_is_read_below_zero(board, millidegrees):
         find_driver("sysfs").open(find_driver("sysfs").options(name="dht11"), board),
     ):
         assert driver.read()["temperature"] == millidegrees / 1000
+
+
+def test_a_bus_does_not_wait_for_a_chip_to_measure(board, clock, monkeypatch, weather):
+    """The node asks an AM2320, reads its neighbours, and comes back for the answer."""
+    bench = Bench(board, "am2320", clock, monkeypatch)
+    table = SensorTable(
+        id="air", driver="am2320", interval=Seconds(10), info=bench._info, options=bench._options
+    )
+    port = SensorPort(table, board, clock)
+    port.read()
+    clock.now_s += 3600
+    weather.celsius = 33.0
+    first = port.read()
+    assert first.again_s >= 2.0
+    assert first.ended_s - first.started_s < 1.0
+    assert first.measurement is None
+    assert first.error is None
+    clock.now_s += first.again_s
+    second = port.read()
+    assert second.measurement is not None
+    assert second.measurement["temperature"] == 33.0
+    assert second.ended_s - second.started_s < 1.0
+
+
+@pytest.mark.real_time(seconds=15)
+def test_the_neighbours_of_an_am2320_stay_online(broker, subscribe, start_node):
+    """A thermometer on its bus that is read every second; each reading of it took 2.6 s before."""
+    subscriber = subscribe(broker.port)
+    node = start_node(
+        f'[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
+        '[[sensor]]\nid = "air"\ndriver = "am2320"\ninterval = "4.5s"\n'
+        '[[sensor]]\nid = "wall"\ndriver = "pct2075"\ninterval = "1s"\n',
+        "--simulate",
+    )
+    wait_until(lambda: len(subscriber.on("sensors/test/air/state")) >= 3)
+    assert "offline:" not in node.log
+    assert "offline" not in subscriber.on("sensors/test/wall/availability")[1:]

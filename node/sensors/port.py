@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Callable
 
 from drivers.base import Channel, Driver, Measurement
 from drivers.bus import Board
@@ -28,21 +29,28 @@ class SensorPort:
         self._board = board
         self._clock = clock
         self._driver: Driver | None = None
+        self._prime: Callable[[], float] | None = None
+        """The driver's, if it is a `drivers.base.Primed` too."""
         self.reading_since_s: float | None = None
         """When the read under way began; None while there is none. May be looked at by others."""
 
     def read(self) -> ReadOutcome:
-        """Take one reading. Never raises."""
+        """Take one reading, or the first half of it. Never raises."""
         measurement: Measurement | None = None
         failure: SensorError | None = None
+        again_s = 0.0
         channels = self._table.info.channels_with(self._table.options)
         started_s = self.reading_since_s = self._clock.monotonic()
         try:
             if self._driver is None:
                 self._driver = self._table.info.open(self._table.options, self._board)
                 _check_names(self._driver.channels)
+                self._prime = getattr(self._driver, "prime", None)
             channels = self._driver.channels
-            measurement = _checked(self._driver.read(), channels)
+            # So that the others on its bus need not wait for it to measure.
+            again_s = self._prime() if self._prime is not None else 0.0
+            if not again_s:
+                measurement = _checked(self._driver.read(), channels)
         except Exception as error:  # noqa: BLE001, another package's may raise anything
             failure = as_sensor_error(error, self._table.options.where())
             if self._table.info.reopen_after_failure:
@@ -59,6 +67,7 @@ class SensorPort:
             measurement=measurement,
             channels=channels,
             error=failure,
+            again_s=0.0 if failure else again_s,
         )
 
     def close(self) -> None:

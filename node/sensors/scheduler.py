@@ -265,6 +265,10 @@ class Scheduler:
             self._workers.submit(sensor.port)
 
     def _evaluate(self, sensor: Sensor, outcome: ReadOutcome) -> None:
+        if outcome.again_s:
+            again_at_s = self._clock.monotonic() + outcome.again_s
+            self._timetable.once(again_at_s, lambda _at_s: self._workers.submit(sensor.port))
+            return
         sensor.state.busy_since_s = None
         sensor.took_s = outcome.ended_s - outcome.started_s
         if sensor.drops_first_after_power():
