@@ -382,9 +382,10 @@ class Node:
     def _say_goodbye(self) -> None:
         """Tell the broker, within `GOODBYE_S`; stuck sensors and a silent broker are left."""
         self._service.stopping()
+        self._queue.ring_at = 1
+        self._send_what_cannot_be_written()
         self._reporter.say_goodbye()
         give_up_s = self._clock.monotonic() + GOODBYE_S
-        self._queue.ring_at = 1
         while not self._reporter.idle and (left_s := give_up_s - self._clock.monotonic()) > 0:
             self._link.send()
             for event in self._queue.wait(left_s):
@@ -394,3 +395,14 @@ class Node:
         self.panel.close()
         self._reporter.close()
         self._scheduler.close()
+
+    def _send_what_cannot_be_written(self) -> None:
+        """Send the readings that are in memory alone, within `GOODBYE_S`: they would be lost."""
+        give_up_s = self._clock.monotonic() + GOODBYE_S
+        unwritten = self._reporter.has_unwritten()
+        while unwritten and (left_s := give_up_s - self._clock.monotonic()) > 0:
+            unwritten = self._reporter.send_unwritten()
+            self._link.send()
+            for event in self._queue.wait(left_s if unwritten else 0):
+                if isinstance(event, Acknowledged | Disconnected):
+                    self._contained(event)

@@ -67,6 +67,7 @@ class History:
         self._simulated = simulated
         self._clock_found_set = clock_found_set
         self._connected = False
+        self._finishes = False
         self._numbering = outbox.numbering
         self._position = outbox.cursor
         """The last reading that was handed to the publisher."""
@@ -124,6 +125,14 @@ class History:
         self._position = self._outbox.cursor
         self._read_ahead.clear()
 
+    def finish(self, now_s: float) -> None:
+        """Send what there is, at once, and without waiting for its time: this is the end."""
+        self._finishes = True
+        self._pause_s = 0.0
+        self._allowed_at_s = -math.inf
+        self._round_at_s = now_s
+        self.send_due(now_s)
+
     def send_due(self, now_s: float) -> None:
         """Send what may be sent now; set when there is more to do."""
         if not self._connected:
@@ -176,7 +185,7 @@ class History:
         if self._clock.synced():
             self._clock_found_set()
             return [self._outbox.retimed(reading) for reading in batch]
-        if self._clock.boot_s() >= WAIT_FOR_CLOCK_S:
+        if self._finishes or self._clock.boot_s() >= WAIT_FOR_CLOCK_S:
             return batch
         return batch[:timeless]
 

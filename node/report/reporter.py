@@ -472,6 +472,15 @@ class Reporter:
         """Nothing is on its way to the broker, or nothing can be."""
         return self._publisher.idle
 
+    def has_unwritten(self) -> bool:
+        """Whether readings are in memory alone, though the file was tried once more."""
+        return self._link.connected and self._outbox.try_file_again() > 0
+
+    def send_unwritten(self) -> bool:
+        """Send them as history, as far as there is room; whether there is more to wait for."""
+        self._history.finish(self._clock.monotonic())
+        return self._link.connected and self._outbox.unsent > 0
+
     def say_goodbye(self) -> None:
         """Publish `offline`, and nothing else any more.
 

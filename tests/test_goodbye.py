@@ -1,0 +1,92 @@
+"""A clean stop loses no reading that can be written or sent, whatever the disk does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import NodeProcess, Subscriber, sysfs_config, wait_until
+
+
+@pytest.fixture
+def small_state_dir(tmp_path: Path) -> Iterator[Path]:
+    """The state directory of the nodes that a test starts, on a disk of half a megabyte."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount, as root has it: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, node: NodeProcess) -> Path:
+    """Fill the disk until the node can write no more; return the file that fills it."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free))
+    node.wait_for_log("cannot be written", seconds=60)
+    return ballast
+
+
+def config_of(port: int, folder: Path) -> str:
+    """Twenty sensors, so that the disk is soon full, and history once a minute."""
+    files = {f"s{number}": folder / f"t{number}" for number in range(20)}
+    for file in files.values():
+        file.write_text("21500\n")
+    return sysfs_config(port, files, interval="0.1s")
+
+
+def published(subscriber: Subscriber) -> set[int]:
+    return {state["seq"] for n in range(20) for state in subscriber.states(f"s{n}")}
+
+
+def test_what_cannot_be_written_is_sent_before_the_end(
+    broker, subscribe, start_node, small_state_dir, tmp_path
+):
+    subscriber = subscribe(broker.port)
+    node = start_node(config_of(broker.port, tmp_path))
+    subscriber.wait_for_states("s19", 1)
+    fill(small_state_dir, node)
+    seen = max(published(subscriber))
+    wait_until(lambda: max(published(subscriber)) > seen + 100)
+    assert node.terminate() == 0
+    sent = {reading["seq"] for reading in subscriber.history()}
+    wait_until(lambda: published(subscriber) <= sent | {r["seq"] for r in subscriber.history()})
+    assert "readings are lost" not in node.log
+
+
+def test_what_can_be_neither_written_nor_sent_is_counted(
+    broker, subscribe, start_node, small_state_dir, tmp_path
+):
+    subscriber = subscribe(broker.port)
+    node = start_node(config_of(broker.port, tmp_path))
+    subscriber.wait_for_states("s19", 1)
+    fill(small_state_dir, node)
+    broker.stop()
+    node.wait_for_log("no broker: lost")
+    assert node.terminate() == 0
+    assert "readings are lost: they could be neither written" in node.log
+
+
+def test_what_can_be_written_again_is_written(
+    broker, subscribe, start_node, small_state_dir, tmp_path
+):
+    subscriber = subscribe(broker.port)
+    config = config_of(broker.port, tmp_path)
+    node = start_node(config)
+    subscriber.wait_for_states("s19", 1)
+    ballast = fill(small_state_dir, node)
+    seen = max(published(subscriber))
+    wait_until(lambda: max(published(subscriber)) > seen + 100)
+    broker.freeze()  # so that nothing can be sent either
+    ballast.unlink()
+    assert node.terminate() == 0
+    broker.thaw()
+    assert "readings are lost" not in node.log
+    before = published(subscriber)
+    start_node(config)
+    wait_until(lambda: before <= {reading["seq"] for reading in subscriber.history()})
