@@ -207,7 +207,7 @@ def test_without_a_link_nothing_is_current_and_it_reconnects(house, terminal):
         shown.wait_for("attic/tank", "online")
         proxy.cut()
         shown.wait_for("no broker: ")
-        wait_until(lambda: "what is below is from before" in " ".join(shown.text.split()))
+        wait_until(lambda: "the rows below are older" in " ".join(shown.text.split()))
         shown.wait_for("attic/tank", "21.5", "no link")
 
         def age_s() -> int:
@@ -568,11 +568,11 @@ def test_gaps_and_duplicates_stay_on_the_screen(broker, terminal):
     shown.wait_for("HISTORY  3 readings")
     shown.wait_for("n  seq 3  air  2026-11-24 03:13:00  t 3")
     publish(broker.port, "sensors/n/history", past(3, 7))
-    shown.wait_for("HISTORY  5 readings, 1 of them again, 3 missing")
+    shown.wait_for("HISTORY  5 readings, 1 duplicate, 3 missing")
     shown.wait_for("seq 4 to 6 missing, 3 readings")
-    shown.wait_for("seq 3", "(again)")
+    shown.wait_for("seq 3", "(duplicate)")
     publish(broker.port, "sensors/n/history", past(*range(4, 7), *range(8, 60)))
-    shown.wait_for("HISTORY  60 readings, 1 of them again")
+    shown.wait_for("HISTORY  60 readings, 1 duplicate")
     shown.wait_for("seq 59")
     assert not shown.line("3 missing")
     publish(broker.port, "sensors/n/history", past(1, stream="another"))

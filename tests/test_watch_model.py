@@ -396,7 +396,7 @@ def test_gaps_duplicates_and_late_readings_are_pointed_out():
         "seq 11  air  2026-11-24 03:13:00  t 1.5 °C",
     ]
     assert (log.readings, log.missing, log.again) == (3, 2, 0)
-    assert told(log, batch(8, 9))[0].endswith("  (again)")
+    assert told(log, batch(8, 9))[0].endswith("  (duplicate)")
     assert told(log, batch(9, 10))[1].endswith("  (late)")
     assert (log.readings, log.missing, log.again) == (7, 0, 2)
     log.interrupted()
@@ -410,7 +410,7 @@ def test_numbers_of_any_size_are_counted():
     log = HistoryLog()
     told(log, batch(0))
     assert "missing, 9223372036854775806 readings" in told(log, batch((1 << 63) - 1))[0]
-    assert told(log, batch(1 << 63, 10**30, -1)) == ["3 in this batch are no readings"]
+    assert told(log, batch(1 << 63, 10**30, -1)) == ["not readings: 3 items in this batch"]
 
 
 @given(st.lists(st.integers(0, 60), max_size=80))

@@ -1,6 +1,6 @@
-"""The subscriber's view: what any client of the broker can know of all nodes.
+"""The subscriber's view: everything that a client of the broker can learn about all nodes.
 
-`session` connects and feeds `model`, which remembers what was heard of each sensor; `screen`
-draws it as a live table, `lines` prints it. Used by `sensor-node watch` and `demo`, in a process
-of their own.
+`session` connects and feeds `model`, which keeps the latest messages about each sensor. `screen`
+draws them as a live table, `lines` prints them. Used by `sensor-node watch` and `demo`, each in a
+separate process.
 """

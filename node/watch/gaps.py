@@ -1,4 +1,4 @@
-"""The readings in batches of history, and what is missing or comes again among them. Pure."""
+"""The readings in batches of history, and which of them are missing or duplicates. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PastReading(msgspec.Struct, frozen=True):
 
 
 class HistoryBatch(msgspec.Struct, frozen=True):
-    """`misshapen`: how many things were in it that are no readings."""
+    """A batch of readings. `misshapen` counts the items that are not readings."""
 
     stream: str
     readings: list[PastReading]
@@ -36,7 +36,7 @@ class HistoryBatch(msgspec.Struct, frozen=True):
 
 
 def batch_in(payload: bytes) -> HistoryBatch | None:
-    """The readings in a payload of history; None where it is something else."""
+    """Return the readings in a history payload; None if the payload is not a batch."""
     content = from_json(payload)
     if not isinstance(content, dict):
         return None
@@ -59,15 +59,15 @@ def _reading(thing: object) -> PastReading | None:
 
 
 class _Spans:
-    """Which numbers were seen, as spans of numbers that follow each other."""
+    """The numbers seen so far, as spans of consecutive numbers."""
 
     def __init__(self) -> None:
         self.spans: list[list[int]] = []
         self.given_up = 0
-        """Missing numbers that are no longer waited for."""
+        """Count of missing numbers that are no longer expected."""
 
     def add(self, number: int) -> bool:
-        """False: it was seen before."""
+        """Add a number. Return False if it was seen before."""
         spans = self.spans
         after = len(spans)
         while after and spans[after - 1][0] > number:
@@ -96,26 +96,26 @@ class _Spans:
 
 
 class Remark(msgspec.Struct, frozen=True):
-    """What is to be said of a reading, beside what it says itself."""
+    """What a view says about a reading in addition to its values."""
 
     again: bool = False
     missing: tuple[int, int] | None = None
-    """The first and the last seq that should have come before it."""
+    """The first and the last seq missing before this reading."""
     late: bool = False
-    """It was missing until now."""
+    """The reading was missing until now."""
     new_stream: bool = False
-    """The node has begun to count anew."""
+    """The node has restarted its numbering."""
     unconnected: bool = False
-    """Since the one before it there was no link, over which what is missing may have come."""
+    """The link was down since the previous reading, so missing ones may have been sent then."""
 
     @property
     def missing_count(self) -> int:
         return self.missing[1] - self.missing[0] + 1 if self.missing else 0
 
     def lines(self, stream: str) -> Iterator[str]:
-        """What has to be said before the reading."""
+        """Yield the lines to print before the reading."""
         if self.new_stream:
-            yield f"a new stream, {visible(stream, 32)}: the node began to count anew"
+            yield f"a new stream, {visible(stream, 32)}: the node restarted its numbering"
         if self.missing is not None:
             first, last = self.missing
             which = f"{first}" if first == last else f"{first} to {last}"
@@ -124,14 +124,14 @@ class Remark(msgspec.Struct, frozen=True):
 
 
 class HistoryLine(msgspec.Struct, frozen=True):
-    """A line for people; `odd`: something is not as it should be."""
+    """A line for people; `odd` marks an irregularity."""
 
     text: str
     odd: bool
 
 
 class HistoryLog:
-    """What was seen of each (node, stream)."""
+    """The sequence numbers seen from each (node, stream)."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[str, str], _Spans] = OrderedDict()
@@ -146,11 +146,11 @@ class HistoryLog:
         return self._given_up + sum(spans.missing for spans in self._seen.values())
 
     def interrupted(self) -> None:
-        """There was no link for a while; history is not retained, so some may never come."""
+        """Note that the link was down. History is not retained, so some readings may be lost."""
         self._interrupted = set(self._seen)
 
     def remark_on(self, node: str, stream: str, seq: int) -> Remark:
-        """Note a reading. A consumer knows a duplicate by (node, stream, seq)."""
+        """Note a reading. A consumer recognizes a duplicate by (node, stream, seq)."""
         new_stream = self._stream.get(node, stream) != stream
         self._stream[node] = stream
         self._stream.move_to_end(node)
@@ -175,15 +175,15 @@ class HistoryLog:
     def lines(
         self, node: str, batch: HistoryBatch, unit: Callable[[str, str], str]
     ) -> Iterator[HistoryLine]:
-        """Take a batch: a line for each reading, and for each gap; `unit` of (sensor, path)."""
+        """Note a batch. Yield a line per reading and per gap; `unit` maps (sensor, path)."""
         for reading in batch.readings:
             remark = self.remark_on(node, batch.stream, reading.seq)
             for text in remark.lines(batch.stream):
                 yield HistoryLine(text, odd=True)
-            note = "  (again)" if remark.again else "  (late)" if remark.late else ""
+            note = "  (duplicate)" if remark.again else "  (late)" if remark.late else ""
             yield HistoryLine(_reading_text(reading, unit) + note, odd=bool(note))
         if batch.misshapen:
-            yield HistoryLine(f"{batch.misshapen} in this batch are no readings", odd=True)
+            yield HistoryLine(f"not readings: {batch.misshapen} items in this batch", odd=True)
 
     def _forget_oldest(self) -> None:
         while len(self._seen) > _MAX_STREAMS:
@@ -194,7 +194,7 @@ class HistoryLog:
 
 
 def _reading_text(reading: PastReading, unit: Callable[[str, str], str]) -> str:
-    """`seq 1041  air  2026-11-24 03:13:00  temperature 21.5 °C`; `?`: the clock was not set."""
+    """Return `seq 1041  air  2026-11-24 03:13:00?  temperature 21.5 °C`; `?`: clock not set."""
     values = ", ".join(
         " ".join(filter(None, (visible(path), value_text(value), unit(reading.sensor, path))))
         for path, value in values_in(reading.values).items()

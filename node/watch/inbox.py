@@ -1,7 +1,7 @@
-"""What has happened and waits to be dealt with by `watching`, in bounded memory.
+"""A queue of events for the loop in `session`, in bounded memory.
 
-Messages wait at the door when there are too many: on paho's thread, so that the broker waits as
-well, or drops what it has for us.
+When the queue is full, new messages wait at the door: on paho's thread, so the broker has to wait
+too, or drops messages for this client.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from node.mqtt.events import Arrived, BrokerEvent
 __all__ = ["Inbox"]
 
 _AT_ONCE = 500
-"""Events that are taken before the view is looked after."""
+"""Maximum number of events handled before the view is updated."""
 _WAITING_BYTES = 16_000_000
 _MESSAGE_BYTES = 1_000
-"""What a message takes beside its payload."""
+"""Memory that a message takes in addition to its payload."""
 
 
 class Inbox:
-    """Events of the broker, and numbers of signals."""
+    """Events from the broker, and signal numbers."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[BrokerEvent | int] = queue.SimpleQueue()
@@ -31,7 +31,7 @@ class Inbox:
         self._closed = False
 
     def report(self, event: BrokerEvent) -> None:
-        """On paho's thread, which waits here while there is no room: so does the broker then."""
+        """Add an event. Runs on paho's thread, and blocks it while the queue is full."""
         if isinstance(event, Arrived):
             with self._room:
                 self._room.wait_for(lambda: self._waiting_bytes < _WAITING_BYTES or self._closed)
@@ -39,11 +39,11 @@ class Inbox:
         self._events.put(event)
 
     def signalled(self, number: int) -> None:
-        """In a signal handler: a SimpleQueue can be put to from there."""
+        """Add a signal. Safe in a signal handler, because SimpleQueue.put is reentrant."""
         self._events.put(int(number))
 
     def wait(self, timeout_s: float) -> list[BrokerEvent | int]:
-        """What there is, but not all of it if it is much; after `timeout_s` nothing."""
+        """Return up to `_AT_ONCE` events; an empty list after `timeout_s` without any."""
         events: list[BrokerEvent | int] = []
         with contextlib.suppress(queue.Empty):
             events.append(self._events.get(timeout=timeout_s))

@@ -1,6 +1,6 @@
-"""What arrives as lines: of JSON for programs, or of text where there is no terminal.
+"""Prints messages as lines: JSON for programs, or text if the output is not a terminal.
 
-Every line is flushed, so that a reader has it at once.
+Every line is flushed, so that a reader gets it at once.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["JsonLines", "TextLines"]
 # ruff: noqa: T201
 
 _DEEPEST_JSON = 200
-"""jq 1.6 ends on what is nested more than 256 deep."""
+"""jq 1.6 fails on JSON that is nested more than 256 levels deep."""
 
 
 class _LineView:
-    """What both kinds have in common: no line is ever taken back."""
+    """The common part of both views. A printed line is never taken back."""
 
     def __init__(self, model: LiveModel, history: HistoryLog | None) -> None:
         self._model = model
@@ -48,13 +48,16 @@ class _LineView:
             self._reader.register(sys.stdout.fileno(), 0)
 
     def tick(self, connected: bool, link: str, now: WatchTime, remark: str) -> None:
-        """Raises BrokenPipeError: whoever read our output has gone, and nothing may come to
-        notice it by."""
+        """Check that the output still has a reader, even if no message arrives.
+
+        Raises:
+            BrokenPipeError: the reader has gone.
+        """
         if any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in self._reader.poll(0)):
             raise BrokenPipeError
 
     def _history_in(self, message: Message) -> tuple[str, HistoryBatch] | None:
-        """The node and its readings, where they are wanted and this message has some."""
+        """Return the node and its readings; None without --history or in other messages."""
         match self._model.below_base(message.topic):
             case (node, "history") if self._history is not None:
                 batch = batch_in(message.payload)
@@ -63,7 +66,7 @@ class _LineView:
 
 
 class JsonLines(_LineView):
-    """A JSON object per message; with `history`, one per reading in place of a batch's."""
+    """Prints a JSON object per message; with `history`, one per reading of a batch instead."""
 
     def show(self, message: Message, now: WatchTime) -> None:
         received = utc_text(round(now.utc_s * 1000))
@@ -108,7 +111,7 @@ class JsonLines(_LineView):
 
 
 def _json_payload(payload: bytes) -> tuple[bool, object]:
-    """Whether it is UTF-8; and JSON as it is, other text as a string, other bytes as base64."""
+    """Return (is UTF-8, payload): JSON unchanged, other text as a string, bytes as base64."""
     try:
         text = payload.decode()
     except UnicodeDecodeError:
@@ -117,12 +120,12 @@ def _json_payload(payload: bytes) -> tuple[bool, object]:
         compact = msgspec.json.format(payload, indent=-1)
     except (msgspec.DecodeError, RecursionError):
         return True, text
-    # Numbers stay as they were written: 21.50, or an integer that no float holds.
+    # Numbers keep their notation: 21.50, or an integer too large for a float.
     return True, text if _depth(compact) > _DEEPEST_JSON else msgspec.Raw(compact)
 
 
 def _depth(compact: bytes) -> int:
-    """How deep valid JSON is nested."""
+    """Return the nesting depth of valid JSON; 0 if it is certainly not too deep."""
     if compact.count(b"[") + compact.count(b"{") <= _DEEPEST_JSON:
         return 0
     depth = deepest = 0
@@ -136,7 +139,7 @@ def _depth(compact: bytes) -> int:
 
 
 def _print_json(line: dict[str, object]) -> None:
-    """Print JSON in which all that a terminal would obey is escaped; its meaning is the same."""
+    """Print JSON with every control character for terminals escaped; its meaning is the same."""
     text = msgspec.json.encode(line).decode()
     if not text.isprintable():
         text = "".join(c if c.isprintable() else _escaped(c) for c in text)
@@ -144,13 +147,13 @@ def _print_json(line: dict[str, object]) -> None:
 
 
 def _escaped(character: str) -> str:
-    """A character in a string of JSON, as one UTF-16 unit or two."""
+    """Return the JSON escape of a character: one or two UTF-16 units."""
     units = character.encode("utf-16-be").hex()
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
 
 class TextLines(_LineView):
-    """A line of text per message; with `history`, one per reading of a batch."""
+    """Prints a line of text per message; with `history`, one per reading of a batch."""
 
     _remark = ""
 

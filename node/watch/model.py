@@ -1,8 +1,8 @@
 """What a subscriber knows: a row per channel, from the messages alone.
 
-Pure: `LiveModel.take` is given each message and the time, `rows` says what to show. Bounded,
-whatever arrives. Below the base topic it knows the topics of nodes; of others, if they are
-wanted, it takes the numbers, or the text where there are none.
+Pure: `LiveModel.add` takes each message and the time, and `rows` returns the rows to show. Memory
+is bounded. Below the base topic, the model understands the topics of nodes. From other topics, if
+they are wanted, it takes the numbers, or the text if there are none.
 """
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ MAX_ROWS = 2000
 _ARRIVALS = 9
 _MAX_TOPIC = 1000
 _PASSED_OVER = 3
-"""So many plain values without a state between them show that there is no state any more."""
+"""After this many plain values in a row, the model concludes that the state is not sent now."""
 _CLOCKS_DIFFER_S = 2.0
-"""By less, a reading from the future is of the same instant: NTP keeps no clock closer."""
+"""A reading less than this in the future counts as taken now: NTP does not sync any closer."""
 
 Levels = tuple[str, ...]
 
 
 class _Series(msgspec.Struct):
-    """What was heard of one channel."""
+    """The values of one channel so far."""
 
     topic: str
     sensor: Levels
-    """(node, sensor); () for a topic that is not of a node."""
+    """(node, sensor); () for a topic that does not belong to a node."""
     path: str
-    """Where the value stands in the payload; "" where it is the payload."""
+    """Path of the value in the payload; "" if the payload is the value."""
     value: Value
     history: deque[float]
     arrivals: deque[float]
     decimals: int = 0
     passed_over: int = 0
-    """Plain values that came since the last state."""
+    """Number of plain values since the last state."""
     measured_utc_s: float | None = None
     arrived_boot_s: float | None = None
-    """None: it was there before."""
+    """None for a retained message."""
 
 
 class LiveModel:
-    """Everything that was heard."""
+    """The latest values of every channel, and the status of nodes and sensors."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class LiveModel:
         others: bool = False,
         all_simulated: bool = False,
     ) -> None:
-        """`others`: topics that are not of a node get a row as well.
+        """`others`: topics that do not belong to a node get a row, too.
 
-        `all_simulated`: nothing else is expected, so it is not said in each row.
+        `all_simulated`: only simulated readings are expected, so the rows do not mention it.
         """
         self._base = tuple(base_topic.split("/"))
         self.others = others
@@ -93,22 +93,22 @@ class LiveModel:
         self._units = units or {}
         self.discovered = DiscoveredUnits()
         self._series: dict[tuple[Levels, str], _Series] = {}
-        """By the levels of what the row is called, and the channel."""
+        """Keyed by the levels of the row's name, and the channel."""
         self._status: dict[Levels, str] = {}
-        """Of a node and of (node, sensor): what is said to be online."""
+        """Status text by (node,) and by (node, sensor)."""
         self._simulated: set[str] = set()
-        """Nodes whose readings say that their hardware is not real."""
+        """Nodes whose readings are marked as simulated."""
         self.full = False
-        """There was more than is kept."""
+        """Some messages did not fit and were dropped."""
 
     def below_base(self, topic: str) -> Levels:
-        """The levels of a node's topic, from the node on; () for others."""
+        """Return the levels of a node's topic, from the node on; () for other topics."""
         levels = tuple(topic.split("/"))
         depth = len(self._base)
         return levels[depth:] if levels[:depth] == self._base else ()
 
     def add(self, message: Message, now: WatchTime) -> None:
-        """Note a message that arrived now."""
+        """Record a message that arrived now."""
         if len(message.topic) > _MAX_TOPIC:
             self.full = True
             return
@@ -137,7 +137,7 @@ class LiveModel:
         return True
 
     def _add_values(self, message: Message, sensor: Levels, part: str, now: WatchTime) -> None:
-        """`part` is "state", or the channel whose plain value it is; "" for topics of others."""
+        """Record values. `part`: "state", or a plain value's channel; "" for other topics."""
         whose = self._base + sensor if sensor else tuple(message.topic.split("/"))
         if not message.payload:
             self._forget(message.topic)
@@ -172,7 +172,7 @@ class LiveModel:
         value: Value,
         now: WatchTime,
     ) -> _Series | None:
-        """The series that `value` went into; None if it is told better, or there is no room."""
+        """Return the series that `value` was added to; None if a state covers it, or if full."""
         series = self._series.get((whose, channel))
         if series is None:
             if not self._room_beside(self._series):
@@ -184,7 +184,7 @@ class LiveModel:
         elif series.topic.endswith("/state") and not message.topic.endswith("/state"):
             series.passed_over += 1
             if series.passed_over < _PASSED_OVER:
-                return None  # a state has the time of the value as well
+                return None  # a state also has the time of the value
         replayed = message.retained and value == series.value and series.history
         if not isinstance(value, str) and not replayed:
             series.history.append(float(value))
@@ -198,11 +198,11 @@ class LiveModel:
         return series
 
     def forget_status(self) -> None:
-        """After a loss of the link nobody knows what is online, until it is told again."""
+        """Forget what is online: after a loss of the link, only new messages can say."""
         self._status.clear()
 
     def rows(self, now: WatchTime, *, linked: bool = True) -> list[TableRow]:
-        """By node, sensor and channel; without a link to the broker none of them is current."""
+        """Return rows by node, sensor and channel; without a link none of them is current."""
         rows = {key: self._row(*key, series, now) for key, series in self._series.items()}
         known = {series.sensor for series in self._series.values()} | self._status.keys()
         nodes_with_sensors = {sensor[:1] for sensor in known if len(sensor) == 2}
@@ -235,7 +235,7 @@ class LiveModel:
         )
 
     def _silent(self, whose: Levels, said: str) -> TableRow:
-        """The row of a node or sensor of which there is no value."""
+        """Return the row of a node or sensor without a value."""
         what = self._shown(self._base + whose)
         return TableRow(what, "", said, "", None, self._status_of(whose), None, (), silent=True)
 
@@ -243,11 +243,11 @@ class LiveModel:
         return visible("/".join(whose if self.others else whose[len(self._base) :]))
 
     def unit(self, topic: str, path: str) -> str:
-        """What the node says in its discovery, else what a configuration at hand says."""
+        """Return the unit from the node's discovery, else from a local configuration."""
         return self.discovered.get(topic, path) or self._units.get((topic, path), "")
 
     def history_unit(self, topic: str) -> Callable[[str, str], str]:
-        """The unit of (sensor, path) in the history on `topic`: that of the sensor's state."""
+        """Return a function for units of (sensor, path) on `topic`: those of the sensor's state."""
         node_topic = topic.removesuffix("history")
         return lambda sensor, path: self.unit(f"{node_topic}{sensor}/state", path)
 
@@ -269,7 +269,7 @@ class LiveModel:
 
 
 def _every_s(arrivals: Iterable[float]) -> float | None:
-    """The median, so that one outage is no matter."""
+    """Return the median interval, which one outage does not change; None without any."""
     times = list(arrivals)
     if len(times) < 2:
         return None
@@ -277,7 +277,7 @@ def _every_s(arrivals: Iterable[float]) -> float | None:
 
 
 def units_of(config: Config) -> Units:
-    """The unit of every channel of the configured node, on either topic that may carry it."""
+    """Return the unit of every channel of the configured node, on both topics that carry it."""
     topics = Topics(config.mqtt.base_topic, config.node.name)
     units: Units = {}
     for sensor in config.sensors:

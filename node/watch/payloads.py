@@ -1,6 +1,6 @@
-"""What one message says: its text, the numbers in it, and when it was measured.
+"""The content of one message: its text, its numbers, and the time of measurement.
 
-Pure, and for any bytes at all: a subscriber cannot choose what others publish.
+Pure, and safe for any bytes at all: a subscriber cannot choose what others publish.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEEPEST = 4
 _SHOWN_BYTES = 16
 _LONG_TEXT = 1000
 NOT_CHANNELS = {"time", "clock", "seq", "stream", "simulated"}
-"""Beside the channels in a node's `state`."""
+"""Keys in a node's `state` that are not channels."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Message(msgspec.Struct, frozen=True):
 
 
 def described(payload: bytes, longest: int = 200) -> str:
-    """The payload in words that can be shown anywhere; what is not UTF-8 is told as such."""
+    """Return the payload as safe text for a terminal; bytes that are not UTF-8 are described."""
     if not payload:
         return "(empty)"
     try:
@@ -64,7 +64,7 @@ def _size(payload: bytes) -> str:
 
 
 def from_json(payload: bytes) -> object:
-    """What the payload is as JSON; None where it is none, or too large to look into."""
+    """Decode the payload as JSON; None if it is not JSON, or is too large."""
     if len(payload) > _LARGEST_JSON:
         return None
     try:
@@ -74,9 +74,9 @@ def from_json(payload: bytes) -> object:
 
 
 def values_in(content: object) -> dict[str, float | bool]:
-    """The numbers and truth values in decoded JSON, by their path: {"update.progress": 3.0}.
+    """Return the numbers and booleans in decoded JSON, by their path: {"update.progress": 3.0}.
 
-    A bare number has the path "". What a node puts beside its channels is left out.
+    A bare number has the path "". A node's own keys (`NOT_CHANNELS`) are left out.
     """
     values: dict[str, float | bool] = {}
     for path, value in _walk(content, "", 0):
@@ -90,7 +90,7 @@ def _walk(content: object, path: str, depth: int) -> Iterator[tuple[str, float |
     if isinstance(content, bool):
         yield path, content
     elif isinstance(content, int | float):
-        if abs(content) < 1e300:  # an integer of JSON may have hundreds of digits
+        if abs(content) < 1e300:  # an integer in JSON may have hundreds of digits
             yield path, float(content)
     elif isinstance(content, dict) and depth < _DEEPEST:
         ours = NOT_CHANNELS if _is_reading(content) else set()
@@ -104,7 +104,7 @@ def _is_reading(content: dict[str, object]) -> bool:
 
 
 def measured_at_s(content: object) -> float | None:
-    """When a reading was taken, in seconds since 1970, by a clock that was set; else None."""
+    """Return when a reading was taken, in seconds since 1970; None if its clock was not set."""
     if not isinstance(content, dict) or content.get("clock") != "synced":
         return None
     try:
@@ -115,13 +115,13 @@ def measured_at_s(content: object) -> float | None:
 
 
 def decimals_of(value: float) -> int:
-    """How many decimals a number has, of seven digits (a 32-bit float has no more)."""
+    """Return how many decimals a number has, within seven digits (the limit of 32-bit floats)."""
     text = f"{value:.7g}"
     return 0 if "e" in text else len(text.partition(".")[2])
 
 
 def value_text(value: float | bool, decimals: int = 0) -> str:
-    """A value for people, with seven digits or so, and with at least so many decimals."""
+    """Format a value for people with about seven digits, and at least `decimals` decimals."""
     if isinstance(value, bool):
         return str(value).lower()
     text = f"{value:.7g}"

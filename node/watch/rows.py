@@ -1,4 +1,4 @@
-"""What the live model tells its views: rows, and the moment that they are of."""
+"""What the live model gives its views: rows, and the time that they refer to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 HISTORY = 60
-"""How many values a trend goes back."""
+"""Number of values in a trend."""
 
 ONLINE = "online"
 SIMULATED = "simulated"
@@ -32,34 +32,34 @@ Value = float | bool | str
 
 
 class WatchTime(msgspec.Struct, frozen=True):
-    """Now: seconds since boot, by a clock that is never set, and since 1970, by one that is."""
+    """The current time: seconds since boot (never stepped), and since 1970 (may be stepped)."""
 
     boot_s: float
     utc_s: float
 
 
 class TableRow(msgspec.Struct, frozen=True):
-    """One line of the view, of text that may be shown."""
+    """One line of the view; its text is safe to show."""
 
     what: str
-    """`node/sensor`, or the topic of something else."""
+    """`node/sensor`, or any other topic."""
     channel: str
     value: Value
     unit: str
     age_s: float | None
-    """None where nobody knows; below zero: measured in the future of this computer's clock."""
+    """None if unknown; negative if measured in the future of this computer's clock."""
     status: str
     every_s: float | None
-    """The time from one message to the next, once there were two."""
+    """The usual time between two messages; None before the second one."""
     history: tuple[float, ...]
     decimals: int = 0
-    """As many as its values had until now, so that the point does not move."""
+    """The most decimals of any value so far, so that the point does not move."""
     silent: bool = False
-    """There is no value of it at all."""
+    """The node or sensor does not have a value yet."""
 
     @property
     def name(self) -> str:
-        """What the row is of; a text in place of a value is that of a topic, not of a channel."""
+        """The name of the row. With text as its value, this is the topic, channel included."""
         return f"{self.what}/{self.channel}" if self.channel and self.is_text else self.what
 
     @property

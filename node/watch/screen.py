@@ -1,10 +1,11 @@
-"""The live view of a terminal: draws the table over itself, and leaves all as it was.
+"""The live view in a terminal: redraws the table in place, and leaves the screen as it was.
 
-It draws on the terminal's alternate screen, without echo of what is typed and with no line ever
-wrapped, so that nothing scrolls, whatever its size. On leaving, for a while (Ctrl-Z) or for good,
-the screen that was there comes back as it was; at the end the last table is written below it.
+The view uses the terminal's alternate screen, with echo off and lines never wrapped, so that
+nothing scrolls at any size. On leaving, for a while (Ctrl-Z) or for good, the previous screen
+comes back unchanged; at the end the last table is written below it.
 
-All here runs on one thread, between two frames and never within one: signals are events to it.
+Everything here runs on one thread, between two frames and never within one: signals arrive as
+events.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["LiveTable"]
 
 _DRAW_S = 0.5
 _AGE_S = 1.0
-"""So often ages are drawn anew, though nothing else is new."""
+"""Interval at which ages are redrawn when nothing else has changed."""
 _HISTORY_LINES = 300
 _LOG_LINES = 200
 
@@ -44,7 +45,7 @@ _PLACE = "\x1b[{};1H"
 
 
 class LiveTable:
-    """A context manager; `show` and `tick` within it."""
+    """A context manager; call `show` and `tick` only within it."""
 
     def __init__(
         self, model: LiveModel, history: HistoryLog | None, *, title: str, topics: str
@@ -61,10 +62,10 @@ class LiveTable:
         self._news = True
         self._messages = 0
         self._link = (False, "")
-        """Whether there is one, and why there is none."""
+        """Whether the link is up, and its description."""
         self._remark = ""
         self._since_s: float | None = None
-        """Since when that is so, in seconds since boot."""
+        """When the link last went up or down, in seconds since boot."""
         self._now: WatchTime | None = None
 
     def __enter__(self) -> LiveTable:
@@ -79,7 +80,7 @@ class LiveTable:
             self._screen.write("\n".join(self._painted(lines)) + "\n")
 
     def show(self, message: Message, now: WatchTime) -> None:
-        """The model has it already, but for history."""
+        """Count a message. The model has recorded it already, except history."""
         self._messages += 1
         self._news = True
         match self._model.below_base(message.topic):
@@ -92,7 +93,7 @@ class LiveTable:
                         self._past.append(HistoryLine(text, line.odd))
 
     def tick(self, connected: bool, link: str, now: WatchTime, remark: str) -> None:
-        """Draw, if it is time to."""
+        """Draw if a frame is due."""
         if remark != self._remark:
             self._remark = remark
             self._news = True
@@ -113,7 +114,7 @@ class LiveTable:
             history = list(self._past)
             title = f"HISTORY  {count(range(self._history.readings), 'reading')}"
             if self._history.again:
-                title += f", {self._history.again} of them again"
+                title += f", {count(range(self._history.again), 'duplicate')}"
             if self._history.missing:
                 title += f", {self._history.missing} missing"
         return Picture(
@@ -136,41 +137,41 @@ class LiveTable:
         lines = frame(picture, width, height)
         lines += [Text()] * (height - len(lines))
         painted = self._painted([_filled(line, width) for line in lines])
-        # A line at its place each: a window that has just become lower does not scroll.
+        # Each line is placed explicitly, so that a window that has just shrunk does not scroll.
         placed = [_PLACE.format(number) + line for number, line in enumerate(painted, 1)]
         self._screen.write("".join(placed))
 
     def _painted(self, lines: list[Text]) -> list[str]:
-        """The lines with colours, as far as this terminal has them."""
+        """Return the lines with the colours that this terminal supports."""
         self._paper.seek(0)
         self._paper.truncate()
         self._console.print(Text("\n").join(lines), end="", soft_wrap=True)
         return self._paper.getvalue().split("\n")
 
     def resized(self) -> None:
-        """Draw at the next tick."""
+        """Force a redraw at the next tick."""
         self._drawn_s = float("-inf")
 
     def suspend(self) -> None:
-        """Give the terminal back, stop as Ctrl-Z wants it, and go on where it was left."""
+        """Give the terminal back, stop as Ctrl-Z asks, and continue from the same state."""
         self._screen.leave()
         numbers = (signal.SIGTSTP, signal.SIGCONT)
         handlers = [signal.signal(number, signal.SIG_DFL) for number in numbers]
-        signal.raise_signal(signal.SIGTSTP)  # and here it goes on, after SIGCONT
+        signal.raise_signal(signal.SIGTSTP)  # execution resumes here after SIGCONT
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
         self._screen.enter()
         self.resized()
 
     def resume(self) -> None:
-        """After a stop that nobody asked us about (SIGSTOP): somebody else had the terminal."""
+        """Take the terminal again after SIGSTOP, during which another program had it."""
         self._screen.leave()
         self._screen.enter()
         self.resized()
 
 
 class _Screen:
-    """The state of the terminal on standard output, and of standard error if that is one too."""
+    """The terminal state of standard output, and of standard error if it is a terminal, too."""
 
     def __init__(self) -> None:
         self._entered = False
@@ -179,17 +180,17 @@ class _Screen:
         self._held = _HeldBack()
 
     def write(self, text: str) -> None:
-        """Raises BrokenPipeError: the terminal is gone."""
+        """Write and flush. Raise BrokenPipeError if the terminal is gone."""
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
         except OSError as error:
-            if error.errno != errno.EIO:  # after a hang-up
+            if error.errno != errno.EIO:  # EIO follows a hang-up
                 raise
             raise BrokenPipeError from error
 
     def enter(self) -> None:
-        # A job in the background is stopped here (SIGTTOU), before it has written anything.
+        # A background job is stopped here (SIGTTOU), before it has written anything.
         self._before = _without_echo(sys.stdout.fileno())
         self._entered = True
         if self._stderr.isatty():
@@ -212,7 +213,7 @@ class _Screen:
 
 
 def _without_echo(terminal: int) -> list[Any] | None:
-    """Switch echo off; returns the attributes from before, None if they cannot be had."""
+    """Switch echo off. Return the previous attributes; None if they are unavailable."""
     try:
         before: list[Any] = termios.tcgetattr(terminal)
         attributes = list(before)
@@ -224,7 +225,7 @@ def _without_echo(terminal: int) -> list[Any] | None:
 
 
 class _HeldBack(io.TextIOBase):
-    """Standard error, while it would be written across the table: kept for later."""
+    """Stands in for standard error while the table is shown, and keeps the text for later."""
 
     def __init__(self) -> None:
         self._parts: deque[str] = deque(maxlen=_LOG_LINES)
@@ -240,12 +241,12 @@ class _HeldBack(io.TextIOBase):
 
 
 def _filled(line: Text, width: int) -> Text:
-    """The line with spaces to the edge, over what was there before."""
+    """Return the line padded to the edge, to cover the previous frame."""
     return line.copy().append(" " * max(0, width - line.cell_len))
 
 
 def _size() -> tuple[int, int]:
-    """Columns and lines; a terminal that does not know has 80 by 24."""
+    """Return columns and lines; 80 by 24 if the terminal does not know its size."""
     try:
         size = os.get_terminal_size(sys.stdout.fileno())
     except OSError:

@@ -1,7 +1,7 @@
-"""A subscriber that shows what it hears: a live table, lines, or JSON; for `watch` and `demo`.
+"""A subscriber that shows messages as a live table, lines, or JSON; for `watch` and `demo`.
 
-One loop owns the model and the view. paho's thread and signal handlers only put events into its
-intake.
+One loop owns the model and the view. paho's thread and signal handlers only put events into the
+loop's inbox.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _TICK_S = 0.5
 _GOODBYE_S = 0.5
 _THREAD_CHECK_S = 5.0
 _STUCK_S = 1.0
-"""By then the loop has seen a signal, if it goes round at all."""
+"""A running loop handles a signal within this time."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _OF_THE_TERMINAL = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 
 
 class _View(Protocol):
-    """Where messages are shown."""
+    """Shows messages."""
 
     def show(self, message: Message, now: WatchTime) -> None: ...
 
@@ -79,14 +79,15 @@ def watch(
     remark: Callable[[], str] = str,
     all_simulated: bool = False,
 ) -> bool:
-    """Subscribe to `filters`, or to the topics of all nodes, and show what arrives.
+    """Subscribe to `filters`, or to the topics of all nodes, and show the messages.
 
-    `others`: topics that are no node's are shown too. Units are those of the nodes' discovery
-    below `prefix`, else `units`. `all_simulated`: the title says so, and
-    the rows need not. Ends with a signal (SIGINT, SIGTERM, SIGHUP, SIGQUIT), after `seconds`, when
-    `go_on` says no, or when nobody reads the output any more. `remark` is asked twice a second for
-    a sentence to show with it. Logs, and returns False, if there was no broker or no message in all
-    that time.
+    With `others`, topics that do not belong to a node are shown, too. Units come from the nodes'
+    discovery below `prefix`, else from `units`. With `all_simulated`, the title says that readings
+    are simulated, and the rows do not. The view ends with a signal (SIGINT, SIGTERM, SIGHUP,
+    SIGQUIT), after `seconds`, when `go_on` returns False, or when the reader of the output has
+    gone. `remark` is called twice a second for a sentence to show.
+
+    Return False, and log why, if no message arrived.
     """
     wanted = without_covered(filters or (f"{mqtt.base_topic}/+/#",))
     topics = ", ".join(wanted)
@@ -101,7 +102,7 @@ def watch(
         with watcher.signals(live), live or contextlib.nullcontext():
             watcher.run(view, seconds, go_on, remark)
     except OSError as error:
-        # Nobody reads on, as after `| head -1` or a hang-up; or a full disk.
+        # The reader has gone, as after `| head -1` or a hang-up; or the disk is full.
         if not isinstance(error, BrokenPipeError):
             _log.error("the output cannot be written: %s", error.strerror)
             watcher.heard = False
@@ -115,7 +116,7 @@ def watch(
 def _live_table(
     model: LiveModel, history: HistoryLog | None, title: str, topics: str
 ) -> _LiveView | None:
-    """None where the output is no terminal, or there is no library for it."""
+    """Return the live table; None if the output is not a terminal or rich is not installed."""
     if is_plain(sys.stdout):
         return None
     try:
@@ -168,7 +169,7 @@ class _Watcher:
         self._link.disconnect(wait_s=_GOODBYE_S)
 
     def explain(self) -> None:
-        """Why there was nothing to be shown."""
+        """Log why nothing could be shown."""
         if not self._reached:
             _log.warning("no connection to %s", self._mqtt.address)
         elif not self.heard:
@@ -176,7 +177,7 @@ class _Watcher:
 
     @contextlib.contextmanager
     def signals(self, live: _LiveView | None) -> Iterator[None]:
-        """Signals are events meanwhile; those that are ignored (nohup) stay ignored."""
+        """Turn signals into events within the context; ignored ones (nohup) stay ignored."""
         self._live = live
         numbers = _ENDING if live is None else _ENDING + _OF_THE_TERMINAL
         before = {number: signal.getsignal(number) for number in numbers}
@@ -193,7 +194,7 @@ class _Watcher:
         if number in _ENDING:
             now_s = self._clock.boot_s()
             if now_s - self._asked_to_end_s > _STUCK_S:
-                raise KeyboardInterrupt  # asked again: a write to the terminal blocks, say
+                raise KeyboardInterrupt  # a second request: a write to the terminal may block
             self._asked_to_end_s = min(self._asked_to_end_s, now_s)
         self._inbox.signalled(number)
 

@@ -1,4 +1,4 @@
-"""The live table as lines of a given width, never more of them than there is room for.
+"""The live table as lines of a given width, never more than fit the terminal.
 
 Pure, on rich's types; imported where rich is installed. Widths are in cells of the terminal.
 """
@@ -26,9 +26,9 @@ _TREND_CELLS = 8
 _BANNER_LINES = 6
 _REMARK_LINES = 3
 _PATIENCE_S = 10.0
-"""When nothing has come for so long, there may be a reason for it."""
+"""After this long without a message, the table suggests a reason."""
 
-# What gives way where there is too little room, in this order: down to so many cells; 0: goes.
+# How columns shrink in a narrow terminal, in this order: down to this many cells; 0: removed.
 _SQUEEZE: tuple[tuple[_Column, int], ...] = (
     ("what", 16),
     ("trend", 0),
@@ -45,29 +45,29 @@ _SQUEEZE: tuple[tuple[_Column, int], ...] = (
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """What is to be seen."""
+    """The content of one frame."""
 
     title: str
     topics: str
-    """What is subscribed to, for people."""
+    """The subscribed topics, for people."""
     connected: bool
     link: str
-    """`connected, MQTT 5`, or why there is no broker."""
+    """`connected, MQTT 5`, or why there is not a connection."""
     link_s: float
-    """For how long that has been so."""
+    """For how long the link has been up or down."""
     rows: Sequence[TableRow]
     messages: int
     others: bool = False
-    """Some are not of nodes."""
+    """Some rows do not belong to nodes."""
     full: bool = False
     history: Sequence[HistoryLine] | None = None
     history_title: str = ""
     remark: str = ""
-    """What the demo has to say of it."""
+    """A sentence from the demo."""
 
 
 def frame(picture: Picture, width: int, height: int) -> list[Text]:
-    """The lines, at most `height`; each as wide as `width` or less."""
+    """Return at most `height` lines, each at most `width` cells wide."""
     top = [_title(picture, width), *_remark(picture, width), *_banner(picture, width)]
     notes = _notes(picture, width)
     room = max(1, height - len(top) - len(notes))
@@ -91,11 +91,11 @@ def _remark(picture: Picture, width: int) -> list[Text]:
 
 
 def _banner(picture: Picture, width: int) -> list[Text]:
-    """Why what is below is not current, or why there is nothing."""
+    """Explain why the rows are not current, or why there are none."""
     style = "dim"
     if not picture.connected:
         said = f"{picture.link} (for {duration_text(round(picture.link_s))})"
-        said += "; what is below is from before" if picture.rows else ""
+        said += "; the rows below are older" if picture.rows else ""
         style = "bold red"
     elif picture.rows:
         return []
@@ -128,7 +128,7 @@ def _notes(picture: Picture, width: int) -> list[Text]:
 
 
 def _past(picture: Picture, width: int, room: int) -> list[Text]:
-    """The newest lines of history that there is room for."""
+    """Return the newest lines of history that fit."""
     if room < 2 or picture.history is None:
         return []
     lines = [Text(_fit(picture.history_title, width).rstrip(), style="bold")]
@@ -142,7 +142,7 @@ def _past(picture: Picture, width: int, room: int) -> list[Text]:
 def _table(
     rows: Sequence[TableRow], headings: dict[_Column, str], width: int, room: int
 ) -> list[Text]:
-    """A heading and the first rows; with fewer lines than rows it says how many are left out."""
+    """Return a heading and the rows that fit, and how many rows are left out."""
     if not rows or room < 2:
         return []
     shown = rows if len(rows) < room else rows[: max(0, room - 2)]
@@ -198,7 +198,7 @@ def _every(row: TableRow) -> str:
 def _widths(
     rows: Sequence[TableRow], headings: dict[_Column, str], width: int
 ) -> dict[_Column, int]:
-    """Cells for each column; 0 for one that has to go."""
+    """Return the cells for each column; 0 for a column that is removed."""
     numbers = [row for row in rows if not row.is_text]
     longest: dict[_Column, list[str]] = {
         "what": [row.name for row in rows],
@@ -252,7 +252,7 @@ def _line(row: TableRow, widths: dict[_Column, int], gap: int) -> Text:
             cells = sum(there) + gap * (len(there) - 1)
             line.append(" " * gap + _fit(text, cells, right=right), style=style)
 
-    if row.is_text:  # it takes the room of the columns that it has no use for
+    if row.is_text:  # text takes the room of the columns that it does not use
         add(["channel", "value", "trend"], row.text, style)
     else:
         add(["channel"], row.channel, style)
@@ -272,7 +272,7 @@ def _status_style(status: str) -> str:
 
 
 def _fit(text: str, width: int, *, right: bool = False, middle: bool = False) -> str:
-    """`text` in exactly `width` cells; what is too long is cut, and shows that."""
+    """Return `text` in exactly `width` cells; longer text is visibly cut."""
     length = cell_len(text)
     if length <= width:
         padding = " " * (width - length)

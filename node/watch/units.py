@@ -1,8 +1,8 @@
-"""Units that nodes tell in their device discovery for Home Assistant, for any subscriber to use.
+"""Units from the nodes' device discovery for Home Assistant, for any subscriber to use.
 
-Pure: `<prefix>/device/<id>/config` is JSON with components, each of which names the topic, the
-key of the value there, and its unit. Whatever else stands there is of no interest here, and what
-is malformed is passed over: anybody may publish on that topic.
+Pure: `<prefix>/device/<id>/config` is JSON with components. Each component names a topic, the key
+of the value in its JSON, and the unit. Everything else is ignored, malformed parts included,
+because anybody may publish on that topic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from node.watch.payloads import from_json
 __all__ = ["DiscoveredUnits", "Units", "discovery_filter", "units_in"]
 
 Units = dict[tuple[str, str], str]
-"""(topic, key of the JSON there) -> unit; the key is "" where the payload is the value itself."""
+"""(topic, key in its JSON) -> unit; the key is "" if the payload is the value itself."""
 
 _MAX_DEVICES = 2000
 _MAX_COMPONENTS = 500
@@ -32,7 +32,7 @@ def discovery_filter(prefix: str) -> str:
 
 
 def units_in(payload: bytes) -> Units:
-    """The units in one device's discovery."""
+    """Return the units in one device's discovery."""
     root = from_json(payload)
     if not isinstance(root, dict):
         return {}
@@ -57,7 +57,7 @@ def _units_of(
 
 
 def _text(options: dict[str, object], *names: str) -> str:
-    """The text under the first of the names that has one; an option has an abbreviation."""
+    """Return the text under the first name that has one: an option or its abbreviation."""
     for name in names:
         value = options.get(name)
         if isinstance(value, str):
@@ -66,14 +66,14 @@ def _text(options: dict[str, object], *names: str) -> str:
 
 
 def _expanded(topic: str, base: str) -> str:
-    """`~` at the beginning or the end of a topic stands for the base."""
+    """Replace `~` at the beginning or the end of a topic by the base."""
     if topic.startswith("~"):
         return base + topic[1:]
     return topic[:-1] + base if topic.endswith("~") else topic
 
 
 def _key(template: str) -> str | None:
-    """The key, with dots between those of nested objects; None for another kind of template."""
+    """Return the key, dotted for nested objects; None for another kind of template."""
     if not template or re.fullmatch(r"\{\{\s*value\b(?!_json).*\}\}", template.strip()):
         return ""
     found = _KEYS.search(template)
@@ -83,14 +83,14 @@ def _key(template: str) -> str | None:
 
 
 class DiscoveredUnits:
-    """The units of every device that was discovered, and is not forgotten."""
+    """The units of every discovered device, until its discovery is removed."""
 
     def __init__(self) -> None:
         self._units: Units = {}
         self._of_device: dict[str, Units] = {}
 
     def learn(self, topic: str, payload: bytes) -> None:
-        """Note what a device says of itself on `topic`; an empty payload takes it back."""
+        """Record a device's discovery on `topic`; an empty payload removes it."""
         for place in self._of_device.pop(topic, {}):
             self._units.pop(place, None)
         if payload and len(self._of_device) < _MAX_DEVICES:
