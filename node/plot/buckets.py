@@ -1,8 +1,8 @@
 """Readings of one channel as buckets of time: lowest, highest, mean, count. Pure.
 
-A ring of buckets of a fixed width, so its size and the cost of a plot are those of its pixels,
-however many readings went in. Numbers are kept in single precision: seven digits, in 15 bytes a
-bucket.
+The buckets form a ring and have a fixed width. The memory and the cost of a plot depend on its
+pixels, not on the number of readings. Numbers are kept in single precision: seven digits, in 15
+bytes a bucket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["SPANS", "Bucket", "Buckets", "ChannelBuckets", "Span", "merged"]
 _MAX_COUNTED = 65_535
 """A count stops here, and the mean then follows the newest readings slowly."""
 _LARGEST = 3.4e38
-"""What single precision holds: beyond it is infinity, which has no place in a plot."""
+"""The limit of single precision: larger values become infinity, which cannot be plotted."""
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ SPANS = {
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """What was read from `start_ms` on, for the width of a bucket."""
+    """The readings from `start_ms` on, for the width of a bucket."""
 
     start_ms: int
     low: float
@@ -52,11 +52,11 @@ class Bucket(msgspec.Struct, frozen=True):
     mean: float
     count: int
     unsynced: bool
-    """Some of it was read while the clock was not set."""
+    """Some of the readings were taken while the clock was not set."""
 
 
 class Buckets:
-    """The newest `count` buckets of `width_ms`; what is older is forgotten."""
+    """The newest `count` buckets of `width_ms`; older ones are forgotten."""
 
     __slots__ = (
         "_counts",
@@ -81,7 +81,7 @@ class Buckets:
         """The number of the newest bucket: its start, in widths since 1970."""
 
     def add(self, at_ms: int, value: float, *, unsynced: bool = False) -> None:
-        """Take one reading, in any order; one before the oldest bucket is passed over."""
+        """Add a reading, in any order; a reading before the oldest bucket is ignored."""
         value = min(max(value, -_LARGEST), _LARGEST)
         number = at_ms // self.width_ms
         if self._newest is None:
@@ -114,7 +114,7 @@ class Buckets:
         self._newest = number
 
     def between(self, start_ms: int, end_ms: int) -> list[Bucket]:
-        """The buckets with readings that begin in this time, oldest first."""
+        """Return the buckets with readings that begin in this time, oldest first."""
         return list(self._between(start_ms, end_ms))
 
     def _between(self, start_ms: int, end_ms: int) -> Iterator[Bucket]:
@@ -136,25 +136,25 @@ class Buckets:
 
 
 class ChannelBuckets:
-    """What the plots of a channel are made from: fine buckets for an hour, coarse for two days."""
+    """The data for a channel's plots: fine buckets for an hour, coarse ones for two days."""
 
     __slots__ = ("days", "hour")
 
     def __init__(self) -> None:
         hour, day, days = SPANS["hour"], SPANS["day"], SPANS["2days"]
-        # One more than a plot has: the oldest is cut by the plot's edge.
+        # One more than a plot shows, because the plot's edge cuts the oldest.
         self.hour = Buckets(hour.width_ms, hour.count + 1)
         self.days = Buckets(day.width_ms, days.long_ms // day.width_ms + 1)
 
     def of(self, span: Span, end_ms: int) -> list[Bucket]:
-        """The buckets of a span that ends at `end_ms`."""
+        """Return the buckets of a span that ends at `end_ms`."""
         buckets = self.hour if span.name == "hour" else self.days
         found = buckets.between(end_ms - span.long_ms, end_ms)
         return found if span.width_ms == buckets.width_ms else merged(found, span.width_ms)
 
 
 def merged(buckets: list[Bucket], width_ms: int) -> list[Bucket]:
-    """Buckets as fewer, wider ones."""
+    """Merge buckets into fewer, wider ones."""
     merged: list[Bucket] = []
     for bucket in buckets:
         start_ms = bucket.start_ms // width_ms * width_ms
@@ -175,5 +175,5 @@ def merged(buckets: list[Bucket], width_ms: int) -> list[Bucket]:
 
 
 def _single(number: float) -> float:
-    """A number of single precision without the digits that it does not have."""
+    """Round a single-precision number to the digits that it really has."""
     return float(f"{number:.7g}")

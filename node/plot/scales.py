@@ -23,7 +23,7 @@ class Scale:
 
 
 def value_scale(low: float, high: float, *, most_ticks: int = 4, resolution: float = 0.0) -> Scale:
-    """An axis that holds `low` to `high` and does not make noise look like weather.
+    """Return an axis that holds `low` to `high` and does not make noise look like weather.
 
     `resolution`: the smallest step of the values; the axis is at least four of them high.
     """
@@ -42,7 +42,7 @@ def _multiples(step: float, low: float, high: float) -> list[float]:
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, ... and their tenths that is not below `least`."""
+    """Return the smallest of 1, 2, 5, 10, ... and their tenths that is not below `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     for factor in (1, 2, 5):
         if factor * power >= least * (1 - 1e-9):
@@ -51,13 +51,13 @@ def _round_step(least: float) -> float:
 
 
 def time_ticks(start_ms: int, end_ms: int, zone: tzinfo | None, most: int = 7) -> list[int]:
-    """Round times between, in the time of `zone`; at most about `most` of them."""
+    """Return round times from start to end, in the time of `zone`; about `most` at the most."""
     least_min = (end_ms - start_ms) / _MINUTE_MS / most
     step_min = next((step for step in _STEPS_MIN if step >= least_min), _STEPS_MIN[-1])
     while step_min < least_min:
         step_min *= 2
     step_ms = step_min * _MINUTE_MS
-    # Counted from midnight there, by the offset of each tick: the clocks may change between.
+    # Counted from midnight there, with each tick's own offset: the clocks may change between.
     first = (start_ms + _offset_ms(start_ms, zone)) // step_ms
     last = -(-(end_ms + _offset_ms(end_ms, zone)) // step_ms)
     ticks = {_utc_ms(n * step_ms, zone) for n in range(first, last + 1)}
@@ -65,13 +65,13 @@ def time_ticks(start_ms: int, end_ms: int, zone: tzinfo | None, most: int = 7) -
 
 
 def _utc_ms(local_ms: int, zone: tzinfo | None) -> int:
-    """When the clocks of `zone` say `local_ms`; what they skip is as much later."""
+    """Convert a local time in `zone` to UTC; a time that the clocks skip becomes a later one."""
     guess_ms = local_ms - _offset_ms(local_ms, zone)
     return local_ms - _offset_ms(guess_ms, zone)
 
 
 def _offset_ms(at_ms: int, zone: tzinfo | None) -> int:
-    """By how much the clocks of `zone` are ahead of UTC at a time."""
+    """Return how far the clocks of `zone` are ahead of UTC at a time."""
     if zone is None:
         return 0
     there = datetime.fromtimestamp(at_ms / 1000, zone).replace(tzinfo=UTC)
@@ -79,7 +79,7 @@ def _offset_ms(at_ms: int, zone: tzinfo | None) -> int:
 
 
 def time_text(at_ms: int, zone: tzinfo | None, *, long_ms: int) -> str:
-    """A time on an axis `long_ms` long: `14:30`, and `24 Nov` at midnight or on long ones."""
+    """Return a time for an axis `long_ms` long: `14:30`; `24 Nov` at midnight or on long axes."""
     if zone is None:
         at = time.gmtime(at_ms / 1000)
         day, hour, minute = f"{at.tm_mday} {_MONTHS[at.tm_mon - 1]}", at.tm_hour, at.tm_min

@@ -1,4 +1,4 @@
-"""What a series of readings is drawn by: its times, marks, usual step and decimals. Pure."""
+"""The facts that a series of readings is drawn by: times, marks, usual step, decimals. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from node.system.clock import Clock
 __all__ = ["MAX_DECIMALS", "STEPS", "Mark", "Moment", "decimals_of", "usual_step_ms"]
 
 STEPS = 25
-"""So many of a sensor's newest readings tell how often it is read."""
+"""The number of newest readings from which a sensor's interval is estimated."""
 MAX_DECIMALS = 6
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """Now, by the clocks that tell when a reading was taken."""
+    """The current time, by the clocks that date a reading."""
 
     utc_ms: int
     boot_ms: int
@@ -25,7 +25,7 @@ class Moment(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, clock: Clock) -> Moment:
-        """What this clock says."""
+        """Return the current time of `clock`."""
         return cls(
             utc_ms=round(clock.utc_s() * 1000),
             boot_ms=round(clock.boot_s() * 1000),
@@ -33,28 +33,28 @@ class Moment(msgspec.Struct, frozen=True):
         )
 
     def time_of(self, reading: Reading) -> int:
-        """When it was taken, since 1970; of one without a true time, the best that is known."""
+        """Return when a reading was taken (ms since 1970); an estimate if its clock was unset."""
         if not reading.synced and reading.boot_id == self.boot_id:
             return self.utc_ms - (self.boot_ms - reading.boot_ms)
         return reading.utc_ms
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Values that a filter rejected, and were seen to be counted at this time."""
+    """A number of values that a filter rejected, and when the increase was noticed."""
 
     at_ms: int
     count: int
 
 
 def usual_step_ms(steps: Iterable[int]) -> int:
-    """How far readings are apart, as in nine steps of ten, at the least; 0 without any.
+    """Return the step that at least nine of ten steps do not exceed; 0 without any steps.
 
-    Not the longest: that one may be a gap.
+    The longest step is not used because it may be a gap.
     """
     ordered = sorted(steps)
     return ordered[(len(ordered) - 1) * 9 // 10] if ordered else 0
 
 
 def decimals_of(number: float) -> int:
-    """How many decimals a number is written with, six at the most."""
+    """Return how many decimals a number is written with, six at the most."""
     return len(f"{number:.{MAX_DECIMALS}f}".partition(".")[2].rstrip("0"))

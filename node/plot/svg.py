@@ -1,8 +1,8 @@
 """A plot of one channel as SVG: the band from lowest to highest, and the mean as a line. Pure.
 
-Without a script and without styles of its own: classes, which the page's style sheet knows, and
-`standalone` brings along. Times stand in `data-ms`, so that the page's script can write them in
-the time zone of who looks.
+The SVG contains neither scripts nor styles, only classes. The page's style sheet defines them, and
+`standalone` includes that style. Times are also in `data-ms`, so that the page's script can write
+them in the reader's time zone.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["Plot", "render", "segments", "standalone"]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 20
 _DIGIT = 6.5
-"""How wide a digit of a label is; long labels take more than `_LEFT`."""
+"""Width of a digit in a label; long labels need more than `_LEFT`."""
 _FLAT = 0.4
-"""A band lower than this many pixels is not seen beside its line."""
+"""A band less than this many pixels high is hidden by its line."""
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be drawn."""
+    """The content of a plot."""
 
     key: str
-    """Unlike that of any other plot of a page; letters, digits, - and _."""
+    """Unique among the plots of a page; letters, digits, - and _."""
     title: str
     unit: str
     buckets: Sequence[Bucket]
@@ -44,13 +44,13 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 640
     height: int = 150
     zone: tzinfo | None = None
-    """Of the labels; None: UTC."""
+    """Time zone of the labels; None: UTC."""
 
 
 def segments(buckets: Sequence[Bucket], gap_ms: int) -> list[list[Bucket]]:
-    """The buckets in runs without a gap, each either synced or unsynced as a whole.
+    """Return the buckets in runs without a gap, each either synced or unsynced as a whole.
 
-    Where it changes from one to the other, the runs touch: they share a bucket.
+    Where buckets change from one to the other, the runs share a bucket, so that they touch.
     """
     runs: list[list[Bucket]] = []
     for bucket in buckets:
@@ -65,7 +65,7 @@ def segments(buckets: Sequence[Bucket], gap_ms: int) -> list[list[Bucket]]:
 
 
 def render(plot: Plot) -> str:
-    """The plot as an `<svg>` element."""
+    """Return the plot as an `<svg>` element."""
     area = _Area(plot)
     parts = [
         f'<svg class="plot" viewBox="0 0 {plot.width} {plot.height}" role="img" '
@@ -87,7 +87,7 @@ def render(plot: Plot) -> str:
 
 
 def described(plot: Plot) -> str:
-    """The plot in a sentence, for who cannot see it."""
+    """Describe the plot in a sentence, for people who cannot see it."""
     if not plot.buckets:
         return "No readings in this time."
     low = min(bucket.low for bucket in plot.buckets)
@@ -110,7 +110,7 @@ def described(plot: Plot) -> str:
 
 
 class _Area:
-    """Where values and times are, in the units of the drawing."""
+    """Maps values and times to the units of the drawing."""
 
     def __init__(self, plot: Plot) -> None:
         if plot.buckets:
@@ -136,7 +136,7 @@ class _Area:
         return self.floor - (value - self.values.low) * self._up
 
     def middle(self, bucket: Bucket) -> float:
-        """Where a bucket is drawn; the newest one is not full yet."""
+        """Return where a bucket is drawn; the newest one is not full yet."""
         end_ms = min(bucket.start_ms + self._plot.width_ms, self._plot.end_ms)
         return self.x((max(bucket.start_ms, self._plot.start_ms) + end_ms) / 2)
 
@@ -180,7 +180,7 @@ def _in_time(plot: Plot) -> list[Mark]:
 
 
 def _marks(plot: Plot, area: _Area) -> Iterable[str]:
-    """A triangle on the axis where values were rejected; those of one pixel are one."""
+    """Draw a triangle on the axis where values were rejected; one triangle per pixel."""
     counts: dict[int, int] = {}
     for mark in _in_time(plot):
         x = round(area.x(mark.at_ms))
@@ -208,7 +208,7 @@ _STYLE = """\
 
 
 def standalone(plot: Plot) -> str:
-    """The plot as a file of its own, with its style and a caption."""
+    """Return the plot as a complete file, with its style and a caption."""
     caption = 22
     inner = render(plot)
     inner = inner[inner.index(">") + 1 :].removesuffix("</svg>")

@@ -13,7 +13,7 @@ _MAX_CHARACTERS = 400
 
 
 def clean(text: str, longest: int = _MAX_CHARACTERS) -> str:
-    """Foreign text as it may be shown: without control characters and turns of direction."""
+    """Remove control characters and bidirectional controls from foreign text."""
     if len(text) > longest:
         text = text[: longest - 1] + "…"
     return "".join(
@@ -22,29 +22,29 @@ def clean(text: str, longest: int = _MAX_CHARACTERS) -> str:
 
 
 def esc(text: str, longest: int = _MAX_CHARACTERS) -> str:
-    """Foreign text for HTML and SVG, between tags or in an attribute in double quotes."""
+    """Escape foreign text for HTML and SVG, between tags or in a double-quoted attribute."""
     return html.escape(clean(text, longest), quote=True)
 
 
 def number_text(number: float, decimals: int) -> str:
-    """A value with a true minus sign, and the decimals that its channel has."""
+    """Format a value with a true minus sign and the decimals of its channel."""
     text = f"{number:.{decimals}f}"
     return text.replace("-", "−") if float(text) else text.removeprefix("-")
 
 
 def age_text(age_s: float | None) -> str:
-    """`12s ago`, `now`; for a reading without a known time, that."""
+    """Return `12s ago` or `now`; for a reading without a known time, say that."""
     if age_s is None:
         return "age unknown"
     return "now" if age_s < 1 else f"{duration_text(round(age_s))} ago"
 
 
 def label_of(channel: str) -> str:
-    """A channel's name for people: `water_2` as `Water 2`."""
+    """Return a channel's name for people: `Water 2` for `water_2`."""
     words = channel.replace("_", " ").strip()
     return words[:1].upper() + words[1:]
 
 
 def slug(text: str) -> str:
-    """A text as a part of an id of HTML; different texts may have the same."""
+    """Return a text as a part of an HTML id; different texts may give the same."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", text)[:64]

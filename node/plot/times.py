@@ -1,4 +1,4 @@
-"""How far back: `24h`, or a date; and the clocks of this computer."""
+"""Start times such as `24h` or a date, and this computer's time zone."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class LocalZone(tzinfo):
 
 
 def parse_since(text: str, now_ms: int) -> int:
-    """A duration before now, or a time (RFC 3339, or a date alone), as ms since 1970.
+    """Return a duration before now, or a time (RFC 3339, or a date alone), as ms since 1970.
 
     Raises:
-        ValueError: neither.
+        ValueError: the text is neither.
     """
     try:
         return now_ms - round(Seconds.parse(text) * 1000)
