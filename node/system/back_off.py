@@ -1,4 +1,4 @@
-"""How long to wait before something that was refused is tried again."""
+"""How long to wait before a failed attempt is repeated."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ __all__ = ["BackOff"]
 
 
 class BackOff:
-    """A wait that doubles with each failure up to a bound; success makes it small again."""
+    """A wait that doubles with each failure up to a bound; success resets it."""
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s = first_s
         self._longest_s = longest_s
         self._wait_s = first_s
         self.until_s = -math.inf
-        """When the next attempt may be made; a monotonic time."""
+        """Earliest time of the next attempt, on the monotonic clock."""
 
     def failed(self, now_s: float) -> None:
-        """Wait again; what fails while a wait is under way is part of the same attempt."""
+        """Start the next wait. A failure during a wait belongs to the same attempt."""
         if now_s >= self.until_s:
             self.until_s = now_s + self._wait_s
             self._wait_s = min(2 * self._wait_s, self._longest_s)
 
     def succeeded(self) -> None:
-        """Begin with the shortest wait the next time."""
+        """Start with the shortest wait next time."""
         self._wait_s = self._first_s

@@ -1,6 +1,6 @@
-"""Programs that this process starts, and that end when it does, however it ends.
+"""Programs that this process starts, and that end with it, even after SIGKILL.
 
-A `finally` ends a child only where one is reached: not after SIGKILL, and not when a signal's
+A `finally` is not enough to end a child: it does not run after SIGKILL, nor when a signal's
 exception comes between the fork and the `try`. So the kernel is asked to do it.
 """
 
@@ -25,14 +25,14 @@ def start_child(
 ) -> subprocess.Popen[bytes]:
     """Start a program that gets SIGTERM when the calling thread ends.
 
-    By PR_SET_PDEATHSIG (prctl(2)), which setpriv(1) of util-linux sets; the shell after it does
-    not go on if this process has ended before that. Where setpriv is missing or may not do it, the
-    program is started as it is: busybox's cannot, and in the page's unit it may not call capset,
-    but there systemd ends what the page has started. `output` takes what the program prints. With
-    `own_session` a Ctrl-C in our terminal does not reach it.
+    setpriv(1) of util-linux sets PR_SET_PDEATHSIG (prctl(2)); the shell started after it exits if
+    this process has already ended. If setpriv is missing or cannot set it, the program is started
+    without it: busybox's setpriv cannot, and in the page's unit setpriv may not call capset, but
+    there systemd ends the page's children. `output` receives what the program prints. With
+    `own_session`, a Ctrl-C in this terminal does not reach the program.
 
     Raises:
-        OSError: there is no shell to start it.
+        OSError: the shell that starts the program is missing.
     """
     return subprocess.Popen(
         ["sh", "-c", _WITH_US, _UNLESS_ORPHAN, str(os.getpid()), *command],
@@ -44,7 +44,7 @@ def start_child(
 
 
 def end_child(process: subprocess.Popen[bytes], *, patience_s: float) -> None:
-    """SIGTERM, and SIGKILL for one that takes longer than `patience_s`."""
+    """Send SIGTERM, and SIGKILL if the process takes longer than `patience_s`."""
     process.terminate()
     try:
         process.wait(patience_s)

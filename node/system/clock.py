@@ -1,7 +1,7 @@
-"""The time, passed in wherever it is needed.
+"""The time, passed in where it is needed.
 
 Monotonic for intervals, UTC for timestamps, and the time since boot, which outlives the process:
-with the boot's id it tells when a reading was taken, though nobody knew the date then.
+together with the boot's id it dates a reading that was taken before the date was known.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Protocol
 __all__ = ["Clock", "SystemClock", "local_text", "utc_text"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_NO_EARLIER_S = 1_735_689_600  # 2025-01-01: what is before it was never the time here
+_NO_EARLIER_S = 1_735_689_600  # 2025-01-01: an earlier time is always wrong
 
 
 class Clock(Protocol):
-    """What the node asks of a clock."""
+    """The interface of a clock."""
 
     @property
     def boot_id(self) -> str:
-        """Another one after each boot of this computer."""
+        """A new id after each boot of this computer."""
         ...
 
     def monotonic(self) -> float:
@@ -38,7 +38,7 @@ class Clock(Protocol):
         ...
 
     def synced(self) -> bool:
-        """Whether the kernel's clock is kept by NTP."""
+        """Whether NTP keeps the kernel's clock."""
         ...
 
 
@@ -61,13 +61,13 @@ class SystemClock:
         return time.time()
 
     def synced(self) -> bool:
-        """adjtimex(2) without a change: TIME_ERROR (5) means that nobody keeps the clock."""
+        """Read adjtimex(2), without a change: TIME_ERROR (5) means that the clock is not synced."""
         kept = self._adjtimex is not None and 0 <= self._adjtimex() < 5
         return kept and self.utc_s() >= _NO_EARLIER_S
 
 
 def _read_boot_id() -> str:
-    """The kernel's id (random(4)); without one, every start of the process counts as a boot."""
+    """Return the kernel's boot id (random(4)); without one, each process start is a new boot."""
     try:
         return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:
@@ -81,23 +81,23 @@ def _find_adjtimex() -> Adjtimex | None:
         function = ctypes.CDLL(None).adjtimex
     except (OSError, AttributeError):
         return None
-    # struct timex is 208 bytes on 64 bits; modes, its first field, is 0: nothing is changed.
+    # struct timex is 208 bytes on 64 bits. Its first field, modes, is 0, so nothing is changed.
     buffer = ctypes.create_string_buffer(512)
     return lambda: int(function(buffer))
 
 
 class Adjtimex(Protocol):
-    """A call without effect that gives the state of the kernel's clock, -1 for an error."""
+    """A read-only call that returns the state of the kernel's clock, or -1 for an error."""
 
     def __call__(self) -> int: ...
 
 
 def utc_text(utc_ms: int) -> str:
-    """RFC 3339 with milliseconds: `2026-11-24T03:13:00.123Z`."""
+    """Return RFC 3339 with milliseconds: `2026-11-24T03:13:00.123Z`."""
     moment = time.gmtime(utc_ms // 1000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{utc_ms % 1000:03d}Z"
 
 
 def local_text(utc_ms: int) -> str:
-    """A time for people, in this computer's zone, which it names: `2026-11-24 04:13:00 CET`."""
+    """Return a time for people, with this computer's zone: `2026-11-24 04:13:00 CET`."""
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(utc_ms // 1000))

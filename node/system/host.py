@@ -1,4 +1,4 @@
-"""How the computer itself is: temperature, radio, supply; each None where nothing tells."""
+"""The computer's vital signs: temperature, radio, supply; each None if unavailable."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _WIRELESS = "/proc/net/wireless"
 
 
 class Vitals(msgspec.Struct, frozen=True):
-    """At one moment."""
+    """The vital signs at one moment."""
 
     cpu_temperature: float | None
     """°C."""
     wifi_dbm: int | None
-    """Signal of the radio."""
+    """Signal level of the Wi-Fi, in dBm."""
     under_voltage: bool | None
     throttled: bool | None
-    """The processor is slowed down, by the supply or by heat."""
+    """The processor is slowed down because of the supply or of heat."""
 
 
 def read_vitals(board: Board) -> Vitals:
@@ -38,7 +38,7 @@ def read_vitals(board: Board) -> Vitals:
 
 
 def _cpu_temperature(board: Board) -> float | None:
-    """Where the kernel has a thermal zone (thermal/sysfs-api.rst)."""
+    """Return °C from the kernel's thermal zone (thermal/sysfs-api.rst); None without one."""
     try:
         return round(int(board.path(_THERMAL_ZONE).read_text(encoding="utf-8")) / 1000, 1)
     except (OSError, ValueError):
@@ -46,10 +46,10 @@ def _cpu_temperature(board: Board) -> float | None:
 
 
 def _wifi_dbm(board: Board) -> int | None:
-    """The level of the first radio that is associated (proc(5), /proc/net/wireless).
+    """Return the level of the first associated radio (proc(5), /proc/net/wireless).
 
-    ` wlan0: 0000   58.  -52.  -256 ...` after two lines of headings; 8 bits without a sign, by
-    drivers that do not say dBm, are taken for what they mean.
+    The lines look like ` wlan0: 0000   58.  -52.  -256 ...` and follow two lines of headings.
+    Drivers that do not report dBm give unsigned 8 bits, which are converted.
     """
     try:
         lines = board.path(_WIRELESS).read_text(encoding="utf-8").splitlines()[2:]

@@ -8,5 +8,5 @@ __all__ = ["at_random"]
 
 
 def at_random(low: float, high: float) -> float:
-    """A number between the two; from the kernel, for `random` takes a millisecond to import."""
+    """Return a number between the two, from the kernel: `random` takes 1 ms to import."""
     return low + (high - low) * int.from_bytes(os.urandom(4), "big") / 2**32

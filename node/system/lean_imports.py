@@ -1,9 +1,9 @@
-"""Imports without what libraries bring along and the node never uses: a quarter of its start.
+"""Imports libraries without modules that the node never uses: a quarter of its start time.
 
-Four modules are stood in for while paho and msgspec are imported, and only then. Whoever imports
-one of them afterwards, as a third party's driver may, gets the real one, and so does paho as soon
-as it needs more of it than the node does. This module can go with Python 3.15, whose lazy imports
-(PEP 810) do the same; each stand-in says when it alone can.
+Four modules are replaced by stand-ins, only while paho and msgspec are imported. A later import of
+one of them, by a third party's driver for example, gets the real module. So does paho as soon as
+it uses more of it than the node needs. This module can go with Python 3.15, whose lazy imports
+(PEP 810) do the same; for each stand-in, the list below says when it can go earlier.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _SSL_ERRORS = {
 
 @contextlib.contextmanager
 def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
-    """Within it, libraries find what they need of four modules, and no more.
+    """Give libraries imported within the context only the parts of four modules that they need.
 
-    - typing_extensions, and with it inspect: msgspec (0.23) prefers it to typing where it happens
-      to be installed. Can go when msgspec does not.
-    - urllib.request, and with it an HTTP client and e-mail: paho (2.2) looks for a proxy by it, if
-      PySocks is installed. Can go when paho imports it where it uses it.
-    - ssl, without `with_ssl`: paho uses it with TLS alone, but for the names of three errors. Can
-      go when paho imports it in `tls_set`.
-    - _hashlib, without `with_ssl`: hashlib asks OpenSSL first, and paho imports hashlib for
+    - typing_extensions, which imports inspect: msgspec (0.23) prefers it to typing if it is
+      installed. Can go when msgspec stops this.
+    - urllib.request, which imports an HTTP client and e-mail: paho (2.2) finds proxies with it, if
+      PySocks is installed. Can go when paho imports it where it is used.
+    - ssl, without `with_ssl`: paho needs only the names of three errors from it, except with TLS.
+      Can go when paho imports it in `tls_set`.
+    - _hashlib, without `with_ssl`: hashlib tries OpenSSL first, and paho imports hashlib for
       websockets. Can go with ssl.
 
-    A module that was imported before is left as it is.
+    A module that was imported before is left unchanged.
     """
     stand_ins: dict[str, types.ModuleType | None] = {"typing_extensions": None}
     if importlib.util.find_spec("socks") is None:
@@ -53,14 +53,14 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
         for name in new:
             del sys.modules[name]
         if "_hashlib" in new and not had_hashlib:
-            sys.modules.pop("hashlib", None)  # it lacks what OpenSSL alone can, scrypt for one
+            sys.modules.pop("hashlib", None)  # lacks OpenSSL's functions, such as scrypt
 
 
 class _Later(types.ModuleType):
-    """Stands for a module until something of it is used."""
+    """Stands in for a module until an attribute that it lacks is used."""
 
     def __init__(self, name: str, **until_then: object) -> None:
-        """`until_then`: what can be had without the module, while nobody has imported it."""
+        """`until_then`: the attributes available before the real module is imported."""
         super().__init__(name)
         self._until_then = until_then
 

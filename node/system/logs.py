@@ -1,7 +1,7 @@
-"""Logging: to standard error, one line each, as the place it goes to wants it.
+"""Logging to standard error, one line per message, in the format of its destination.
 
-Under systemd a line begins with its priority (sd-daemon(3)) and has no time of its own, for the
-journal adds that; anywhere else it begins with the local time.
+Under systemd a line begins with its priority (sd-daemon(3)) and omits the time, because the journal
+adds it; anywhere else a line begins with the local time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _JournalFormatter(logging.Formatter):
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever standard error is at the moment: a live view takes its place."""
+    """Writes to the current sys.stderr, which a live view may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -33,7 +33,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class RecentWarnings(logging.Handler):
-    """Keeps what was wrong lately, from any thread, until somebody takes it."""
+    """Keeps the recent warnings of all threads until they are taken."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -44,7 +44,7 @@ class RecentWarnings(logging.Handler):
 
 
 def set_up_logging(level: str) -> None:
-    """Send the log of the whole process to standard error, from `level` ("info") upwards."""
+    """Send the whole process's log to standard error, from `level` ("info") upwards."""
     handler = _StderrHandler()
     if _goes_to_the_journal():
         handler.setFormatter(_JournalFormatter("%(message)s"))
@@ -58,9 +58,9 @@ def set_up_logging(level: str) -> None:
 
 
 def _goes_to_the_journal() -> bool:
-    """$JOURNAL_STREAM names the device and inode of the stream that it is about (systemd.exec(5)).
+    """Compare stderr with the device and inode in $JOURNAL_STREAM (systemd.exec(5)).
 
-    A program started from such a service inherits the variable, and may have another stderr.
+    A program started by such a service inherits the variable, but may have another stderr.
     """
     try:
         status = os.fstat(2)
@@ -70,5 +70,5 @@ def _goes_to_the_journal() -> bool:
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *_place: object) -> None:
-    """A library's warning as one line, without the source line that Python adds."""
+    """Log a library's warning as one line, without the source line that Python adds."""
     logging.getLogger("warnings").warning("%s: %s", category.__name__, message)

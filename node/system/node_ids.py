@@ -1,6 +1,6 @@
-"""The node's ids: the same after every start, others on every computer.
+"""The node's ids: the same after every start, different on every computer.
 
-What Home Assistant knows it by goes with its state directory, in which it is written down.
+The id for Home Assistant belongs to the state directory, where it is saved.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _APPLICATION = uuid.UUID("7f6f4a1c-8d52-4b0e-9c6b-2f1a53b1c7a4")
 
 
 def client_id(base_topic: str, node: str) -> str:
-    """22 characters: MQTT 3.1.1 lets a broker refuse more than 23 (§3.1.3.1).
+    """Return 22 characters: MQTT 3.1.1 lets a broker refuse more than 23 (§3.1.3.1).
 
-    The machine's id goes in hashed, as machine-id(5) asks; with the node's name, two nodes on
-    one computer get along.
+    The machine's id is hashed, as machine-id(5) asks. The node's name is included, so that two
+    nodes on one computer get along.
     """
     return "sn" + _digits(f"{_machine()} {base_topic} {node}")[:20]
 
 
 def device_id(state_dir: Path | None) -> str:
-    """What the node is known by to Home Assistant, and the level of its discovery topic.
+    """Return the node's id in Home Assistant, which is also the level in its discovery topic.
 
-    The node is its state directory: another name, broker or configuration, another computer and
-    another place leave it what it was, and two nodes on one computer have a folder each.
+    The node is its state directory: a new name, broker, configuration, computer or path does not
+    change the id, and two nodes on one computer have a folder each.
     """
     known = read_device(state_dir)
     if known is not None:
@@ -49,19 +49,19 @@ def device_id(state_dir: Path | None) -> str:
 
 
 class Device(msgspec.Struct, frozen=True):
-    """What stands in `device.json`: the id, and the node that was the first to have it."""
+    """The content of `device.json`: the id, and the first node that had it."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^sn[0-9a-f]{12}\Z")]
     machine: str
     node: str
 
     def is_first(self, node: str) -> bool:
-        """Whether the node of this name, here, is that one, and not a copy of its card."""
+        """Return whether this node is the first one, and not a copy of its card."""
         return (self.machine, self.node) == (_machine_digits(), node)
 
 
 def read_device(state_dir: Path | None) -> Device | None:
-    """Return what is written down in the state directory; None where there is nothing sound."""
+    """Return the saved device; None if the state directory lacks a valid one."""
     if state_dir is None:
         return None
     file = state_dir / DEVICE_FILE
@@ -93,12 +93,12 @@ def keep_device(state_dir: Path | None, node: str, *, another: bool = False) -> 
 
 
 def _machine_digits() -> str:
-    """Which computer it is, hashed, as machine-id(5) asks."""
+    """Return digits that identify this computer, hashed, as machine-id(5) asks."""
     return _digits(f"{_machine()} computer")[:12]
 
 
 def _digits(text: str) -> str:
-    """The 32 of `uuid.uuid5`, which would import hashlib again, after `lean_imports`."""
+    """Return the 32 digits of `uuid.uuid5`, which would import hashlib despite `lean_imports`."""
     digest = sha1(_APPLICATION.bytes + text.encode(), usedforsecurity=False).digest()
     return uuid.UUID(bytes=digest[:16], version=5).hex
 

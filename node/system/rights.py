@@ -1,6 +1,6 @@
-"""What to do about a file that this user may not read: whose it is, and the command that may.
+"""Advice on a file that this user may not read: its owner, and the command that helps.
 
-For messages, once something could not be read; nothing here decides what may be.
+Used only in messages, after a read has failed; this module does not decide on access.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 __all__ = ["remedy"]
 
 _FIRST_LOGIN_USER = 1000
-"""Users below belong to services (login.defs(5), UID_MIN): they can call nobody for help."""
+"""Users with lower numbers belong to services (login.defs(5), UID_MIN), which cannot use sudo."""
 _PATH_OF_SUDO = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 def remedy(file: Path) -> str:
-    """Whose the file is, and what to do; "" where it is not its rights that are in the way.
+    """Return who owns the file and what to do; "" if its permissions are not the problem.
 
-    A person calls the same command again with sudo. A service needs the file to be its group's.
+    A person repeats the command with sudo. A service needs the file to belong to its group.
     """
     if os.geteuid() == 0:
         return ""
@@ -52,7 +52,7 @@ def _name(find: Callable[[], str], number: int) -> str:
 
 
 def _again_with_sudo() -> str:
-    """This command line, for root: `sudo sensor-node check --json`."""
+    """Return this command line for root: `sudo sensor-node check --json`."""
     import shlex
 
     program = Path(sys.argv[0])

@@ -1,4 +1,4 @@
-"""The folder that the node keeps its log in, and the lock that keeps it to one node."""
+"""The folder with the node's log, and the lock that reserves the folder for one node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StateDirTaken(Exception):
 
 
 def find_state_dir(option: str | None) -> Path:
-    """`--state-dir`, else the first of $STATE_DIRECTORY (systemd.exec(5)), else the default."""
+    """Return `--state-dir`, else the first of $STATE_DIRECTORY (systemd.exec(5)) or a default."""
     if option:
         return Path(option)
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
@@ -35,19 +35,19 @@ def find_state_dir(option: str | None) -> Path:
 
 
 def make_state_dir(folder: Path) -> None:
-    """Make the folder where it is missing; what it holds is for its owner and group alone.
+    """Make the folder if it is missing; only its owner and group can read the content.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
 
 
 class StateDirLock:
-    """Takes the folder for this process until it ends, however it ends.
+    """Locks the folder for this process until the process ends, in any way.
 
     The lock (flock(2)) is on a file that only the node's user can open. A disk that has been
-    read-only from the very first start has no such file, and is not locked: nothing is written.
+    read-only from the very first start lacks this file, and is not locked: nothing is written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,12 +56,12 @@ class StateDirLock:
         self._descriptor: int | None = None
 
     def hold(self) -> None:
-        """Take the folder, unless that is done. A folder that does not exist cannot be taken.
+        """Lock the folder, if it is not locked yet. A folder that does not exist cannot be locked.
 
-        One that was deleted and made again is another, and may be another node's by now.
+        A folder that was deleted and made again is a new one, and may belong to another node.
 
         Raises:
-            StateDirTaken: another process has it.
+            StateDirTaken: another process has locked the folder.
         """
         if self._descriptor is not None:
             if self._in_place(self._descriptor):
@@ -83,7 +83,7 @@ class StateDirLock:
                     f"another sensor-node{process} uses {self._folder}; stop it, "
                     "or give this one a folder of its own with --state-dir"
                 ) from None
-            # A file system without locks: there is nothing to wait for.
+            # A file system without locks: waiting would not help.
         self._descriptor = descriptor
 
     def _in_place(self, descriptor: int) -> bool:
@@ -94,9 +94,9 @@ class StateDirLock:
 
 
 def lock_holder(folder: Path) -> int | None:
-    """The process that has locked the folder; None for none, or where the kernel does not say.
+    """Return the process that has locked the folder; None if unlocked or unknown to the kernel.
 
-    Only looks (proc_locks(5)): to try the lock would be in the way of a node that is starting.
+    Reads proc_locks(5) only: taking the lock to test it could stop a node that is starting.
     """
     try:
         status = (folder / _LOCK).lstat()

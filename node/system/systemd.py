@@ -1,6 +1,6 @@
 """The node as a service: systemd's notifications and watchdog, and the signals that end it.
 
-Without systemd (no $NOTIFY_SOCKET) nothing here does anything but catch the signals.
+Without systemd ($NOTIFY_SOCKET unset) this module only catches the signals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Service:
         self._status = ""
         self._feed_every_s = _watchdog_interval_s() if self._address else math.inf
         self.next_feed_s = clock.monotonic() if self._feed_every_s < math.inf else math.inf
-        """When the watchdog wants to be fed next; infinity without one."""
+        """When the watchdog must be fed next; infinity without one."""
 
     def ready(self) -> None:
         self._notify("READY=1")
@@ -41,9 +41,9 @@ class Service:
             self._notify(f"STATUS={text}")
 
     def feed_watchdog(self) -> None:
-        """Tell systemd that the node turns; call it only where that is the truth.
+        """Report to systemd that the node's loop runs; call this only where that is true.
 
-        It is fed before it is due where the node is awake anyway.
+        The watchdog is fed before it is due if the node is awake anyway.
         """
         now_s = self._clock.monotonic()
         if self.next_feed_s < math.inf and now_s >= self.next_feed_s - self._feed_every_s / 2:
@@ -51,13 +51,13 @@ class Service:
             self._notify("WATCHDOG=1")
 
     def skip_feed(self) -> None:
-        """Let a feed pass: something is wrong, and systemd shall find out."""
+        """Skip a feed: something is wrong, and systemd should find out."""
         self.next_feed_s = self._clock.monotonic() + self._feed_every_s
 
     def _notify(self, state: str) -> None:
         if self._address:
             with (
-                contextlib.suppress(OSError),  # systemd has gone away, or is busy: not our trouble
+                contextlib.suppress(OSError),  # systemd has gone away or is busy: not our problem
                 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket,
             ):
                 notify_socket.setblocking(False)
@@ -65,13 +65,13 @@ class Service:
 
 
 def _notify_address() -> str:
-    """$NOTIFY_SOCKET, with the NUL of an abstract socket for its @; "" without systemd."""
+    """Return $NOTIFY_SOCKET, with NUL in place of an abstract socket's @; "" without systemd."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     return "\0" + address[1:] if address.startswith("@") else address
 
 
 def _watchdog_interval_s() -> float:
-    """A third of $WATCHDOG_USEC (sd_watchdog_enabled(3) advises half), if it is meant for us."""
+    """Return a third of $WATCHDOG_USEC (sd_watchdog_enabled(3) advises half); inf if not ours."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return math.inf
     try:
@@ -82,9 +82,9 @@ def _watchdog_interval_s() -> float:
 
 
 def catch_signals(stop: Callable[[str], None]) -> None:
-    """Call `stop(name)` on SIGTERM or SIGINT; the second one ends the process at once.
+    """Call `stop(name)` on SIGTERM or SIGINT; the second signal ends the process at once.
 
-    To be called after drivers are preloaded: Blinka's PulseIn takes SIGTERM when it is imported.
+    Call this after drivers are preloaded, because Blinka's PulseIn takes SIGTERM on import.
     """
 
     def caught(number: int, _frame: object) -> None:

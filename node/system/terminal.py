@@ -1,4 +1,4 @@
-"""Plain text for terminals: tables, sparklines, and what may be shown there of foreign text."""
+"""Plain text for terminals: tables, sparklines, and foreign text made safe to show."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def is_plain(stream: TextIO) -> bool:
-    """No colour and no cursor movement: no terminal or a dumb one, or NO_COLOR is set."""
+    """Return True to avoid colour and cursor movement: not a terminal, a dumb one, or NO_COLOR."""
     dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
     return dumb or bool(os.environ.get("NO_COLOR")) or not stream.isatty()
 
 
 def visible(text: str, longest: int = 200) -> str:
-    """Foreign text as it may be shown: what a terminal would obey is written out, as `\\x1b`.
+    """Make foreign text safe to show: control characters are written out, as `\\x1b`.
 
-    So are characters that turn the direction of writing, join others, or have no shape (`\\u202e`,
-    Unicode's "other" and "separator"). What is longer than `longest` is cut.
+    So are characters that change the direction of writing, join others, or are invisible
+    (`\\u202e`, Unicode's "other" and "separator"). Text longer than `longest` is cut.
     """
     if len(text) > longest:
         text = text[: longest - 1] + "…"
@@ -35,7 +35,7 @@ def _written_out(character: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns, two spaces apart; the first row is the heading."""
+    """Return rows as aligned columns, two spaces apart; the first row is the heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -44,12 +44,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def count(things: Sequence[object], noun: str) -> str:
-    """`1 sensor`, `2 sensors`."""
+    """Return `1 sensor`, `2 sensors`."""
     return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A bar per value, from the lowest to the highest of them; flat for a constant."""
+    """Return a bar per value, scaled from the lowest to the highest; flat for a constant."""
     if not values:
         return ""
     low, high = min(values), max(values)

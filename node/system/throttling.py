@@ -1,10 +1,10 @@
-"""Whether the Pi's supply and temperature hold it back, as its firmware says.
+"""Whether the Pi's supply or temperature slows it down, according to its firmware.
 
-Two places of the kernel's tell it. `get_throttled` of the Raspberry Pi kernel's firmware driver
-(drivers/firmware/raspberrypi.c) gives the bits of `vcgencmd get_throttled`, in hexadecimal; the
-hwmon device `rpi_volt` (drivers/hwmon/raspberrypi-hwmon.c), which other kernels have too, gives
-under-voltage alone. That driver asks the firmware every two seconds and has it clear what has
-occurred, so where it is loaded, "since boot" may reach back no further than that.
+The kernel offers two sources. `get_throttled` of the Raspberry Pi kernel's firmware driver
+(drivers/firmware/raspberrypi.c) gives the bits of `vcgencmd get_throttled`, in hexadecimal. The
+hwmon device `rpi_volt` (drivers/hwmon/raspberrypi-hwmon.c), which other kernels also have, gives
+only under-voltage. Its driver polls the firmware every two seconds and makes it clear the past
+events, so while that driver is loaded, "since boot" may mean only the last two seconds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["Throttled", "decode_throttled", "read_throttled"]
 
 _PLATFORM = "/sys/devices/platform"
 _FIRMWARE = "soc*/soc*:firmware/get_throttled"
-"""A Pi 5 has soc@107c000000 where the others have soc."""
+"""A Pi 5 has soc@107c000000 in place of soc."""
 _HWMON = "/sys/class/hwmon"
 _NAME = "rpi_volt"
 
 
 class Throttled(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds the processor back now, and what has done so since it was booted."""
+    """What slows the processor down now, and what has done so since boot."""
 
     under_voltage: bool = False
     """The supply is below 4.63 V."""
@@ -40,7 +40,7 @@ class Throttled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode_throttled(bits: int) -> Throttled:
-    """From the bits of `vcgencmd get_throttled` (Raspberry Pi documentation, "get_throttled")."""
+    """Decode the bits of `vcgencmd get_throttled` (Raspberry Pi documentation, "get_throttled")."""
     return Throttled(
         under_voltage=bool(bits & 1 << 0),
         frequency_capped=bool(bits & 1 << 1),
@@ -54,7 +54,7 @@ def decode_throttled(bits: int) -> Throttled:
 
 
 def read_throttled(board: Board) -> Throttled | None:
-    """What is known now; None on a computer that does not tell."""
+    """Return the current state; None on a computer that does not report it."""
     bits = _firmware_bits(board)
     alarm = _alarm(board)
     if bits is None and alarm is None:
@@ -73,7 +73,7 @@ def _firmware_bits(board: Board) -> int | None:
 
 
 def _alarm(board: Board) -> bool | None:
-    """Under-voltage by the hwmon device, in the last two seconds."""
+    """Return whether the hwmon device saw under-voltage in the last two seconds."""
     for folder in board.path(_HWMON).glob("hwmon*"):
         if _text(folder / "name") == _NAME:
             return _text(folder / "in0_lcrit_alarm") == "1"

@@ -1,7 +1,7 @@
-"""What whoever looks after the node's installation wants told: one sentence in a file.
+"""A notice for the person who maintains the installation: one sentence in a file.
 
-`deploy/update` leaves it when it has undone an update. The node reads it when it starts, and has
-it among the `problems` of its health.
+`deploy/update` writes the file when it has undone an update. The node reads it at its start, and
+includes the sentence in the `problems` of its health.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MAX_CHARACTERS = 500
 
 
 def read_notice(state_dir: Path | None) -> str:
-    """The sentence, "" without one."""
+    """Return the sentence; "" without one."""
     if state_dir is None:
         return ""
     try:
