@@ -637,6 +637,8 @@ def test_metrics_are_what_prometheus_reads(shown):
     assert online == {"s0": 1, "s1": 0}
     assert families["sensor_node_up"].samples[0].value == 1
     assert families["sensor_node_broker_connected"].samples[0].value == 1
+    assert families["sensor_node_clock_synced"].samples[0].value == 1
+    assert families["sensor_node_simulated"].samples[0].value == 0
     assert families["sensor_node_outbox_readings"].samples[0].value == 0
     assert families["sensor_node_read_failures"].samples[0].name.endswith("_total")
 
@@ -649,6 +651,41 @@ def test_healthz_says_why_not(tmp_path, start_web):
         answer = web.get("/healthz")
     assert answer.code == 503
     assert answer.text == ("no sensor has given a reading that was committed for three intervals\n")
+
+
+@pytest.mark.parametrize(
+    ("online", "more", "dot"),
+    [
+        ({"s0": True, "s1": True}, {}, "running"),
+        ({"s0": True, "s1": False}, {}, "sensor-offline"),
+        (
+            {"s0": True, "s1": True},
+            {"connected": False, "broker": "no broker: h refuses"},
+            "no-broker",
+        ),
+    ],
+)
+def test_the_dot_is_no_better_than_broker_and_sensors(tmp_path, start_web, online, more, dot):
+    """It was green without a broker, and beside a sensor that was unplugged."""
+    folder = tmp_path / "state"
+    make_log(folder, hours=1, health=health_text(online, process=os.getpid(), **more))
+    with held(folder):
+        text = start_web(folder).get("/").text
+    assert f'class="dot-{dot}"' in text
+    assert "broker no broker" not in text
+    assert "Simulated hardware" not in text
+    css = (Path(__file__).parent.parent / "node" / "web" / "static" / "page.css").read_text()
+    assert f".dot-{dot}" in css
+
+
+def test_the_page_of_simulated_hardware_says_so_on_every_page(tmp_path, start_web):
+    folder = tmp_path / "state"
+    make_log(folder, hours=1, health=health_for_two(simulated=True))
+    with held(folder):
+        web = start_web(folder)
+        for path in ("/", "/sensor/s0"):
+            assert "Simulated hardware: no reading here is real." in web.get(path).text
+        assert "sensor_node_simulated 1" in web.get("/metrics").text
 
 
 def test_the_log_as_csv(shown):
@@ -665,6 +702,8 @@ def test_the_log_as_csv(shown):
     assert {row["sensor"] for row in some} == {"s1"}
     assert 19 * 2 <= len(some) <= 21 * 2
     assert shown.get("/export.csv?since=nonsense").code == 400
+    assert shown.get("/export.csv?sensor=nobody").code == 404
+    assert shown.get("/export.csv?sensors=s1").code == 400
 
 
 def test_names_and_messages_cannot_leave_their_place(tmp_path, start_web):

@@ -448,6 +448,11 @@ class OutboxFile:
             seq = max(seq + 1, rows[-1].last_seq)
             limit, step = min(2 * limit, _AT_ONCE), 1
 
+    @property
+    def sensors(self) -> set[str]:
+        """Every sensor that has, or had, a reading here."""
+        return {layout.sensor for layout in self._layouts.values()}
+
     def newest_readings(self, count: int) -> list[Reading]:
         """About the last `count` readings, newest last."""
         return self.readings_after(max(0, self.ledger.last_seq - count), count)

@@ -6,6 +6,7 @@ sent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -16,7 +17,9 @@ from typing import Any
 
 import msgspec
 
+from node.outbox.reader import LOG_TROUBLE, open_log
 from node.plot.times import parse_since
+from node.system.terminal import visible
 from node.web import api
 from node.web.export import csv_pieces
 from node.web.login import HostNames, Login
@@ -164,6 +167,10 @@ class Application:
         raise Refused(404, "there is nothing here")
 
     def _export(self, query: dict[str, str]) -> Answer:
+        unknown = sorted(query.keys() - {"since", "sensor"})
+        if unknown:
+            raise Refused(400, f"unknown parameter {visible(unknown[0])}: there are since, sensor")
+        self._expect_readings_of(query.get("sensor"))
         since_ms = None
         if "since" in query:
             try:
@@ -179,6 +186,12 @@ class Application:
             _Releasing(pieces, self._exports.release),
             headers=(("Content-Disposition", 'attachment; filename="readings.csv"'),),
         )
+
+    def _expect_readings_of(self, sensor: str | None) -> None:
+        """Refuse a name that is no sensor's; a log that cannot be read says so by itself."""
+        with contextlib.suppress(*LOG_TROUBLE), open_log(self._watcher.file) as log:
+            if sensor is not None and sensor not in log.sensors:
+                raise Refused(404, "the log has no reading of such a sensor")
 
     def _check_host(self, environ: Environ) -> None:
         if self._names is None:

@@ -94,6 +94,19 @@ def _families(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
             for reason, number in sorted(health.rejected_for.items())
         ],
     )
+    told = [] if node.health is None else [node.health]
+    yield (
+        "clock_synced",
+        "gauge",
+        "Whether the clock of the node is set.",
+        [({}, health.clock == "synced") for health in told],
+    )
+    yield (
+        "simulated",
+        "gauge",
+        "Whether the hardware is not real, so that no reading is.",
+        [({}, health.simulated) for health in told],
+    )
     yield from _of_the_health(node)
     if not known.problem:
         yield from _of_the_log(node)
