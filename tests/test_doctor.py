@@ -278,6 +278,12 @@ def test_whatever_a_port_answers_is_a_packet_or_no_mqtt(received):
     assert len(buffer) <= len(received)
 
 
+def test_a_packet_of_200_mb_is_not_waited_for():
+    """A retained message of that size on a topic of ours would be kept whole."""
+    with pytest.raises(NotMqtt):
+        cut_packet(bytearray(b"\x31\x80\x84\xaf\x5f\x00\x03a/b"))
+
+
 @given(st.integers(2, 15).filter(lambda k: k not in (8, 10, 12)), st.binary(max_size=300))
 def test_a_packet_is_cut_as_it_was_framed(kind, body):
     received = bytearray(framed(kind << 4, body) + b"\x20")

@@ -25,6 +25,8 @@ __all__ = [
     "shown",
 ]
 
+MAX_PACKET_BYTES = 1024 * 1024
+"""Far above all that is asked for here: what is retained on the topics of one node."""
 _FAILURE = 0x80
 # Return codes of a CONNACK of 3.1.1 (§3.2.2.3 there) -> the reason codes of MQTT 5.
 _RETURN_CODES = {1: 132, 2: 133, 3: 136, 4: 134, 5: 135}
@@ -75,7 +77,7 @@ def cut_packet(received: bytearray) -> tuple[int, bytes] | None:
     None where it is not there as a whole.
 
     Raises:
-        NotMqtt: no broker sends that.
+        NotMqtt: no broker sends that, or it is above `MAX_PACKET_BYTES`.
     """
     if received and received[0] >> 4 in (0, *_OF_CLIENTS):
         raise NotMqtt(shown(received))
@@ -85,6 +87,8 @@ def cut_packet(received: bytearray) -> tuple[int, bytes] | None:
             raise NotMqtt(shown(received))
         return None
     length, taken = sized
+    if length > MAX_PACKET_BYTES:
+        raise NotMqtt(shown(received))
     end = 1 + taken + length
     if len(received) < end:
         return None
