@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -108,6 +109,11 @@ class HomeAssistant:
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, number)
             self._process.wait(60)
+
+    def close(self) -> None:
+        """Stop it, and leave nothing behind."""
+        self.stop()
+        shutil.rmtree(self.folder)
 
     def _answers(self) -> bool:
         assert self._process is not None
