@@ -681,14 +681,19 @@ def test_a_discovery_message_that_is_taken_again_is_no_problem_any_more(
         again.stop()
 
 
-def test_a_node_that_is_not_to_be_seen_takes_itself_back(broker, start_node, topic):
+def test_a_node_that_is_not_to_be_seen_takes_itself_back(broker, start_node, subscribe, topic):
+    """Once: Home Assistant warns of a second time."""
     first = start_two(start_node, broker.port)
     assert discovery(broker.port, topic)
     first.terminate()
+    subscriber = subscribe(broker.port, "#")
     config = first.config.read_text() + "[homeassistant]\nenabled = false\n"
     node = start_node(config, "--simulate")
     node.wait_for_log("taking the node back from Home Assistant")
     wait_until(lambda: topic not in retained(broker.port, "homeassistant/#"))
+    publish.single("sensors/test/cmd/read", "air", hostname="127.0.0.1", port=broker.port)
+    wait_until(lambda: subscriber.on("sensors/test/cmd/read/result"))
+    assert subscriber.on(topic)[1:] == [""], "after what was retained"
 
 
 def test_channels_that_turn_up_later_are_announced(broker, start_node, topic, tmp_path):

@@ -81,6 +81,8 @@ class Publisher:
         self._denied_for_good: set[str] = set()
         self._losses_over: Counter[str] = Counter()
         """Topic of `_remedies` -> how many links in a row were soon lost with it in flight."""
+        self._emptied: set[str] = set()
+        """Topics that were emptied on this connection, which is said once."""
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
         """Retained topics with a message that is not acknowledged yet."""
@@ -118,11 +120,14 @@ class Publisher:
         kept: the loop sets everything again on connecting. With `last` it is published after all
         that waits now, also where an earlier message of the topic does.
         """
+        if not payload and topic in self._emptied:
+            return
         self._put_off.pop(topic, None)
         if last:
             self._waiting.pop(topic, None)
         if self._link.connected and self._losses_over[topic] < LOSSES:
             self._waiting[topic] = Outgoing(topic, payload, math.ceil(expiry_s))
+            (self._emptied.discard if payload else self._emptied.add)(topic)
 
     @property
     def put_off(self) -> bool:
@@ -273,6 +278,7 @@ class Publisher:
     def forget(self) -> None:
         """What was in flight or waiting is void."""
         self._oldest = None
+        self._emptied.clear()
         self._waiting.clear()
         self._answers.clear()
         self._in_flight.clear()
