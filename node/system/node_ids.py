@@ -75,9 +75,9 @@ def read_device(state_dir: Path | None) -> Device | None:
 
 
 def keep_device(state_dir: Path | None, node: str, *, another: bool = False) -> Device | None:
-    """Write down which device the node is, or another one that it is from now on.
+    """Save the node's device; with `another`, a new device that the node is from now on.
 
-    Return it; None where it could not be written.
+    Return the device; None if it could not be written.
     """
     if state_dir is None:
         return None

@@ -1,4 +1,4 @@
-"""The status page: a process of its own that reads the log, and never writes it.
+"""The status page: a separate process that reads the log, and never writes it.
 
     outbox.db ──► watcher ──► summary ──► buckets (per channel: the last hour, and two days)
                      │
@@ -8,10 +8,9 @@
                        └───► metrics ─────► Prometheus    │        (routes, login)   (waitress)
     outbox.db ──► export ──► CSV ─────────────────────────┘
 
-`log` opens the log, `requests` reads what is asked for, `login` lets in, `mdns` makes it known.
-`settings` reads what the page needs of the configuration, and none of its secrets but its own.
-`static/` has the style sheet and the script. README.md beside this file documents what is served,
-and has the measurements.
+`requests` parses requests, `login` checks passwords, `mdns` announces the page. `settings` reads
+the page's part of the configuration, and only the page's own secret. `static/` has the style sheet
+and the script. README.md in this folder documents the answers, and has the measurements.
 
-Nothing here is imported by `sensor-node run`.
+`sensor-node run` does not import this package.
 """

@@ -17,7 +17,7 @@ __all__ = ["encoded", "history_answer", "node_answer", "now_answer", "sensor_ans
 
 
 def now_answer(node: NodeView, sensors: tuple[SensorView, ...]) -> dict[str, Any]:
-    """Everything at once; of the sensors those that are given."""
+    """Return the node's whole state, and that of the given sensors."""
     return {
         "time": utc_text(node.known.now.utc_ms),
         "signature": _signature(node),
@@ -35,7 +35,7 @@ def now_answer(node: NodeView, sensors: tuple[SensorView, ...]) -> dict[str, Any
 
 
 def _signature(node: NodeView) -> str:
-    """Another one when more than values has changed: the page is to be fetched again."""
+    """Return a digest that changes when more than values has: then the page is fetched again."""
     parts = (
         node.state,
         node.problems,
@@ -103,7 +103,7 @@ def sensor_answer(sensor: SensorView) -> dict[str, Any]:
 def history_answer(
     sensor: SensorView, span: Span, now_ms: int, *, channel: str | None, resolution_ms: int
 ) -> dict[str, Any]:
-    """The buckets of a span, in `resolution_ms`, a multiple of the span's own."""
+    """Return the buckets of a span, in `resolution_ms`, a multiple of the span's width."""
     start_ms = now_ms - span.long_ms
     return {
         "sensor": sensor.id,

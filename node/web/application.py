@@ -1,4 +1,4 @@
-"""The page as a WSGI application: who may ask what, and which headers go with every answer.
+"""The page as a WSGI application: routes, access control, and the headers of every answer.
 
 Runs on the server's threads. The watcher's lock is held while an answer is made, not while it is
 sent.
@@ -42,7 +42,7 @@ __all__ = ["Application"]
 _log = logging.getLogger(__name__)
 
 MAX_EXPORTS = 2
-"""At a time: each may last as long as its reader is slow, and holds a thread."""
+"""Concurrent exports: each holds a thread for as long as its reader takes."""
 _STATIC = Path(__file__).with_name("static")
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -78,14 +78,14 @@ StartResponse = Callable[..., Any]
 
 
 class Answer(msgspec.Struct):
-    """What goes back. A `body` of pieces is made while it is sent."""
+    """The answer to a request. A `body` of pieces is made while it is sent."""
 
     code: int
     kind: str
     body: bytes | Iterator[bytes]
     headers: tuple[tuple[str, str], ...] = ()
     lasting: bool = False
-    """It may be kept: its address changes with its content."""
+    """Clients may cache the answer: its address changes with its content."""
 
 
 class Application:
@@ -96,7 +96,7 @@ class Application:
         self._settings = settings
         self._login = Login(settings.password) if settings.password else None
         table = settings.web
-        # A browser that was led here by another name does not send the password of this one.
+        # A browser sent here by another name (DNS rebinding) does not send this host's password.
         any_name = table.on_the_network and self._login is not None
         names = HostNames(table.host, on_the_network=table.on_the_network)
         self._names = None if any_name else names
@@ -114,7 +114,7 @@ class Application:
             answer = self._answer(environ)
         except Refused as refused:
             answer = _plain(refused.code, str(refused), *refused.headers)
-        except Exception:  # noqa: BLE001, logged, and the next request is answered
+        except Exception:  # noqa: BLE001, logged; the next request is answered
             _log.exception("a request could not be answered")
             answer = _plain(500, "this page has a fault: see its log")
         headers = [*_HEADERS, ("Content-Type", answer.kind), *answer.headers]
@@ -148,7 +148,7 @@ class Application:
             return self._of_now(path, query)
 
     def _of_now(self, path: str, query: dict[str, str]) -> Answer:
-        """An answer that is made of what the log says now."""
+        """Return an answer made from the current content of the log."""
         node = view_of(self._watcher, self._settings)
         if path == "/":
             html = index_page(node, span_of(query), number_of(query, "page", 1), self._assets)
@@ -198,7 +198,7 @@ class Application:
             return
         host = environ.get("HTTP_HOST", "")
         if not host and environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
-            return  # no browser asks like that
+            return  # not a browser's request
         if not self._names.has(host):
             what = "this computer has another name: open http://localhost"
             if self._settings.web.on_the_network:
@@ -220,7 +220,7 @@ class Application:
 
 
 class _Releasing(Iterator[bytes]):
-    """Pieces, and what is to be done when there are no more, or when nobody wants them."""
+    """Yields pieces, and calls `release` at the end or when the client has gone."""
 
     def __init__(self, pieces: Iterator[bytes], release: Callable[[], None]) -> None:
         self._pieces = pieces
@@ -230,7 +230,7 @@ class _Releasing(Iterator[bytes]):
         return next(self._pieces)
 
     def close(self) -> None:
-        """WSGI calls it, however the answer ended (PEP 3333)."""
+        """Release once. WSGI calls this for every answer, even an aborted one (PEP 3333)."""
         release, self._release = self._release, None
         if release is not None:
             release()

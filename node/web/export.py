@@ -1,6 +1,6 @@
 """The log as CSV (RFC 4180), some readings at a time.
 
-The log is opened anew for each piece: however slowly somebody reads, it is not held.
+The log is opened again for each piece, so that a slow reader does not hold it open.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def safe_cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula (OWASP, "CSV injection")."""
+    """Return the text so that spreadsheets do not read it as a formula (OWASP, "CSV injection")."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def csv_pieces(file: Path, *, since_ms: int | None, sensor: str | None) -> Iterator[bytes]:
-    """A line per value, oldest first, from `since_ms` on; the heading comes before the log is read.
+    """Yield a line per value, oldest first, from `since_ms` on; the heading precedes any reading.
 
-    Ends early, with a line that says so, where the log cannot be read any more: a comment by
-    nobody's standard, but no reading either.
+    If the log becomes unreadable, the export ends early with a line that says so: not standard
+    CSV, but the line cannot be mistaken for a reading.
     """
     yield _lines([COLUMNS])
     seq: int | None = None

@@ -1,8 +1,8 @@
-"""Who may look: the optional password (HTTP Basic, RFC 7617), and the names of this computer.
+"""Access control: the optional password (HTTP Basic, RFC 7617), and this computer's host names.
 
-The right password is always let through: behind a proxy, or in one IPv6 network, another one's
-wrong guesses come from the same address. After a few of them that address is told to wait (429)
-when its password is wrong. Nothing sleeps, so no thread is held.
+The right password always works, because behind a proxy, or in one IPv6 network, another person's
+wrong guesses come from the same address. After a few wrong passwords, further wrong ones from that
+address are answered with 429 for a while. The code never sleeps, so it does not hold a thread.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Login:
         self._digest = _digest(password)
         self._lock = threading.Lock()
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Address -> how many wrong ones came from it, and when it may try again."""
+        """Address -> its number of wrong passwords, and when it may try again."""
 
     def admits(self, authorization: str) -> bool:
-        """Whether the header has the password; any name goes with it."""
+        """Return whether the header has the password. Any user name is accepted."""
         given = _password_in(authorization)
-        # Digests are of one length, so that the time tells nothing of the password's either.
+        # Digests have one length, so that the timing does not reveal the password's length.
         return hmac.compare_digest(_digest(given or ""), self._digest) and given is not None
 
     def refuse(self, address: str) -> float:
-        """Note a wrong password; return for how many seconds its address was to wait, or 0."""
+        """Note a wrong password. Return how many seconds its address must still wait, or 0."""
         who, now_s = _who(address), time.monotonic()
         with self._lock:
             count, until_s = self._wrong.pop(who, (0, 0.0))
@@ -51,7 +51,7 @@ class Login:
                 self._wrong[who] = (count, until_s)
                 return until_s - now_s
             count = 1 if now_s > until_s + _FORGET_AFTER_S else count + 1
-            # A power of ever more wrong ones would be no number any more.
+            # Bounded, because a power of a large count would overflow.
             doubled = min(count - _FREE, 10)
             wait_s = min(_MAX_WAIT_S, 2.0**doubled) if count >= _FREE else 0.0
             self._wrong[who] = (count, now_s + wait_s)
@@ -77,7 +77,7 @@ def _password_in(authorization: str) -> str | None:
 
 
 def _who(address: str) -> str:
-    """An address; of IPv6 the network of it, for one computer has all of that."""
+    """Return the address; for IPv6 its /64 network, because one computer may use all of it."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -91,18 +91,18 @@ def _who(address: str) -> str:
 
 
 class HostNames:
-    """What a Host header may say of this computer.
+    """The names that a Host header may use for this computer.
 
-    Another name there means that some page of the web has had its own name lead here, to read with
-    its visitor's browser what only this network may (DNS rebinding). An address is no such name,
-    nor is one that the public DNS does not know: without a dot, or below a domain for private use
-    (RFC 6762 §3, RFC 8375, ICANN's .internal, and what routers make of it).
+    Any other name means that a web site has pointed its own name here, to read this network's data
+    with its visitor's browser (DNS rebinding). An address is safe, and so is a name that the
+    public DNS cannot resolve: without a dot, or below a domain for private use (RFC 6762 §3, RFC
+    8375, ICANN's .internal, and those that routers use).
     """
 
     _PRIVATE = (".local", ".localhost", ".home.arpa", ".internal", ".lan", ".home")
 
     def __init__(self, host: str, *, on_the_network: bool) -> None:
-        """`host`: what the page listens on; on loopback it has fewer names."""
+        """`host`: the address that the page listens on. On loopback, fewer names are allowed."""
         name = socket.gethostname().lower()
         short = name.partition(".")[0]
         self._own = {"localhost", "127.0.0.1", "::1", host.lower(), name, short, f"{short}.local"}
@@ -110,7 +110,7 @@ class HostNames:
         self._on_the_network = on_the_network
 
     def has(self, header: str) -> bool:
-        """Whether a Host header (RFC 9112, §3.2) names this computer."""
+        """Return whether a Host header (RFC 9112, §3.2) names this computer."""
         match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d+)?|([^:\[\]]+?)\.?(?::\d+)?", header)
         if match is None:
             return False

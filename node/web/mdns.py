@@ -1,7 +1,7 @@
-"""Lets the network know of the page, by mDNS (RFC 6763), where avahi is there.
+"""Announces the page on the network, by mDNS (RFC 6763), if avahi is installed.
 
-avahi's own program does it, as a child of this process: with the port that is really used, no
-longer than the page is there, and with no right to write anything.
+avahi's own program does it, as a child of this process: with the port that is really used, only
+for as long as the page runs, and without the right to write anything.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _PROGRAM = "avahi-publish-service"
 
 
 def announcement(node: str, port: int) -> list[str]:
-    """The words of avahi-publish-service(1); `-f`: wait for a daemon that is not there yet."""
+    """Return the command, avahi-publish-service(1); `-f` waits for a daemon that starts later."""
     return ["-f", f"{node} (sensor-node)", "_http._tcp", str(port), "path=/"]
 
 
 @contextlib.contextmanager
 def announced(node: str, port: int) -> Iterator[bool]:
-    """While this is open, browsers of services see the page; False where there is no avahi."""
+    """Announce the page within the context. Yield False if avahi is not installed."""
     program = shutil.which(_PROGRAM)
     if program is None:
         yield False

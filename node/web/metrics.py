@@ -1,7 +1,7 @@
 """The answer of `/metrics`: Prometheus' text format, version 0.0.4. Pure.
 
-Names and units are by Prometheus' conventions (https://prometheus.io/docs/practices/naming/). A
-value that is not current is left out, so that it goes stale there too.
+Names and units follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/). A
+value that is not current is left out, so that Prometheus marks it as stale, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Sample = tuple[Labels, float]
 
 
 def metrics_text(node: NodeView) -> str:
-    """Every metric, each with its help and type."""
+    """Return every metric with its help and type."""
     return "".join(
         _family(name, kind, text, samples) for name, kind, text, samples in _families(node)
     )
@@ -113,7 +113,7 @@ def _families(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
 
 
 def _of_the_health(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
-    """The rows of `node.health` that are shown here."""
+    """Yield the metrics from `node.health`."""
     for field, shown in shown_fields().items():
         if shown.metric:
             value = getattr(node.health, field, None)
@@ -163,7 +163,7 @@ def _family(name: str, kind: str, text: str, samples: list[Sample]) -> str:
 
 
 def _number(number: float) -> str:
-    """All of its digits: a `seq` has more than ten after some years."""
+    """Return a number with all its digits: a `seq` has more than ten after some years."""
     return repr(float(number)).removesuffix(".0")
 
 

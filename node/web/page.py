@@ -1,6 +1,6 @@
-"""The page as HTML: all of it is made here, and the script only keeps it fresh. Pure.
+"""The page as HTML: complete without the script, which only keeps it fresh. Pure.
 
-Everything that comes from the log or the configuration goes through `esc`.
+All text from the log or the configuration goes through `esc`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from node.web.view import ChannelView, NodeView, SensorView
 __all__ = ["PER_PAGE", "Assets", "index_page", "plot_of", "sensor_page", "sensors_of_page"]
 
 PER_PAGE = 24
-"""Sensors of one page: what bounds its size."""
+"""Sensors per page; this bounds the page's size."""
 _STATE_WORDS = {
     "running": "running",
     "starting": "starting",
@@ -30,7 +30,7 @@ _STATE_WORDS = {
 
 
 class Assets(msgspec.Struct, frozen=True):
-    """Where the style sheet and the script are; their names change with their content."""
+    """The addresses of the style sheet and the script, which change with their content."""
 
     style: str
     script: str
@@ -39,7 +39,7 @@ class Assets(msgspec.Struct, frozen=True):
 def plot_of(
     sensor: SensorView, channel: ChannelView, span: Span, now_ms: int, *, large: bool = False
 ) -> Plot:
-    """A plot of the time until now."""
+    """Return a plot of the span until now."""
     return Plot(
         key=f"{slug(sensor.id)}-{slug(channel.name)}-{span.name}",
         title=f"{sensor.id} {channel.name}, {channel.unit}, the last {span.label.lower()}",
@@ -48,7 +48,7 @@ def plot_of(
         width_ms=span.width_ms,
         start_ms=now_ms - span.long_ms,
         end_ms=now_ms,
-        # Two buckets in a row may be nearly one wider apart than the readings in them.
+        # Successive buckets may be up to one width further apart than the readings in them.
         gap_ms=sensor.gap_ms + span.width_ms,
         decimals=channel.decimals,
         marks=sensor.sensor.marks if sensor.sensor else (),
@@ -62,13 +62,13 @@ def _pages(node: NodeView) -> int:
 
 
 def sensors_of_page(node: NodeView, page: int) -> tuple[SensorView, ...]:
-    """Those of a page, from 1 on; of one beyond the last, those of the last."""
+    """Return the sensors of a page, counted from 1; beyond the last page, those of the last."""
     page = min(page, _pages(node))
     return node.sensors[(page - 1) * PER_PAGE : page * PER_PAGE]
 
 
 def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
-    """All sensors, with a plot of one span each; then the node itself."""
+    """Return the page with all sensors, each with a plot of one span; then the node itself."""
     pages = _pages(node)
     page = min(page, pages)
     shown = sensors_of_page(node, page)
@@ -93,7 +93,7 @@ def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
 
 
 def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
-    """One sensor, with a large plot of each span."""
+    """Return the page of one sensor, with a large plot of each span."""
     now_ms = node.known.now.utc_ms
     body = [
         _header(node),

@@ -1,4 +1,4 @@
-"""The parts of the page that are facts in rows: of a sensor, of the node, its last errors. Pure."""
+"""The parts of the page with facts in rows: on a sensor, the node, its last errors. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _rejected_text(rejected: int, reasons: dict[str, int]) -> str:
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> str:
-    """Rows of a table; the values are HTML."""
+    """Return the rows of a table; the values are HTML."""
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
     return f"<dl>{cells}</dl>"
 
@@ -83,7 +83,7 @@ def events_section(node: NodeView) -> str:
 
 
 def _time(rfc3339: str) -> str:
-    """A time in UTC; the script writes it in the time zone of who looks."""
+    """Return a time in UTC, which the script converts to the reader's time zone."""
     if not rfc3339:
         return "at an unknown time"
     return f'<time datetime="{rfc3339}">{rfc3339[:10]} {rfc3339[11:19]}</time>'

@@ -1,4 +1,4 @@
-"""What a request asks for: its parameters, and the paths below `/api/v1/`. Pure."""
+"""Parses requests: their parameters, and the paths below `/api/v1/`. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_PARAMETERS = 10
 
 
 class Refused(Exception):
-    """The request is not answered; `code` and the text say why."""
+    """The request is refused; `code` and the text say why."""
 
     def __init__(self, code: int, text: str, *headers: tuple[str, str]) -> None:
         super().__init__(text)

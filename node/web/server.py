@@ -1,11 +1,11 @@
 """Serves the application with waitress: one thread that waits, and four that answer.
 
-A client costs a thread only while its answer is made, so slow ones keep nobody waiting; there is a
-bound to their number, to the size of what they send, and to how long they may take to send it or
-to take what they asked for. README.md says why it is waitress.
+A client needs a thread only while its answer is made, so slow clients do not block others. There
+are bounds on the number of clients, the size of their requests, and the time that they take to
+send a request or to receive an answer. README.md says why waitress was chosen.
 
-The worker threads also look into the log once a minute, whoever asks or not, and feed systemd's
-watchdog: that they do it is the proof that they live.
+The worker threads also look into the log once a minute, even without requests, and feed systemd's
+watchdog, which proves that they are alive.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["Server", "listening_socket", "make_server"]
 THREADS = 4
 MAX_CONNECTIONS = 250
 REQUEST_WITHIN_S = 10.0
-"""From the first byte of a request to its last."""
+"""Maximum time from the first byte of a request to its last."""
 TAKE_WITHIN_S = 20.0
-"""How long a client may take nothing of what it asked for."""
+"""How long a client may go without receiving any part of its answer."""
 _ROOM = 10
-"""Below the bound: beyond that nobody is let in until somebody goes."""
+"""Connections kept free below the limit, at which waitress stops accepting clients."""
 _WAKE_S = 5.0
 _LOOK_EVERY_S = 60.0
 _HEADER_BYTES = 16_384
@@ -40,15 +40,15 @@ _BODY_BYTES = 1_024
 _OUTBUF_BYTES = 256 * 1024
 _PIPELINED_PATIENCE_S = 2.0
 _SEND_BUFFER_BYTES = 64 * 1024
-"""What the kernel may keep for a client that takes nothing: it doubles this (socket(7)). By itself
-it goes up to tcp_wmem, 4 MB, in which a whole export is gone before anybody has taken it."""
+"""The kernel's buffer for a client that does not read; the kernel doubles this (socket(7)). The
+default grows up to tcp_wmem, 4 MB, which holds a whole export before the client has read it."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens there; `::` is for IPv4 as well.
+    """Return a socket that listens on the address; `::` also accepts IPv4.
 
     Raises:
-        OSError: it cannot.
+        OSError: the address is in use, or cannot be bound or resolved.
     """
     [(family, _, _, _, address), *_] = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -60,7 +60,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
 def make_server(
     application: Any, listener: socket.socket, watcher: Watcher, service: Service
 ) -> Server:
-    """A server on a socket that listens already; `run` it."""
+    """Return a server on a listening socket; call its `run`."""
     for name in ("waitress", "waitress.queue"):
         logging.getLogger(name).setLevel(logging.ERROR)
     adjustments = Adjustments(
@@ -76,7 +76,7 @@ def make_server(
         max_request_header_size=_HEADER_BYTES,
         max_request_body_size=_BODY_BYTES,
         outbuf_high_watermark=_OUTBUF_BYTES,
-        outbuf_overflow=1 << 30,  # never into a file: what is above the mark waits
+        outbuf_overflow=1 << 30,  # never to a file: output above the mark waits
         clear_untrusted_proxy_headers=True,
     )
     dispatcher = ThreadedTaskDispatcher()
@@ -88,17 +88,17 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     """A connection that cannot hold a thread by reading slowly."""
 
     def service(self) -> None:
-        """Answer one request; a client that was cut off between two is no fault to be logged."""
+        """Answer one request. A client cut off between two requests is not logged as an error."""
         try:
             super().service()
         except ClientDisconnected:
             self.cancel()
 
     def _flush_outbufs_below_high_watermark(self) -> None:
-        """Wait until the client has taken what is there; cut off one that takes nothing.
+        """Wait until the client has read the output; cut off a client that does not read.
 
-        waitress waits for ever, and on a thread of the few: with several requests in one packet,
-        and nobody who reads the answers, that would be the end of them.
+        waitress itself waits without a limit, on one of the few threads: clients that send several
+        requests in one packet and never read the answers would block all threads.
         """
         patience_s = TAKE_WITHIN_S if len(self.requests) <= 1 else _PIPELINED_PATIENCE_S
         with self.outbuf_lock:
@@ -115,7 +115,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
-    """The server; its loop is the main thread's."""
+    """The server; its loop runs on the main thread."""
 
     channel_class = _Channel
 
@@ -131,7 +131,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self._chores = _Chores(watcher, service)
         self._looked_at_clients_s = 0.0
         self._partial: dict[Any, tuple[int, float]] = {}
-        """Connections with an unfinished request: which one, and since when."""
+        """Connections with an unfinished request: the request's id, and since when."""
         where = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(
             application,
@@ -143,16 +143,16 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         )
 
     def set_socket_options(self, conn: socket.socket) -> None:
-        """The kernel keeps little, and ends a connection whose other end takes nothing (tcp(7))."""
+        """Keep the kernel's buffer small, and end a connection that is not read (tcp(7))."""
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         timeout_ms = round(TAKE_WITHIN_S * 1000)
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
     def handle_accept(self) -> None:
-        """Let one in; when that makes too many, the oldest of which nothing is asked goes.
+        """Accept a connection; close the oldest idle one if there are too many.
 
-        Who holds connections for nothing keeps nobody else out, from however many addresses.
+        So idle connections, from any number of addresses, cannot keep other clients out.
         """
         super().handle_accept()
         if len(self.active_channels) > MAX_CONNECTIONS - _ROOM:
@@ -162,7 +162,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
                     break
 
     def readable(self) -> bool:
-        """waitress asks it at each turn of its loop."""
+        """Run the periodic work. waitress calls this at each turn of its loop."""
         now_s = time.monotonic()
         if now_s >= self._looked_at_clients_s + 1.0:
             self._looked_at_clients_s = now_s
@@ -175,7 +175,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         partial = {}
         for channel in list(self.active_channels.values()):
             if channel.will_close:
-                # waitress waits until it can write, which may be never.
+                # waitress would wait until it can write, which may never happen.
                 channel.handle_close()
                 continue
             if channel.request is None:
@@ -190,18 +190,18 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 
 
 class _Chores:
-    """A task for the worker threads, beside the requests."""
+    """A task that the worker threads run in addition to the requests."""
 
     def __init__(self, watcher: Watcher, service: Service) -> None:
         self._watcher = watcher
         self._service = service
         self._queued = False
         self._look_at_s = 0.0
-        # All threads wait while one reads a long log anew, as when the clock has been set.
+        # All threads wait while one rereads a long log, as after the clock has been set.
         watcher.on_progress = service.feed_watchdog
 
     def due(self, now_s: float) -> bool:
-        """Whether it is to be queued now; it is not queued twice."""
+        """Return whether to queue the task now; the task is never queued twice."""
         if self._queued or now_s < min(self._look_at_s, self._service.next_feed_s):
             return False
         self._queued = True
@@ -216,4 +216,4 @@ class _Chores:
         self._queued = False
 
     def cancel(self) -> None:
-        """waitress calls it when the server ends before the task's turn."""
+        """Do nothing. waitress calls this when the server ends before the task has run."""

@@ -1,7 +1,8 @@
-"""What the page needs of the configuration: `[web]`, the node's name, and the sensors' intervals.
+"""The page's part of the configuration: `[web]`, the node's name, and the sensors' intervals.
 
-Of the rest nothing is checked, and nothing read but what is not to be shown to everybody: the page
-is there when the node's configuration is wrong, and this process never knows the broker's password.
+The rest is not checked, so the page works even if the node's configuration is wrong. Of the rest,
+only the words that must not be shown to everybody are read; this process never knows the broker's
+password.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ __all__ = ["Settings", "read_settings", "settings_of"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the page goes by."""
+    """The page's settings."""
 
     web: WebTable = WebTable()
     password: Secret | None = None
     node: str = ""
-    """The name of the node, until its log tells it."""
+    """The name of the node, used until the log gives it."""
     intervals: dict[str, float] = {}
     """Sensor -> seconds from one reading to the next."""
     broker: tuple[str, ...] = ()
-    """The broker's host and the login there: what a page that is open to all does not tell."""
+    """The broker's host and user name, which a page that is open to all must not show."""
     notes: tuple[str, ...] = ()
-    """What is not wrong and still worth knowing."""
+    """Remarks that are not errors but worth knowing."""
 
     @property
     def open_to_all(self) -> bool:
@@ -44,10 +45,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_settings(source: Path, last_good: Path | None = None) -> Settings:
-    """Read the file; where it is no TOML, `last_good`, the copy that the node keeps.
+    """Read the file; if it is not TOML, read `last_good`, the copy that the node keeps.
 
     Raises:
-        ConfigError: there is neither, or `[web]` is wrong.
+        ConfigError: neither file can be used, or `[web]` is wrong.
     """
     try:
         return settings_of(source)
@@ -63,7 +64,7 @@ def settings_of(source: Path) -> Settings:
     """Read one file.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or `[web]` is wrong.
+        ConfigError: the file cannot be read, is not TOML, or `[web]` is wrong.
     """
     try:
         text = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
@@ -76,7 +77,7 @@ def settings_of(source: Path) -> Settings:
     password = web_password(reader, table)
     if reader.problems:
         raise ConfigError(source, reader.problems)
-    # It is of no use beyond here, and is not to be found in a second place.
+    # The password is not needed beyond here, and must not be in a second place.
     table = msgspec.structs.replace(table, password=None)
     return Settings(
         web=table,

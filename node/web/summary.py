@@ -1,7 +1,7 @@
-"""What the log says, in as little memory as plots need: fed with readings, each once. Pure.
+"""A summary of the log, in as little memory as plots need. Pure.
 
-`Watcher` gives it the readings that are new. Bounded: about 12 kB a channel, and no more than
-`MAX_CHANNELS` of them.
+`Watcher` feeds it with each reading once. Bounded: about 12 kB a channel, and at most
+`MAX_CHANNELS` channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORGET_AFTER_MS = 172_800_000
 _MAX_MARKS = 300
 _FINE_MS = 3_660_000
 _AHEAD_MS = 120_000
-"""A time that is later than now by more than this is of a clock that was wrong."""
+"""A time further in the future than this comes from a clock that was wrong."""
 
 
 class ChannelSummary:
@@ -40,7 +40,7 @@ class ChannelSummary:
         self.newest: Reading | None = None
         self.value = 0.0
         self.decimals = 0
-        """As many as any of its newer values had."""
+        """The most decimals of its newer values."""
 
     def add(self, at_ms: int, number: float, now_ms: int, *, unsynced: bool) -> None:
         self.buckets.days.add(at_ms, number, unsynced=unsynced)
@@ -51,7 +51,7 @@ class ChannelSummary:
 
 
 class SensorSummary:
-    """One sensor, as far as the log tells."""
+    """One sensor, as the log describes it."""
 
     __slots__ = ("channels", "id", "marks", "newest", "steps")
 
@@ -61,11 +61,11 @@ class SensorSummary:
         self.channels: dict[tuple[str, str], ChannelSummary] = {}
         self.marks: deque[Mark] = deque(maxlen=_MAX_MARKS)
         self.steps: deque[int] = deque(maxlen=STEPS)
-        """How long after the one before it each of the newest readings was taken, in ms."""
+        """Time in ms between each of the newest readings and the one before it."""
 
     @property
     def interval_ms(self) -> int:
-        """How often there is a reading; 0: unknown."""
+        """The usual time between two readings; 0: unknown."""
         return usual_step_ms(self.steps)
 
 
@@ -76,7 +76,7 @@ class Summary:
         self.sensors: dict[str, SensorSummary] = {}
         self.last_seq = 0
         self.unsynced_boots: set[str] = set()
-        """Boots with readings here whose true time was not known."""
+        """Boots with readings in this summary whose true time was not known."""
         self.left_out: set[str] = set()
         """Sensors with channels beyond the bound."""
         self._channels = 0
@@ -88,7 +88,7 @@ class Summary:
         known: dict[int, tuple[SensorSummary, list[ChannelSummary | None]]] = {}
         for reading in readings:
             layout = reading.layout
-            parts = known.get(id(layout))  # those of a query share the objects, and keep them alive
+            parts = known.get(id(layout))  # readings of a query share and keep it
             if parts is None:
                 parts = known[id(layout)] = self._parts_of(layout)
             sensor, channels = parts
@@ -110,7 +110,7 @@ class Summary:
             self.last_seq = reading.seq
 
     def _parts_of(self, layout: Layout) -> tuple[SensorSummary, list[ChannelSummary | None]]:
-        """The sensor and the channels that numbers of this layout belong to; None: left out."""
+        """Return the sensor and the channels of a layout's numbers; None: a channel left out."""
         sensor = self.sensors.get(layout.sensor)
         if sensor is None:
             sensor = self.sensors[layout.sensor] = SensorSummary(layout.sensor)
@@ -126,9 +126,9 @@ class Summary:
         return sensor, channels
 
     def mark_rejections(self, counts: Mapping[str, int], process: int, at_ms: int) -> None:
-        """Compare how often each sensor's values were rejected with what was known before.
+        """Mark each sensor whose count of rejected values has grown since the last call.
 
-        The counts begin anew with each start of the node, so with each `process`.
+        The counts restart with each start of the node, so with each `process`.
         """
         for sensor_id, count in counts.items():
             key = f"{process} {sensor_id}"
@@ -138,14 +138,14 @@ class Summary:
         self._rejected = {f"{process} {name}": count for name, count in counts.items()}
 
     def keep_marks_of(self, other: Summary) -> None:
-        """What the log cannot tell again, of the summary that this one takes the place of."""
+        """Take over the marks of the summary that this one replaces: the log does not have them."""
         self._rejected = other._rejected
         for sensor_id, sensor in other.sensors.items():
             if sensor_id in self.sensors:
                 self.sensors[sensor_id].marks = sensor.marks
 
     def forget_old(self, now: Moment) -> None:
-        """Leave out sensors and channels that have not been read for as long as plots reach."""
+        """Remove sensors and channels without a reading within the reach of the plots."""
         for sensor in list(self.sensors.values()):
             for key, channel in list(sensor.channels.items()):
                 if channel.newest is None or _is_old(channel.newest, now):
@@ -156,7 +156,7 @@ class Summary:
 
 
 def _is_old(reading: Reading, now: Moment) -> bool:
-    """Whether it is out of every plot; one whose true time may still become known is not."""
+    """Return whether a reading is too old for every plot; False while its time may change."""
     if not reading.synced and reading.boot_id != now.boot_id:
         return False
     return now.utc_ms - now.time_of(reading) > _FORGET_AFTER_MS

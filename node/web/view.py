@@ -1,8 +1,8 @@
-"""What is to be shown, for the page, the API and the metrics alike. Pure, but for the clock's ages.
+"""The view shared by the page, the API and the metrics. Pure, except for the ages.
 
-A value counts as current only while its node runs, says that the sensor is online, and the
-reading is not older than three intervals: the rule of the node, and once more here, for a log that
-is no longer written cannot say so.
+A value counts as current only while its node runs, reports the sensor as online, and the reading is
+not older than three intervals. The node has the same rule; the rule is repeated here because a
+log that is no longer written cannot say so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from node.web.watcher import Known, Watcher
 __all__ = ["ChannelView", "NodeView", "SensorView", "view_of"]
 
 _LONG_S = 180.0
-"""A running node writes something at least each minute, if there is anything to write."""
+"""A running node with anything to write does so at least once a minute."""
 _GRACE_S = 60.0
 _LEAST_GAP_MS = 5_000
 _UNKNOWN_GAP_MS = 600_000
@@ -42,7 +42,7 @@ class ChannelView(msgspec.Struct, frozen=True):
 
 
 class SensorView(msgspec.Struct, frozen=True):
-    """A sensor; without a newest reading where the log has none."""
+    """A sensor; `newest` is None if the log does not have a reading."""
 
     id: str
     state: str
@@ -50,7 +50,7 @@ class SensorView(msgspec.Struct, frozen=True):
     age_s: float | None
     newest: Reading | None
     time: str
-    """RFC 3339; "" where the time of the newest reading is not known."""
+    """RFC 3339; "" if the time of the newest reading is not known."""
     gap_ms: int
     """A longer time without a reading is a gap."""
     health: SensorHealth | None
@@ -70,11 +70,11 @@ class NodeView(msgspec.Struct, frozen=True):
     """running, starting, stopped, or unknown."""
     known: Known
     health: Health | None
-    """Of this run."""
+    """The health of this run."""
     problems: tuple[str, ...]
     sensors: tuple[SensorView, ...]
     unhealthy: str
-    """Why `/healthz` says no; "" where all is well."""
+    """Why `/healthz` reports a failure; "" if all is well."""
 
     @property
     def unsent(self) -> int:
@@ -86,7 +86,7 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 def view_of(watcher: Watcher, settings: Settings) -> NodeView:
-    """Look, and make something to show of it. `watcher.lock` is to be held."""
+    """Look into the log, and return the view. The caller must hold `watcher.lock`."""
     known = watcher.look()
     if settings.open_to_all:
         known = _without(settings.broker, known)
@@ -98,7 +98,7 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
     else:
         state = "starting" if known.health_is_old else "running"
     fresh = None if known.health_is_old or known.problem else health
-    # In the order of the configuration, and then what it has no more.
+    # In the order of the configuration, followed by sensors that it no longer has.
     names = dict.fromkeys([*(health.sensors if health else ()), *sorted(watcher.summary.sensors)])
     sensors = tuple(_sensor(name, watcher, known, settings, state) for name in names)
     return NodeView(
@@ -113,7 +113,7 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
 
 
 def _without(words: tuple[str, ...], known: Known) -> Known:
-    """What is known, without words that are not for everybody."""
+    """Return what is known, with the words masked that are not for everybody."""
     if not words:
         return known
     pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))
@@ -166,7 +166,7 @@ def _sensor(
 
 
 def _newest_units(sensor: SensorSummary) -> list[ChannelSummary]:
-    """Each channel in the unit that it has now: it may have been configured anew."""
+    """Return each channel in its current unit, which the configuration may have changed."""
     newest: dict[str, ChannelSummary] = {}
     for channel in sensor.channels.values():
         other = newest.get(channel.name)
@@ -198,7 +198,7 @@ def _channel(
 
 
 def _problems(known: Known, health: Health | None, watcher: Watcher) -> list[str]:
-    """What is wrong with the node, each with what to do."""
+    """Return the node's problems, each with a remedy."""
     if known.problem:
         return [known.problem]
     problems = list(health.problems) if health else []

@@ -1,11 +1,10 @@
-"""Looks into the log when somebody asks, and keeps what it says: `Known`.
+"""Looks into the log on request, and keeps the result: `Known`.
 
-The log is opened for each look and closed after it, some milliseconds later: a reader that stayed
-would keep the node from folding its WAL into the file, and from leaving the file in good order
-when it ends. It is opened so that nothing is written, made or locked against the node (see
-`OutboxFile`).
+The log is open only during a look, for some milliseconds: a permanent reader would keep the node
+from folding its WAL into the file, and from leaving the file in good order at its end. Opening the
+log does not write, create or lock anything that the node needs (see `OutboxFile`).
 
-Any thread may call; one looks at a time.
+Any thread may call; one thread looks at a time.
 """
 
 from __future__ import annotations
@@ -33,36 +32,36 @@ LOOK_AT_MOST_EVERY_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _EVENTS = 20
 _STEPPED_MS = 30_000
-"""So much of a step of this computer's clock and all is read again: it moves what has no true time,
-and a step back leaves buckets of a time to come, before which nothing new would be taken."""
+"""After a step of this computer's clock by this much, the whole log is read again. A step moves
+readings without a true time, and a step back leaves buckets in the future that block new ones."""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What the log told at the last look."""
+    """The content of the log at the last look."""
 
     now: Moment
     problem: str = ""
     """Why the log cannot be read; "" while it can."""
     process: int | None = None
-    """The node that runs on it."""
+    """The process of the node that writes the log; None if none runs."""
     stream: str = ""
     written_s: float = 0.0
-    """How long ago the log was written to."""
+    """Seconds since the log was last written."""
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     health: Health | None = None
-    """What the node said of itself last; of the run before, where `health_is_old`."""
+    """The node's last report on itself; from the previous run if `health_is_old`."""
     health_is_old: bool = False
     oldest_s: float | None = None
     """The age of the oldest reading that the broker has not acknowledged; 0 without any."""
     events: tuple[Event, ...] = ()
     unsound: int = 0
-    """Readings that are damaged and were passed over."""
+    """Number of damaged readings, which were skipped."""
 
 
 class _Told(SystemClock):
-    """A clock of which the node that runs has told whether it is kept.
+    """A clock that takes `synced` from the running node's report.
 
-    The kernel would tell, but not a process that may call nothing that could set the clock.
+    This process cannot ask the kernel, because it may not make any call that could set the clock.
     """
 
     def __init__(self, clock: Clock, synced: bool) -> None:
@@ -86,25 +85,25 @@ class Watcher:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.file = folder / FILE_NAME
         self.lock = threading.RLock()
-        """Held while the summary changes, and by who reads it."""
+        """Held while the summary is changed or read."""
         self.summary = Summary()
         self.scans = 0
-        """How often the log was read from its beginning."""
+        """Number of times that the log was read from its beginning."""
         self._folder = folder
         self._clock = clock
         self._known = Known(now=self._moment())
         self._looked_s = -LOOK_AT_MOST_EVERY_S
         self._forget_at_s = 0.0
         self._identity: tuple[object, ...] = ()
-        """The file and the stream that the summary is of."""
+        """The file and the stream that the summary describes."""
         self._retimings: dict[str, Retiming] = {}
         self._offset_ms = 0
         self._unsound = 0
         self.on_progress: Callable[[], object] = lambda: None
-        """Called now and then in the midst of a look: the first one may take minutes."""
+        """Called now and then during a look: the first look may take minutes."""
 
     def look(self) -> Known:
-        """What the log says by now; at most a second old."""
+        """Return the current content of the log; at most a second old."""
         with self.lock:
             now_s = self._clock.monotonic()
             if now_s - self._looked_s >= LOOK_AT_MOST_EVERY_S:
@@ -113,18 +112,18 @@ class Watcher:
             return self._known
 
     def age_s(self, reading: Reading) -> float | None:
-        """How long ago it was taken; None where nobody knows."""
+        """Return the age of a reading; None if unknown."""
         known = self._known
         if known.health is not None and not known.health_is_old:
             return age_of(reading, _Told(self._clock, known.health.clock == "synced"))
         return age_of(reading, self._clock)
 
     def time_of(self, reading: Reading) -> int:
-        """When it was taken, since 1970, as well as is known."""
+        """Return when a reading was taken (ms since 1970), as far as known."""
         return self._moment().time_of(reading)
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970, as far as this computer knows."""
+        """Return ms since 1970, as far as this computer knows."""
         return round(self._clock.utc_s() * 1000)
 
     def _moment(self) -> Moment:
@@ -178,7 +177,7 @@ class Watcher:
         )
 
     def _is_out_of_date(self, log: OutboxFile, now: Moment) -> bool:
-        """Whether readings have other times by now than those at which they were added."""
+        """Return whether the times of readings have changed since they were added."""
         unsynced = self.summary.unsynced_boots
         if any(log.retimings.get(boot) != self._retimings.get(boot) for boot in unsynced):
             return True

@@ -1,5 +1,5 @@
-// Keeps the page fresh: values every two seconds while somebody looks, the whole of it when more
-// than values has changed, and every half minute for the plots. Times become those of the reader.
+// Keeps the page fresh: values every two seconds while it is visible, the whole page when more than
+// values has changed, and every half minute for the plots. Times appear in the reader's zone.
 "use strict";
 
 const EVERY_MS = 2000;
@@ -56,7 +56,7 @@ function lost(is) {
 }
 
 async function ask(address) {
-  // Not from the document's own address: a name and password in it are refused. href has none.
+  // fetch refuses an address with a user name and password. location.href does not contain them.
   const answer = await fetch(new URL(address, location.href), {
     cache: "no-store",
     signal: AbortSignal.timeout(PATIENCE_MS),
