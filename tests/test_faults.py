@@ -488,6 +488,12 @@ class InProcess:
         self.node.stop("the test ends")
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
+        wait_until(lambda: not self._readers(), what="no read is under way")
+
+    def _readers(self) -> list[object]:
+        """Reads that go on: a library that sleeps in one would do so on a later test's clock."""
+        sensors = self.node._scheduler._sensors.values()
+        return [s for s in sensors if s.port.reading_since_s is not None]
 
 
 ALL = """
