@@ -26,6 +26,7 @@ from node.loop import Node
 from node.outbox.outbox import Outbox
 from node.reading import Reading
 from node.report import history
+from node.system import clock as clock_module
 from node.system.clock import SystemClock
 
 YEAR_S = 365 * 86400
@@ -242,3 +243,45 @@ def test_a_clock_in_the_past_is_not_synced_whatever_the_kernel_says(monkeypatch)
     assert clock.synced()
     monkeypatch.setattr(clock, "utc_s", lambda: 5.0)
     assert not clock.synced()
+
+
+@pytest.fixture
+def unkept(monkeypatch, tmp_path) -> SystemClock:
+    """A clock that NTP does not keep, on a computer without a hardware clock."""
+    monkeypatch.setattr(clock_module, "_HARDWARE_CLOCKS", tmp_path)
+    clock = SystemClock()
+    clock._adjtimex = lambda: 5
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "synced"), [(0, True), (1, True), (-1, True), (5, False), (-86_400, False)]
+)
+def test_a_hardware_clock_that_agrees_makes_it_synced(unkept, tmp_path, ahead_s, synced):
+    """An RTC with a battery, and no network."""
+    folder = tmp_path / "rtc0"
+    folder.mkdir()
+    (folder / "since_epoch").write_text(f"{int(time.time()) + ahead_s}\n")
+    assert unkept.synced() is synced
+
+
+@pytest.mark.parametrize("content", [None, "", "no time\n", "0\n"])
+def test_without_a_hardware_clock_that_runs_it_is_not_synced(unkept, tmp_path, content):
+    if content is not None:
+        (tmp_path / "rtc0").mkdir()
+        (tmp_path / "rtc0" / "since_epoch").write_text(content)
+    assert not unkept.synced()
+
+
+def test_a_hardware_clock_is_looked_at_once_a_minute(unkept, tmp_path, monkeypatch):
+    """It may be on the bus of the sensors; and what it says first is not for ever."""
+    now_s = 1000.0
+    monkeypatch.setattr(unkept, "monotonic", lambda: now_s)
+    (tmp_path / "rtc0").mkdir()
+    file = tmp_path / "rtc0" / "since_epoch"
+    file.write_text(f"{int(time.time())}\n")
+    assert unkept.synced()
+    file.unlink()
+    assert unkept.synced()
+    now_s += 60.0
+    assert not unkept.synced()

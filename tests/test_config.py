@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.config.load import ConfigError, find_file, load
+from node.config.mqtt import default_name
 from node.config.schema import Config
 from node.config.toml_lines import locate_keys
 from node.config.values import parse_host
+from node.system import node_ids
 from node.units import Rate, Seconds, convert, duration_text
 
 MQTT = '[mqtt]\nhost = "127.0.0.1"\n'
@@ -760,3 +763,23 @@ def test_the_simulation_costs_nothing_where_it_is_not_configured(tmp_path, table
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(loaded)
+
+
+@pytest.mark.parametrize("host", ["raspberrypi", "debian.local", "localhost", "DietPi", "ubuntu"])
+def test_a_host_name_of_every_computer_is_no_name_of_a_node(host, monkeypatch, tmp_path):
+    """Two cards as they come would be two nodes of one name; the digits are the hardware's."""
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    monkeypatch.setattr(node_ids, "_SERIAL_NUMBER", tmp_path / "serial-number")
+    names = []
+    for serial in ("10000000a1b2c3d4", "10000000a1b2c3d5"):
+        (tmp_path / "serial-number").write_text(f"{serial}\0")
+        names.append(default_name())
+        assert default_name() == names[-1], "the same after every start"
+    stem = host.partition(".")[0]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(f"{stem}-[0-9a-f]{{6}}", name) for name in names)
+
+
+def test_a_host_name_of_its_own_is_the_name_of_the_node(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "greenhouse.lan")
+    assert default_name() == "greenhouse"

@@ -16,12 +16,22 @@ from typing import TYPE_CHECKING, Any
 from node.config.password import checked_password, password_in
 from node.config.reader import TableReader, expected_table
 from node.config.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable, WebTable
+from node.system.node_ids import hardware_suffix
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
 
 __all__ = ["default_name", "note_of_web", "read_mqtt", "read_node", "web_password"]
 
+_OF_EVERY_COMPUTER = frozenset(
+    {
+        *("alarmpi", "alpine", "archlinux", "armbian", "bananapi", "buildroot", "debian", "dietpi"),
+        *("fedora", "hassio", "homeassistant", "host", "libreelec", "linux", "localhost", "nixos"),
+        *("node", "openwrt", "orangepi", "pi", "raspberry", "raspberrypi", "raspbian", "raspi"),
+        *("rockpi", "rpi", "ubuntu", "unknown"),
+    }
+)
+"""Host names that distributions come with: nodes of the default name would be of one name."""
 _VARIABLE = "SENSOR_NODE_MQTT_PASSWORD"
 _CREDENTIAL = "mqtt.password"
 
@@ -35,9 +45,13 @@ def read_node(reader: TableReader, written: object) -> NodeTable | None:
 
 
 def default_name() -> str:
-    """Return the node's name where the configuration has none: the host name, as a topic level."""
+    """Return the node's name where the configuration has none: the host name, as a topic level.
+
+    A name that a distribution gives to every computer has digits of this one behind it.
+    """
     host = socket.gethostname().partition(".")[0]
-    return re.sub(r"[^A-Za-z0-9_-]", "-", host)[:64] or "node"
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", host)[:57] or "node"
+    return f"{name}-{hardware_suffix()}" if name.lower() in _OF_EVERY_COMPUTER else name
 
 
 def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, float]:

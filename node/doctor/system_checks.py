@@ -37,7 +37,7 @@ def check_clock(clock: Clock, files: Iterable[Path]) -> Step:
     now_s = clock.utc_s()
     shows = f"{utc_text(round(now_s * 1000))[:19].replace('T', ' ')} UTC"
     if clock.synced():
-        return Step("clock", "ok", f"is kept by NTP, and shows {shows}")
+        return Step("clock", "ok", f"is kept by NTP or a hardware clock, and shows {shows}")
     written = [(os.path.getmtime(file), file) for file in files if os.path.exists(file)]
     newest_s, newest = max(written, default=(now_s, Path()))
     how_far = "whether it is right, nothing here tells"
@@ -46,7 +46,8 @@ def check_clock(clock: Clock, files: Iterable[Path]) -> Step:
     return Step(
         "clock",
         "warning",
-        f"is not kept by NTP, and readings are marked unsynced; it shows {shows}: {how_far}",
+        "is not kept by NTP, and no hardware clock agrees with it: readings are marked unsynced; "
+        f"it shows {shows}: {how_far}",
         _SET_UP_NTP,
     )
 

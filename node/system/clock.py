@@ -6,14 +6,20 @@ together with the boot's id it dates a reading that was taken before the date wa
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock", "local_text", "utc_text"]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_HARDWARE_CLOCKS = Path("/sys/class/rtc")
+_AGREES_S = 2.0
+_COMPARE_EVERY_S = 60.0
 _NO_EARLIER_S = 1_735_689_600  # 2025-01-01: an earlier time is always wrong
 
 
@@ -38,7 +44,7 @@ class Clock(Protocol):
         ...
 
     def synced(self) -> bool:
-        """Whether NTP keeps the kernel's clock."""
+        """Whether the kernel's clock is right, for all that is known."""
         ...
 
 
@@ -49,6 +55,9 @@ class SystemClock:
         self._adjtimex = _find_adjtimex()
         self._boot_clock: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
         self.boot_id = _read_boot_id()
+        self._agreed = False
+        self._agreed_at_s = -math.inf
+        """When the hardware clock was looked at last."""
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -61,9 +70,28 @@ class SystemClock:
         return time.time()
 
     def synced(self) -> bool:
-        """Read adjtimex(2), without a change: TIME_ERROR (5) means that the clock is not synced."""
+        """Return whether NTP keeps the clock, or a hardware clock agrees with it within 2 s.
+
+        adjtimex(2) without a change: TIME_ERROR (5) means that nobody keeps the clock. A hardware
+        clock without a battery begins in the past, and so agrees with nothing.
+        """
         kept = self._adjtimex is not None and 0 <= self._adjtimex() < 5
-        return kept and self.utc_s() >= _NO_EARLIER_S
+        return self.utc_s() >= _NO_EARLIER_S and (kept or self._agrees_with_hardware())
+
+    def _agrees_with_hardware(self) -> bool:
+        """Compare with the hardware clock, at most once a minute: it may be on the sensors' bus."""
+        now_s = self.monotonic()
+        if now_s >= self._agreed_at_s + _COMPARE_EVERY_S:
+            self._agreed_at_s = now_s
+            self._agreed = any(abs(at_s - self.utc_s()) <= _AGREES_S for at_s in _hardware_times())
+        return self._agreed
+
+
+def _hardware_times() -> Iterator[float]:
+    """What each hardware clock says, in seconds since 1970 (ABI/testing/sysfs-class-rtc)."""
+    for file in _HARDWARE_CLOCKS.glob("*/since_epoch"):
+        with contextlib.suppress(OSError, ValueError):  # one that has stopped cannot be read
+            yield int(file.read_bytes()) + 0.5
 
 
 def _read_boot_id() -> str:

@@ -17,12 +17,13 @@ import msgspec
 from node.system.safe_files import write_file
 from node.system.state_dir import make_state_dir
 
-__all__ = ["Device", "client_id", "device_id", "keep_device", "read_device"]
+__all__ = ["Device", "client_id", "device_id", "hardware_suffix", "keep_device", "read_device"]
 
 _log = logging.getLogger(__name__)
 
 DEVICE_FILE = "device.json"
 _MACHINE_ID = Path("/etc/machine-id")
+_SERIAL_NUMBER = Path("/proc/device-tree/serial-number")
 _APPLICATION = uuid.UUID("7f6f4a1c-8d52-4b0e-9c6b-2f1a53b1c7a4")
 
 
@@ -95,6 +96,18 @@ def keep_device(state_dir: Path | None, node: str, *, another: bool = False) -> 
 def _machine_digits() -> str:
     """Return digits that identify this computer, hashed, as machine-id(5) asks."""
     return _digits(f"{_machine()} computer")[:12]
+
+
+def hardware_suffix() -> str:
+    """Return 6 digits that are others on every computer, also where a card was copied.
+
+    The serial number of a Pi is in its device tree (/proc/device-tree); others have a machine id.
+    """
+    try:
+        serial = _SERIAL_NUMBER.read_text(encoding="utf-8").strip("\0\n ")
+    except (OSError, UnicodeDecodeError):
+        serial = ""
+    return _digits(f"{serial or _machine()} name")[:6]
 
 
 def _digits(text: str) -> str:
