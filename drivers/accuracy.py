@@ -1,7 +1,7 @@
-"""Which part of a text on accuracy is for which channel.
+"""Which part of a text on accuracy applies to which channel.
 
 A datasheet states one figure for each quantity, with conditions: "±1.0 °C (0 to 65 °C), ±3 %, ±1
-hPa", "±1.5 °C; cold junction ±0.25 °C typical". The figures are found by their unit and, of two
+hPa", "±1.5 °C; cold junction ±0.25 °C typical". The figures are found by their unit and, for two
 channels in one unit, by the channel's name. Pure.
 """
 
@@ -14,12 +14,12 @@ from drivers.base import Channel
 
 __all__ = ["accuracy_of"]
 
-_BETWEEN = re.compile(r"[;,] (?![^(]*\))")  # not inside of brackets
+_BETWEEN = re.compile(r"[;,] (?![^(]*\))")  # not inside brackets
 _FIGURE = re.compile(r"±[\d.]+ (\S+)")
 
 
 def accuracy_of(text: str, channel: Channel, channels: Sequence[Channel]) -> str:
-    """The first figure of `text` for `channel` of `channels`, "±1.0 °C"; empty if it has none."""
+    """Return the first figure in `text` for `channel` of `channels`, "±1.0 °C"; "" without one."""
     named, first = "", ""
     others = [_words(other) for other in channels if other.name != channel.name]
     for part in _BETWEEN.split(text):

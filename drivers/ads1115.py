@@ -1,8 +1,8 @@
-"""ADS1115: the voltage at an input, by its row of the catalogue, or what an analog sensor means.
+"""ADS1115: the voltage at an input, by its catalogue row, or the temperature of an analog sensor.
 
-The chip has a reference of its own, so the voltage is true whatever the supply; a thermistor's
-divider hangs on the supply all the same, and `reference_volts` says what that is. Sensors at its
-four inputs share the chip: each reading sets it up for its own input and converts once.
+The chip has an internal reference, so the voltage does not depend on the supply. A thermistor's
+divider does, and `reference_volts` gives its supply. Sensors at the four inputs share the chip:
+each reading sets the chip up for one input and converts once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drivers.circuitpython import Chip, chip_driver
 __all__ = ["ADS1115", "Ads1115", "Ads1115Options"]
 
 _ROW = next(row for row in CATALOGUE if row.name == "ads1115")
-# The 3V3 of a Pi is within 5 %, and a thermistor's open wire is at that, not at reference_volts.
+# A Pi's 3V3 is accurate to 5 %; a thermistor's open wire is at 3V3, not at reference_volts.
 _SUPPLY_TOLERANCE = 0.05
 
 _Sensor = Annotated[
@@ -35,7 +35,7 @@ _Coefficients = Annotated[
 
 
 class Ads1115Options(I2CChipOptions, frozen=True, kw_only=True):
-    """The input and its range, and what is wired to it: the keys of `AnalogOptions`."""
+    """The input and its range, and the sensor wired to it: the keys of `AnalogOptions`."""
 
     address: Literal[0x48, 0x49, 0x4A, 0x4B] = 0x48
     input: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
@@ -54,7 +54,7 @@ class Ads1115Options(I2CChipOptions, frozen=True, kw_only=True):
             raise ValueError('steinhart_hart is for sensor = "thermistor"')
 
     def wired(self) -> AnalogOptions:
-        """The analog sensor at the input; there is one unless `sensor` is "voltage"."""
+        """Return the analog sensor at the input, which exists unless `sensor` is "voltage"."""
         assert self.sensor != "voltage"
         return _Wired(
             sensor=self.sensor,
@@ -97,7 +97,7 @@ class Ads1115:
         self._chip = Chip(_ROW, options, board)
 
     def read(self) -> Measurement:
-        """Temperature in °C from one conversion.
+        """Return the temperature in °C from one conversion.
 
         Raises:
             ImplausibleValue: see `drivers.analog.celsius_of`; or a voltage beyond full_scale.

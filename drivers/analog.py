@@ -1,8 +1,8 @@
-"""Analog temperature sensors: from a voltage to °C, whichever converter has measured it. Pure.
+"""Analog temperature sensors: from a voltage to °C, for any converter. Pure.
 
-A converter's driver takes `AnalogOptions` as the base of its own, and gives `celsius_of` the
-voltage at its input. Thermistors (NTC) stand between the input and ground, with a resistor from
-the input to the reference.
+A converter's driver derives its options from `AnalogOptions`, and passes the voltage at its input
+to `celsius_of`. Thermistors (NTC) are between the input and ground, with a resistor from the input
+to the reference.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _KELVIN = 273.15
-# This near to 0 V or to the reference, of which it is a part, an input is not driven: two steps
-# of 10 bits. No sensor of these comes there: a LM35 at 2 °C is at 20 mV.
+# An input this near to 0 V or to the reference (a fraction of the reference: two steps of 10 bits)
+# is not driven. None of these sensors gets there: an LM35 at 2 °C gives 20 mV.
 _RAIL = 0.002
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -41,48 +41,48 @@ _Coefficients = Annotated[
 
 
 def tmp35_celsius(volts: float) -> float:
-    """10 mV/°C, 250 mV at 25 °C (TMP35/TMP36/TMP37 datasheet, table 4)."""
+    """Return °C: 10 mV/°C, 250 mV at 25 °C (TMP35/TMP36/TMP37 datasheet, table 4)."""
     return volts * 100
 
 
 def tmp36_celsius(volts: float) -> float:
-    """10 mV/°C, 750 mV at 25 °C (TMP35/TMP36/TMP37 datasheet, table 4)."""
+    """Return °C: 10 mV/°C, 750 mV at 25 °C (TMP35/TMP36/TMP37 datasheet, table 4)."""
     return (volts - 0.5) * 100
 
 
 def tmp37_celsius(volts: float) -> float:
-    """20 mV/°C, 500 mV at 25 °C (TMP35/TMP36/TMP37 datasheet, table 4)."""
+    """Return °C: 20 mV/°C, 500 mV at 25 °C (TMP35/TMP36/TMP37 datasheet, table 4)."""
     return volts * 50
 
 
 def lm35_celsius(volts: float) -> float:
-    """10 mV/°C from 0 V (LM35 datasheet, "Basic centigrade sensor")."""
+    """Return °C: 10 mV/°C from 0 V (LM35 datasheet, "Basic centigrade sensor")."""
     return volts * 100
 
 
 def divider_ohms(fraction: float, series_ohms: float) -> float:
-    """The resistance to ground of a divider that leaves `fraction` of its supply, 0 to 1."""
+    """Return the resistance to ground of a divider with `fraction` (0 to 1) of its supply."""
     return series_ohms * fraction / (1 - fraction)
 
 
 def beta_celsius(ohms: float, *, beta: float, nominal_ohms: float) -> float:
-    """Beta equation: 1/T = 1/T₂₅ + ln(R/R₂₅)/β, with R₂₅ = `nominal_ohms` at 25 °C."""
+    """Return °C by the beta equation: 1/T = 1/T₂₅ + ln(R/R₂₅)/β, R₂₅ = `nominal_ohms` at 25 °C."""
     return _from_inverse_kelvin(1 / (25 + _KELVIN) + math.log(ohms / nominal_ohms) / beta)
 
 
 def steinhart_hart_celsius(ohms: float, a: float, b: float, c: float) -> float:
-    """1/T = a + b ln R + c (ln R)³ (Steinhart and Hart, Deep-Sea Research 15, 1968)."""
+    """Return °C: 1/T = a + b ln R + c (ln R)³ (Steinhart and Hart, Deep-Sea Research 15, 1968)."""
     logarithm = math.log(ohms)
     return _from_inverse_kelvin(a + b * logarithm + c * logarithm**3)
 
 
 def _from_inverse_kelvin(inverse: float) -> float:
-    """°C; beyond what the coefficients can describe, infinity."""
+    """Return °C; infinity where the coefficients do not describe a temperature."""
     return 1 / inverse - _KELVIN if inverse > 0 else math.inf
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """A sensor with a voltage of its own; the range is its datasheet's."""
+    """A sensor with a voltage output; the range is its datasheet's."""
 
     channel: Channel
     celsius: Callable[[float], float]
@@ -107,9 +107,9 @@ _THERMISTOR = _temperature(-55.0, 150.0)
 
 
 class AnalogOptions(Options, frozen=True, kw_only=True):
-    """What is wired to an input, and what its voltage stands in relation to.
+    """The sensor wired to an input, and the reference of its voltage.
 
-    `reference_volts` supplies a thermistor's divider too. `steinhart_hart` goes before `beta`.
+    `reference_volts` also supplies a thermistor's divider. `steinhart_hart` overrides `beta`.
     """
 
     sensor: Literal["tmp35", "tmp36", "tmp37", "lm35", "thermistor"] = "tmp36"
@@ -129,16 +129,16 @@ class AnalogOptions(Options, frozen=True, kw_only=True):
 
 
 def channel_of(options: AnalogOptions) -> Channel:
-    """What the sensor at an input measures."""
+    """Return the channel of the sensor at an input."""
     part = _PARTS.get(options.sensor)
     return _THERMISTOR if part is None else part.channel
 
 
 def celsius_of(options: AnalogOptions, volts: float, *, supply_tolerance: float = 0.0) -> float:
-    """The temperature that the voltage at an input means.
+    """Return the temperature in °C for the voltage at an input.
 
-    `supply_tolerance` is how far the reference may be below what the options say, as a part of
-    it; zero for a converter that measures in parts of the reference itself.
+    `supply_tolerance` is how far the reference may be below `reference_volts`, as a fraction of
+    it; zero for a converter that measures relative to the reference itself.
 
     Raises:
         ImplausibleValue: the input is at 0 V or at the reference (a short, an open wire, or no

@@ -1,7 +1,7 @@
-"""What a driver is: the contract between a sensor's code and whoever reads it.
+"""The contract between a driver and the code that reads the sensor.
 
-A driver module exposes one `DriverInfo`. Its `options` type is the schema of the keys that stand
-in the sensor's configuration table; `open` is called with an instance of it, and a board, on the
+A driver module exposes one `DriverInfo`. Its `options` type is the schema of the keys in the
+sensor's configuration table. `open` is called with an instance of that type, and a board, on the
 thread of the sensor's bus, and again after a failure.
 """
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Measurement = dict[str, float]
-"""Channel name -> value in the channel's unit, unfiltered, as the sensor gave it."""
+"""Channel name -> value in the channel's unit, unfiltered, as measured by the sensor."""
 
 BcmPin = Annotated[int, msgspec.Meta(ge=0, le=27)]
 """A GPIO by its Broadcom number; the 40-pin header carries 0 to 27."""
@@ -42,20 +42,20 @@ BcmPin = Annotated[int, msgspec.Meta(ge=0, le=27)]
 class Channel(msgspec.Struct, frozen=True):
     """One quantity that a sensor measures.
 
-    `plausible` is what the sensor can mean at all, in `unit`, bounds included: a value outside
-    it is an error of the sensor or the wire, never weather.
+    `plausible` is the range that the sensor can report at all, in `unit`, bounds included: a value
+    outside it is an error of the sensor or the wire, never weather.
     """
 
     name: str
     unit: str
     plausible: tuple[float, float]
     decimals: int
-    """Digits after the point that the sensor's resolution deserves."""
+    """Decimal places that the sensor's resolution deserves."""
     overshoot: float = 0.0
-    """How far beyond `plausible` the sensor's own error may take a value that is at its end."""
+    """How far beyond the ends of `plausible` the sensor's own error may take a value."""
 
     def cut_off(self, value: float) -> float:
-        """`value`, or the end of `plausible` where it lies beyond by no more than `overshoot`."""
+        """Return `value`, or the end of `plausible` if it is exceeded by at most `overshoot`."""
         low, high = self.plausible
         if low - self.overshoot <= value <= high + self.overshoot:
             return min(max(value, low), high)
@@ -69,10 +69,10 @@ _LESS_THAN_A_STEP = 5e-4  # the kernel counts in 0.001 °C
 def refuse_implausible(
     measurement: Measurement, channels: tuple[Channel, ...], *, where: str, hint: str
 ) -> Measurement:
-    """Hold each value against what its channel can mean, and cut its overshoot off.
+    """Check each value against the range of its channel, and cut off its overshoot.
 
     Raises:
-        ImplausibleValue: one lies outside, or is a temperature that nothing has; `where` and
+        ImplausibleValue: a value is outside, or is a physically impossible temperature; `where` and
             `hint` go into the message.
     """
     believed: Measurement = {}
@@ -93,11 +93,11 @@ def refuse_implausible(
 
 TEMPERATURE = Channel("temperature", "°C", (-55.0, 150.0), 1)
 HUMIDITY = Channel("humidity", "%", (0.0, 100.0), 1, overshoot=5.0)
-"""Near its ends a sensor may be off by that much (5 % for most: HTU21D, HTS221, DHT11), and the
-datasheets say to cut it off; -6 % and 119 % are a frame of zeros and one of ones."""
+"""Near its ends a sensor may be off by this much (5 % for most: HTU21D, HTS221, DHT11), and the
+datasheets say to cut it off; a frame of zeros gives -6 %, and one of ones 119 %."""
 PRESSURE = Channel("pressure", "hPa", (300.0, 1100.0), 1)
 CO2 = Channel("co2", "ppm", (250.0, 40_000.0), 0)
-"""Outdoors has some 420 ppm; 0 is what a sensor says that has not measured."""
+"""Outdoor air has about 420 ppm; a sensor that has not measured reports 0."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -114,7 +114,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every driver's options."""
 
     def bus(self) -> str:
-        """Name of the bus: reads on one bus are done one after another."""
+        """Name of the bus; reads on one bus never overlap."""
         raise NotImplementedError
 
     def where(self) -> str:
@@ -122,22 +122,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def accuracy(self) -> str:
-        """Of the very sensor, where the driver serves several; else empty."""
+        """Accuracy of this sensor, if the driver serves several kinds; else empty."""
         return ""
 
     def channels(self) -> tuple[Channel, ...]:
-        """What is measured with these options, where it depends on them; else empty."""
+        """Channels with these options, if the channels depend on them; else empty."""
         return ()
 
     def claims(self) -> tuple[Claim, ...]:
-        """Hardware that no other sensor may use at the same time."""
+        """Hardware that other sensors must not use at the same time."""
         return ()
 
 
 def fault_of(options: Options) -> str:
-    """What is wrong with a driver's options whatever their values are; "" if nothing is.
+    """Return what is wrong with a driver's options type, for any values; "" if nothing is.
 
-    Mostly a field that has the name of a method, such as the natural `bus`, and so hides it.
+    Usually a field has the name of a method, such as the natural `bus`, and so hides it.
     """
     for name in ("bus", "where", "accuracy", "channels", "claims"):
         method = getattr(options, name)
@@ -148,7 +148,7 @@ def fault_of(options: Options) -> str:
             )
         try:
             method()
-        except Exception as error:  # noqa: BLE001, another package's may raise anything
+        except Exception as error:  # noqa: BLE001, another package's options may raise anything
             return f"{name}() raises {type(error).__name__}: {error}"
     return ""
 
@@ -158,17 +158,17 @@ class Driver(Protocol):
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """What this sensor measures; known once it is open."""
+        """Channels of this sensor; known once it is open."""
         ...
 
     def read(self) -> Measurement:
         """Take one fresh measurement of every channel.
 
         Raises:
-            SensorError: no trustworthy value could be had. Never returns a value that was
-                measured before the call; by a chip that measures on its own, not one that was
-                read before, or is older than its period; sensors that are converted together
-                may share a value that is up to a second old.
+            SensorError: the sensor did not give a trustworthy value. The value must be measured
+                after the call. A chip that measures by itself must give a value that was not read
+                before and is not older than its period; sensors that are converted together may
+                share a value that is up to a second old.
         """
         ...
 
@@ -178,59 +178,59 @@ class Driver(Protocol):
 
 
 class Primed(Protocol):
-    """What a driver is too whose sensor answers with what it measured when it was asked before.
+    """A driver of a sensor that answers each request with its previous measurement.
 
-    `read` asks it twice by itself; who calls `prime` first need not let the bus wait meanwhile.
+    `read` alone asks the sensor twice. A caller of `prime` keeps the bus free in between.
     """
 
     def prime(self) -> float:
         """Ask the sensor, if its next answer would be too old.
 
-        Returns how many seconds later `read` is to be called; 0 for at once.
+        Return how many seconds later to call `read`; 0 for at once.
 
         Raises:
-            SensorError: it does not answer.
+            SensorError: the sensor does not answer.
         """
         ...
 
 
 class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything known of a driver before any hardware is touched."""
+    """Everything known about a driver before any hardware is touched."""
 
     name: str
     summary: str
     aliases: tuple[str, ...] = ()
-    """What else people call what it reads, in small letters and digits alone: "am2302"."""
+    """Other names for what it reads, in lower-case letters and digits only: "am2302"."""
     options: type[Options]
     channels: tuple[Channel, ...]
     open: Callable[[Any, Board], Driver]
     """`open(options, board)` -> Driver. Raises SensorError."""
     example: str
-    """Lines of a `[[sensor]]` table, beside `id`."""
+    """Lines of a `[[sensor]]` table, without `id`."""
     accuracy: str = ""
-    """By the datasheet, "±1.0 °C (0 to 65 °C), ±3 %"; `Options.accuracy` may be nearer."""
+    """From the datasheet, "±1.0 °C (0 to 65 °C), ±3 %"; `Options.accuracy` may be more precise."""
     source: str = ""
     """The datasheet, with the section, that accuracy and ranges are from."""
     quirks: str = ""
-    """What a person should know of the sensor, or of what reads it."""
+    """What a person should know about the sensor, or about the code that reads it."""
     more_channels: bool = False
     """The hardware may have channels beyond `channels` (an IIO folder)."""
     min_interval_s: float = 0.0
     """The sensor's own limit; a shorter interval is an error of the configuration."""
     frozen_after: int = 0
-    """So many measurements that are the same to the last bit come from a sensor that has stopped
-    measuring; 0: they may just be the truth."""
+    """After this many measurements that are equal to the last bit, the sensor counts as frozen; 0:
+    equal values are normal."""
     read_budget_s: float = 2.0
     """How long one read may take, retries included, before it counts as stuck."""
     reopen_after_failure: bool = True
-    """Whether to close and open it again after a failed read, so that a chip is set up afresh."""
+    """Whether to close and reopen it after a failed read, so that a chip is set up again."""
     extra: str = ""
-    """Name of the pip extra that brings the package this driver needs."""
+    """Name of the pip extra with the package that this driver needs."""
     scan: Callable[[Board], list[dict[str, str | int]]] | None = None
-    """Finds what is attached without disturbing it: the options of each sensor."""
+    """Finds attached sensors without disturbing them: returns the options of each."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""
 
     def channels_with(self, options: Options) -> tuple[Channel, ...]:
-        """What a sensor with `options` measures."""
+        """Return the channels of a sensor with `options`."""
         return options.channels() or self.channels

@@ -1,7 +1,7 @@
-"""The protocols between drivers and whatever stands behind the wires.
+"""The protocols between drivers and the hardware, real or simulated.
 
-For authors of drivers: a `Board` hands out buses, pins and paths; take nothing from anywhere
-else, sleep only through its clock. For authors of boards: `drivers.hardware` is the real one,
+For authors of drivers: a `Board` hands out buses, pins and paths; take hardware only from it, and
+sleep only through its clock. For authors of boards: `drivers.hardware` is the real one,
 `drivers.sim.board` the simulated one.
 
 `drivers.owned_bus` has the bus objects that CircuitPython drivers see, on either board.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from drivers.ports import Clock, DhtSensor, I2CPort, SPIPort, SystemTime
 
-if TYPE_CHECKING:  # what reads files alone needs none of it
+if TYPE_CHECKING:  # drivers that only read files do not need them
     from drivers.owned_bus import I2CBus, SPIBus
 
 __all__ = ["Board", "Clock", "DhtSensor", "I2CPort", "SPIPort", "SystemTime"]
@@ -26,28 +26,28 @@ class Board(Protocol):
     clock: Clock
 
     def i2c(self, bus: int) -> I2CBus:
-        """Bus `bus` (`/dev/i2c-<bus>`), the same object at each call."""
+        """Return bus `bus` (`/dev/i2c-<bus>`), the same object at each call."""
         ...
 
     def spi(self, bus: int, select: int) -> SPIBus:
-        """The chip at chip select `select` of bus `bus` (`/dev/spidev<bus>.<select>`)."""
+        """Return the chip at chip select `select` of bus `bus` (`/dev/spidev<bus>.<select>`)."""
         ...
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
-        """A new `model` ("DHT22", "DHT11") on BCM pin `pin`; backend pulseio, bitbang or edges."""
+        """Return a new `model` ("DHT22", "DHT11") on a BCM pin; backend pulseio, bitbang, edges."""
         ...
 
     def pin_factory(self) -> Any:
-        """The gpiozero factory to build devices with."""
+        """Return the gpiozero factory to build devices with."""
         ...
 
     def pin_user(self, pin: int) -> str | None:
-        """Who has the BCM pin, in words; "" for nobody, None where it cannot be told.
+        """Return who uses the BCM pin, in words; "" for a free pin, None if unknown.
 
-        Only looks: the pin is neither taken nor moved.
+        The check neither takes nor moves the pin.
         """
         ...
 
     def path(self, absolute: str) -> Path:
-        """Where the kernel's file `absolute` ("/sys/...") is; up to date when this returns."""
+        """Return where the kernel's file `absolute` ("/sys/...") is; up to date on return."""
         ...

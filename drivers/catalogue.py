@@ -2,8 +2,8 @@
 
 Rows are data (`drivers.chip_row`), read by `drivers.circuitpython`. Add a chip by adding a row,
 and an extra of the same name in pyproject.toml. Ranges, resolution and accuracy are those of
-the datasheet named in the row; a reading outside the range is refused, whatever the library
-makes of it. Loaded when a chip of it is configured, and not before.
+the datasheet named in the row; a reading outside the range is refused, even if the library accepts
+it. This module is only loaded when one of its chips is configured.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness
 
 
 def _flag(register: int, mask: int, value: int | None = None) -> Witness:
-    """Bits that are all set, or have `value`."""
+    """Return a witness of bits that are all set, or equal `value`."""
     return Witness(register, 1, (mask if value is None else value,), mask, identifies=False)
 
 
 def _am2320_signed(celsius: float) -> float:
-    """Of one that sends two's complement, which the library takes for sign and magnitude."""
+    """Correct a chip that sends two's complement, which the library reads as sign and magnitude."""
     return signed_tenths(celsius * 10) / 10
 
 
 def _signed(reads: Reads, full_scale: float) -> Reads:
-    """Of a library that takes two's complement for a large number, up to `full_scale`."""
+    """Correct a library that reads two's complement as a large number, up to `full_scale`."""
 
     def mended(celsius: float) -> float:
         return celsius - full_scale if celsius >= full_scale / 2 else celsius
@@ -78,7 +78,7 @@ def _signed(reads: Reads, full_scale: float) -> Reads:
 
 
 def _state(register: int, value: int) -> Witness:
-    """What a living chip has there, and another one may have too."""
+    """Return a witness that a working chip fulfils, though another chip may do so, too."""
     return Witness(register, 1, (value,), identifies=False)
 
 

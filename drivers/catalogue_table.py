@@ -1,4 +1,4 @@
-"""The tables of the catalogue in drivers/README.md, made of its rows. Pure."""
+"""The tables of the catalogue in drivers/README.md, made from its rows. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADING = (
 
 
 def catalogue_table(rows: Iterable[ChipRow]) -> str:
-    """Markdown, a line for each row, sorted by name."""
+    """Return Markdown with a line for each row, sorted by name."""
     return _HEADING + "".join(_line(row) for row in sorted(rows, key=lambda row: row.name))
 
 
@@ -27,7 +27,7 @@ def _line(row: ChipRow) -> str:
 
 
 def proof_of(row: ChipRow) -> str:
-    """What a value of the chip must pass, beside its range, in words."""
+    """Return, in words, the checks on a chip's value in addition to its range."""
     identifies = row.witness is not None and row.witness.identifies and row.witness.expected
     proofs = {
         "CRC": row.crc,
@@ -51,7 +51,7 @@ _ONLY_RANGE = "-"
 
 
 def lies_table(rows: Iterable[ChipRow]) -> str:
-    """Markdown: how each chip can lie, and what stops it beside the range of its datasheet."""
+    """Return Markdown: how each chip can lie, and what detects it besides the datasheet's range."""
     return _LIES + "".join(
         f"| `{row.name}` | {' | '.join(_stops(row))} |\n"
         for row in sorted(rows, key=lambda row: row.name)
@@ -59,7 +59,7 @@ def lies_table(rows: Iterable[ChipRow]) -> str:
 
 
 def _stops(row: ChipRow) -> tuple[str, str, str, str]:
-    """What stops each of the lies of `_LIES`."""
+    """Return what detects each of the lies in `_LIES`."""
     crc = {"here": "CRC, checked here", "library": "CRC"}.get(row.crc, "")
     identifies = row.witness is not None and row.witness.identifies and row.witness.expected
     measured = (

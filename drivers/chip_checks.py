@@ -1,4 +1,4 @@
-"""What some chips of the catalogue must be asked, or told, beside reading their properties.
+"""Checks and settings that some chips of the catalogue need in addition to reading properties.
 
 Each function belongs to a row (`ChipRow.prepare`, `ChipRow.check`) and is called on the thread
 of the chip's bus, inside the deadline of a reading.
@@ -37,8 +37,8 @@ _UNMEASURED = b"\x80\x00\x00"
 def bosch_has_converted(device: Any, bus: OwnedBus, address: int) -> None:
     """Refuse the reset values of a BME280 or BMP280, which decode to a plausible room.
 
-    They stand in both registers until a conversion (BST-BMP280-DS001, §4.3.6 and §4.3.7), as
-    after a brown-out that the library did not notice. Each alone may be measured as well.
+    Both registers hold them until a conversion (BST-BMP280-DS001, §4.3.6 and §4.3.7), for example
+    after a brown-out that the library did not notice. Either one alone may also be measured.
     """
     assert isinstance(bus, I2CBus)
     registers = bytearray(6)
@@ -56,7 +56,7 @@ _GAS_VALID, _HEATER_STABLE = 0x20, 0x10  # BST-BME680-DS001, §5.3.5.4 and §5.3
 
 
 def bme680_invalid(device: Any, bus: OwnedBus, address: int) -> tuple[str, ...]:
-    """Leave the gas out unless it was measured, by a heater that had reached its temperature.
+    """Return the gas channel if it was not measured, or before the heater was hot enough.
 
     The library reads a value in any case, at power-up 12.9 MΩ.
     """
@@ -80,7 +80,7 @@ _STCC4_FAULTS = (  # STCC4 datasheet, "Sensor status"
 
 
 def stcc4_faults(device: Any, bus: OwnedBus, address: int) -> None:
-    """Raise what the status of the measurement has; the library keeps it, and does not look."""
+    """Raise the faults in the measurement's status, which the library keeps but ignores."""
     for bit, what, remedy in _STCC4_FAULTS:
         if device.status & bit:
             raise SensorFault(what, remedy)
@@ -93,10 +93,10 @@ _SEN6X_FAULTS = {  # SEN6x datasheet, "Device status register"
 
 
 def sen6x_invalid(device: Any, bus: OwnedBus, address: int) -> tuple[str, ...]:
-    """Leave CO2 out when its sensor is faulty, by the device status; the library gives it.
+    """Return CO2 if the device status shows its sensor as faulty; the library still reads it.
 
     Raises:
-        SensorFault: no value can be trusted.
+        SensorFault: none of the values can be trusted.
     """
     status = device.device_status
     if status.errors:
@@ -107,13 +107,13 @@ def sen6x_invalid(device: Any, bus: OwnedBus, address: int) -> tuple[str, ...]:
     return ("co2",) if status.co2_sensor_1_error or status.co2_sensor_2_error else ()
 
 
-# -- Chips with nothing to tell them by -----------------------------------------------------------
+# -- Chips without an identification --------------------------------------------------------------
 
 
 def max31855_is_there(device: Any, bus: OwnedBus, address: int) -> None:
-    """Read the 32 bits once more: a bus that went dead meanwhile gives 0 °C.
+    """Read the 32 bits once more: a bus that has died in between gives 0 °C.
 
-    Bits D17 and D3 are always 0 (19-5793, table 3), so ones are no answer either.
+    Bits D17 and D3 are always 0 (19-5793, table 3), so all ones are not an answer, either.
     """
     assert isinstance(bus, SPIBus)
     answer = bus.exchange(bytes(4))
@@ -126,9 +126,9 @@ _TMP102_BITS, _TMP102_EXTENDED = 0x600F, 0x0010  # TI SBOS397, table 10: R1 and 
 
 
 def tmp102_in_normal_mode(device: Any, bus: OwnedBus, address: int) -> None:
-    """Refuse a TMP102 in extended mode, whose values an LM75's driver reads as half of them.
+    """Refuse a TMP102 in extended mode, whose values an LM75's driver halves.
 
-    An LM75 has one byte there, whose bits 5 and 6 are 0; a TMP1075 has ones in the second.
+    An LM75's register has one byte, whose bits 5 and 6 are 0; a TMP1075 has ones in the second.
     """
     assert isinstance(bus, I2CBus)
     content = bytearray(2)
@@ -162,12 +162,11 @@ _MAX31856_FAULTS = {
 
 
 def max31856_faults(device: Any, bus: OwnedBus, address: int) -> None:
-    """Raise what the fault status register has (datasheet 19-7534, "Fault Status Register").
+    """Raise the faults in the fault status register (datasheet 19-7534, "Fault Status Register").
 
-    The library reads a value whether or not there is a fault. CR0 has what the library put
-    there, open-circuit detection and no automatic conversion, while all is well. The thresholds
-    (D5 to D2) are left at their power-on values, which no reading crosses without crossing a
-    range.
+    The library reads a value with or without a fault. While all is well, CR0 keeps the library's
+    setting: open-circuit detection on, automatic conversion off. The thresholds (D5 to D2) stay at
+    their power-on values; a reading that crosses one also crosses a range.
     """
     flags: Mapping[str, bool] = device.fault
     assert isinstance(bus, SPIBus)
@@ -187,15 +186,15 @@ def _raise_first(flags: Mapping[str, bool], faults: dict[str, tuple[str, str]]) 
 
 
 _MCP9600_STATUS = 0x04  # datasheet DS20005426, "Status register"
-_MCP9600_INPUT_RANGE = 0x10  # in an MCP9601, an open circuit as well
+_MCP9600_INPUT_RANGE = 0x10  # in an MCP9601, also an open circuit
 _MCP9601_SHORT = 0x20
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.1
 
 
 def mcp9600_faults(device: Any, bus: OwnedBus, address: int) -> None:
-    """Raise what the status register has; the library does not look at it.
+    """Raise the faults in the status register, which the library ignores.
 
-    The bits of an MCP9601 flicker with a sound thermocouple, so a fault is one that stays.
+    An MCP9601's bits flicker with a sound thermocouple, so only a bit that stays is a fault.
     """
     assert isinstance(bus, I2CBus)
     status, faults = bytearray(1), _MCP9601_SHORT | _MCP9600_INPUT_RANGE
@@ -224,7 +223,7 @@ _BIAS_SETTLES_S = 0.01
 _LOWEST_RATIO, _HIGHEST_RATIO = 0.1852, 3.9048  # R(-200 °C), R(850 °C) over R(0): IEC 60751
 
 _OPEN_REMEDY = "check the wires of the sensor, and the jumpers of the board for 2, 3 or 4 wires"
-# Fault status register (07h), decoded by tables 10 to 12; the first that is set names the
+# Fault status register (07h), decoded by tables 10 to 12; the first bit that is set names the
 # cause best.
 _MAX31865_FAULTS = (
     (0x04, "an RTD input is above the supply or below ground", _SHORT_REMEDY),
@@ -241,9 +240,9 @@ _MAX31865_FAULTS = (
 
 
 def max31865_limits(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
-    """Set the fault thresholds to the ends of the IEC 60751 scale; returns `device`.
+    """Set the fault thresholds to the ends of the IEC 60751 scale. Return `device`.
 
-    At power-on they are 0 and full scale, which a shorted or an open sensor need not reach.
+    The power-on thresholds are 0 and full scale, which a shorted or open sensor may not reach.
     """
     assert isinstance(bus, SPIBus)
     full_scale = 32768 * options["nominal_ohms"] / options["reference_ohms"]
@@ -254,10 +253,10 @@ def max31865_limits(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
 
 
 def max31865_faults(device: Any, bus: OwnedBus, address: int) -> None:
-    """Run the automatic fault-detection cycle, and raise what it finds.
+    """Run the automatic fault-detection cycle, and raise the faults that it finds.
 
-    Without it only the thresholds and over-voltage are looked at (19-6478, "Fault Detection
-    Cycle"), and the library reads a value in any case.
+    Without the cycle, the chip checks only the thresholds and over-voltage (19-6478, "Fault
+    Detection Cycle"), and the library reads a value in any case.
     """
     assert isinstance(bus, SPIBus)
     kept = bus.exchange(bytes([_CONFIG, 0]))[1] & _KEPT
@@ -285,7 +284,7 @@ def max31865_faults(device: Any, bus: OwnedBus, address: int) -> None:
 
 
 def ads1115_input(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
-    """The library's object for the input that is configured."""
+    """Return the library's object for the configured input."""
     analog_in: Any = importlib.import_module("adafruit_ads1x15.analog_in")
     return analog_in.AnalogIn(device, options["input"])
 
@@ -293,7 +292,7 @@ def ads1115_input(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
 def ads1115_in_range(device: Any, bus: OwnedBus, address: int) -> None:
     """Refuse a conversion at the very end of the scale (TI SBAS444, table 3).
 
-    It may be any voltage beyond that.
+    The voltage may be anywhere beyond it.
     """
     assert isinstance(bus, I2CBus)
     conversion = bytearray(2)

@@ -1,4 +1,4 @@
-"""The options of a chip of the catalogue: where it is wired, and what its row adds."""
+"""The options of a chip of the catalogue: its wiring, and the options that its row adds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["ChipOptions", "I2CChipOptions", "SPIChipOptions", "example_of", "opt
 
 
 class ChipOptions(Options, frozen=True, kw_only=True):
-    """What I2C and SPI chips have in common."""
+    """The common options of I2C and SPI chips."""
 
     def open_bus(self, board: Board) -> OwnedBus:
-        """The bus object for the chip's driver."""
+        """Return the bus object for the chip's driver."""
         raise NotImplementedError
 
     def wiring(self) -> str:
@@ -26,16 +26,16 @@ class ChipOptions(Options, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def i2c_address(self) -> int:
-        """The address; -1 on SPI."""
+        """The I2C address; -1 on SPI."""
         return -1
 
     def given(self) -> dict[str, Any]:
-        """Every option by its field's name."""
+        """Return every option by its field's name."""
         return msgspec.structs.asdict(self)
 
 
 class I2CChipOptions(ChipOptions, frozen=True, kw_only=True):
-    """`bus` is the number in /dev/i2c-<bus>; `address` the chip's, 7 bits."""
+    """`bus` is the number in /dev/i2c-<bus>; `address` is the chip's 7-bit address."""
 
     bus_number: Annotated[int, msgspec.Meta(ge=0)] = msgspec.field(default=1, name="bus")
     address: int
@@ -68,7 +68,7 @@ class SPIChipOptions(ChipOptions, frozen=True, kw_only=True):
     select: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0
 
     def bus(self) -> str:
-        # The same name as that of the MCP3008 on these pins: they share the wires.
+        # The same name as for an MCP3008 on these pins, because they share the wires.
         return "spi11" if self.bus_number == 0 else f"spidev{self.bus_number}"
 
     def where(self) -> str:
@@ -89,7 +89,7 @@ class SPIChipOptions(ChipOptions, frozen=True, kw_only=True):
 
 
 def options_type(row: ChipRow) -> type[Options]:
-    """The schema of the options of `row`."""
+    """Return the schema of the options of `row`."""
     fields: list[Any] = [(o.name, o.annotation, o.default) for o in row.options]
     base: type[ChipOptions] = SPIChipOptions
     if row.construct != "spi":
@@ -108,7 +108,7 @@ def options_type(row: ChipRow) -> type[Options]:
 
 
 def _address_type(addresses: tuple[int, ...]) -> Any:
-    """One of `addresses`; in words a range, where they are too many to list."""
+    """Return a type for one of `addresses`, described as a range if there are many."""
     low, high = min(addresses), max(addresses)
     if len(addresses) > 9 and sorted(addresses) == list(range(low, high + 1)):
         return Annotated[int, msgspec.Meta(ge=low, le=high, description=f"0x{low:x} to 0x{high:x}")]
@@ -116,7 +116,7 @@ def _address_type(addresses: tuple[int, ...]) -> Any:
 
 
 def example_of(row: ChipRow) -> str:
-    """Lines of a `[[sensor]]` table."""
+    """Return the lines of a `[[sensor]]` table."""
     lines = [f'driver = "{row.name}"']
     if row.construct == "spi":
         lines.append("select = 0")

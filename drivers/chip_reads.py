@@ -1,6 +1,6 @@
-"""Readings of our own for chips whose library leaves the CRC of theirs unread.
+"""Replacement readings for chips whose library does not check the chip's CRC.
 
-`ChipRow.prepare` puts one of these in the place of the library's object, which has set the chip
+`ChipRow.prepare` puts one of these in place of the library's object, after it has set the chip
 up. Called on the thread of the chip's bus, inside the deadline of a reading.
 """
 
@@ -17,7 +17,7 @@ _NOISE = "noise, or a loose wire; check SDA, SCL and power"
 
 
 def crc8(content: bytes, *, polynomial: int, start: int) -> int:
-    """CRC of eight bits, most significant bit first."""
+    """Return the 8-bit CRC, most significant bit first."""
     crc = start
     for byte in content:
         crc ^= byte
@@ -36,8 +36,8 @@ _AHT_TELLING = 3
 class AhtFrames:
     """An AHT10, or an AHT20 or DHT20 (ASAIR AHT20 product manual, §5.4).
 
-    The AHT20 sends a seventh byte, the CRC of the six before it; an AHT10 has none, and its
-    frames are read twice.
+    The AHT20 sends a seventh byte, the CRC of the six before it; an AHT10 does not, so its frames
+    are read twice.
     """
 
     def __init__(self, bus: I2CBus, address: int) -> None:
@@ -47,10 +47,10 @@ class AhtFrames:
 
     @property
     def measurement(self) -> tuple[float, float]:
-        """°C and % of a measurement that is made now.
+        """Measure now, and return °C and %.
 
         Raises:
-            BadFrame: a frame that is damaged, or of a chip that was not set up.
+            BadFrame: the frame is damaged, or the chip was not set up.
         """
         frame = self._measured()
         if self._sends_crc is None:
@@ -66,7 +66,7 @@ class AhtFrames:
         return celsius * 200 / 2**20 - 50, percent * 100 / 2**20
 
     def _tell(self, frame: bytes) -> bool:
-        """Whether the chip sends a CRC: one that does not sends the same byte in every frame."""
+        """Return whether the chip sends a CRC: otherwise the byte is the same in every frame."""
         frames = [frame, *(self._measured() for _ in range(_AHT_TELLING))]
         lasts = {each[_AHT_CRC] for each in frames}
         bodies = {each[:_AHT_CRC] for each in frames}
@@ -95,7 +95,7 @@ def _is_sound(frame: bytes) -> bool:
 
 
 def aht_frames(device: Any, bus: OwnedBus, options: dict[str, Any]) -> AhtFrames:
-    """In place of the library's object, which leaves the seventh byte."""
+    """Replace the library's object, which ignores the seventh byte."""
     assert isinstance(bus, I2CBus)
     return AhtFrames(bus, options["address"])
 
@@ -107,7 +107,7 @@ _ERROR_FLAG = 0x8000
 class SmbusThermometer:
     """An MLX90614: 1/50 K, least significant byte first, and the packet error code.
 
-    The PEC is that of SMBus (x^8 + x^2 + x + 1), and covers the addresses and the command too.
+    The PEC is that of SMBus (x^8 + x^2 + x + 1), and also covers the addresses and the command.
     """
 
     def __init__(self, bus: I2CBus, address: int) -> None:
@@ -116,12 +116,12 @@ class SmbusThermometer:
 
     @property
     def object_temperature(self) -> float:
-        """°C."""
+        """Temperature of the object in °C."""
         return self._celsius(_OBJECT)
 
     @property
     def ambient_temperature(self) -> float:
-        """°C."""
+        """Temperature of the sensor in °C."""
         return self._celsius(_AMBIENT)
 
     def _celsius(self, command: int) -> float:
@@ -137,6 +137,6 @@ class SmbusThermometer:
 
 
 def smbus_thermometer(device: Any, bus: OwnedBus, options: dict[str, Any]) -> SmbusThermometer:
-    """In place of the library's object, which leaves the packet error code."""
+    """Replace the library's object, which ignores the packet error code."""
     assert isinstance(bus, I2CBus)
     return SmbusThermometer(bus, options["address"])

@@ -1,7 +1,7 @@
-"""What a row of the catalogue says of a chip; `drivers.catalogue` has the rows.
+"""The structure of a catalogue row, which describes a chip; `drivers.catalogue` has the rows.
 
-A row is data: which package, class and properties, and what the chip can mean. What has to be
-done beyond reading properties is a function of `drivers.chip_checks`.
+A row is data: the package, class and properties, and the chip's ranges. Everything beyond reading
+properties is a function in `drivers.chip_checks`.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ __all__ = ["ChipOption", "ChipRow", "Mark", "Reads", "Witness"]
 
 
 class Reads(msgspec.Struct, frozen=True):
-    """A channel, and where the library's object has its value."""
+    """A channel, and its place in the library's object."""
 
     channel: Channel
     attribute: str
-    """A property, or a method without arguments; read once in a reading."""
+    """A property, or a method without arguments; read once per reading."""
     index: int | str | None = None
-    """Which element, where the attribute has several quantities of one measurement."""
+    """Which element, if the attribute holds several quantities of one measurement."""
     mended: Callable[[float], float] | None = None
-    """Makes the true value of one that the library decodes wrong."""
+    """Corrects a value that the library decodes wrong."""
 
 
 class Witness(msgspec.Struct, frozen=True):
-    """A register that shows something of the chip: that it was there, that it measures, that it
-    has measured.
+    """A register that proves something about the chip: that it is there, that it measures, or that
+    it has measured.
 
-    `expected` has the values that it can have, most significant byte first, under `mask`; None
-    where any will do that is neither all zeros nor all ones.
+    `expected` has the register's possible values, most significant byte first, under `mask`; None
+    accepts any value except all zeros and all ones.
     """
 
     register: int
-    """Its number; above 0xFF, one of two bytes."""
+    """The register's number; two bytes if above 0xFF."""
     length: int
     expected: tuple[int, ...] | None
     mask: int = -1
     identifies: bool = True
-    """Whether `expected` tells this chip from others, and not only a living one from a dead one."""
+    """Whether `expected` identifies this chip, and not only shows that a chip works."""
 
     def accepts(self, content: int) -> bool:
-        """Whether the register may have that."""
+        """Return whether the register may have this content."""
         ones = self.mask & (1 << 8 * self.length) - 1
         content &= ones
         return 0 < content < ones if self.expected is None else content in self.expected
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """A value that is left in a register where it has no effect, such as a limit that is off.
+    """A value written to a register where it does not have an effect, such as a disabled limit.
 
-    It is gone when the chip has lost its power, and what that chip says then need not have been
-    measured.
+    The value is lost when the chip loses its power; afterwards, the chip's output may be a power-on
+    value.
     """
 
     register: int
@@ -65,7 +65,7 @@ class Mark(msgspec.Struct, frozen=True):
 
     @property
     def witness(self) -> Witness:
-        """What to look for after each reading."""
+        """The witness to check after each reading."""
         return Witness(self.register, self.length, (self.value,), identifies=False)
 
 
@@ -77,16 +77,16 @@ class ChipOption(msgspec.Struct, frozen=True):
     default: str | int | float
     argument: str
     enumeration: str = ""
-    """The class, in the library's module, whose attribute of the option's value is passed."""
+    """The class in the library's module whose attribute, named by the value, is passed."""
     meaning: dict[str, Any] = {}
-    """What is passed for each value, where the library wants something else."""
+    """What to pass for each value, if the library expects something else."""
 
 
 class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One chip, by way of its Adafruit CircuitPython driver."""
+    """One chip, read through its Adafruit CircuitPython driver."""
 
     name: str
-    """Of the driver, and of this project's extra that brings `package`."""
+    """Name of the driver, and of this project's extra with `package`."""
     summary: str
     aliases: tuple[str, ...] = ()
     """As in `DriverInfo`."""
@@ -102,53 +102,54 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     also_uses: tuple[int, ...] = ()
     """Further addresses that the chip answers at."""
     sleeps: bool = False
-    """Whether it acknowledges its address only when it is called a second time."""
+    """Whether the chip acknowledges its address only at the second call."""
     repeated_start: bool = True
-    """Whether it may be written to and read from without a stop in between."""
+    """Whether the chip may be written to and read from without a stop in between."""
     options: tuple[ChipOption, ...] = ()
     reads: tuple[Reads, ...]
-    """Read in this order."""
+    """The channels, in reading order."""
     accuracy: str
     source: str
     """The datasheet that ranges, resolution and accuracy are from, with the section."""
     settle_s: float = 0.0
-    """How long after it was set up the first reading is worth anything, beyond what the
-    library waits for by itself."""
+    """How long the first reading is unusable after the set-up, in addition to the library's own
+    wait."""
     start: str = ""
     """A method that begins periodic measurements."""
     ready: str = ""
-    """A property that tells whether there is a measurement that was not read before."""
+    """A property that is true if there is an unread measurement."""
     min_interval_s: float = 0.0
     asked: bool = False
-    """Whether each reading makes it measure; else it does by itself, or another flag says so."""
+    """Whether each reading triggers a measurement; else the chip measures by itself, or another
+    flag says so."""
     memory_s: float = 0.0
-    """The chip answers with what it measured when it was asked before; so where that is longer
-    ago than this, it is asked twice, `min_interval_s` apart. 0: it measures when it is asked."""
+    """The chip answers with the measurement from its previous request; if that was longer ago than
+    this, it is asked twice, `min_interval_s` apart. 0: it measures when it is asked."""
     crc: Literal["", "library", "here"] = ""
     """Who checks the CRC (or PEC) that the chip sends with its values."""
     noisy: bool = False
-    """Its last bit is noise, so that the same measurement again and again means a frozen chip."""
+    """The chip's last bit is noise, so a long run of equal measurements means a frozen chip."""
     budget_s: float = 3.0
-    """How long one reading may take, setting the chip up included."""
+    """How long one reading may take, including the set-up of the chip."""
     witness: Witness | None = None
-    """Looked at after each reading, and by those who ask what chip it is."""
+    """Checked after each reading, and by scans that identify the chip."""
     fresh: Witness | None = None
-    """Waited for before each reading: a flag that a new measurement sets and reading it clears."""
+    """Awaited before each reading: a flag that a measurement sets and that reading it clears."""
     running: Witness | None = None
-    """Looked at after each reading: that the chip is in the mode in which it measures."""
+    """Checked after each reading: the chip is in the mode in which it measures."""
     mark: Mark | None = None
     prepare: Callable[[Any, OwnedBus, dict[str, Any]], Any] | None = None
-    """Given the library's object and the options, makes of it what is read."""
+    """Turns the library's object, with the options, into the object that is read."""
     check: Callable[[Any, OwnedBus, int], None] | None = None
     """Asks the chip for its faults after each reading; raises SensorError."""
     invalid: Callable[[Any, OwnedBus, int], tuple[str, ...]] | None = None
-    """The channels that the chip itself calls invalid in this reading: they are left out."""
+    """Returns the channels that the chip marks as invalid in this reading; they are left out."""
     checked: str = ""
-    """What `prepare`, `check` and `invalid` look at, for the table of what proves a value."""
+    """What `prepare`, `check` and `invalid` check, for the table of the proofs of a value."""
     faults: tuple[tuple[str, str], ...] = ()
-    """Errors of the library that are faults the chip reports, each with its remedy."""
+    """Errors of the library that report a fault of the chip, each with its remedy."""
     quirks: str = ""
-    """What a person should know of the chip or its library."""
+    """What a person should know about the chip or its library."""
 
     @property
     def channels(self) -> tuple[Channel, ...]:

@@ -1,9 +1,9 @@
-"""Every chip of the catalogue, by way of its Adafruit CircuitPython driver.
+"""Every chip of the catalogue, read through its Adafruit CircuitPython driver.
 
 The drivers run unmodified on our own bus objects (`drivers.owned_bus`), which give each reading
 a deadline; neither Blinka's `board` nor its platform detection is needed. A chip is constructed
-at the first reading and again after a failure, so one that was unplugged or lost its power is
-set up afresh when it is back. `drivers.chip_options` makes the schema of its options.
+at the first reading and again after a failure, so a chip that was unplugged or lost its power is
+set up again when it is back. `drivers.chip_options` makes the schema of its options.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Chip", "chip_driver"]
 _READY_POLL_S = 0.05
 _FROZEN_AFTER = 50
 _FRESH_WITHIN_S = 1.0
-"""Several periods of every chip that has a `fresh`."""
+"""Longer than several measuring periods of every chip with a `fresh` witness."""
 _SPARE_S = 0.1
 
 
@@ -52,17 +52,17 @@ class Chip:
         self._bus = options.open_bus(board)
         self._clock = board.clock
         self._answered_s = -math.inf
-        """When it gave values last."""
+        """When the chip last gave values."""
         with self._sorted_errors(), self._bus.within(row.budget_s):
             self._device = self._set_up(module)
 
     def _set_up(self, module: ModuleType) -> Any:
-        """The library's object, measuring.
+        """Return the library's object, measuring.
 
         Raises:
             SensorNotFound: the address does not acknowledge.
-            WrongDriver: it does, and has the identification of another chip of the catalogue.
-            BadFrame: something does, and is not what the library expects.
+            WrongDriver: the chip has the identification of another chip of the catalogue.
+            BadFrame: something acknowledges, but is not what the library expects.
         """
         row, given = self._row, self._options.given()
         try:
@@ -72,7 +72,7 @@ class Chip:
         except (OSError, BusDeadline, SensorError):
             raise
         except Exception as error:
-            # A library has no kind of error of its own for a chip that is absent, or another.
+            # Libraries do not have a distinct error for an absent chip or a different one.
             self._expect_an_answer()
             self._expect_this_chip()
             raise BadFrame(
@@ -99,7 +99,7 @@ class Chip:
         address = self._options.i2c_address()
         try:
             I2CDevice(self._bus, address)
-        except ValueError as error:  # that is how it reports a NACK
+        except ValueError as error:  # I2CDevice reports a NACK this way
             others = [a for a in self._row.addresses if a != address]
             hint = "check power, SDA and SCL"
             if others:
@@ -107,14 +107,14 @@ class Chip:
             raise SensorNotFound(f"{self._options.where()}: {error}", hint) from error
 
     def _expect_this_chip(self) -> None:
-        """Look whether the chip is one that another driver of the catalogue is for.
+        """Check that the chip does not belong to another driver of the catalogue.
 
         Raises:
-            WrongDriver: it is.
+            WrongDriver: the chip belongs to another driver.
         """
         if not isinstance(self._bus, I2CBus):
             return
-        from drivers.scan_i2c import drivers_told  # it loads the whole catalogue
+        from drivers.scan_i2c import drivers_told  # loads the whole catalogue
 
         told = drivers_told(self._bus, self._options.i2c_address())
         if told and self._row.name not in told:
@@ -125,7 +125,7 @@ class Chip:
             )
 
     def read(self) -> Measurement:
-        """Read each channel, ask the chip for faults, and refuse what it cannot mean."""
+        """Read each channel, ask the chip for faults, and refuse implausible values."""
         if again_s := self.prime():
             self._clock.sleep(again_s)
         with self._sorted_errors(), self._bus.within(self._row.budget_s):
@@ -149,10 +149,10 @@ class Chip:
         return row.min_interval_s + _SPARE_S
 
     def _proven(self) -> Measurement:
-        """Each value that the chip says is new and sound.
+        """Return each value that is proven to be new and valid.
 
         Raises:
-            SensorError: it does not say so, or shows that it is another chip or a dead bus.
+            SensorError: the proof is missing, or this is another chip or a dead bus.
         """
         row = self._row
         if row.ready:
@@ -199,7 +199,7 @@ class Chip:
         """Wait for a measurement that was not read before.
 
         Raises:
-            BadFrame: none comes.
+            BadFrame: no new measurement appears.
         """
         until_s = self._clock.monotonic() + _FRESH_WITHIN_S
         while not fresh.accepts(self._content(fresh)):
@@ -211,11 +211,11 @@ class Chip:
             self._bus.pause(_READY_POLL_S)
 
     def _hear(self, witness: Witness) -> None:
-        """Look at a register.
+        """Check a register.
 
         Raises:
-            BadFrame, WrongDriver: it does not have what a chip of this kind that was set up and
-                measures has there.
+            BadFrame, WrongDriver: its content is not that of a chip of this kind that was set up
+                and measures.
         """
         content = self._content(witness)
         if not witness.accepts(content):
@@ -229,7 +229,7 @@ class Chip:
 
     @contextmanager
     def _sorted_errors(self) -> Iterator[None]:
-        """Make a `SensorError` of whatever the library raises."""
+        """Turn any exception of the library into a `SensorError`."""
         where = self._options.where()
         try:
             yield
@@ -257,7 +257,7 @@ class Chip:
         return f"noise, or a loose wire; check {self._options.wiring()}"
 
     def _silence(self, in_vain: bool) -> SensorError:
-        """What every byte alike means; `in_vain`: the library waited for something else."""
+        """Return the error for equal bytes; `in_vain`: the library waited for other ones."""
         dead = self._bus.dead_byte
         level = "low" if dead == 0 else "high"
         stuck = f"{'SDA' if isinstance(self._bus, I2CBus) else 'MISO'} is stuck {level}"
@@ -278,7 +278,7 @@ class Chip:
 
 
 def _library(row: ChipRow) -> ModuleType:
-    """The library's module.
+    """Return the library's module.
 
     Raises:
         MissingSupport: the package is not installed, or cannot be used on this computer.
@@ -321,7 +321,7 @@ def _construct(row: ChipRow, module: ModuleType, bus: Any, options: ChipOptions)
 
 
 def chip_driver(row: ChipRow) -> DriverInfo:
-    """The driver of one row of the catalogue."""
+    """Return the driver of one row of the catalogue."""
     return DriverInfo(
         name=row.name,
         summary=row.summary,
@@ -335,6 +335,6 @@ def chip_driver(row: ChipRow) -> DriverInfo:
         quirks=row.quirks,
         min_interval_s=row.min_interval_s,
         frozen_after=_FROZEN_AFTER if row.noisy else 0,
-        read_budget_s=2 * row.budget_s + 1.0,  # it may have to be set up first
+        read_budget_s=2 * row.budget_s + 1.0,  # the chip may have to be set up first
         extra=row.name,
     )

@@ -1,4 +1,4 @@
-"""What every driver must keep to, as checks that any driver package can run on itself.
+"""The rules for every driver, as checks that any driver package can run on itself.
 
 A check raises `NotConformant`, an AssertionError, and needs no test framework:
 
@@ -8,8 +8,8 @@ A check raises `NotConformant`, an AssertionError, and needs no test framework:
     def test_my_driver_conforms():
         Conformance(POND).check_all()
 
-What the simulation does not know of a sensor, `attach` adds to the healthy board: a chip of the
-package's own at its address, a file. The dead boards of `drivers.sim.dead` need nothing.
+Hardware that the simulation does not know is added to the healthy board by `attach`: the package's
+own chip at its address, or a file. The dead boards of `drivers.sim.dead` do not need it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from drivers.sim.dead import DEATHS, DeadBoard, Death
 __all__ = ["Conformance", "NotConformant", "example_options"]
 
 _NAME = r"[A-Za-z0-9_-]+"
-# Keys of a state and parts of a topic beside the channels.
+# Keys of a state and parts of a topic that are not channels.
 _TAKEN = {"time", "clock", "seq", "stream", "sensor", "state", "availability"}
 
 
 class NotConformant(AssertionError):
-    """A driver does not keep to the contract of `drivers.base`."""
+    """A driver breaks the contract of `drivers.base`."""
 
 
 def _expect(condition: object, what: str) -> None:
@@ -44,10 +44,10 @@ def _expect(condition: object, what: str) -> None:
 
 
 def example_options(info: DriverInfo) -> Options:
-    """The options in a driver's example.
+    """Return the options in a driver's example.
 
     Raises:
-        NotConformant: it is not the tables of a sensor of that driver.
+        NotConformant: the example is not the table of a sensor of that driver.
     """
     try:
         table = tomllib.loads(info.example)
@@ -74,14 +74,14 @@ class Conformance:
         self._clock = clock
 
     def check_all(self) -> None:
-        """Every check, one after another."""
+        """Run every check, one after another."""
         self.check_declaration()
         self.check_readings()
         for death in DEATHS:
             self.check_dead(death)
 
     def check_declaration(self) -> None:
-        """What is known of the driver before hardware is touched is whole and makes sense."""
+        """Check that the driver's declaration is complete and makes sense, without hardware."""
         info = self._info
         _expect(re.fullmatch(_NAME, info.name), f"{info.name!r} cannot be the name of a driver")
         _expect(info.summary.strip(), "there is no summary")
@@ -110,7 +110,7 @@ class Conformance:
             _expect(0 <= channel.decimals <= 6, f"{channel.name} has {channel.decimals} decimals")
 
     def check_readings(self) -> None:
-        """A healthy sensor gives each channel, may be closed twice, and reads again after that."""
+        """Check that a healthy sensor gives each channel, can be closed twice, and reopened."""
         board = SimulatedBoard(self._clock)
         board.attach(self._info.name, self._options)
         self._attach(board)
@@ -126,7 +126,7 @@ class Conformance:
                 self._close_twice(sensor)
 
     def _check_against_declared(self, channels: tuple[Channel, ...]) -> None:
-        """An open sensor has the channels that its driver declares, perhaps in narrower ranges."""
+        """Check that an open sensor has its driver's channels, perhaps in narrower ranges."""
         self._check_channels(channels)
         declared = {channel.name: channel for channel in self._info.channels}
         opened = {channel.name: channel for channel in channels}
@@ -150,9 +150,9 @@ class Conformance:
             _expect(low <= value <= high, f"{channel.name} {value:g} is not plausible")
 
     def check_dead(self, death: Death) -> SensorError | None:
-        """On a dead board it opens or not, and never reads; returns the error of the reading.
+        """Check that reading on a dead board fails, at opening or later. Return the error.
 
-        None if the driver asked the board for nothing, so that nothing could have been dead.
+        Return None if the driver did not use the board at all.
         """
         board = DeadBoard(death, self._clock)
         board.attach(self._info.name, self._options)

@@ -16,7 +16,7 @@ _CHANNEL = Channel("temperature", "°C", (-40.0, 125.0), 1)
 
 
 class CpuOptions(Options, frozen=True, kw_only=True):
-    """The processor has one thermal zone, and nothing to choose."""
+    """The processor has one thermal zone, so there are no options."""
 
     def bus(self) -> str:
         return "cpu"
@@ -26,7 +26,7 @@ class CpuOptions(Options, frozen=True, kw_only=True):
 
 
 class Cpu:
-    """One reading is one read of the thermal zone's file (kernel thermal/sysfs-api.rst)."""
+    """A reading reads the thermal zone's file once (kernel thermal/sysfs-api.rst)."""
 
     channels = (_CHANNEL,)
 
@@ -36,8 +36,8 @@ class Cpu:
 
         self._file = board.path(_THERMAL_ZONE)
         try:
-            # The device uses no pin, and insists on a factory all the same: the mock one spares
-            # the search for a real one, which fails on a laptop.
+            # The device does not use a pin, but insists on a factory. The mock factory avoids the
+            # search for a real one, which fails on a laptop.
             self._device: Any = CPUTemperature(
                 sensor_file=str(self._file), pin_factory=MockFactory()
             )
@@ -51,7 +51,7 @@ class Cpu:
         self._board = board
 
     def read(self) -> Measurement:
-        """Temperature in °C."""
+        """Return the temperature in °C."""
         self._board.path(_THERMAL_ZONE)
         try:
             celsius = float(self._device.temperature)
