@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -526,6 +527,15 @@ def test_too_many_rows_are_cut_and_counted(usual_rows):
     lines = text_of(usual_rows * 10, 80, 12)
     assert len(lines) == 12
     assert lines[-1] == "... 11 more rows than this window has room for"
+
+
+def test_what_is_offline_is_not_among_the_rows_that_are_cut(usual_rows):
+    gone = msgspec.structs.replace(usual_rows[0], what="n/zebra", status="offline")
+    far = msgspec.structs.replace(usual_rows[0], what="z/air", status="node offline")
+    lines = text_of([*usual_rows * 10, gone, far], 80, 12)
+    assert [line.split()[0] for line in lines[2:5]] == ["n/zebra", "z/air", "n/terrarium"]
+    few = text_of([*usual_rows, gone], 80, 24)
+    assert few[2].startswith("n/terrarium"), "in their order, where all fit"
 
 
 def test_what_is_wrong_is_wrapped_and_not_cut():

@@ -145,7 +145,9 @@ def _table(
     """Return a heading and the rows that fit, and how many rows are left out."""
     if not rows or room < 2:
         return []
-    shown = rows if len(rows) < room else rows[: max(0, room - 2)]
+    shown = rows
+    if len(rows) >= room:  # what is in trouble is not to be among those left out
+        shown = sorted(rows, key=lambda row: OFFLINE not in row.status)[: max(0, room - 2)]
     widths = _widths(shown, headings, width)
     gap = _gap(width)
     lines = [_heading(headings, widths, gap), *(_line(row, widths, gap) for row in shown)]
