@@ -1,14 +1,14 @@
-"""DHT11 and DHT22 (AM2302) on one GPIO, by whichever capture works on the computer at hand.
+"""DHT11 and DHT22 (AM2302) on one GPIO, with the capture that works on this computer.
 
 Backends: `kernel`, the driver of `dtoverlay=dht11` (`drivers.kernel_named`); `pulseio` and
 `bitbang`, Adafruit's adafruit_dht in a child process (`drivers.dht_process`); `edges`, the GPIO's
-edge events and our own decoder (`drivers.dht_edges`). None is trusted with more than the pulses
-and the checksum: a library may serve its cache, drop a sign or accept a frame of zeros. So each
-attempt asks for a fresh frame, attempts keep 2.1 s apart, and the five bytes are decoded here.
+edge events and our own decoder (`drivers.dht_edges`). Backends are trusted only with the pulses and
+the checksum, because a library may serve its cache, drop a sign or accept a frame of zeros. So each
+attempt asks for a fresh frame, attempts are 2.1 s apart, and the five bytes are decoded here.
 
-The sensor answers with what it measured when it was asked before, and measures then (AM2302
-datasheet, "Single-bus"; ASAIR DHT11 1.3, "Precautions"). So one that was not asked for a while is
-asked twice.
+The sensor answers with its previous measurement, and then takes a new one (AM2302 datasheet,
+"Single-bus"; ASAIR DHT11 1.3, "Precautions"). So a sensor that was not asked for a while is asked
+twice.
 
 Runs on the worker thread of its pin.
 """
@@ -47,15 +47,15 @@ __all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "backends_for"]
 
 _log = logging.getLogger(__name__)
 
-# The sensor measures every 2 s (AM2302 datasheet, "Sampling period"). After a failure a little more
-# is kept; after a success a little less is let pass, so that a sensor that is read every 2 s stays
-# on its grid.
+# The sensor measures every 2 s (AM2302 datasheet, "Sampling period"). The pause after a failure is
+# a little longer; after a success it is a little shorter, so that a sensor that is read every 2 s
+# stays on schedule.
 SPACING_AFTER_FAILURE_S = 2.1
 SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
-# The first answer of a sensor that was not asked for a while is no attempt.
+# The first answer of a sensor that was not asked for a while does not count as an attempt.
 _TRIGGERS = ATTEMPTS + 1
-# One attempt is 0.25 s of capture; the first one starts a child that imports Blinka.
+# One attempt captures for 0.25 s; the first one starts a child that imports Blinka.
 _ATTEMPT_S, _START_S = 0.5, 10.0
 
 # AM2302 and ASAIR DHT11 datasheets, "Technical specification".
@@ -84,10 +84,10 @@ class DhtOptions(Options, frozen=True, kw_only=True):
 
 
 def backends_for(computer: str) -> tuple[str, ...]:
-    """What `auto` tries, in this order, on a Pi of that model ("Raspberry Pi Zero W Rev 1.1").
+    """Return what `auto` tries, in order, on a Pi of a model ("Raspberry Pi Zero W Rev 1.1").
 
-    The kernel's driver holds the pin, so where it is there, nothing else works. Python is hardly
-    ever fast enough for bit-banging on a single core, nor is the Pi 5's GPIO behind its PCIe.
+    The kernel's driver holds the pin, so other backends do not work while it is loaded. Python is
+    hardly ever fast enough for bit-banging on a single core, nor is the Pi 5's GPIO behind PCIe.
     """
     slow_to_poll = ("Pi Zero", "Pi 5", "Compute Module 5")
     if any(name in computer for name in slow_to_poll):
@@ -116,12 +116,12 @@ class Dht:
         self._next_attempt_s = -math.inf
         self._source: _Source | None = None
         self._order = self._backends()
-        """The backend in use, or to try next, and those after it."""
+        """The backend in use, or to be tried next, followed by the later ones."""
         self._is_settled = options.backend != "auto"
         self._believed: Measurement | None = None
-        """What was read last, and confirmed where it had to be."""
+        """The last reading, confirmed if necessary."""
         self._answered_s = -math.inf
-        """When it was asked last and answered, so that it has measured since."""
+        """When the sensor last answered, and so began a measurement."""
 
     def _backends(self) -> list[str]:
         if self._options.backend != "auto":
@@ -133,16 +133,16 @@ class Dht:
         return list(backends_for(computer))
 
     def read(self) -> Measurement:
-        """Temperature (°C) and relative humidity (%), in at most three attempts 2.1 s apart.
+        """Return temperature (°C) and relative humidity (%), in up to three attempts 2.1 s apart.
 
-        Before them, a sensor that was not asked for `MEMORY_S` is asked once in vain: its answer
-        is as old as that.
+        A sensor that was not asked for `MEMORY_S` is first asked once for nothing, because its
+        answer is equally old.
 
-        A reading that differs from the last one by more than the sensor's accuracy is believed
-        when the next attempt agrees with it: two wrong bits can have a right checksum.
+        A reading that differs from the last one by more than the sensor's accuracy is only believed
+        when the next attempt confirms it: two wrong bits can have a right checksum.
 
-        With `auto`, a backend that gives nothing makes room for the next one at the next reading,
-        until one has given something.
+        With `auto`, a backend that fails gives way to the next one at the next reading, until one
+        of them has succeeded.
         """
         failures = 0
         failure: SensorError | None = None
@@ -153,8 +153,8 @@ class Dht:
             try:
                 measurement = self._attempt()
             except MissingSupport:
-                raise  # not by trying again
-            except SensorNotFound as error:  # nor has it heard that it was asked
+                raise  # another attempt would not help
+            except SensorNotFound as error:  # the sensor has not noticed the request, either
                 failures, failure = failures + 1, error
                 continue
             except SensorError as error:
@@ -176,12 +176,12 @@ class Dht:
             self.close()
             self._order.append(self._order.pop(0))
         elif self._order[0] == "kernel":
-            self.close()  # its device may be there again under another number
+            self.close()  # the device may come back under another number
         assert failure is not None
         raise failure
 
     def _wait(self) -> float:
-        """Let the sensor rest; returns when the attempt that follows begins."""
+        """Let the sensor rest. Return the start time of the following attempt."""
         clock = self._board.clock
         if (early_s := self._next_attempt_s - clock.monotonic()) > 0:
             clock.sleep(early_s)
@@ -190,7 +190,7 @@ class Dht:
         return began_s
 
     def _agree(self, one: Measurement, other: Measurement) -> bool:
-        """Whether two readings differ by no more than the sensor's accuracy."""
+        """Return whether two readings differ by no more than the sensor's accuracy."""
         return all(
             abs(one[name] - other[name]) <= accuracy
             for name, accuracy in _ACCURACY[self._model].items()
@@ -205,10 +205,10 @@ class Dht:
         )
 
     def _attempt(self) -> Measurement:
-        """Measure once, through the first backend that is there.
+        """Measure once, through the first available backend.
 
         Raises:
-            MissingSupport: none is.
+            MissingSupport: none of the backends is available.
         """
         if self._source is not None:
             return self._measured(self._source)
@@ -264,7 +264,7 @@ class Dht:
         return refuse_implausible(measurement, self.channels, where=where, hint=hint)
 
     def _settle(self) -> None:
-        """Keep to the backend that has given a reading, and say which one that is."""
+        """Keep the backend that has given a reading, and log which one it is."""
         if not self._is_settled:
             self._is_settled = True
             self._order = self._order[:1]
@@ -297,7 +297,7 @@ def _info(
         "answers with its previous measurement, so a reading takes 2.4 s",
         min_interval_s=2.0,
         read_budget_s=_TRIGGERS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S,
-        reopen_after_failure=False,  # it keeps the time of the last attempt
+        reopen_after_failure=False,  # the object keeps the time of the last attempt
     )
 
 

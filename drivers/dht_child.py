@@ -1,12 +1,12 @@
-"""Adafruit's adafruit_dht in a process of its own: `python -m drivers.dht_child DHT22 4 pulseio`.
+"""Adafruit's adafruit_dht in a child process: `python -m drivers.dht_child DHT22 4 pulseio`.
 
-Started by `drivers.dht_process`, for three reasons: Blinka's PulseIn waits for its helper in
-msgrcv without an end (Blinka issue 210), takes over SIGTERM, and parts of Blinka print to standard
-output; and bit-banging fares better in an interpreter whose lock it need not share.
+`drivers.dht_process` starts it, for these reasons: Blinka's PulseIn waits for its helper in msgrcv
+without a limit (Blinka issue 210) and takes over SIGTERM; parts of Blinka print to standard output;
+and bit-banging works better in an interpreter whose lock it does not share.
 
-It says `{}` when Blinka is imported; then each line on standard input asks for one measurement,
-and the answer is a line of JSON. When the input ends, so does the process, even from the midst of
-msgrcv, after removing PulseIn's message queue.
+The process prints `{}` when Blinka is imported. Then each line on standard input asks for one
+measurement, and the answer is a line of JSON. The process ends with its input, even during msgrcv,
+after removing PulseIn's message queue.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["main", "recording"]
 
 
 def recording(library_class: Any) -> Any:
-    """Derive from `adafruit_dht.DHT22` or `DHT11` a class that keeps the decoded frame.
+    """Derive a class that keeps the decoded frame from `adafruit_dht.DHT22` or `DHT11`.
 
-    The library (4.0.12) throws the bytes away; `_pulses_to_binary` is where it makes each. It
-    also accepts 80 pulses of the 81, which is a frame with its lows and highs exchanged.
+    The library (4.0.12) discards the bytes; `_pulses_to_binary` makes each of them. The library
+    also accepts 80 of the 81 pulses, which gives a frame with its lows and highs exchanged.
     """
 
     class Recording(library_class):
@@ -46,7 +46,7 @@ def recording(library_class: Any) -> Any:
 
 
 def _answer(model: str, pin: int, backend: str) -> dict[str, str]:
-    """One measurement by a library object of its own: an old one may serve its cache."""
+    """Measure once with a new library object, because an old one may serve its cache."""
     import adafruit_dht
     import board as pins
 
@@ -56,7 +56,7 @@ def _answer(model: str, pin: int, backend: str) -> dict[str, str]:
         sensor = recording(getattr(adafruit_dht, model))(
             getattr(pins, f"D{pin}"), use_pulseio=backend == "pulseio"
         )
-    except (RuntimeError, OSError) as error:  # no such chip, not allowed, no helper
+    except (RuntimeError, OSError) as error:  # chip missing, not allowed, helper missing
         return {"missing": f"Blinka: {error}"}
     try:
         sensor.measure()
@@ -68,7 +68,7 @@ def _answer(model: str, pin: int, backend: str) -> dict[str, str]:
 
 
 def _end() -> None:
-    """Give back what PulseIn holds outside of this process, and go."""
+    """Release what PulseIn holds outside this process, and exit."""
     module = sys.modules.get("adafruit_blinka.microcontroller.bcm283x.pulseio.PulseIn")
     if module is not None:
         module.final()
@@ -78,7 +78,7 @@ def _end() -> None:
 def main() -> None:
     """Answer until the input ends."""
     model, pin, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    # Standard output is the answers' alone: what Blinka prints goes to standard error.
+    # Standard output is only for answers: what Blinka prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -89,7 +89,7 @@ def main() -> None:
         _end()
 
     threading.Thread(target=listen, daemon=True).start()
-    with contextlib.suppress(Exception):  # whatever it is, the first answer tells
+    with contextlib.suppress(Exception):  # the first answer reports any error
         importlib.import_module("adafruit_dht")
         importlib.import_module("board")
     print("{}", file=answers)
@@ -98,7 +98,7 @@ def main() -> None:
             answer = _answer(model, pin, backend)
         except (ImportError, NotImplementedError, AttributeError) as error:
             answer = {"missing": f"Blinka finds no such pin on this computer ({error})"}
-        except Exception as error:  # noqa: BLE001, the parent is told
+        except Exception as error:  # noqa: BLE001, reported to the parent
             answer = {"broken": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
 

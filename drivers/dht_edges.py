@@ -1,7 +1,7 @@
-"""A DHT by the kernel's GPIO edge events: no helper process, no polling, its interrupts' times.
+"""A DHT through the kernel's GPIO edge events: without a helper process or polling.
 
-`EdgesDht` is what a board hands out for the backend "edges"; `GpioEdges` is the wire of a Pi,
-through gpiod.
+The kernel takes the time of each edge in its interrupt. A board hands out `EdgesDht` for the
+backend "edges"; `GpioEdges` is the wire of a Pi, through gpiod.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class EdgeWire(Protocol):
     """A data wire that can be pulled low and listened to."""
 
     def falling_edges(self, low_us: int) -> list[int]:
-        """Hold it low for `low_us`, let go, and return when it fell after that, in ns."""
+        """Hold the wire low for `low_us`, release it, and return its falling edges, in ns."""
         ...
 
 
 class EdgesDht:
-    """`drivers.bus.DhtSensor` by our own decoder; each measurement is a new one."""
+    """`drivers.bus.DhtSensor` with our own decoder; each measurement is a new one."""
 
     def __init__(self, model: str, wire: EdgeWire) -> None:
         self.frame = bytearray()
@@ -40,7 +40,7 @@ class EdgesDht:
         self._wire = wire
 
     def measure(self) -> None:
-        """Trigger the sensor, and keep the frame it sends.
+        """Trigger the sensor, and keep the frame that it sends.
 
         Raises:
             SensorNotFound, BadFrame: see `decode_edges`.
@@ -49,7 +49,7 @@ class EdgesDht:
         self.frame = bytearray(decode_edges(self._wire.falling_edges(TRIGGER_US[self._model])))
 
     def exit(self) -> None:
-        """The line is held for the time of a measurement alone."""
+        """Do nothing: the line is only held during a measurement."""
 
 
 class GpioEdges:
@@ -63,13 +63,13 @@ class GpioEdges:
         """See `EdgeWire`.
 
         Raises:
-            OSError: the line is in use (EBUSY) or may not be used.
+            OSError: the line is in use (EBUSY), or this user may not use it.
         """
         import gpiod
         from gpiod.line import Bias, Direction, Edge, Value
 
         high = gpiod.LineSettings(direction=Direction.OUTPUT, output_value=Value.ACTIVE)
-        # The pull-up of the Pi, some 50 kΩ, does no harm beside the sensor's own.
+        # The Pi's pull-up, about 50 kΩ, is harmless in parallel with the sensor's own.
         listen = gpiod.LineSettings(
             direction=Direction.INPUT, edge_detection=Edge.FALLING, bias=Bias.PULL_UP
         )
@@ -91,12 +91,12 @@ class GpioEdges:
 
 
 def header_chip() -> str:
-    """The GPIO chip of the 40-pin header: its number differs, its label does not.
+    """Return the GPIO chip of the 40-pin header, by its label, because its number varies.
 
-    $SENSOR_NODE_GPIO_CHIP names that of a board that is no Pi; a pin is then a line of it.
+    On a board that is not a Pi, $SENSOR_NODE_GPIO_CHIP names the chip; a pin is then its line.
 
     Raises:
-        MissingSupport: there is none, or gpiod is not installed.
+        MissingSupport: the chip does not exist, or gpiod is not installed.
     """
     try:
         import gpiod

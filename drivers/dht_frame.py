@@ -1,4 +1,4 @@
-"""What the five bytes of a DHT mean, and how they are found in the edges of its signal. Pure."""
+"""Decodes a DHT's five bytes, and finds them in the edges of its signal. Pure."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ TRIGGER_US = {"DHT22": 1_100, "DHT11": 18_500}
 
 # AM2302 datasheet, "Single-bus signal timing", µs: a bit is 48 to 55 low, then 22 to 30 high for
 # 0, or 68 to 75 for 1; so 70 to 85 or 116 to 130 from falling edge to falling edge. The response
-# is 75 to 85 low and as much high. Two bits whose edge between them was missed take 140 and more.
+# is 75 to 85 low and 75 to 85 high. Two bits with a missed edge between them take 140 or more.
 _BITS = 40
 _SHORTEST_NS, _ZERO_OR_ONE_NS, _MAX_NS = 55_000, 100_000, 139_000
 _RESPONSE_NS = (140_000, 180_000)
 
 
 def decode_edges(falling_ns: Sequence[int]) -> bytes:
-    """The five bytes in the times of the falling edges after the line was released.
+    """Return the five bytes encoded in the times of the falling edges after the line's release.
 
-    There are 42: the response, the beginning of each bit, and the end of the last. The capture
-    may begin too late for the first one. Nothing else is taken: an edge that was missed, or one
-    too many, makes an interval that no bit has.
+    There are 42 edges: the response, the beginning of each bit, and the end of the last. The
+    capture may begin too late for the first one. Everything else is refused: a missed or an extra
+    edge makes an interval that does not fit a bit.
 
     Raises:
-        SensorNotFound: hardly any edge.
-        BadFrame: too few or too many edges, or a time between two that no bit takes; or the
-            checksum differs.
+        SensorNotFound: hardly any edge was seen.
+        BadFrame: the number of edges or an interval between two is wrong; or the checksum differs.
     """
     if len(falling_ns) < 5:
         raise SensorNotFound(f"no answer, {len(falling_ns)} edges", WIRING)
@@ -54,12 +53,12 @@ def decode_edges(falling_ns: Sequence[int]) -> bytes:
 
 
 def check_frame(model: str, frame: bytes) -> None:
-    """Reject a frame of five bytes, checksum already verified, that the sensor cannot mean.
+    """Reject an impossible frame of five bytes whose checksum is already verified.
 
     Raises:
         BadFrame: the length is not 5.
-        ImplausibleValue: all bytes are zero (a line held low sums up to a right checksum), or it
-            is of the other model.
+        ImplausibleValue: all bytes are zero (a line held low has a right checksum), or the frame
+            comes from the other model.
     """
     if len(frame) != 5:
         raise BadFrame(f"no fresh frame, {len(frame)} of 5 bytes", WIRING)
@@ -75,11 +74,11 @@ def check_frame(model: str, frame: bytes) -> None:
 
 
 def decode_frame(model: str, frame: bytes) -> tuple[float, float]:
-    """Temperature (°C) and humidity (%) in the five bytes of a frame.
+    """Return the temperature (°C) and humidity (%) in the five bytes of a frame.
 
     Sign and magnitude: tenths of a degree in a DHT22 (AM2302 datasheet, "Data format"), whole
     degrees and tenths in a DHT11 (ASAIR DHT11 1.3, "Negative temperature"). See `signed_tenths`
-    for a DHT22 that keeps to neither.
+    for a DHT22 with another format.
     """
     if model == "DHT11":
         sign, magnitude = frame[3] & 0x80, frame[2] + (frame[3] & 0x7F) / 10
@@ -92,9 +91,9 @@ _TWOS_COMPLEMENT = 0x7E00  # -51.2 °C; as a magnitude, 3225.6 °C
 
 
 def signed_tenths(tenths: float) -> float:
-    """Tenths of a degree of a DHT22, which some makes send as two's complement.
+    """Return a DHT22's tenths of a degree, corrected if its make sends two's complement.
 
-    A magnitude that no temperature has can only be that: -0.9 °C are ff f7 of these, and read as
-    sign and magnitude -3275.9 °C (Tasmota issue 14165, DHTNew issue 52).
+    An impossible magnitude can only be two's complement: such a sensor sends -0.9 °C as ff f7,
+    which as sign and magnitude would be -3275.9 °C (Tasmota issue 14165, DHTNew issue 52).
     """
     return -tenths - 0x8000 if tenths <= -_TWOS_COMPLEMENT else tenths

@@ -21,9 +21,9 @@ from drivers.errors import BadFrame, ImplausibleValue, MissingSupport, SensorNot
 __all__ = ["DhtProcess", "sorted_error"]
 
 MEASURE_S = 2.0
-"""Longer than the 0.25 s of the library's capture by the start of its helper, on a Zero too."""
+"""The library captures for 0.25 s; the rest is for the start of its helper, even on a Zero."""
 START_S = 10.0
-"""For the child to import Blinka: 0.15 s on a laptop."""
+"""Time for the child to import Blinka, which takes 0.15 s on a laptop."""
 _END_S = 1.0
 
 _LOG = "the log may say why"
@@ -32,12 +32,12 @@ _REMEDY = "on a Pi, install gpiod; on a laptop, add --simulate"
 
 
 class DhtProcess:
-    """`drivers.bus.DhtSensor` in a child process, which is started when it is first asked."""
+    """`drivers.bus.DhtSensor` in a child process, which starts at the first measurement."""
 
     def __init__(self, model: str, pin: int, backend: str) -> None:
         self.frame = bytearray()
         self._model = model
-        # Nothing of the working directory, nor of a user's site where we leave that out.
+        # Import nothing from the working directory, nor from a user's site if we ignore that.
         flags = ("-P", "-s") if sys.flags.no_user_site else ("-P",)
         self._command = [
             sys.executable,
@@ -54,8 +54,8 @@ class DhtProcess:
         """Have the library trigger and decode, and keep the frame.
 
         Raises:
-            SensorNotFound, BadFrame, ImplausibleValue: what the library says of the answer.
-            SensorTimeout: the child did not come back, and was ended.
+            SensorNotFound, BadFrame, ImplausibleValue: the library rejected the answer.
+            SensorTimeout: the child did not answer, and was ended.
             MissingSupport: the library does not work here.
         """
         self.frame = bytearray()
@@ -82,7 +82,7 @@ class DhtProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            start_new_session=True,  # so that Ctrl-C is not its own, and its helper dies with it
+            start_new_session=True,  # a Ctrl-C does not reach it, and its helper dies with it
         )
 
     def _ask(self, child: subprocess.Popen[bytes]) -> dict[str, str]:
@@ -113,14 +113,14 @@ class DhtProcess:
         return answer
 
     def exit(self) -> None:
-        """End the child; the next measurement starts another one."""
+        """End the child; the next measurement starts a new one."""
         child, self._child = self._child, None
         if child is None:
             return
         assert child.stdin is not None
         assert child.stdout is not None
         with contextlib.suppress(OSError):
-            child.stdin.close()  # it removes its message queue at that, even when it hangs
+            child.stdin.close()  # the child then removes its queue, even if it hangs
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(_END_S)
         with contextlib.suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ class DhtProcess:
 
 
 def sorted_error(model: str, text: str) -> SensorNotFound | BadFrame | ImplausibleValue:
-    """What the library's RuntimeError means (adafruit_dht 4.0.12, `measure`)."""
+    """Return the meaning of the library's RuntimeError (adafruit_dht 4.0.12, `measure`)."""
     if "not found" in text:
         return SensorNotFound("no answer", WIRING)
     if "unplausible" in text:

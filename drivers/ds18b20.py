@@ -1,8 +1,8 @@
 """DS18B20 and its relatives on the kernel's 1-Wire bus (`dtoverlay=w1-gpio`).
 
 An address begins with its family: 10 DS18S20, 22 DS1822, 28 DS18B20, 3b DS1825 and MAX31850,
-42 DS28EA00. What their bytes mean is in `drivers.one_wire`, and how they are converted together
-in `drivers.one_wire_bus`. All sensors share one worker.
+42 DS28EA00. `drivers.one_wire` decodes their bytes, and `drivers.one_wire_bus` has the shared
+conversions. All sensors share one worker.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _GONE = "is not on the bus"
 _NOBODY = f"1-Wire is on, and nobody answers; {PULL_UP}"
 _ENABLE = "switch 1-Wire on: dtoverlay=w1-gpio in config.txt, and reboot"
 
-# Lowest and highest, °C: what no one sets alarms to.
+# Lowest and highest, °C: values that are not used for real alarms.
 _MARKS = ((-54, 124), (-53, 123))
-# Nearer than the accuracy, and since the last reading.
+# Closer (°C) than the accuracy, and at most this long (s) after the last reading.
 _NEIGHBOUR_WITHIN, _NEIGHBOUR_FOR_S = 0.5, 600.0
 
 _Address = Annotated[
@@ -51,9 +51,9 @@ _Resolution = Annotated[int, msgspec.Meta(ge=9, le=12)]
 
 
 class Ds18b20Options(Options, frozen=True, kw_only=True):
-    """`address` as the kernel writes it, "28-0316a2795bff"; may be left out for an only sensor.
+    """`address` as the kernel writes it, "28-0316a2795bff"; optional if there is only one sensor.
 
-    `resolution` in bits: 9 converts in 94 ms, and each bit more takes twice as long.
+    `resolution` in bits: 9 bits convert in 94 ms, and each further bit doubles the time.
     """
 
     address: _Address | None = None
@@ -80,7 +80,7 @@ class Ds18b20Options(Options, frozen=True, kw_only=True):
 
     def claims(self) -> tuple[Claim, ...]:
         if self.address is None:
-            return (Claim(_BUS),)  # it is the only one
+            return (Claim(_BUS),)  # the only sensor
         return (Claim(_BUS, "by address"), Claim(f"1-Wire address {self.address}"))
 
 
@@ -94,17 +94,17 @@ class Ds18b20:
         self._resolution = options.resolution
         self._resolution_is_set = options.resolution is None
         self._mark = b""
-        """The alarm bytes that were written into the sensor; gone when it loses its power."""
+        """The alarm bytes that were written to the sensor; lost when it loses its power."""
         self._believed: tuple[float, float] | None = None
-        """The last value, °C, and when that was, unless something went wrong since."""
+        """The last value, °C, and its time; None after an error."""
         self.channels: tuple[Channel, ...] = (channel_of(self._address),)
         bus.join(self._address)
 
     def read(self) -> Measurement:
-        """Convert and read, °C.
+        """Convert, and return the temperature in °C.
 
-        Sensors that are read one after another share one conversion, so the temperature is that
-        of at most a second before the call.
+        Sensors that are read one after another share one conversion, so the temperature may have
+        been measured up to a second before the call.
         """
         believed, self._believed = self._believed, None
         scratchpad = self._scratchpad()
@@ -117,10 +117,10 @@ class Ds18b20:
         return {"temperature": celsius}
 
     def _scratchpad(self) -> bytes:
-        """After a conversion.
+        """Return the scratchpad after a conversion.
 
         Raises:
-            SensorError: it cannot be read.
+            SensorError: the scratchpad cannot be read.
         """
         try:
             if not self._resolution_is_set:
@@ -132,20 +132,21 @@ class Ds18b20:
             raise self._absent("does not answer")
         scratchpad = scratchpad_of(text)
         if self._resolution is not None:
-            # After a loss of power it is the one in the sensor's EEPROM.
+            # After a loss of power, the sensor uses the resolution in its EEPROM.
             self._resolution_is_set = resolution_of(scratchpad) == self._resolution
         return scratchpad
 
     def _proved(self, scratchpad: bytes, believed: tuple[float, float] | None) -> bytes:
-        """A scratchpad that shows the sensor to have converted, though this one need not.
+        """Return a scratchpad that proves a conversion; the given one does not.
 
-        Its alarm bytes are in a memory that is lost with the power. If those that are written
-        are still there after another conversion, that one was made. Where the kernel has no file
-        for them, or not for us, another value is a proof, or one very near before. A sensor that
-        had no such proof is not converted again at each reading: others wait for the bus.
+        The sensor's alarm bytes are in a memory that is lost with the power. If the bytes that this
+        driver wrote are still there after another conversion, the conversion took place. If the
+        kernel does not have a writable file for them, a different value is a proof, and so is a
+        very similar earlier value. A sensor without any proof is not converted again at each
+        reading, because others wait for the bus.
 
         Raises:
-            ImplausibleValue: it has not converted, or nothing shows that it has.
+            ImplausibleValue: the sensor has not converted, or there is no proof that it has.
         """
         if self._mark and scratchpad[2:4] == self._mark:
             return scratchpad
@@ -168,10 +169,10 @@ class Ds18b20:
         raise power_on_error(celsius)
 
     def _leave_mark(self, scratchpad: bytes) -> bool:
-        """Write alarm bytes that are not there yet; False where that cannot be done.
+        """Write alarm bytes that are not there yet. Return False if that fails.
 
-        The kernel writes them into the sensor's memory, and not into its EEPROM (kernel
-        Documentation/w1/slaves/w1_therm.rst, "alarms"). No one here asks for alarms.
+        The kernel writes them to the sensor's memory, not to its EEPROM (kernel
+        Documentation/w1/slaves/w1_therm.rst, "alarms"). The alarms themselves are not used.
         """
         low, high = next(m for m in _MARKS if bytes([m[1], m[0] & 0xFF]) != scratchpad[2:4])
         path = f"{DEVICES}/{self._address}/alarms"
@@ -204,7 +205,7 @@ class Ds18b20:
         return found[0]
 
     def _absent(self, how: str) -> SensorError:
-        """Name what is there instead, those that nobody reads first: one may be the new one."""
+        """Name the sensors that are there instead, unread ones first: one may be the new one."""
         if how == _GONE and self._address in self._bus.addresses():
             return MissingSupport(
                 f"{self._address} is there, and the kernel's driver for it is not",
@@ -222,10 +223,10 @@ class Ds18b20:
         return SensorNotFound(f"{self._address} {how}", hint)
 
     def _set_resolution(self) -> None:
-        """Write the resolution into the sensor's memory, if it has another one.
+        """Write the resolution to the sensor's memory, if it differs.
 
         Raises:
-            MissingSupport: it has none to set, or keeps its own.
+            MissingSupport: the sensor's resolution is fixed, or it keeps the old one.
             FileNotFoundError: the sensor is not there.
         """
         path = f"{DEVICES}/{self._address}/resolution"
@@ -235,7 +236,7 @@ class Ds18b20:
             found = file.read_text(encoding="ascii").strip()
             if found != wanted:
                 file.write_text(wanted, encoding="ascii")
-                # Some kernels take what the sensor does not.
+                # Some kernels accept a resolution that the sensor refuses.
                 found = self._board.path(path).read_text(encoding="ascii").strip()
         except FileNotFoundError:
             if not file.parent.exists():
@@ -254,16 +255,16 @@ class Ds18b20:
         self._resolution_is_set = True
 
     def close(self) -> None:
-        """Nothing stays open between readings."""
+        """Do nothing: nothing stays open between readings."""
         self._bus.leave(self._address)
 
 
 class _Opener:
-    """Opens sensors, and gives all those that are open on one board the same bus."""
+    """Opens sensors, and gives all open sensors of a board the same bus."""
 
     def __init__(self) -> None:
         self._buses: weakref.WeakValueDictionary[int, OneWireBus] = weakref.WeakValueDictionary()
-        """By the id of the board, which the bus keeps alive."""
+        """Buses by the id of the board, which the bus keeps alive."""
 
     def __call__(self, options: Ds18b20Options, board: Board) -> Ds18b20:
         bus = self._buses.get(id(board))

@@ -1,15 +1,15 @@
-"""What can go wrong while a sensor is read, each kind with the remedy a person can try.
+"""The errors of reading a sensor, each with a remedy that a person can try.
 
     SensorError
     ├── SensorNotFound      nothing answers: absent, unplugged, switched off
-    ├── BadFrame            something answered, and what it said is damaged
+    ├── BadFrame            something answered, but the answer is damaged
     ├── ImplausibleValue    an undamaged answer that the sensor cannot mean
-    ├── SensorTimeout       the sensor, or its bus, did not come to an end in time
+    ├── SensorTimeout       the sensor, or its bus, did not finish in time
     ├── SensorFault         the sensor itself reports a fault
-    ├── WrongDriver         it is there, and something else than this driver reads it right
-    └── MissingSupport      a Python package or a kernel feature is not there
+    ├── WrongDriver         the sensor is there, but needs another driver
+    └── MissingSupport      a Python package or a kernel feature is missing
 
-Only these leave `Driver.read()`; `as_sensor_error` sorts everything that a library may raise.
+Only these leave `Driver.read()`; `as_sensor_error` converts everything that a library may raise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class SensorError(Exception):
-    """A reading that could not be taken; `hint` says what to try."""
+    """A reading failed; `hint` says what to try."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -52,7 +52,7 @@ class BadFrame(SensorError, ValueError):
 
 
 class ImplausibleValue(SensorError, ValueError):
-    """The answer is undamaged, and the sensor cannot mean it."""
+    """The answer is undamaged, but the sensor cannot mean it."""
 
 
 class SensorTimeout(SensorError):
@@ -60,15 +60,15 @@ class SensorTimeout(SensorError):
 
 
 class SensorFault(SensorError):
-    """The sensor reports a fault of its own."""
+    """The sensor itself reports a fault."""
 
 
 class WrongDriver(SensorError, ValueError):
-    """What is there is not what this driver is for; `hint` has the one that is."""
+    """The sensor does not fit this driver; `hint` names the right one."""
 
 
 class MissingSupport(SensorError, ImportError):
-    """A Python package or a kernel feature that the driver needs is not there."""
+    """A Python package or a kernel feature that the driver needs is missing."""
 
 
 class BusDeadline(Exception):
@@ -79,7 +79,7 @@ class BusDeadline(Exception):
 
 
 def permission_hint(group: str) -> str:
-    """What helps a user who may not open the devices of `group`."""
+    """Return the remedy for a user who may not open the devices of `group`."""
     return (
         f"it is for the group {group}, which the service is in: "
         f"sudo usermod -aG {group} $USER, and log in again"
@@ -90,10 +90,10 @@ _NACK = {errno.EREMOTEIO, errno.ENXIO}
 
 
 def as_sensor_error(error: Exception, where: str, hint: str = "") -> SensorError:
-    """Sort any exception of a library or the kernel into a `SensorError`.
+    """Convert any exception of a library or the kernel to a `SensorError`.
 
     `where` names the wire ("I2C bus 1 address 0x76"); `hint` is the driver's own remedy, used
-    where the exception suggests none that is better.
+    unless the exception suggests a better one.
     """
     if isinstance(error, SensorError):
         return error

@@ -1,8 +1,8 @@
-"""gpiozero's pins through gpiod: for a Pi without lgpio, of which there is no wheel for ARM.
+"""gpiozero's pins through gpiod: for a Pi without lgpio, which lacks wheels for ARM.
 
-A line of the kernel's is held from the first use of its pin to its end. Edges are waited for on a
-thread per pin that is listened to, in the kernel: it costs nothing while nothing happens.
-There is no PWM here; nothing of ours needs any.
+A kernel line is held from the first use of its pin to the last. Each pin with edge detection has a
+thread that waits in the kernel, at no cost while nothing happens. PWM is not implemented, because
+the node does not need it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GpiodFactory(LocalPiFactory):  # type: ignore[misc]
     """The pins of the 40-pin header.
 
     Raises:
-        MissingSupport: there is no header, or it may not be used.
+        MissingSupport: the header does not exist, or this user may not use it.
     """
 
     def __init__(self) -> None:
@@ -45,12 +45,12 @@ class GpiodFactory(LocalPiFactory):  # type: ignore[misc]
     def _get_revision(self) -> int:
         try:
             return int(super()._get_revision())
-        except PinUnknownPi:  # the boot loader has not said; an emulator has none
+        except PinUnknownPi:  # unknown to the boot loader; emulators do not have it
             return _ANY_PI
 
 
 class GpiodPin(LocalPiPin):  # type: ignore[misc]
-    """One pin, as gpiozero's devices want it.
+    """One pin, with the interface that gpiozero's devices expect.
 
     Raises:
         OSError: the kernel, or another program, has the line (EBUSY).
@@ -90,10 +90,10 @@ class GpiodPin(LocalPiPin):  # type: ignore[misc]
     def _configure(self, *, state: bool = False) -> None:
         self._line.reconfigure_lines({self._number: self._settings(state=state)})
 
-    # -- what gpiozero asks for and sets
+    # -- properties that gpiozero reads and sets
 
     def output_with_state(self, state: Any) -> None:
-        """Make it an output that begins at `state`, without a moment of the other."""
+        """Make the pin an output that starts at `state`, without a glitch."""
         self._function = "output"
         self._configure(state=bool(state))
 
@@ -156,7 +156,7 @@ class GpiodPin(LocalPiPin):  # type: ignore[misc]
 
 
 class _Listener(threading.Thread):
-    """Tells of each edge of a line, with the time at which the kernel saw it."""
+    """Reports each edge of a line, with the kernel's time of the edge."""
 
     def __init__(self, line: Any, changed: Any) -> None:
         super().__init__(name="gpio edges", daemon=True)
@@ -175,7 +175,7 @@ class _Listener(threading.Thread):
         os.close(self._ended)
 
     def stop(self) -> None:
-        """End it, and wait for that, unless it is the listener that asks."""
+        """End the thread, and wait for its end unless called from the thread itself."""
         os.eventfd_write(self._ended, 1)
         if threading.current_thread() is not self:
             self.join()

@@ -1,7 +1,7 @@
 """The real board: the only module that opens devices.
 
-Blinka is used where a driver needs it and nowhere else: `adafruit_dht` takes its pins from it,
-and its generic I2C speaks to `/dev/i2c-N` on any Linux computer.
+Blinka is used only where a driver needs it: `adafruit_dht` takes its pins from Blinka, and Blinka's
+generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _MODEL = Path("/proc/device-tree/model")
 
 
 class HardwareBoard:
-    """`drivers.bus.Board` for the computer this runs on."""
+    """`drivers.bus.Board` for this computer."""
 
     def __init__(self) -> None:
         self.clock: Clock = SystemTime()
         self._i2c: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
         if not _MODEL.exists():
-            # Not a board of a kind that Blinka knows: keep it from guessing, and from
-            # printing its guess to standard output.
+            # Blinka does not know this kind of board: keep it from guessing, and from printing
+            # its guess to standard output.
             os.environ.setdefault("BLINKA_OS_AGNOSTIC", "1")
 
     def i2c(self, bus: int) -> I2CBus:
@@ -67,7 +67,7 @@ class HardwareBoard:
         return Device.pin_factory
 
     def pin_user(self, pin: int) -> str | None:
-        """What the kernel's GPIO chip says of the line (gpio-v2 uAPI, GPIO_V2_GET_LINEINFO)."""
+        """Return the line's user from the kernel (gpio-v2 uAPI, GPIO_V2_GET_LINEINFO)."""
         from drivers.dht_edges import header_chip
 
         try:
@@ -85,23 +85,23 @@ class HardwareBoard:
 
 
 def _pin_factory() -> Any:
-    """Ours on gpiod where lgpio is not installed, else what gpiozero chooses.
+    """Return our factory on gpiod if lgpio is not installed, else gpiozero's choice.
 
     Raises:
-        MissingSupport: there is no GPIO, or it may not be used.
+        MissingSupport: GPIO does not exist, or this user may not use it.
     """
     from gpiozero import Device
     from gpiozero.exc import BadPinFactory, PinFactoryFallback
 
     if "GPIOZERO_PIN_FACTORY" not in os.environ and importlib.util.find_spec("lgpio") is None:
-        # A computer with another header than a Pi's is gpiozero's to judge.
+        # gpiozero decides on a computer whose header is not a Pi's.
         with contextlib.suppress(MissingSupport):
             from drivers.gpiod_pins import GpiodFactory
 
             return GpiodFactory()
     try:
         with warnings.catch_warnings(record=True) as fallbacks:
-            # One for each library that is not there; the outcome is what counts.
+            # One warning for each missing library; only the outcome counts.
             warnings.simplefilter("always", PinFactoryFallback)
             Device.ensure_pin_factory()
     except BadPinFactory as error:
@@ -118,11 +118,11 @@ def _pin_factory() -> Any:
 
 
 def _open_i2c(bus: int) -> I2CPort:
-    """Blinka's I2C on `/dev/i2c-<bus>`.
+    """Return Blinka's I2C on `/dev/i2c-<bus>`.
 
     Raises:
-        SensorNotFound: there is no such bus.
-        MissingSupport: it may not be used.
+        SensorNotFound: the bus does not exist.
+        MissingSupport: this user may not use the bus.
     """
     from adafruit_blinka.microcontroller.generic_linux.i2c import I2C
 
@@ -145,8 +145,8 @@ class _SpiDevice:
     """`drivers.bus.SPIPort` on `/dev/spidev<bus>.<select>`, through Blinka's PureIO.
 
     Raises:
-        SensorNotFound: there is no such device.
-        MissingSupport: it may not be used.
+        SensorNotFound: the device does not exist.
+        MissingSupport: this user may not use the device.
     """
 
     def __init__(self, bus: int, select: int) -> None:
@@ -160,7 +160,7 @@ class _SpiDevice:
                 f"{name}: permission denied",
                 permission_hint("spi"),
             ) from error
-        except OSError as error:  # PureIO gives no number where there is no file
+        except OSError as error:  # PureIO omits the number if the file is missing
             raise SensorNotFound(
                 f"{name} cannot be opened ({error})",
                 "switch SPI on: dtparam=spi=on in config.txt, and reboot",

@@ -1,9 +1,8 @@
-"""Finds an IIO or hwmon device by its name: the index in its path changes from boot to boot.
+"""Finds an IIO or hwmon device by its name, because the index in its path changes at each boot.
 
-What distinguishes two devices of one name is what they sit on, the kernel's parent device:
-"1-0076" is address 0x76 of I2C bus 1, "spi0.1" the second chip of an SPI bus, "dht11@4" the node
-of a device tree. Or a `label` that the device tree gives it (ABI/testing/sysfs-bus-iio and
-sysfs-class-hwmon).
+Two devices of one name are distinguished by the kernel's parent device: "1-0076" is address 0x76 of
+I2C bus 1, "spi0.1" the second chip of an SPI bus, "dht11@4" the node of a device tree. They may
+also have a `label` from the device tree (ABI/testing/sysfs-bus-iio and sysfs-class-hwmon).
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ _NUMBERED = re.compile(r"(iio:device|hwmon)\d+\Z")
 _ONE_WIRE = re.compile(r"(10|22|28|3b|42)-[0-9a-f]{12}\Z")
 
 W1_NAME = "w1_slave_temp"
-"""What the kernel calls the thermometers of 1-Wire among the others (w1_therm.c)."""
+"""The kernel's hwmon name for 1-Wire thermometers (w1_therm.c)."""
 
 _LOAD_IT = "is the kernel's driver loaded, and the overlay in config.txt?"
 
 
 class KernelDevice(msgspec.Struct, frozen=True):
-    """A device folder, and what it was when it was found."""
+    """A device folder, and its identity when it was found."""
 
     name: str
     device: str
@@ -47,7 +46,7 @@ class KernelDevice(msgspec.Struct, frozen=True):
     path: str
     """As the kernel lists it: "/sys/bus/iio/devices/iio:device0"."""
     folder: Path
-    """Where that is on this board."""
+    """The path of this folder on this board."""
 
     @property
     def kind(self) -> str:
@@ -55,7 +54,7 @@ class KernelDevice(msgspec.Struct, frozen=True):
         return self.name.partition("@")[0]
 
     def check(self) -> None:
-        """See that the folder is the same device still: numbers are given away again.
+        """Check that the folder is still the same device, because numbers are reused.
 
         Raises:
             SensorNotFound: the device has gone, or another one has taken its number.
@@ -71,7 +70,7 @@ class KernelDevice(msgspec.Struct, frozen=True):
 
 
 def kernel_devices(board: Board) -> list[KernelDevice]:
-    """Every IIO and hwmon device that measures something known here, IIO first."""
+    """Return every IIO and hwmon device that measures a known quantity, IIO first."""
     found: dict[tuple[str, str], KernelDevice] = {}
     for listed_in, pattern in _CLASSES:
         for folder in sorted(board.path(listed_in).glob(pattern)):
@@ -90,10 +89,10 @@ def kernel_devices(board: Board) -> list[KernelDevice]:
 
 
 def find_device(board: Board, name: str, device: str | None) -> KernelDevice:
-    """The one device of that name; `device` is its parent or its label, where there are more.
+    """Return the device of that name; `device`, its parent or label, selects one of several.
 
     Raises:
-        SensorNotFound: there is none, or more than one; the hint lists what there is.
+        SensorNotFound: zero or several devices match; the hint lists the existing ones.
     """
     there = kernel_devices(board)
     named = [d for d in there if name in (d.name, d.kind)]
@@ -113,9 +112,9 @@ def find_device(board: Board, name: str, device: str | None) -> KernelDevice:
 
 
 def one_wire_refusal(address: str) -> WrongDriver:
-    """Why a thermometer on 1-Wire is not read through such files.
+    """Return why a thermometer on 1-Wire is not read through these files.
 
-    The kernel shows there whatever the sensor holds: 85 °C that it has at power-on too.
+    There the kernel shows everything that the sensor holds, including its power-on value of 85 °C.
     """
     return WrongDriver(
         f"{address} is on 1-Wire, and these files tell no power-on value from a measured one",
@@ -124,10 +123,10 @@ def one_wire_refusal(address: str) -> WrongDriver:
 
 
 def refuse_unstable(board: Board, path: str) -> None:
-    """Refuse a path that may be another device's after a boot, or that another driver reads.
+    """Refuse a path that may belong to another device after a boot, or that another driver reads.
 
     Raises:
-        WrongDriver: it goes through a numbered folder whose device has a name; or is on 1-Wire.
+        WrongDriver: the path has a numbered folder whose device has a name; or is on 1-Wire.
     """
     real = Path(os.path.realpath(board.path(path)))
     for part in (*Path(path).parts, *real.parts):
@@ -147,7 +146,7 @@ def refuse_unstable(board: Board, path: str) -> None:
 
 
 def _line_for(board: Board, name: str, parent: str) -> str:
-    """The keys that find a device whatever its number is."""
+    """Return the configuration keys that find a device independently of its number."""
     alone = sum(device.name == name for device in kernel_devices(board)) <= 1
     return f'name = "{name}"' + ("" if alone else f' and device = "{parent}"')
 
@@ -157,7 +156,7 @@ def _listed(devices: list[KernelDevice]) -> str:
 
 
 def _text(file: Path) -> str:
-    """The one line of an attribute; empty if it is not there."""
+    """Return the one line of an attribute; "" if the file is missing."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -165,7 +164,7 @@ def _text(file: Path) -> str:
 
 
 def _parent(folder: Path) -> str:
-    """The device that a listed one sits on: hwmon has a link to it, IIO is a folder inside it."""
+    """Return a listed device's parent: hwmon has a link to it, an IIO folder is inside it."""
     try:
         return os.path.basename(os.readlink(folder / "device"))
     except OSError:

@@ -1,4 +1,4 @@
-"""A DHT11 or DHT22 by the kernel's driver (`dtoverlay=dht11`), asked as the sensor needs it."""
+"""A DHT11 or DHT22 through the kernel's driver (`dtoverlay=dht11`), at the sensor's pace."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from drivers.kernel_values import read_number
 __all__ = ["DHT_KIND", "MEMORY_S", "KernelDht", "find_dht"]
 
 DHT_KIND = "dht11"
-"""The kernel's name for either of them."""
+"""The kernel's name for both models."""
 MEMORY_S = 4.0
-"""A DHT that was asked longer ago than this would answer with too old a measurement."""
+"""A DHT that was last asked longer ago than this answers with an outdated measurement."""
 
 _WIRING = "check 3V3, the data wire, the pull-up, and gpiopin of the overlay"
 
 
 def find_dht(board: Board, pin: int) -> KernelDevice:
-    """The kernel's DHT on a GPIO: another one's value must not be taken for this one's.
+    """Return the kernel's DHT on a GPIO: the value of another DHT must not be used.
 
     Raises:
-        SensorNotFound: there is none.
+        SensorNotFound: the kernel does not have a DHT on the GPIO.
     """
     there = [device for device in kernel_devices(board) if device.kind == DHT_KIND]
     for device in there:
@@ -37,7 +37,7 @@ def find_dht(board: Board, pin: int) -> KernelDevice:
 
 
 def _gpio_of(device: KernelDevice) -> int | None:
-    """The pin in a device's node: three cells, the second its number (gpio.txt, brcm,bcm2835)."""
+    """Return the pin in a device's node: the second of three cells (gpio.txt, brcm,bcm2835)."""
     node = device.folder.resolve().parent / "of_node"
     try:
         cells = (node / "gpios").read_bytes()
@@ -47,12 +47,12 @@ def _gpio_of(device: KernelDevice) -> int | None:
 
 
 class KernelDht:
-    """A DHT11 or DHT22 by `dtoverlay=dht11` (kernel drivers/iio/humidity/dht11.c).
+    """A DHT11 or DHT22 with `dtoverlay=dht11` (kernel drivers/iio/humidity/dht11.c).
 
     The kernel asks the sensor when a file is read, keeps a good answer for 2 s, and fails with
-    ETIMEDOUT for missing edges or EIO for a wrong frame. Hence 2.1 s from one reading to the
-    next: earlier, a good answer would be an old one, and after a failure the sensor would be
-    asked more often than it can measure.
+    ETIMEDOUT for missing edges or EIO for a wrong frame. Hence readings are 2.1 s apart: earlier, a
+    good answer would be an old one, and after a failure the sensor would be asked more often than
+    it can measure.
     """
 
     channels = (Channel("temperature", "°C", (-40.0, 80.0), 1), HUMIDITY)
@@ -63,13 +63,13 @@ class KernelDht:
         self._board = board
         self._next_s = -math.inf
         self._answered_s = -math.inf
-        """When it was asked last and answered."""
+        """When the sensor last answered."""
 
     def read(self) -> Measurement:
-        """Temperature (°C) and humidity (%), measured not longer ago than `MEMORY_S`.
+        """Return temperature (°C) and humidity (%), measured at most `MEMORY_S` ago.
 
-        The sensor answers with what it measured when it was asked before (AM2302 datasheet,
-        "Single-bus"), so one that was not asked for a while is asked twice.
+        The sensor answers with its previous measurement (AM2302 datasheet, "Single-bus"), so a
+        sensor that was not asked for a while is asked twice.
 
         Raises:
             SensorError: as by `ask`.
@@ -79,10 +79,10 @@ class KernelDht:
         return self.ask()
 
     def ask(self) -> Measurement:
-        """Temperature (°C) and humidity (%) of one transmission.
+        """Return temperature (°C) and humidity (%) from one transmission.
 
         Raises:
-            SensorNotFound, BadFrame: no answer, or a damaged one.
+            SensorNotFound, BadFrame: the answer is missing or damaged.
             ImplausibleValue: a frame of zeros, which the kernel takes for 0 °C and 0 %, or a
                 value outside the sensor's range.
         """
@@ -93,8 +93,8 @@ class KernelDht:
         self._board.path(self._device.path)
         self._device.check()
         try:
-            # The second one comes from the first one's transmission; if that has failed, it
-            # must not be tried.
+            # The second value comes from the first one's transmission, so it must not be read
+            # if the first has failed.
             millidegrees = read_number(self._device.folder / "in_temp_input")
             millipercent = read_number(self._device.folder / "in_humidityrelative_input")
         except OSError as error:
@@ -105,16 +105,16 @@ class KernelDht:
                 raise BadFrame(f"{self._device}: a damaged frame", hint) from error
             raise as_sensor_error(error, str(self._device), _WIRING) from error
         finally:
-            # From the end: that is where the kernel's 2 s begin.
+            # Counted from the end, where the kernel's 2 s begin.
             self._next_s = clock.monotonic() + self.SPACING_S
         if millidegrees == 0 and millipercent == 0:
             raise ImplausibleValue(f"{self._device}: a frame of zeros", "the line is held low")
         self._answered_s = began_s
-        # The kernel takes the magnitude of a DHT22's temperature for what it says.
+        # The kernel always reads a DHT22's temperature as sign and magnitude.
         millidegrees = 100 * signed_tenths(millidegrees / 100)
         measurement = {"temperature": millidegrees / 1000, "humidity": millipercent / 1000}
         hint = "noise on the line; shorten the wire or lower the pull-up"
         return refuse_implausible(measurement, self.channels, where=str(self._device), hint=hint)
 
     def close(self) -> None:
-        """Nothing stays open between readings."""
+        """Do nothing: nothing stays open between readings."""

@@ -24,8 +24,8 @@ class Sysfs:
     def read(self) -> Measurement:
         """Read every file; humidity in %, pressure in hPa, CO2 in ppm.
 
-        A channel whose own probe is broken, or says what cannot be, is left out, as long as
-        another one is not.
+        A channel whose own probe is broken, or gives an impossible value, is left out, unless all
+        of them are.
         """
         self._board.path(self._path)
         measurement: Measurement = {}
@@ -51,4 +51,4 @@ class Sysfs:
         return measurement
 
     def close(self) -> None:
-        """Nothing stays open between readings."""
+        """Do nothing: nothing stays open between readings."""

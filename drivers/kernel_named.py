@@ -1,8 +1,8 @@
-"""A device of the kernel's, found by its name: what `drivers.sysfs` opens where no path is given.
+"""A kernel device found by its name, which `drivers.sysfs` opens if a path is not given.
 
-The number of a device may be given to another one while the node runs (a driver is loaded anew,
-an I2C bus is bound again), so each reading looks at the name first. The DHT has rules of its own
-(`drivers.kernel_dht`).
+A device's number may pass to another device while the node runs (a driver is reloaded, an I2C bus
+is bound again), so each reading checks the name first. `drivers.kernel_dht` has special rules for
+the DHT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from drivers.kernel_values import quantities_of, scaled
 
 __all__ = ["Named", "named_devices", "open_named"]
 
-# The kernel shows these a second time: the `cpu` driver and `ds18b20` read them.
+# The drivers `cpu` and `ds18b20` read these; the kernel lists them here a second time.
 _READ_BY_OTHERS = ("cpu_thermal", W1_NAME)
 
 
@@ -33,8 +33,8 @@ def open_named(
     """Open the IIO or hwmon device of that name; `scale` as in `scaled`.
 
     Raises:
-        SensorNotFound: there is none, or more than one and `device` does not say which.
-        WrongDriver: it is on 1-Wire; or a DHT, whose scale is known.
+        SensorNotFound: zero devices match, or several and `device` does not select one.
+        WrongDriver: the device is on 1-Wire; or it is a DHT, whose scale is known.
     """
     found = find_device(board, name, device)
     if found.name == W1_NAME:
@@ -47,7 +47,7 @@ def open_named(
 
 
 def named_devices(board: Board) -> list[dict[str, str | int]]:
-    """The options `name`, and `device` where several have that name, of each device there is."""
+    """Return the options of each device: `name`, and `device` if several share the name."""
     there = [d for d in kernel_devices(board) if d.name not in _READ_BY_OTHERS]
     options: list[dict[str, str | int]] = []
     for device in there:
@@ -66,7 +66,7 @@ class Named(Sysfs):
         self._device = device
 
     def read(self) -> Measurement:
-        """Read every file of the device, if it is the same one still."""
+        """Read every file of the device, if it is still the same one."""
         self._board.path(self._device.path)
         self._device.check()
         return super().read()

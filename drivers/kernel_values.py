@@ -1,12 +1,12 @@
-"""What the files of an IIO or hwmon device folder mean, by the kernel's ABI documents.
+"""The meaning of the files in an IIO or hwmon device folder, by the kernel's ABI documents.
 
 Documentation/ABI/testing/sysfs-bus-iio: temperature in m°C, relative humidity in m%, pressure in
 kPa, concentration in %. An `_input` file is a finished value; a `_raw` one becomes
-`(raw + offset) * scale`, with attributes of the channel's own, of all channels of its type, or of
-the device. Documentation/hwmon/sysfs-interface.rst: temperature in m°C, humidity in m%, and
-beside a value `_fault` (1: open or shorted) and `_label`. Some drivers scale to °C all the same.
+`(raw + offset) * scale`, with attributes of the channel, of all channels of its type, or of the
+device. Documentation/hwmon/sysfs-interface.rst: temperature in m°C, humidity in m%, and a value may
+have `_fault` (1: open or shorted) and `_label`. Some drivers scale to °C against these documents.
 
-Used by `drivers.sysfs` and by those who look for devices; holds nothing.
+Used by `drivers.sysfs` and by scans; does not keep any state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from drivers.errors import BadFrame, SensorFault
 
 __all__ = ["KERNEL_TEMPERATURE", "Quantity", "quantities_of", "read_number", "scaled"]
 
-# Anything the kernel may drive, a thermocouple in a kiln included.
+# Anything that the kernel may drive, a thermocouple in a kiln included.
 KERNEL_TEMPERATURE = Channel("temperature", "°C", (-273.15, 2000.0), 2)
 
 _IIO_FILE = (
@@ -39,18 +39,18 @@ _KINDS = {
     "pressure": (PRESSURE, 10.0),
     "concentration": (CO2, 1e4),
 }
-# Drivers that scale a raw temperature to °C, and not to m°C, unless their scale is a thousand times
-# as large: drivers/iio/pressure/mpl3115.c, drivers/iio/accel/sca3000.c, and ST's own of the motion
+# Drivers that scale a raw temperature to °C, not to m°C, unless their scale is a thousand times as
+# large: drivers/iio/pressure/mpl3115.c, drivers/iio/accel/sca3000.c, and ST's drivers for motion
 # sensors (STMems_Linux_IIO_drivers issue 10).
 _SCALES_TO_CELSIUS = re.compile(r"mpl3115|sca3000_|[ai]sm330|lsm6d|iis3d")
-# 16 bits of that come to 16 °C, in m°C: no thermometer has so small a step.
+# With this step in m°C, 16 bits would only cover 16 °C: thermometers have larger steps.
 _TOO_FINE_FOR_MILLIDEGREES = 0.25
-# Of a thermocouple or RTD: ABI/testing/sysfs-bus-iio-temperature-max31856, -max31865.
+# Faults of a thermocouple or RTD: ABI/testing/sysfs-bus-iio-temperature-max31856, -max31865.
 _PROBE_FAULTS = ("fault_oc", "fault_ovuv")
 
 
 class Quantity(msgspec.Struct, frozen=True):
-    """One channel of a folder: the file, and how its number becomes the channel's value."""
+    """One channel of a folder: the file, and how to convert its number to the channel's value."""
 
     channel: Channel
     file: Path
@@ -59,13 +59,13 @@ class Quantity(msgspec.Struct, frozen=True):
     offset_file: Path | None = None
     fault_files: tuple[Path, ...] = ()
     in_doubt: bool = False
-    """Whether `factor` may be wrong: by its scale the file is in °C, by the ABI in m°C."""
+    """Whether `factor` may be wrong: the scale suggests °C, but the ABI says m°C."""
 
     def value(self) -> float:
-        """The channel's value in its unit.
+        """Return the channel's value in its unit.
 
         Raises:
-            SensorFault: a fault file of the device says 1, or its unit cannot be told.
+            SensorFault: a fault file of the device says 1, or its unit is unknown.
             OSError, BadFrame: a file cannot be read as a number.
         """
         for fault_file in self.fault_files:
@@ -85,20 +85,20 @@ class Quantity(msgspec.Struct, frozen=True):
 
 
 def read_number(file: Path) -> float:
-    """The number in an attribute file.
+    """Return the number in an attribute file.
 
     Raises:
-        OSError: it cannot be read.
-        BadFrame: it holds no number.
+        OSError: the file cannot be read.
+        BadFrame: the content is not a number.
     """
-    # A text stream would take five system calls more, and twice the time of all the rest.
+    # A text stream would need five more system calls, and twice the time of all the rest.
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = os.read(descriptor, 64)
     finally:
         os.close(descriptor)
     try:
-        if b"_" in content:  # Python's 21_500 is no number of the kernel's
+        if b"_" in content:  # the kernel does not write 21_500, which Python would accept
             raise ValueError
         return float(content)
     except ValueError:
@@ -108,7 +108,7 @@ def read_number(file: Path) -> float:
 
 
 def quantities_of(folder: Path) -> tuple[Quantity, ...]:
-    """What an IIO or hwmon folder measures, each channel under a name of its own."""
+    """Return the quantities of an IIO or hwmon folder, each channel with a unique name."""
     named: dict[str, Quantity] = {}
     for place, quantity in _finished_first(folder).items():
         name = quantity.channel.name
@@ -121,7 +121,7 @@ def quantities_of(folder: Path) -> tuple[Quantity, ...]:
 
 
 def scaled(quantities: tuple[Quantity, ...], scale: float | None) -> tuple[Quantity, ...]:
-    """The quantities; `scale` is what one of a temperature is in °C, where the user says it."""
+    """Return the quantities; `scale`, if the user gives it, is the °C of one temperature count."""
     if scale is None:
         return quantities
     return tuple(
@@ -133,7 +133,7 @@ def scaled(quantities: tuple[Quantity, ...], scale: float | None) -> tuple[Quant
 
 
 def _finished_first(folder: Path) -> dict[str, Quantity]:
-    """Kind, index and modifier of each channel -> its finished value, or else its raw one."""
+    """Map each channel's kind, index and modifier to its finished value, else to its raw one."""
     quantities: dict[str, Quantity] = {}
     for file in sorted(folder.glob("*_input")) + sorted(folder.glob("in_*_raw")):
         if match := re.fullmatch(_IIO_FILE, file.name):
@@ -157,7 +157,7 @@ def _iio_quantity(folder: Path, file: Path, match: re.Match[str]) -> Quantity:
     fault_files = tuple(_those_there(folder, faults))
     if match["form"] == "input":
         return Quantity(channel, file, factor, fault_files=fault_files)
-    # From the channel's own to those it shares (drivers/iio/industrialio-core.c names them so).
+    # From the channel's own to the shared ones (naming: drivers/iio/industrialio-core.c).
     prefixes = (f"{own}_", f"{kind}{modifier}_", f"{kind}_", "in_", "")
     scale_file = next(_those_there(folder, (f"{prefix}scale" for prefix in prefixes)), None)
     in_doubt = False
@@ -175,12 +175,12 @@ def _iio_quantity(folder: Path, file: Path, match: re.Match[str]) -> Quantity:
 
 
 def _temperature_factor(folder: Path, scale_file: Path) -> tuple[float, bool]:
-    """What turns a scaled number into °C, and whether that is in doubt."""
+    """Return the factor from a scaled number to °C, and whether the factor is in doubt."""
     usual = _KINDS["temp"][1]
     try:
         scale = abs(read_number(scale_file))
         name = (folder / "name").read_text(encoding="utf-8", errors="replace")
-    except (OSError, BadFrame):  # its reading will tell
+    except (OSError, BadFrame):  # the reading will report it
         return usual, False
     if scale < 1 and _SCALES_TO_CELSIUS.match(name):
         return 1.0, False
@@ -204,7 +204,7 @@ def _those_there(folder: Path, names: Iterable[str]) -> Iterator[Path]:
 
 
 def _labelled(base: Channel, label_file: Path, *, otherwise: str) -> Channel:
-    """`base` named for the label, where there is one that can be part of a name."""
+    """Return `base`, named after its label if that can be part of a name."""
     name = otherwise
     if label_file.exists():
         label = label_file.read_text(encoding="utf-8", errors="replace").lower()
