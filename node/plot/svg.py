@@ -69,7 +69,7 @@ def render(plot: Plot) -> str:
     area = _Area(plot)
     parts = [
         f'<svg class="plot" viewBox="0 0 {plot.width} {plot.height}" role="img" '
-        f'aria-labelledby="{plot.key}-t {plot.key}-d">'
+        f'aria-labelledby="{plot.key}-t {plot.key}-d"{_scales(plot, area)}>'
         f'<title id="{plot.key}-t">{esc(plot.title)}</title>'
         f'<desc id="{plot.key}-d">{esc(described(plot))}</desc>'
     ]
@@ -84,6 +84,23 @@ def render(plot: Plot) -> str:
         )
     parts.append("</svg>")
     return "".join(parts)
+
+
+def _scales(plot: Plot, area: _Area) -> str:
+    """What a script needs to say the value under the pointer."""
+    scales = {
+        "left": area.left,
+        "right": plot.width - _RIGHT,
+        "top": _TOP,
+        "floor": area.floor,
+        "low": f"{area.values.low:.7g}",
+        "high": f"{area.values.high:.7g}",
+        "start": plot.start_ms,
+        "end": plot.end_ms,
+        "decimals": plot.decimals,
+        "unit": esc(plot.unit),
+    }
+    return "".join(f' data-{name}="{value}"' for name, value in scales.items())
 
 
 def described(plot: Plot) -> str:

@@ -12,7 +12,8 @@ import msgspec
 
 from node.plot.buckets import SPANS, Span
 from node.plot.svg import Plot, render
-from node.plot.text import age_text, esc, label_of, slug
+from node.plot.text import age_text, esc, label_of, number_text, slug
+from node.plot.times import LocalZone
 from node.system.terminal import count
 from node.web.page_facts import counts_of, events_section, footer_of, node_section
 from node.web.view import ChannelView, NodeView, SensorView
@@ -52,6 +53,8 @@ def plot_of(
         gap_ms=sensor.gap_ms + span.width_ms,
         decimals=channel.decimals,
         marks=sensor.sensor.marks if sensor.sensor else (),
+        # Midnight is where it is for the node; the script writes the times of the reader.
+        zone=LocalZone(),
         width=560 if large else 360,
         height=180 if large else 120,
     )
@@ -102,7 +105,7 @@ def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
         f'<article class="card wide" data-sensor="{esc(sensor.id)}">',
         _card_head(sensor, linked=False),
         _card_error(sensor),
-        "".join(_reading(channel) for channel in sensor.channels),
+        "".join(_reading(channel, now_ms) for channel in sensor.channels),
     ]
     for channel in sensor.channels:
         body.append(f"<h3>{esc(label_of(channel.name))}, {esc(channel.unit)}</h3>")
@@ -191,7 +194,7 @@ def _card(sensor: SensorView, span: Span, now_ms: int) -> str:
         _card_error(sensor),
     ]
     for channel in sensor.channels:
-        parts.append(_reading(channel))
+        parts.append(_reading(channel, now_ms))
         parts.append(render(plot_of(sensor, channel, span, now_ms)))
     if not sensor.channels:
         parts.append('<p class="empty">no readings lately</p>')
@@ -221,11 +224,22 @@ def _card_error(sensor: SensorView) -> str:
     return f'<p class="error">{esc(sensor.health.last_error)}</p>'
 
 
-def _reading(channel: ChannelView) -> str:
+def _reading(channel: ChannelView, now_ms: int) -> str:
     old = "" if channel.current else " old"
     last = "" if channel.current else '<span class="note">last value</span>'
     return (
         f'<div class="reading{old}" data-channel="{esc(channel.name)}">'
         f'<span class="label">{esc(label_of(channel.name))}</span>{last}'
-        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span></div>'
+        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span>'
+        f"{_day_of(channel, now_ms)}</div>"
     )
+
+
+def _day_of(channel: ChannelView, now_ms: int) -> str:
+    """The lowest and the highest value of the last 24 hours."""
+    buckets = channel.channel.buckets.of(SPANS["day"], now_ms)
+    if not buckets:
+        return ""
+    low = number_text(min(bucket.low for bucket in buckets), channel.decimals)
+    high = number_text(max(bucket.high for bucket in buckets), channel.decimals)
+    return f'<span class="range">24 h: {low} to {high}</span>'

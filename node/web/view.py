@@ -63,7 +63,7 @@ class SensorView(msgspec.Struct, frozen=True):
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """The node, and all its sensors by name."""
+    """The node, and all its sensors in the order of the configuration."""
 
     name: str
     state: str

@@ -9,13 +9,27 @@ let wholeAt = Date.now();
 let seenAt = performance.now();
 let signature = null;
 
+function timeOfDay(at) {
+  return String(at.getHours()).padStart(2, "0") + ":" + String(at.getMinutes()).padStart(2, "0");
+}
+
+function dayOf(at) {
+  return at.toLocaleDateString("en", { day: "numeric", month: "short" });
+}
+
 function localTimes(root) {
-  for (const text of root.querySelectorAll("text[data-ms]")) {
-    const at = new Date(Number(text.dataset.ms));
-    const midnight = at.getHours() === 0 && at.getMinutes() === 0;
-    text.textContent = midnight
-      ? at.toLocaleDateString("en", { day: "numeric", month: "short" })
-      : String(at.getHours()).padStart(2, "0") + ":" + String(at.getMinutes()).padStart(2, "0");
+  for (const plot of root.querySelectorAll(".plot")) {
+    const texts = [...plot.querySelectorAll("text[data-ms]")];
+    const times = texts.map((text) => new Date(Number(text.dataset.ms)));
+    const midnight = (at) => at.getHours() === 0 && at.getMinutes() === 0;
+    const severalDays = times.length > 1 && dayOf(times[0]) !== dayOf(times[times.length - 1]);
+    const hasMidnight = times.some(midnight);
+    texts.forEach((text, index) => {
+      // Somewhere else midnight is between two times: the first one of a day is its date.
+      const first = index > 0 && dayOf(times[index]) !== dayOf(times[index - 1]);
+      const date = midnight(times[index]) || (severalDays && !hasMidnight && first);
+      text.textContent = date ? dayOf(times[index]) : timeOfDay(times[index]);
+    });
   }
   const two = (number) => String(number).padStart(2, "0");
   for (const time of root.querySelectorAll("time[datetime]")) {
@@ -28,6 +42,46 @@ function localTimes(root) {
   if (zone) {
     zone.textContent = "Times are those of " + Intl.DateTimeFormat().resolvedOptions().timeZone;
   }
+}
+
+// The value under the pointer: what the line shows there, within the width of its stroke.
+function pointsOf(plot) {
+  const points = [];
+  for (const line of plot.querySelectorAll(".line")) {
+    for (const pair of line.getAttribute("d").slice(1).split("L")) {
+      points.push(pair.split(" ").map(Number));
+    }
+  }
+  for (const dot of plot.querySelectorAll(".dot")) {
+    points.push([Number(dot.getAttribute("cx")), Number(dot.getAttribute("cy"))]);
+  }
+  return points;
+}
+
+function showValueAt(event) {
+  const plot = event.target.closest && event.target.closest(".plot");
+  for (const old of document.querySelectorAll(".plot .hover, .plot .at")) old.remove();
+  if (!plot || event.type === "pointerleave" || !plot.dataset.top) return;
+  const box = plot.viewBox.baseVal;
+  const across = ((event.clientX - plot.getBoundingClientRect().left)
+    / plot.getBoundingClientRect().width) * box.width;
+  let nearest = null;
+  for (const point of pointsOf(plot)) {
+    if (!nearest || Math.abs(point[0] - across) < Math.abs(nearest[0] - across)) nearest = point;
+  }
+  if (!nearest || Math.abs(nearest[0] - across) > 12) return;
+  const [x, y] = nearest;
+  const { left, right, top, floor, low, high, start, end, decimals, unit } = plot.dataset;
+  const value = Number(low) + ((floor - y) / (floor - top)) * (high - low);
+  const at = new Date(Number(start) + ((x - left) / (right - left)) * (end - start));
+  const made = (name, attributes) => {
+    const part = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, text] of Object.entries(attributes)) part.setAttribute(key, text);
+    return plot.appendChild(part);
+  };
+  made("path", { class: "at", d: `M${x} ${top}V${floor}` });
+  const text = made("text", { class: "hover", x: right, y: Number(top) + 6 });
+  text.textContent = `${dayOf(at)} ${timeOfDay(at)}  ${value.toFixed(decimals)} ${unit}`;
 }
 
 function ageText(seconds) {
@@ -138,5 +192,8 @@ async function go() {
 
 localTimes(document);
 setInterval(showAges, 1000);
+document.addEventListener("pointermove", showValueAt);
+document.addEventListener("pointerdown", showValueAt);
+document.documentElement.addEventListener("pointerleave", showValueAt);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 go();
