@@ -14,7 +14,7 @@ function timeOfDay(at) {
 }
 
 function dayOf(at) {
-  return at.toLocaleDateString("en", { day: "numeric", month: "short" });
+  return at.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
 }
 
 function localTimes(root) {
