@@ -31,7 +31,7 @@ from drivers.chip_reads import aht_frames, smbus_thermometer
 from drivers.chip_row import ChipOption, ChipRow, Mark, Reads, Witness
 from drivers.dht_frame import signed_tenths
 
-__all__ = ["ASIDE", "CATALOGUE"]
+__all__ = ["CATALOGUE"]
 
 
 def _celsius(
@@ -1121,6 +1121,3 @@ CATALOGUE: tuple[ChipRow, ...] = (
     *_PROBES,
     *_ASIDE,
 )
-
-ASIDE = frozenset({*(row.name for row in _ASIDE), "ds3231", "emc2101"})
-"""Chips for another purpose, that have a thermometer for themselves."""

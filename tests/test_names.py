@@ -251,17 +251,6 @@ def test_drivers_looks_a_word_up_in_names_aliases_and_summaries(word, listed):
     assert set(listed) <= {info["name"] for info in json.loads(as_json.stdout)}
 
 
-def test_chips_for_another_purpose_are_listed_apart():
-    thermometers, others = run("drivers").stdout.split("\n\n")
-    names = [line.split()[0] for line in others.splitlines()[1:]]
-    assert {"mpu6050", "ina228", "bno055", "ds3231"} <= set(names)
-    assert "dht22 " in thermometers
-    assert not any(f"{name} " in thermometers for name in names)
-    assert {*names} | {line.split()[0] for line in thermometers.splitlines()[1:]} == {
-        *driver_names()
-    }
-
-
 def test_drivers_shows_the_driver_of_an_alias_in_full():
     done = run("drivers", "AM2302")
     assert done.returncode == 0

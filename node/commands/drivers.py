@@ -120,14 +120,8 @@ def _print_list(infos: list[DriverInfo], *, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode([_as_json(info) for info in infos]).decode())
     else:
-        from drivers.catalogue import ASIDE
-
-        rows = [(info.name, info.summary) for info in infos if info.name not in ASIDE]
-        aside = [(info.name, info.summary) for info in infos if info.name in ASIDE]
-        parts = [table([("DRIVER", "WHAT IT READS"), *rows])] if rows else []
-        if aside:
-            parts.append(table([("DRIVER", "CHIPS FOR ANOTHER PURPOSE"), *aside]))
-        print("\n\n".join(parts))
+        rows = [(info.name, info.summary) for info in infos]
+        print(table([("DRIVER", "WHAT IT READS"), *rows]))
 
 
 def _print_markdown(name: str) -> int:
