@@ -45,8 +45,7 @@ kept there: the node says what is wrong, in its log, in health and on the LED, a
     },
     exit_codes={
         0: "ended by a signal, or by the command restart over MQTT",
-        1: "another node uses the state directory, or has left readings of real hardware there "
-        "where these are simulated, or the other way round",
+        1: "the state directory is another node's, or of the other kind of hardware",
     },
 )
 
