@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 from support import (
     CONNECT,
     PUBLISH,
+    SENSOR_NODE,
     Mosquitto,
+    NodeProcess,
     ScriptedBroker,
     dead_letters,
+    ledger_in,
     published_topic,
     sysfs_config,
     wait_until,
@@ -124,3 +128,37 @@ def test_an_acl_that_is_mended_has_cost_no_reading(
         assert json.loads(subscriber.on("sensors/test/history")[0])["stream"]
     finally:
         mosquitto.stop()
+
+
+def resend(node: NodeProcess, config: str) -> subprocess.CompletedProcess[str]:
+    node.config.write_text(config)
+    command = [SENSOR_NODE, "resend", "--config", str(node.config)]
+    command += ["--state-dir", str(node.state_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_dead_letters_are_sent_again_by_hand(start_node, temperature_file):
+    """And are none any more once the broker has taken them; not while the node runs."""
+    broker = Throttle(0x99, "/history")
+    config = sysfs_config(broker.broker.port, {"s": temperature_file}, interval="0.2s")
+    config += '\n[outbox]\nhistory_interval = "0.2s"\n'
+    node = start_node(config)
+    wait_until(lambda: len(broker.refused) >= 3)
+    running = resend(node, config)
+    assert running.returncode == 1
+    assert "another sensor-node" in running.stderr
+    node.terminate()
+    letters = dead_letters(node.state_dir)
+    again = resend(node, config)
+    assert again.returncode == 1
+    assert "was refused again: Payload format invalid" in again.stderr
+    assert dead_letters(node.state_dir) == letters
+    broker.refusing = False
+    done = resend(node, config)
+    assert (done.returncode, done.stderr) == (0, "")
+    payloads = [body for body in broker.taken["sensors/test/history"] if b"readings" in body]
+    assert len(payloads) == len(letters)
+    assert all(any(letter[1] in body for body in payloads) for letter in letters)
+    assert dead_letters(node.state_dir) == []
+    assert ledger_in(node.state_dir).dead_letters == 0
+    assert resend(node, config).stdout == "the broker has refused no history\n"

@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": "look for what is wrong, from the broker to the buses, and say what to do",
     "status": "show what the node on this machine knows",
     "watch": "show what the nodes at the broker publish",
+    "resend": "send again what the broker once refused",
     "forget": "remove what a node that is gone has left at the broker",
     "web": "serve the status page of the node on this machine",
     "plot": "draw the readings of a sensor, as SVG",

@@ -1,12 +1,13 @@
-"""What a node that is gone has left at the broker: finds it, and removes it.
+"""Visits to the broker in the foreground: a client of its own, that waits for it alone.
 
-A client of its own, in the foreground: it waits for the broker, and for nothing else.
+`Visit` publishes messages; `Leftovers` finds and removes what a node that is gone has left.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from node.config.schema import MqttTable
@@ -15,7 +16,7 @@ from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, Arrived, BrokerEvent, Outgoing, Subscribed, Subscription
 from node.system.clock import SystemClock
 
-__all__ = ["Leftovers", "NoBroker"]
+__all__ = ["Leftovers", "NoBroker", "Visit"]
 
 CONNECT_S = 20.0
 ANSWER_S = 10.0
@@ -28,13 +29,13 @@ class NoBroker(Exception):
     """The broker cannot be reached, or does not answer; the text says why."""
 
 
-class Leftovers:
-    """A connection that looks for what is retained on some topics, and empties them."""
+class Visit:
+    """One connection to the broker."""
 
     def __init__(
-        self, mqtt: MqttTable, tls_context: Any, client_id: str, filters: Collection[str]
+        self, mqtt: MqttTable, tls_context: Any, client_id: str, filters: Collection[str] = ()
     ) -> None:
-        self._filters = filters
+        """`filters` are subscribed to on connecting."""
         self._retained: dict[str, bytes] = {}
         self._events: EventQueue[BrokerEvent] = EventQueue()
         self._link = BrokerConnection(
@@ -46,48 +47,41 @@ class Leftovers:
             subscribe=tuple(map(Subscription, filters)),
         )
 
-    def find(self) -> dict[str, bytes]:
-        """Connect; return what the broker has retained, topic by topic.
+    def begin(self) -> None:
+        """Connect.
 
         Raises:
-            NoBroker: it does not let us in, or does not answer.
+            NoBroker: the broker does not let us in, or does not answer.
         """
         self._link.start()
         self._wait(CONNECT_S, lambda event: self._link.follow(event) is Change.UP)
-        self._link.listen_also([next(iter(self._filters))])
-        self._wait(ANSWER_S, lambda event: isinstance(event, Subscribed))
-        quiet_at_s = time.monotonic() + QUIET_S
-        while (left_s := quiet_at_s - time.monotonic()) > 0:
-            for event in self._events.wait(left_s):
-                self._note(event)
-        return self._retained
 
-    def remove(self, topics: Collection[str]) -> dict[str, str]:
-        """Empty topics; return topic -> why, of those that the broker refuses.
+    def publish(self, messages: Sequence[Outgoing]) -> dict[int, str]:
+        """Publish messages; return index -> why, of those that the broker refuses.
 
         Raises:
             NoBroker: it does not answer.
         """
-        refused: dict[str, str] = {}
-        waiting = list(topics)
-        topic_of: dict[int, str] = {}
+        refused: dict[int, str] = {}
+        waiting = deque(enumerate(messages))
+        index_of: dict[int, int] = {}
 
         def is_done(event: BrokerEvent) -> bool:
-            if isinstance(event, Acknowledged) and event.message_id in topic_of:
-                topic = topic_of.pop(event.message_id)
+            if isinstance(event, Acknowledged) and event.message_id in index_of:
+                index = index_of.pop(event.message_id)
                 if event.refused is not None:
-                    refused[topic] = event.refused.name
+                    refused[index] = event.refused.name
             send()
-            return not topic_of
+            return not index_of
 
         def send() -> None:
-            while waiting and len(topic_of) < min(_AT_ONCE, self._link.window):
-                topic = waiting.pop(0)
-                topic_of[self._link.publish(Outgoing(topic, b""))] = topic
+            while waiting and len(index_of) < min(_AT_ONCE, self._link.window):
+                index, message = waiting.popleft()
+                index_of[self._link.publish(message)] = index
             self._link.send()
 
         send()
-        if topic_of:
+        if index_of:
             self._wait(ANSWER_S, is_done)
         return refused
 
@@ -123,3 +117,38 @@ class Leftovers:
             if was_up and not self._link.connected:
                 break
         raise NoBroker(self._link.described if not self._link.connected else "no answer in time")
+
+
+class Leftovers(Visit):
+    """Looks for what is retained on some topics, and empties them."""
+
+    def __init__(
+        self, mqtt: MqttTable, tls_context: Any, client_id: str, filters: Collection[str]
+    ) -> None:
+        super().__init__(mqtt, tls_context, client_id, filters)
+        self._filters = filters
+
+    def find(self) -> dict[str, bytes]:
+        """Connect; return what the broker has retained, topic by topic.
+
+        Raises:
+            NoBroker: it does not let us in, or does not answer.
+        """
+        self.begin()
+        self._link.listen_also([next(iter(self._filters))])
+        self._wait(ANSWER_S, lambda event: isinstance(event, Subscribed))
+        quiet_at_s = time.monotonic() + QUIET_S
+        while (left_s := quiet_at_s - time.monotonic()) > 0:
+            for event in self._events.wait(left_s):
+                self._note(event)
+        return self._retained
+
+    def remove(self, topics: Collection[str]) -> dict[str, str]:
+        """Empty topics; return topic -> why, of those that the broker refuses.
+
+        Raises:
+            NoBroker: it does not answer.
+        """
+        names = list(topics)
+        refused = self.publish([Outgoing(topic, b"") for topic in names])
+        return {names[index]: why for index, why in refused.items()}

@@ -453,6 +453,21 @@ class OutboxFile:
         """Every sensor that has, or had, a reading here."""
         return {layout.sensor for layout in self._layouts.values()}
 
+    def dead_letters(self) -> list[tuple[int, DeadLetter]]:
+        """Return what the broker would not take, each with its number, oldest first."""
+        rows = self._db.execute(
+            "SELECT id, utc_ms, topic, payload, reason FROM dead_letter ORDER BY id"
+        )
+        return [(number, DeadLetter(*letter)) for number, *letter in rows]
+
+    def remove_dead_letters(self, numbers: Sequence[int]) -> None:
+        """Remove messages that the broker has by now, and count them no more."""
+        with self._transaction():
+            for number in numbers:
+                self._db.execute("DELETE FROM dead_letter WHERE id = ?", (number,))
+            self.ledger.dead_letters = max(0, self.ledger.dead_letters - len(numbers))
+            self._write_ledger(self.stream, self.ledger)
+
     def newest_readings(self, count: int) -> list[Reading]:
         """About the last `count` readings, newest last."""
         return self.readings_after(max(0, self.ledger.last_seq - count), count)
