@@ -32,6 +32,7 @@ def board(tmp_path: Path) -> RootedBoard:
     for name in ("i2c-1", "spidev0.0", "gpiochip0"):
         write(made, f"/dev/{name}")
     made.path("/sys/bus/w1/devices/w1_bus_master1").mkdir(parents=True)
+    write(made, "/boot/firmware/config.txt", "dtoverlay=w1-gpio\n")
     return made
 
 
@@ -80,6 +81,10 @@ def test_the_pin_of_1_wire_is_that_of_the_overlay(tmp_path, board):
     # Also without a sensor on it: the kernel holds the pin all the same.
     (note,) = noted(tmp_path, on_17, board)
     assert "which config.txt switches on" in note
+    write(board, "/boot/firmware/config.txt", "")
+    # A master on USB or I2C (DS9490R, DS2482) has no pin.
+    assert noted(tmp_path, DHT + PROBE, board) == []
+    write(board, "/boot/firmware/config.txt", "dtoverlay=w1-gpio,gpiopin=17\n")
     gpios = board.path("/proc/device-tree/onewire@16")
     gpios.mkdir(parents=True)
     (gpios / "gpios").write_bytes(struct.pack(">III", 7, 22, 0))

@@ -143,8 +143,8 @@ def pins_on_one_wire(config: Config, board: Board) -> Iterator[Obstacle]:
     pins = one_wire_pins(board)
     sensors = [sensor.id for sensor in config.sensors if sensor.options.bus() == "w1"]
     whose = f"which {', '.join(sensors)} needs" if sensors else "which config.txt switches on"
-    if sensors and not pins:
-        pins = {_ONE_WIRE_PIN}
+    if sensors and not pins and not _is_there(board, "1-Wire", ""):
+        pins = {_ONE_WIRE_PIN}  # once it is switched on; a master that is there needs no GPIO
     used = list(_pins(config))
     free = next(pin for pin in _USUALLY_FREE if pin not in {*pins, *(p for p, _ in used)})
     for pin, who in used:
