@@ -1,6 +1,6 @@
 """MCP3004, MCP3008 (10 bits), MCP3204 and MCP3208 (12 bits): SPI converters, through gpiozero.
 
-What the voltage at an input means is in `drivers.analog`.
+`drivers.analog` converts the voltage at an input.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OfEight = Annotated[int, msgspec.Meta(ge=0, le=7)]
 
 
 class Mcp3008Options(AnalogOptions, frozen=True, kw_only=True):
-    """The input of the chip, what is wired to it, and the four SPI pins (BCM numbers)."""
+    """The chip's input, the sensor wired to it, and the four SPI pins (BCM numbers)."""
 
     chip: ClassVar[str] = "MCP3008"
     """The name of gpiozero's class."""
@@ -59,7 +59,7 @@ class Mcp3008Options(AnalogOptions, frozen=True, kw_only=True):
 
 
 class Mcp3208Options(Mcp3008Options, frozen=True, kw_only=True):
-    """As of the MCP3008."""
+    """Options as for the MCP3008."""
 
     chip: ClassVar[str] = "MCP3208"
 
@@ -100,14 +100,14 @@ class Mcp:
             raise as_sensor_error(
                 error, options.where(), "switch SPI on: dtparam=spi=on"
             ) from error
-        except Exception as error:  # gpiozero has some forty exceptions and no common remedy
+        except Exception as error:  # gpiozero has about forty exceptions, without a common remedy
             raise MissingSupport(
                 f"{options.where()}: {type(error).__name__}: {error}",
                 "switch SPI on with dtparam=spi=on in config.txt, and check that the pins are free",
             ) from error
 
     def read(self) -> Measurement:
-        """Temperature in °C from one conversion.
+        """Return the temperature in °C from one conversion.
 
         Raises:
             ImplausibleValue: see `drivers.analog.celsius_of`.
@@ -116,7 +116,7 @@ class Mcp:
             raw, bits = int(self._input.raw_value), int(self._input.bits)
         except Exception as error:
             raise as_sensor_error(error, self._options.where()) from error
-        # The highest code stands for all from one step below the reference (DS21295, eq. 4-2).
+        # The highest code means anything above one step below the reference (DS21295, eq. 4-2).
         volts = self._options.reference_volts * raw / 2**bits
         return {"temperature": celsius_of(self._options, volts)}
 

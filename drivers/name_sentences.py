@@ -1,6 +1,6 @@
-"""Words that are no driver's, and what reads what they name: kinds, boards, chips of the kernel's.
+"""Words that are not driver names, and how to read what they name: kinds, boards, kernel chips.
 
-Data, and how a word is looked up in it; imports none of the drivers.
+Data and its lookup; does not import any driver.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEW_DEVICE = (
 )
 _NOT_READ = "is not read by any driver here"
 
-# Words, as `spelled` has them, and what they are.
+# Words, as `spelled` returns them, and their meaning.
 SENTENCES: tuple[tuple[str, str], ...] = (
     ("tmp36 mcp9700", _ANALOG.format("tmp36")),
     ("tmp35", _ANALOG.format("tmp35")),
@@ -90,14 +90,14 @@ SENTENCES: tuple[tuple[str, str], ...] = (
 
 
 def spelled(word: str) -> str:
-    """A name of a sensor as its letters and digits alone: "DS18B20+" and "ds-18b20" are one."""
+    """Reduce a sensor's name to its letters and digits: "DS18B20+" and "ds-18b20" are equal."""
     return "".join(c for c in word.casefold() if c.isascii() and c.isalnum())
 
 
 def about(word: str) -> str:
-    """What is to be said of a word that is no driver's, and known all the same; "" of others.
+    """Return a sentence about a known word that is not a driver's name; "" for other words.
 
-    A sentence that goes on behind the word: `is an analog sensor, and needs a converter: ...`.
+    The sentence follows the word: `is an analog sensor, and needs a converter: ...`.
     """
     key = spelled(word)
     return next((text for words, text in SENTENCES if key in words.split()), "")

@@ -1,10 +1,9 @@
-"""What people call a sensor: from a word to its driver, or to a sentence that says what reads it.
+"""What people call a sensor: from a word to its driver, or to a sentence about how to read it.
 
-`registry` has the drivers by name; this adds their aliases (`DriverInfo.aliases`), and what was
-meant by a word that is misspelt; `name_sentences` has the words that name a kind, a board or a chip
-of the kernel's. Two
-part numbers that differ in a digit are two chips, so what is near by spelling is only asked about,
-and only on the bus that the sensor is wired to.
+`registry` has the drivers by name. This module adds their aliases (`DriverInfo.aliases`) and
+corrects misspelt words; `name_sentences` has the words for kinds, boards and kernel chips. Two part
+numbers that differ in a digit are two chips, so a similar name is only suggested, and only for the
+bus that the sensor is wired to.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ __all__ = ["all_drivers", "bus_kind", "driver_called", "drivers_matching", "sugg
 
 _HOW_TO_LIST = "sensor-node drivers lists all"
 _NEAR = 0.72
-"""difflib's ratio of two words of which one may be the other, mistyped: three of four letters."""
+"""Least difflib ratio of a word and its misspelling: three of four letters agree."""
 _FAR = 0.5
 _MOST = 3
 
 
 def driver_called(word: str) -> str | None:
-    """The name of the driver whose alias, or whose name in other letters, is `word`."""
+    """Return the driver whose alias is `word`, or whose name is a spelling variant of it."""
     key = spelled(word)
     if not key:
         return None
@@ -41,7 +40,7 @@ def driver_called(word: str) -> str | None:
 
 
 def all_drivers() -> Iterator[DriverInfo]:
-    """Every driver that can be loaded, by name."""
+    """Yield every driver that can be loaded, by name."""
     for name in driver_names():
         try:
             yield find_driver(name)
@@ -50,9 +49,9 @@ def all_drivers() -> Iterator[DriverInfo]:
 
 
 def drivers_matching(word: str) -> list[DriverInfo]:
-    """The drivers with `word` in their name, their aliases, or what they say of themselves.
+    """Return the drivers with `word` in their name, aliases or description.
 
-    Also those that the sentence about the word names.
+    The drivers named in the sentence about the word are included.
     """
     key, words = spelled(word), word.casefold().split()
     named = re.findall(r'"(\w+)"', about(word))
@@ -69,7 +68,7 @@ def drivers_matching(word: str) -> list[DriverInfo]:
 
 
 def bus_kind(info: DriverInfo) -> str:
-    """ "I2C", "SPI", "1-Wire" or "GPIO", by the options of the driver; "" of others."""
+    """Return "I2C", "SPI", "1-Wire" or "GPIO", by the driver's options; "" for other drivers."""
     keys = set(info.options.__struct_encode_fields__)
     if keys & {"select", "clock_pin"}:
         return "SPI"
@@ -81,10 +80,10 @@ def bus_kind(info: DriverInfo) -> str:
 
 
 def suggestion(word: str, *, bus: str = "") -> str:
-    """What may be meant by a word that is no driver's, or how to find what there is.
+    """Return a suggestion for a word that is not a driver's name, or how to list the drivers.
 
-    `bus` is what the sensor is known to be wired to, as `bus_kind` has it: what is on another one
-    is not suggested. Without it, the nearest name decides.
+    `bus` is the sensor's known bus, as `bus_kind` returns it: drivers for another bus are not
+    suggested. Without it, the nearest name decides.
     """
     sentence = about(word)
     if sentence:
@@ -112,7 +111,7 @@ def suggestion(word: str, *, bus: str = "") -> str:
 
 
 class _Near(msgspec.Struct, frozen=True):
-    """A name or an alias that is spelled nearly so."""
+    """A name or an alias with a similar spelling."""
 
     called: str
     info: DriverInfo
@@ -120,7 +119,7 @@ class _Near(msgspec.Struct, frozen=True):
 
 
 def _nearest(key: str) -> list[_Near]:
-    """What is spelled nearly so, the nearest first; of two, what begins alike."""
+    """Return similar names, the nearest first; of two, the one with the longer common start."""
     infos = list(all_drivers())
     known = {name: info for info in infos for name in info.aliases}
     known |= {spelled(info.name): info for info in infos}
@@ -133,6 +132,6 @@ def _nearest(key: str) -> list[_Near]:
 
 
 def _alike_at_first(one: str, other: str) -> int:
-    """How many letters are the same before the first that is not."""
+    """Return the number of equal letters before the first difference."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

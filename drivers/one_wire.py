@@ -1,12 +1,12 @@
-"""The thermometers that the kernel's w1_therm knows, by family: from scratchpad to °C. Pure.
+"""The thermometers that the kernel's w1_therm supports, by family: from scratchpad to °C. Pure.
 
 The nine bytes of a scratchpad come from `w1_slave` (kernel Documentation/w1/slaves/w1_therm.rst):
 
     72 01 4b 46 7f ff 0e 10 57 : crc=57 YES
     72 01 4b 46 7f ff 0e 10 57 t=23125
 
-They are decoded here, and the kernel's `t=` is not used: older kernels give wrong ones for a
-MAX31850, and for none do they leave out the bits that a resolution below 12 leaves undefined.
+The bytes are decoded here. The kernel's `t=` is not used: older kernels give wrong values for a
+MAX31850, and never mask the bits that are undefined at resolutions below 12.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Family(msgspec.Struct, frozen=True):
     """Bytes 0 and 1 before the first conversion: 85 °C."""
     decode: Callable[[bytes], float]
     accuracy: str = "±0.5 °C (-10 to 85 °C)"
-    """As of each of these but two: "Thermometer Error" in the table of DC characteristics."""
+    """In most of these datasheets: "Thermometer Error" in the table of DC characteristics."""
     resolution_can_be_set: bool = True
     converts_together: bool = True
-    """Whether the kernel's bulk read takes it along (w1_therm.c, `bulk_read`)."""
+    """Whether the kernel's bulk read includes this family (w1_therm.c, `bulk_read`)."""
 
 
 def _sixteenths(scratchpad: bytes) -> float:
-    """DS18B20 datasheet, figure 4: two's complement, 1/16 °C at 12 bits.
+    """Decode two's complement, 1/16 °C at 12 bits (DS18B20 datasheet, figure 4).
 
-    The lowest bit at 11 bits, two at 10 and three at 9 are undefined (table 2). With bit 7 of
-    the configuration set it is a GX20MH01, whose two lowest bits of 14 stand there.
+    The lowest bit at 11 bits, two at 10 and three at 9 are undefined (table 2). Bit 7 of the
+    configuration marks a GX20MH01, which has the two lowest of its 14 bits in the configuration.
     """
     raw = int.from_bytes(scratchpad[:2], "little", signed=True)
     configuration = scratchpad[_CONFIGURATION]
@@ -71,10 +71,10 @@ def _sixteenths(scratchpad: bytes) -> float:
 
 
 def _halves_and_counters(scratchpad: bytes) -> float:
-    """DS18S20 datasheet, "Measuring Temperature": 1/2 °C, refined by bytes 6 and 7.
+    """Decode 1/2 °C, refined by bytes 6 and 7 (DS18S20 datasheet, "Measuring Temperature").
 
     Raises:
-        BadFrame: the counters cannot be those of a conversion.
+        BadFrame: a conversion cannot give these counters.
     """
     raw = int.from_bytes(scratchpad[:2], "little", signed=True)
     count_remain, count_per_degree = scratchpad[6], scratchpad[7]
@@ -84,7 +84,7 @@ def _halves_and_counters(scratchpad: bytes) -> float:
 
 
 def _quarters(scratchpad: bytes) -> float:
-    """MAX31850 datasheet, p. 13: 1/4 °C in the upper 14 bits, and below the two junctions' faults.
+    """Decode 1/4 °C in the upper 14 bits, above the junctions' faults (MAX31850 datasheet, p. 13).
 
     Raises:
         SensorFault: the thermocouple is open or shorted.
@@ -130,26 +130,26 @@ FAMILIES = {
         converts_together=False,
     ),
 }
-"""Family code, as an address begins with it -> what is there."""
+"""Family code, which an address begins with -> its properties."""
 
 WIDEST_CHANNEL = _THERMOCOUPLE.channel
 
 
 def family_of(address: str) -> Family:
-    """The family of an address such as "28-0316a2795bff"."""
+    """Return the family of an address such as "28-0316a2795bff"."""
     return FAMILIES[address[:2]]
 
 
 def channel_of(address: str) -> Channel:
-    """What can be measured at an address; a "3b-" may turn out to be a thermocouple."""
+    """Return the channel of an address; a "3b-" may turn out to be a thermocouple."""
     return WIDEST_CHANNEL if address.startswith("3b") else family_of(address).channel
 
 
 def scratchpad_of(text: str) -> bytes:
-    """The nine bytes in the text of a `w1_slave` file.
+    """Return the nine bytes in the text of a `w1_slave` file.
 
     Raises:
-        BadFrame: empty, cut short, or the kernel found the CRC wrong.
+        BadFrame: the text is empty or cut short, or the kernel found the CRC wrong.
     """
     frame = _SCRATCHPAD.search(text)
     if frame is None:
@@ -161,12 +161,12 @@ def scratchpad_of(text: str) -> bytes:
 
 
 def resolution_of(scratchpad: bytes) -> int:
-    """Bits of resolution that the configuration register says (DS18B20 datasheet, figure 10)."""
+    """Return the resolution in bits from the configuration (DS18B20 datasheet, figure 10)."""
     return 9 + (scratchpad[_CONFIGURATION] >> 5 & 0b11)
 
 
 def power_on_error(celsius: float) -> ImplausibleValue:
-    """What is raised for the value of a sensor that has not converted."""
+    """Return the error for the value of a sensor that has not converted."""
     return ImplausibleValue(
         f"{celsius:.1f} °C is the power-on value: no conversion took place",
         "check 3V3 and the 4.7 kΩ pull-up; parasite power needs a strong one",
@@ -174,17 +174,17 @@ def power_on_error(celsius: float) -> ImplausibleValue:
 
 
 _MAXIMS_OWN = re.compile(r"28-0000(?!00)")
-"""Addresses of Maxim's parts; those with 00 in the third place are of before 2009, or copies."""
+"""Addresses of Maxim's parts; parts with 00 in the third byte are older than 2009, or copies."""
 _DEGREES_25, _NOISY = bytes.fromhex("9001"), 0x66
 
 
 def may_be_power_on(address: str, scratchpad: bytes) -> bool:
-    """Whether a scratchpad may be that of a sensor that has not converted since it got power.
+    """Return whether the sensor may not have converted since power-on.
 
-    Of the copies that are sold as DS18B20 (cpetrich/counterfeit_DS18B20, families A to H), most
-    begin with 85 °C and keep byte 6 at 0x0c for ever, an NS18B20 begins with 0x10 there, which is
-    what a conversion to 85.00 leaves, and those with 0x66 in byte 7 begin with 25 °C. For Maxim's
-    own, byte 6 is enough (`celsius_of`).
+    Of the copies sold as DS18B20 (cpetrich/counterfeit_DS18B20, families A to H), most begin with
+    85 °C and always keep byte 6 at 0x0c. An NS18B20 begins with 0x10 in byte 6, the same as after
+    a conversion to 85.00, and copies with 0x66 in byte 7 begin with 25 °C. For Maxim's own parts,
+    byte 6 is enough (`celsius_of`).
     """
     if address.startswith("3b") and scratchpad[_CONFIGURATION] & _EXTENDED:
         return False
@@ -194,18 +194,18 @@ def may_be_power_on(address: str, scratchpad: bytes) -> bool:
 
 
 def celsius_of(address: str, scratchpad: bytes, *, is_converted: bool = False) -> float:
-    """The temperature in a scratchpad whose CRC was right.
+    """Return the temperature in °C in a scratchpad whose CRC was right.
 
-    `is_converted`: somebody has seen to it that it is none of `may_be_power_on`.
+    `is_converted`: the caller has proof of a conversion, so `may_be_power_on` does not matter.
 
     Raises:
-        SensorNotFound: -127 °C or 127.94 °C, which a line with nothing on it reads as.
+        SensorNotFound: -127 °C or 127.94 °C, which an empty line reads as.
         ImplausibleValue: all zeros, a value outside the family's range, or the power-on state.
-            85 °C is refused by the bytes of the scratchpad, not by the value, since a sensor may
-            truly be that hot: after a conversion, byte 6 of most is 16 minus the low four bits of
-            byte 0.
+            85 °C is refused by the bytes of the scratchpad, not by the value, because a sensor may
+            truly be that hot: after a conversion, byte 6 of most sensors is 16 minus the low four
+            bits of byte 0.
         SensorFault: a thermocouple is open or shorted.
-        BadFrame: bytes that no conversion leaves.
+        BadFrame: a conversion cannot give these bytes.
     """
     if not any(scratchpad):
         raise ImplausibleValue("the scratchpad is all zeros", f"the line is held low; {PULL_UP}")

@@ -1,11 +1,11 @@
-"""1-Wire through the kernel's files: fresh conversions, made together where several are wanted.
+"""1-Wire through the kernel's files: fresh conversions, shared between sensors where possible.
 
-A conversion takes 750 ms at 12 bits, and reading it out some 15 ms. `therm_bulk_read` of the bus
-master converts all sensors at once (kernel Documentation/w1/slaves/w1_therm.rst); a sensor that
-has not been read since then gives that temperature at its next reading, however old it is. So
-the time a reading took is looked at: one that was too short for a conversion is done again.
+A conversion takes 750 ms at 12 bits, and reading its result about 15 ms. `therm_bulk_read` of the
+bus master converts all sensors at once (kernel Documentation/w1/slaves/w1_therm.rst). A sensor that
+has not been read since then gives that temperature at its next reading, at any age. So the duration
+of a reading is checked: a reading that was too short for a conversion is repeated.
 
-All of it runs on the one thread that has the bus "w1".
+Everything here runs on the one thread of the bus "w1".
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ __all__ = ["DEVICES", "OneWireBus", "one_wire_trouble"]
 
 DEVICES = "/sys/bus/w1/devices"
 
-# The kernel compares the length with that of "trigger" and its NUL: the line's end is needed.
+# The newline is needed: the kernel compares the length with that of "trigger" and its NUL.
 _TRIGGER = b"trigger\n"
 _SHORTEST_CONVERSION_S = 0.085  # 93.75 ms at 9 bits (DS18B20 datasheet, table 2), less a tenth
 _MAX_CONVERSION_S = 3.0
 _POLL_S = 0.05
-# Sensors that are due together are read one after another, 15 ms each; later than this after the
-# conversion, a sensor is no longer one of them, and gets a conversion of its own.
+# Sensors that are due together are read one after another, 15 ms each. A sensor that is read later
+# than this after the conversion gets a separate conversion.
 _SHARED_FOR_S = 1.0
 _LISTED = 3
 
 
 class OneWireBus:
-    """Every 1-Wire bus of a board, as the sensors that are open on it use it."""
+    """All 1-Wire buses of a board, shared by the open sensors."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._open: set[str] = set()
         self._converted_at_s: dict[str, float] = {}
-        """Address -> when the shared conversion ended that it has not been read of since."""
+        """Address -> end of a shared conversion whose result has not been read yet."""
         self.converted_in_vain: set[str] = set()
-        """Those for which another conversion has shown nothing; a sensor is opened anew often."""
+        """Addresses for which a second conversion was not a proof; outlives reopened sensors."""
 
     def join(self, address: str) -> None:
-        """Take note that a sensor is read regularly."""
+        """Register a sensor that is read regularly."""
         self._open.add(address)
 
     def leave(self, address: str) -> None:
-        """Take note that a sensor is closed."""
+        """Unregister a closed sensor."""
         self._open.discard(address)
 
     def addresses(self) -> list[str]:
-        """Every thermometer that the kernel has found."""
+        """Return every thermometer that the kernel has found."""
         names = (device.name for device in self._board.path(DEVICES).glob("??-*"))
         return sorted(name for name in names if name[:2] in FAMILIES)
 
     def strangers(self) -> list[str]:
-        """Thermometers there that no open sensor reads."""
+        """Return the thermometers that are not read by an open sensor."""
         return [address for address in self.addresses() if address not in self._open]
 
     def read(self, address: str) -> str:
-        """The text of `w1_slave` after a conversion of this sensor that has just been made.
+        """Return the text of `w1_slave` after a fresh conversion of this sensor.
 
         Raises:
-            FileNotFoundError: it is not there.
-            SensorError: it cannot be read.
+            FileNotFoundError: the sensor is not there.
+            SensorError: the file cannot be read.
         """
         if self._is_converted(address):
             return self._read(address)[0]
         text, took_s = self._read(address)
         if took_s < _SHORTEST_CONVERSION_S:
-            # Nothing answered, or it is the result of somebody's bulk read, of whatever age.
+            # Nothing answered, or this is the result of another program's bulk read, of any age.
             text, _ = self._read(address)
         return text
 
@@ -88,7 +88,7 @@ class OneWireBus:
         return text, self._board.clock.monotonic() - began_s
 
     def _is_converted(self, address: str) -> bool:
-        """Whether a shared conversion is there for it, made now if need be."""
+        """Return whether the sensor has a shared conversion; make one if possible."""
         now_s = self._board.clock.monotonic()
         if now_s - self._converted_at_s.get(address, -1e9) <= _SHARED_FOR_S:
             return True
@@ -99,20 +99,20 @@ class OneWireBus:
             for other in self.addresses()
             if family_of(other).converts_together and _master(root / other) == master
         ]
-        # Alone, it is read the plain way: a bulk read would change what other programs get.
+        # A single sensor is read the plain way: a bulk read would affect other programs.
         if address not in together or self._open.intersection(together) == {address}:
             return False
         if not self._convert_all(master):
             return False
-        # Those too that are not open yet: at the start each is opened when it is first read.
+        # This includes sensors that are not open yet: each is opened at its first reading.
         self._converted_at_s.update(dict.fromkeys(together, self._board.clock.monotonic()))
         return True
 
     def _convert_all(self, master: str) -> bool:
-        """Convert on every sensor of the bus; False if that cannot be done, or was not.
+        """Convert on every sensor of the bus. Return False if that failed.
 
-        The kernel has the file for the first bus alone, for root alone to write unless a rule of
-        udev's says otherwise; a trigger that no sensor answers, it reports to nobody.
+        The kernel has the file only for the first bus, and only root can write it without a udev
+        rule. The kernel does not report a trigger without any answer.
         """
         path = f"{DEVICES}/{master}/therm_bulk_read"
         clock = self._board.clock
@@ -133,14 +133,14 @@ class OneWireBus:
 
 
 def _master(folder: Path) -> str:
-    """The bus master that a sensor is on, "w1_bus_master1": its folder is inside that one's."""
+    """Return a sensor's bus master, "w1_bus_master1", whose folder contains the sensor's."""
     return os.path.basename(os.path.dirname(os.path.realpath(folder)))
 
 
 def one_wire_trouble(board: Board) -> BadFrame | None:
-    """What is wrong with a bus that the kernel finds devices on which no chip can be.
+    """Return the error of a bus on which the kernel finds impossible devices; else None.
 
-    There is no family 00: a search of a wire that floats, or is held low, finds such
+    Family 00 does not exist: the search of a wire that floats, or is held low, finds such devices
     (00-200000000000, 00-a00000000000; raspberrypi/firmware issue 348).
     """
     phantoms = sorted(device.name for device in board.path(DEVICES).glob("00-*"))

@@ -1,16 +1,15 @@
-"""The bus objects that Adafruit's drivers are given: no driver can hold one for ever.
+"""The bus objects for Adafruit's drivers, with a time limit for every driver.
 
-`I2CBus` and `SPIBus` look like CircuitPython's `busio.I2C` and `busio.SPI` and stand on a port,
-real or simulated (`drivers.bus.I2CPort`, `SPIPort`). They add what the drivers lack:
+`I2CBus` and `SPIBus` look like CircuitPython's `busio.I2C` and `busio.SPI` and use a port, real
+or simulated (`drivers.bus.I2CPort`, `SPIPort`). They add what the drivers lack:
 
-- every transaction minds the deadline of the reading it belongs to, because several drivers
-  poll a stuck chip for ever, with the bus locked;
-- what failed by accident is tried again, what is absent is not, and a port that was lost is
-  opened anew;
-- they remember whether anything but zeros, or anything but ones, was heard.
+- every transaction obeys the deadline of its reading, because several drivers poll a stuck chip
+  endlessly, with the bus locked;
+- accidental failures are retried, calls to an absent chip are not, and a lost port is reopened;
+- the bus remembers whether it has read anything but zeros, or anything but ones.
 
-Used by one thread at a time, the bus's worker, so CircuitPython's lock is a plain flag: it
-exists because `adafruit_bus_device` insists on it.
+Only one thread at a time, the bus's worker, uses a bus. So CircuitPython's lock is a plain flag,
+which exists because `adafruit_bus_device` insists on it.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ __all__ = ["ChipSelect", "I2CBus", "OwnedBus", "SPIBus"]
 
 _Result = TypeVar("_Result")
 
-# kernel i2c/fault-codes.rst. An address that does not acknowledge (ENXIO; EREMOTEIO on a Pi,
-# whose driver tells no kind of NACK from another) is not tried again: nobody is there.
+# kernel i2c/fault-codes.rst. An address that does not acknowledge (ENXIO; EREMOTEIO on a Pi, whose
+# driver does not distinguish kinds of NACK) is not retried, because the chip is absent.
 _RETRIES = {
     errno.EAGAIN: 3,  # another master won the arbitration
     errno.EBUSY: 3,  # the bus was not idle
@@ -36,12 +35,12 @@ _RETRIES = {
     errno.EPROTO: 2,
 }
 _FIRST_PAUSE_S = 0.002
-# Held bus; adapter gone (a USB one, or a module that was reloaded): a new file may do better.
+# The bus is held, or the adapter has gone (USB, or a reloaded module): a new file may work.
 _REOPEN_AFTER = {errno.ETIMEDOUT, errno.ENODEV, errno.EBADF, errno.ESHUTDOWN}
 
 
 class OwnedBus:
-    """What both kinds of bus have: a deadline, a lock, and an ear for silence."""
+    """The common part of both kinds of bus: a deadline, a lock, and an ear for silence."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -52,12 +51,12 @@ class OwnedBus:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Let the transactions of the block take `seconds` in all.
+        """Limit the transactions of the block to `seconds` in total.
 
-        Also takes back a lock that a driver left behind when it failed.
+        A lock that a failed driver left behind is released.
 
         Raises:
-            BusDeadline: from inside whichever transaction comes too late.
+            BusDeadline: from inside the transaction that comes too late.
         """
         self._locked = False
         self._heard = set()
@@ -70,7 +69,7 @@ class OwnedBus:
 
     @property
     def dead_byte(self) -> int | None:
-        """0x00 or 0xFF if every byte read since `within` began was that one; else None."""
+        """Return 0x00 or 0xFF if every byte since the start of `within` was that; else None."""
         if self._heard is not None and len(self._heard) == 1:
             return next(iter(self._heard))
         return None
@@ -79,11 +78,11 @@ class OwnedBus:
         if self._heard is not None:
             self._heard.update(answer)
             if len(self._heard) > 1 or not self._heard <= {0x00, 0xFF}:
-                self._heard = None  # the bus lives
+                self._heard = None  # the bus is alive
         return answer
 
     def pause(self, seconds: float) -> None:
-        """Sleep between two looks at a chip; to be called inside `within`."""
+        """Sleep between two queries of a chip; call this inside `within`."""
         self._mind_deadline()
         self._clock.sleep(seconds)
 
@@ -103,7 +102,7 @@ class OwnedBus:
 
 
 class I2CBus(OwnedBus):
-    """A `busio.I2C` on `port`; `reopen` gives a new port in place of one that was lost."""
+    """A `busio.I2C` on `port`; `reopen` returns a new port in place of a lost one."""
 
     def __init__(
         self, port: I2CPort, clock: Clock, reopen: Callable[[], I2CPort] | None = None
@@ -114,7 +113,7 @@ class I2CBus(OwnedBus):
         self._lost = False
 
     def _transact(self, transaction: Callable[[I2CPort], _Result]) -> _Result:
-        """Carry out one transaction, by the rules of this module for each kind of error."""
+        """Carry out one transaction, with this module's rules for each kind of error."""
         failures = 0
         while True:
             self._mind_deadline()
@@ -191,10 +190,10 @@ class ChipSelect:
 class SPIBus(OwnedBus):
     """A `busio.SPI` with one chip on it, on a port that selects the chip by itself.
 
-    The kernel asserts chip select for one message at a time (spidev.rst), and drivers write a
-    register's number and read its content in two calls. So what is written is kept until
-    something is read, or the driver deselects the chip, and goes out as one message; then CE0
-    and CE1 work as they are, and no GPIO is needed.
+    The kernel asserts chip select for one message at a time (spidev.rst), but drivers write a
+    register's number and read its content in two calls. So written bytes are kept until the driver
+    reads or deselects the chip, and are sent as one message. This way CE0 and CE1 work unchanged,
+    and the driver does not need a GPIO.
     """
 
     def __init__(self, port: SPIPort, clock: Clock) -> None:
@@ -217,16 +216,16 @@ class SPIBus(OwnedBus):
         self._unsent = b""
 
     def _send(self, last: bytes) -> bytes:
-        """Send what is kept, and then `last`; returns what came back for `last`."""
+        """Send the kept bytes, and then `last`. Return the answer to `last`."""
         sent, self._unsent = self._unsent + last, b""
         self._mind_deadline()
         answer = self._port.transfer(sent, hertz=self._hertz, mode=self._mode)
         return answer[len(sent) - len(last) :]
 
     def exchange(self, message: bytes) -> bytes:
-        """One message of our own, in the driver's mode and speed; as many bytes as were sent.
+        """Send a message in the driver's mode and speed. Return as many bytes as were sent.
 
-        The answer to the first byte, a register's number, is no sign of life.
+        The answer to the first byte, a register's number, does not count as a sign of life.
         """
         answer = self._send(message)
         self._listen(answer[1:])

@@ -1,6 +1,6 @@
-"""The Python package that a driver needs: whether it is here, and the command that brings it.
+"""The Python package that a driver needs: whether it is installed, and the command to install it.
 
-For messages; nothing is installed and nothing of the package is run.
+For messages; this module neither installs nor runs a package.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PROJECT = "pi-sensor-node"
 
 
 def is_installed(module: str) -> bool:
-    """Whether the package of `module` is there; it may still fail to be imported."""
+    """Return whether the package of `module` is installed; its import may still fail."""
     return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def missing_package(info: DriverInfo) -> str:
-    """The package that `info` needs and this environment lacks; "" if it is there."""
+    """Return the package that `info` needs and this environment lacks; "" if installed."""
     from drivers.catalogue import CATALOGUE
 
     row = next((row for row in CATALOGUE if row.name == info.extra), None)
@@ -34,11 +34,11 @@ def missing_package(info: DriverInfo) -> str:
 
 
 def install_command(extra: str) -> str:
-    """The command that brings the packages of an extra of ours into this very environment.
+    """Return the command that installs the packages of one of our extras in this environment.
 
-    pip finds the installed project by its name, and adds what the extra lists; so it needs
-    neither an index nor a checkout that has the project. A system Python that its distribution
-    manages refuses pip unless it is told (PEP 668); an environment without pip is uv's or pipx's.
+    pip finds the installed project by its name, and adds the extra's packages. So the command needs
+    neither an index nor a checkout with the project. A system Python that its distribution manages
+    refuses pip without an option (PEP 668); an environment without pip is uv's or pipx's.
     """
     wanted = shlex.quote(f"{_PROJECT}[{extra}]")
     sudo = "" if os.access(sysconfig.get_path("purelib"), os.W_OK) else "sudo "

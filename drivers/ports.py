@@ -1,6 +1,6 @@
-"""What stands at the wires' ends: a clock, the ports of buses, and a DHT's line.
+"""The protocols below a driver's bus: a clock, the ports of buses, and a DHT's line.
 
-`drivers.hardware` and `drivers.sim` implement them; a driver meets them through `drivers.bus`.
+`drivers.hardware` and `drivers.sim` implement them; a driver uses them through `drivers.bus`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Clock", "DhtSensor", "I2CPort", "SPIPort", "SystemTime"]
 
 
 class Clock(Protocol):
-    """The time that drivers go by."""
+    """The time that drivers use."""
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start, never stepped."""
@@ -22,7 +22,7 @@ class Clock(Protocol):
 
 
 class SystemTime:
-    """`Clock` by the operating system."""
+    """`Clock` of the operating system."""
 
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
@@ -31,9 +31,9 @@ class SystemTime:
 class I2CPort(Protocol):
     """Plain I2C transactions, named as CircuitPython's `busio.I2C` names them.
 
-    An address that does not acknowledge is `OSError(EREMOTEIO)` or `ENXIO`, a byte that is not
-    acknowledged `EIO`, a bus that is held `ETIMEDOUT`, as the Linux drivers report them (kernel
-    i2c/fault-codes.rst).
+    Errors are those of the Linux drivers (kernel i2c/fault-codes.rst): `OSError(EREMOTEIO)` or
+    `ENXIO` for an address that does not acknowledge, `EIO` for a byte that is not acknowledged,
+    `ETIMEDOUT` for a bus that is held.
     """
 
     def scan(self) -> list[int]: ...
@@ -63,7 +63,7 @@ class SPIPort(Protocol):
     """One chip on an SPI bus."""
 
     def transfer(self, sent: bytes, *, hertz: int, mode: int) -> bytes:
-        """Exchange one message with the chip selected; returns as many bytes as were sent.
+        """Exchange one message with the chip selected. Return as many bytes as were sent.
 
         `mode` is 0 to 3: clock polarity in bit 1, phase in bit 0.
         """
@@ -76,9 +76,9 @@ class DhtSensor(Protocol):
     frame: bytearray
 
     def measure(self) -> None:
-        """Trigger the sensor anew; whatever goes wrong is raised."""
+        """Trigger the sensor again, and keep its frame; raise any error."""
         ...
 
     def exit(self) -> None:
-        """Let go of the pin; `measure` may take it again."""
+        """Release the pin; `measure` may take it again."""
         ...

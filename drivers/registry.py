@@ -1,7 +1,7 @@
-"""Finds a driver by name: ours by a table, those of other packages by entry point.
+"""Finds a driver by name: our own in a table, other packages' by entry point.
 
-Nothing is imported before it is asked for; a configuration with one `cpu` sensor loads no
-Adafruit module. A third-party package adds a driver like this:
+A module is only imported when its driver is requested: a configuration with one `cpu` sensor does
+not load any Adafruit module. A third-party package adds a driver like this:
 
     [project.entry-points."sensor_node.drivers"]
     my_sensor = "my_package.my_module:MY_SENSOR"      # a drivers.base.DriverInfo
@@ -33,15 +33,15 @@ _BUILT_IN = {
 
 
 class UnknownDriver(LookupError):
-    """No driver has that name."""
+    """The name does not belong to any driver."""
 
 
 def find_driver(name: str) -> DriverInfo:
-    """The driver called `name`.
+    """Return the driver called `name`.
 
     Raises:
-        UnknownDriver: there is none.
-        MissingSupport: there is one, in another package, and it cannot be imported.
+        UnknownDriver: the driver does not exist.
+        MissingSupport: the driver is in another package, and cannot be imported.
     """
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
@@ -75,7 +75,7 @@ def _third_party(name: str) -> DriverInfo:
 
 
 def driver_names() -> list[str]:
-    """Every name that `find_driver` knows, sorted."""
+    """Return every name that `find_driver` accepts, sorted."""
     from importlib.metadata import entry_points
 
     from drivers.catalogue import CATALOGUE

@@ -1,6 +1,6 @@
-"""Which buses this computer has, and how to switch on those that it has not.
+"""Which buses this computer has, and how to switch on the missing ones.
 
-Everything comes from files: `/dev`, `/sys`, and the model in the device tree. Overlays and
+All facts come from files: `/dev`, `/sys`, and the model in the device tree. Overlays and
 parameters are those of `/boot/firmware/overlays/README` on a Pi.
 """
 
@@ -23,9 +23,9 @@ __all__ = [
     "switched_off",
 ]
 
-# Displays (their DDC wires, by the names that the Pi's drivers and those of graphics cards give
-# them) and the SMBus of a PC, with the memory modules' EEPROMs: there are no sensors of ours, and
-# a call to the wrong address is for the display or the modules.
+# Displays (their DDC wires, as named by the drivers of the Pi and of graphics cards) and a PC's
+# SMBus with the memory modules' EEPROMs. These buses do not have our sensors, and a call to a wrong
+# address would reach the display or the modules.
 _NOT_FOR_SENSORS = re.compile(
     r"7e805000|fef0[49]500|107d5082[08]0|hdmi|ddc|gmbus|\baux\b|i915|nvidia|amdgpu|radeon|smbus",
     re.IGNORECASE,
@@ -34,7 +34,7 @@ _GROUPS = (("spidev*", "spi"), ("gpiochip0", "gpio"))
 
 
 class I2CAdapter(msgspec.Struct, frozen=True):
-    """A bus, `/dev/i2c-<number>`, and what the kernel calls it."""
+    """A bus, `/dev/i2c-<number>`, and the kernel's name for it."""
 
     number: int
     name: str
@@ -45,7 +45,7 @@ class I2CAdapter(msgspec.Struct, frozen=True):
 
 
 def i2c_adapters(board: Board) -> list[I2CAdapter]:
-    """Every bus that has a device file, by number."""
+    """Return every bus with a device file, by number."""
     numbers = (file.name.removeprefix("i2c-") for file in board.path("/dev").glob("i2c-*"))
     return [
         I2CAdapter(number, _text(board, f"/sys/class/i2c-dev/i2c-{number}/name"))
@@ -54,12 +54,12 @@ def i2c_adapters(board: Board) -> list[I2CAdapter]:
 
 
 def model_of(board: Board) -> str:
-    """ "Raspberry Pi 4 Model B Rev 1.4"; empty on a computer without a device tree."""
+    """Return "Raspberry Pi 4 Model B Rev 1.4"; "" on a computer without a device tree."""
     return _text(board, "/proc/device-tree/model").rstrip("\0")
 
 
 def switched_off(board: Board) -> list[str]:
-    """A sentence or two for each kind of bus that is not there: what is missing, what to do."""
+    """Return a sentence or two for each missing kind of bus: what is missing, what to do."""
     off = []
     if not any(adapter.for_sensors for adapter in i2c_adapters(board)):
         if any(board.path("/sys/bus/i2c/devices").glob("i2c-*")):
@@ -78,7 +78,7 @@ def switched_off(board: Board) -> list[str]:
 
 
 def how_to_switch_on(board: Board, kind: str) -> str:
-    """What to do about "I2C", "SPI" or "1-Wire" that is off, in the words of `switched_off`."""
+    """Return the remedy for "I2C", "SPI" or "1-Wire" that is off, worded as in `switched_off`."""
     for text in switched_off(board):
         name, _, rest = text.partition(": ")
         if name == kind:
@@ -108,9 +108,9 @@ def _switch_on(board: Board, line: str) -> str:
 
 
 def forbidden(board: Board) -> list[MissingSupport]:
-    """Devices that are there, and not for this user; I2C is tried by scanning it.
+    """Return errors for devices that this user may not open; I2C is tried by scanning it.
 
-    A PC has GPIOs too, which nobody wires sensors to.
+    A PC's GPIOs are ignored, because sensors are not wired to them.
     """
     found = []
     for pattern, group in _GROUPS:

@@ -1,17 +1,17 @@
-"""Finds the chips on an I2C bus, and tells those of the catalogue apart, without harm.
+"""Finds the chips on an I2C bus, and identifies those of the catalogue, without harm.
 
-I2C has no way to ask who is there, so this does what i2cdetect(8) of i2c-tools does, which has
-been let loose on most chips there are: an address is called with a write of no bytes, and where
-memories and display chips stand (0x30 to 0x37, 0x50 to 0x5F) by reading one byte, because an
-empty write is known to corrupt the AT24RF08, and reading to lock up clock chips at 0x69. Reserved
-addresses (0x00 to 0x07, 0x78 to 0x7F: NXP UM10204, table 4) are left alone, and so is a chip that
-a driver of the kernel's has.
+I2C cannot list its chips, so this module does the same as i2cdetect(8) of i2c-tools, which has been
+let loose on most chips there are. An address is called with an empty write. The addresses of
+memories and display chips (0x30 to 0x37, 0x50 to 0x5F) are called by reading one byte. The reason:
+an empty write is known to corrupt the AT24RF08, and a read to lock up clock chips at 0x69. Reserved
+addresses (0x00 to 0x07, 0x78 to 0x7F: NXP UM10204, table 4) are left alone, and so are chips that a
+kernel driver uses.
 
-A chip is told by the register that its row names as its witness: the register's number is
-written, and the answer read after a repeated start, so that no chip takes the number for the
-beginning of something longer. Only what a chip of the catalogue with that address could answer is
-asked for; and nothing where a PCF8574 may stand, to which a first byte is its outputs (TI SCPS068,
-"Write mode"), or a chip that takes no repeated start (SCD30).
+A chip is identified by the witness register in its row: the register's number is written, and the
+answer read after a repeated start, so that the number is not taken for the beginning of a longer
+message. Only registers of catalogue chips with that address are read. Nothing is read at the
+addresses of a PCF8574, for which a first byte sets the outputs (TI SCPS068, "Write mode"), and of a
+chip that does not allow a repeated start (SCD30).
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ _SLEEPERS = frozenset(a for row in CATALOGUE if row.sleeps for a in row.addresse
 _WAKES_WITHIN_S = 0.01
 
 ALLOWED_S = 8.0
-"""For a whole bus: 112 addresses take some 50 ms, one that holds the bus a second or more."""
+"""Limit for a whole bus: 112 addresses take about 50 ms, but one that holds the bus 1 s or more."""
 _HELD_IN_A_ROW = 3
 
 _ABSENT = (errno.EREMOTEIO, errno.ENXIO, errno.EIO, errno.EPROTO)  # the last two: USB adapters
 _HELD = (errno.ETIMEDOUT, errno.EAGAIN)
-_NO_EMPTY_WRITE = (errno.EOPNOTSUPP, errno.EINVAL)  # the adapter knows none (I2C_AQ_NO_ZERO_LEN)
+_NO_EMPTY_WRITE = (errno.EOPNOTSUPP, errno.EINVAL)  # unsupported (I2C_AQ_NO_ZERO_LEN)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An address at which somebody is."""
+    """An address that has answered."""
 
     address: int
     identified: str = ""
-    """The driver whose chip it is, by its identification."""
+    """The driver for the chip, by its identification."""
     possible: tuple[str, ...] = ()
-    """Drivers whose chips it may be; those whose identification it has stand first."""
+    """Possible drivers; those that match the chip's identification come first."""
     note: str = ""
 
 
 class BusScan(msgspec.Struct, frozen=True):
-    """What is on a bus, and what kept the scan from seeing all of it."""
+    """The chips on a bus, and the error that kept the scan from seeing all of them."""
 
     answers: tuple[Answer, ...]
     failure: SensorError | None = None
@@ -72,7 +72,7 @@ class _Scan:
         self._where = where
         self._held_in_a_row = 0
         self.notes: dict[int, str] = {}
-        """Every address at which somebody is, and what is to be said of it."""
+        """Every address that has answered, and a note on it."""
         self.drivers: dict[int, tuple[list[str], list[str]]] = {}
         """Address -> drivers by identification, drivers by address alone."""
         self.reached = _ADDRESSES.start
@@ -81,7 +81,7 @@ class _Scan:
         """Call every address, and then identify those that answered.
 
         Raises:
-            BusDeadline, OSError, SensorError: it cannot go on.
+            BusDeadline, OSError, SensorError: the scan cannot continue.
         """
         for address in _ADDRESSES:
             self.reached = address
@@ -104,7 +104,7 @@ class _Scan:
         try:
             self._acknowledge(address)
             self.notes[address] = ""
-        except MissingSupport as error:  # on a simulated bus, a chip that has no simulation
+        except MissingSupport as error:  # a chip without a simulation on a simulated bus
             self.notes[address] = str(error)
         except OSError as error:
             if error.errno == errno.EBUSY:
@@ -139,7 +139,7 @@ class _Scan:
         try:
             self._bus.readfrom_into(address, bytearray(1))
         except TypeError:
-            # Blinka reads from a raw file, which gives None where the kernel says EAGAIN.
+            # Blinka reads from a raw file, which returns None for the kernel's EAGAIN.
             raise OSError(errno.EAGAIN, "the bus is taken by another master") from None
 
     def _note_held(self, address: int, error: OSError) -> None:
@@ -167,16 +167,16 @@ class _Scan:
             if value is None or witness.expected is None:
                 continue
             if witness.accepts(value):
-                # What nobody sends is no evidence.
+                # A dead bus also reads as all zeros or ones, so these are not evidence.
                 silence = value in (0, (1 << 8 * witness.length) - 1)
                 (possible if silence else told).append(row.name)
         return told, possible
 
     def _stranger(self, address: int) -> str:
-        """What is to be said of a chip that no driver here reads; "" of others."""
+        """Return a note on a chip that our drivers do not support; "" for other chips."""
         rows = _rows_at(address, self.notes)
         if address in MULTIPLEXERS and not any(row.witness for row in rows):
-            # An SHTC3 acknowledges no read that it has no measurement for (datasheet, §5.4).
+            # An SHTC3 does not acknowledge a read before it has measured (datasheet, §5.4).
             try:
                 self._read_a_byte(address)
             except OSError as error:
@@ -192,7 +192,7 @@ class _Scan:
         return ""
 
     def _register(self, address: int, register: int, length: int) -> int | None:
-        """The content; None if the chip does not answer to that."""
+        """Return the content; None if the chip does not answer."""
         answer = bytearray(length)
         try:
             self._bus.writeto_then_readfrom(address, bytes([register]), answer)
@@ -204,7 +204,7 @@ class _Scan:
 
 
 def drivers_told(bus: I2CBus, address: int) -> list[str]:
-    """The drivers whose identification the chip at `address` has; inside `bus.within`."""
+    """Return the drivers whose identification matches the chip; call inside `bus.within`."""
     scan = _Scan(bus, "")
     scan.notes[address] = ""
     return scan.candidates(address)[0]
@@ -229,7 +229,7 @@ def _can_be_asked(address: int, witness: Witness | None) -> bool:
 
 
 def scan_bus(bus: I2CBus, where: str, *, allowed_s: float = ALLOWED_S) -> BusScan:
-    """Everything that answers on `bus` within `allowed_s`; `where` names it, for messages."""
+    """Return all answers on `bus` within `allowed_s`; `where` names the bus in messages."""
     scan = _Scan(bus, where)
     failure: SensorError | None = None
     try:

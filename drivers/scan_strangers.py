@@ -1,6 +1,6 @@
-"""Chips that no driver here reads, and that a scan takes for others unless it knows them. Data.
+"""Chips that our drivers do not support, and that a scan would otherwise take for others. Data.
 
-`drivers.scan_i2c` asks for their identification where one of the catalogue has the same address.
+`drivers.scan_i2c` reads their identification if a chip of the catalogue has the same address.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Stranger(msgspec.Struct, frozen=True):
     value: int
     length: int
     instead: str = ""
-    """What is to be said of it, where `names` knows nothing."""
+    """A note on the chip, used if `names` does not have one."""
 
     @property
     def note(self) -> str:

@@ -1,8 +1,8 @@
-"""Finds what is attached: I2C chips, and whatever the drivers with a `scan` of their own find.
+"""Finds attached sensors: I2C chips, and the sensors found by drivers with a `scan` function.
 
-Nothing is written to a sensor, nothing is configured; `drivers.scan_i2c` has the rules for I2C.
-Each part runs on a thread of its own that is given up when it does not come back, so a hanging
-bus costs its part alone.
+The scan neither writes to sensors nor configures anything; `drivers.scan_i2c` has the rules for
+I2C. Each part runs on a separate thread that is abandoned if it does not return, so a hanging bus
+costs only its own part.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ _FILES_S = 5.0
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A sensor that is there, or may be: its driver, and the options that open it."""
+    """A certain or possible sensor: its driver, and the options that open it."""
 
     driver: str
     summary: str = ""
-    """What the chip is, where the driver is for one kind of chip."""
+    """A description of the chip, if the driver is for one kind of chip."""
     options: dict[str, str | int] = {}
     missing_extra: str = ""
-    """The extra of this package that has to be installed first."""
+    """The extra of this package that must be installed first."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One place where something is."""
+    """One place where something was found."""
 
     where: str
     sensor: Found | None = None
-    """None where only the place is known."""
+    """None if only the place is known."""
     possible: tuple[Found, ...] = ()
     note: str = ""
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """All that was found, what is switched off or was left alone, and what could not be scanned."""
+    """Findings, buses that are switched off, notes on parts left alone, and failures."""
 
     findings: tuple[Finding, ...]
     switched_off: tuple[str, ...]
@@ -69,7 +69,7 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWED_S) -> Scan:
-    """Look at everything; of the I2C buses, at `only_bus` where it is given."""
+    """Scan everything; of the I2C buses, only `only_bus` if it is given."""
     findings: list[Finding] = []
     failures: list[SensorError] = []
     adapters = i2c_adapters(board)
@@ -89,7 +89,7 @@ def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWE
     for info in _scanning_drivers():
         try:
             findings += _bounded(_FILES_S, info.name, partial(_scan_by, info, board))
-        except Exception as error:  # noqa: BLE001, another package's may raise anything
+        except Exception as error:  # noqa: BLE001, another package may raise anything
             failures.append(as_sensor_error(error, info.name))
     if trouble := one_wire_trouble(board):
         failures.append(trouble)
@@ -107,17 +107,17 @@ def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWE
 
 
 def _bounded(seconds: float, where: str, work: Callable[[], _Result]) -> _Result:
-    """What `work` returns or raises.
+    """Return what `work` returns, or raise its exception.
 
     Raises:
-        SensorTimeout: it does neither within `seconds`; its thread is left to itself.
+        SensorTimeout: `work` did not finish within `seconds`; its thread is abandoned.
     """
     outcome: queue.SimpleQueue[tuple[_Result | None, Exception | None]] = queue.SimpleQueue()
 
     def attempt() -> None:
         try:
             outcome.put((work(), None))
-        except Exception as error:  # noqa: BLE001, raised again where it is waited for
+        except Exception as error:  # noqa: BLE001, raised again in the waiting thread
             outcome.put((None, error))
 
     threading.Thread(target=attempt, name=f"scan {where}", daemon=True).start()
@@ -141,7 +141,7 @@ def _scan_adapter(board: Board, adapter: I2CAdapter, allowed_s: float) -> BusSca
             where,
             lambda: scan_bus(board.i2c(adapter.number), where, allowed_s=allowed_s),
         )
-    except Exception as error:  # noqa: BLE001, shown, and the others are scanned
+    except Exception as error:  # noqa: BLE001, shown; the other buses are scanned
         return BusScan((), as_sensor_error(error, where))
 
 
@@ -163,7 +163,7 @@ def _found(name: str, options: dict[str, str | int]) -> Found:
 
 
 def _scanning_drivers() -> list[DriverInfo]:
-    """The drivers with a scan of their own; one that cannot be loaded has none."""
+    """Return the drivers with a `scan` function, except those that cannot be loaded."""
     in_catalogue = {row.name for row in CATALOGUE}
     infos = []
     for name in driver_names():

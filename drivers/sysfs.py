@@ -1,7 +1,7 @@
-"""Whatever the kernel drives already: an attribute file, or an IIO or hwmon device.
+"""Sensors that the kernel already reads: an attribute file, or an IIO or hwmon device.
 
 A device is given by its folder, or better by its name, which does not change from boot to boot
-(`drivers.kernel_devices`). What its files mean is in `drivers.kernel_values`.
+(`drivers.kernel_devices`). `drivers.kernel_values` has the meaning of its files.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _Device = Annotated[str, msgspec.Meta(min_length=1, description='as in "1-0076",
 
 
 class SysfsOptions(Options, frozen=True, kw_only=True):
-    """`path` of a file or a device folder, or `name` of a device, and `device` it sits on.
+    """`path` of a file or a device folder, or `name` of a device with its parent `device`.
 
-    `scale` is what one in a file is, in °C: 0.001 where the kernel's documents say no other.
+    `scale` is the °C of one count in a file; by the kernel's documents 0.001, with few exceptions.
     """
 
     path: _Path | None = None
@@ -58,7 +58,7 @@ class SysfsOptions(Options, frozen=True, kw_only=True):
 
 
 def _attribute(file: Path, scale: float | None) -> Quantity:
-    """The quantity of a single file: as in its folder where the kernel's ABI names it."""
+    """Return the quantity of a single file: as in its folder if the kernel's ABI names it."""
     known = next((q for q in quantities_of(file.parent) if q.file == file), None)
     if known is None:
         return Quantity(KERNEL_TEMPERATURE, file, _MILLI if scale is None else scale)
