@@ -16,7 +16,7 @@ REFERENCE_VOLTS = 3.3
 class SimulatedMcp(MockSPIDevice):
     """Answers on MISO while it is clocked (DS21295, figure 5-1; DS21298, figure 5-1).
 
-    `volts` maps an input to a function that tells its voltage; a floating input is 0 V.
+    `volts` maps an input to a function that returns its voltage; a floating input is 0 V.
     """
 
     def __init__(self, *, inputs: int, bits: int, **pins: Any) -> None:
@@ -27,8 +27,8 @@ class SimulatedMcp(MockSPIDevice):
 
     def on_bit(self) -> None:
         # A start bit, single-ended or differential, and three bits of the input's number (the
-        # first counts for nothing where there are four); then one clock to sample, a null bit,
-        # and the result, most significant bit first.
+        # first is ignored by a chip with four inputs); then one clock to sample, a null bit, and
+        # the result, most significant bit first.
         bits = list(self.rx_buf)
         if 1 not in bits:
             return
@@ -43,7 +43,7 @@ class SimulatedMcp(MockSPIDevice):
 
 
 def analog_volts(wired: dict[str, Any], celsius: float) -> float:
-    """What the analog sensor described by the options `wired` puts out."""
+    """Return the output voltage of the analog sensor described by the options `wired`."""
     if wired["sensor"] == "thermistor":
         if wired["steinhart_hart"] is None:
             exponent = wired["beta"] * (1 / (celsius + 273.15) - 1 / 298.15)
@@ -58,7 +58,7 @@ def analog_volts(wired: dict[str, Any], celsius: float) -> float:
 
 
 def steinhart_hart_ohms(celsius: float, a: float, b: float, c: float) -> float:
-    """The equation solved for the resistance, as a cubic in its logarithm (Cardano)."""
+    """Solve the equation for the resistance, as a cubic in its logarithm (Cardano)."""
     difference = a - 1 / (celsius + 273.15)
     if c == 0:
         return math.exp(-difference / b)

@@ -40,7 +40,7 @@ _ADCS = {"mcp3004": (4, 10), "mcp3008": (8, 10), "mcp3204": (4, 12), "mcp3208": 
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """A sensor to be wired up; `air` is how it feels, `plan` has its faults, if it has any."""
+    """A sensor to wire up; `air` returns the air around it, `plan` has its faults, if any."""
 
     driver: str
     options: Options
@@ -50,7 +50,7 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 def _wire_input(chip: SimulatedChip, part: _Part) -> None:
-    """Put the analog sensor of `part` on its input, if the chip is a converter and has one."""
+    """Put the analog sensor of `part` on its input, if the chip is a converter with a sensor."""
     if isinstance(chip, SimulatedAds1115) and part.given["sensor"] != "voltage":
         from drivers.sim.adc import analog_volts
 
@@ -58,7 +58,7 @@ def _wire_input(chip: SimulatedChip, part: _Part) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a board's files, though a bus worker may still be writing some as the program ends."""
+    """Remove a board's files, even if a bus worker still writes some as the program ends."""
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -72,7 +72,7 @@ class SimulatedBoard:
     def __init__(
         self, clock: Clock | None = None, *, climate: Climate | None = None, seed: int = 1
     ) -> None:
-        # Blinka must be imported for its constants; tell it not to look for a board.
+        # Blinka must be imported for its constants; keep it from looking for a board.
         os.environ.setdefault("BLINKA_OS_AGNOSTIC", "1")
         self.clock: Clock = SystemTime() if clock is None else clock
         self.room = Room(self.clock, climate, seed=seed)
@@ -81,7 +81,7 @@ class SimulatedBoard:
         self.analog_chips: dict[int, Any] = {}
         """GPIO of the select line -> the converter behind it."""
         self.files: dict[str, Content] = {}
-        """Kernel path -> what a read of that file gives."""
+        """Kernel path -> content of that file."""
         self.spi_ports: dict[tuple[int, int], SimulatedSPI] = {}
         self._buses: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
@@ -95,9 +95,9 @@ class SimulatedBoard:
         return self._root / absolute.lstrip("/")
 
     def attach(self, driver: str, options: Options, faults: Sequence[Fault] = ()) -> None:
-        """Wire up what the driver `driver` expects to find; nothing, for one unknown here.
+        """Wire up the hardware that the driver `driver` expects; nothing for an unknown driver.
 
-        `faults` are those that `drivers.sim.faults.fault_kinds` has for it.
+        `faults` must be among the sensor's `drivers.sim.faults.fault_kinds`.
         """
         spot = f"{driver} {options.where()}"
 
@@ -122,7 +122,7 @@ class SimulatedBoard:
         elif driver in _ADCS:
             self._attach_analog(part)
         elif driver == "sysfs" and given["path"] is None:
-            self.kernel.number = 10  # clear of those that are configured by path
+            self.kernel.number = 10  # higher than numbers configured by path
             parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
             self._attach_device(part, simulated_device(given["name"], parent, part.air))
         elif driver == "sysfs":
@@ -166,7 +166,7 @@ class SimulatedBoard:
         chips = self._port(options.bus_number).chips
         shared = chips.get(options.address)
         if isinstance(shared, SimulatedAds1115) and part.plan is None:
-            _wire_input(shared, part)  # its inputs are sensors of their own
+            _wire_input(shared, part)  # each of its inputs is a separate sensor
             return
         chip = make()
         if part.plan is not None:
@@ -214,7 +214,7 @@ class SimulatedBoard:
         if part.plan is not None:
             from drivers.sim.broken import faulty_volts
 
-            # A thermistor's resistor pulls the input up; with no other sensor it is at 0 V.
+            # A thermistor's resistor pulls the input up; without another sensor it is at 0 V.
             open_volts = given["reference_volts"] if given["sensor"] == "thermistor" else 0.0
             chip.volts[given["channel_number"]] = faulty_volts(volts, part.plan, open_volts)
         else:
@@ -274,7 +274,7 @@ class SimulatedBoard:
         return self._inside(absolute)
 
     def _list_devices(self) -> None:
-        """Have a device file for each bus; the Pi's own two are there in any case."""
+        """Make a device file for each bus; the Pi's own two always exist."""
         folder = self._inside("/dev")
         folder.mkdir(exist_ok=True)
         for bus in {1, *self.i2c_ports}:

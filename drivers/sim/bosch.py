@@ -1,8 +1,8 @@
 """Simulated Bosch chips: BME280, BMP280, BME680.
 
-Each holds calibration words and finds the raw value for the air by bisection through Bosch's
-own compensation formulas, so that the driver's arithmetic is checked against a second writing
-of them.
+Each chip holds calibration words and finds the raw value for the air by bisection through Bosch's
+own compensation formulas, so that the driver's arithmetic is checked against a second
+implementation of them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class SimulatedBmp280(RegisterChip):
         super().__init__()
         self._air = air
         self.busy = False
-        """True: the status register says "measuring" for ever."""
+        """True: the status register always says "measuring"."""
         self.registers[self._ID] = self.chip_id
         self.registers[0x88:0xA0] = struct.pack("<HhhHhhhhhhhh", *self._T, *self._P)
         self.power_on()
 
     def power_on(self) -> None:
-        """Put the reset values of the data registers back (§4.3.6, §4.3.7)."""
+        """Restore the reset values of the data registers (§4.3.6, §4.3.7)."""
         self.registers[self._DATA : self._DATA + 6] = bytes.fromhex("800000800000")
 
     def register_written(self, register: int, byte: int) -> None:
@@ -63,7 +63,7 @@ class SimulatedBmp280(RegisterChip):
         self._convert_humidity(air.humidity, fine)
 
     def _convert_humidity(self, percent: float, fine: int) -> None:
-        """A BMP280 has none."""
+        """Do nothing: a BMP280 does not measure humidity."""
 
     def _fine(self, raw: int) -> float:
         t1, t2, t3 = self._T
@@ -115,8 +115,8 @@ class SimulatedBme680(RegisterChip):
     _CTRL_MEAS, _FIELD, _ID = 0x74, 0x1D, 0xD0
     _PAR_T = (26435, 26203, 3)  # par_t1 to par_t3, table 11
     _PAR_P = (36477, -10306, 88, 6877, -150, 30, 44, -1460, -2980, 30)  # table 12
-    # Table 13. The low four bits of the first two, which share a register, are equal here:
-    # adafruit_bme680 3.7 takes those of the one for those of the other.
+    # Table 13. The first two share a register for their low four bits, which are equal here because
+    # adafruit_bme680 3.7 mixes them up.
     _PAR_H = (768, 1024, 0, 45, 20, 120, -100)
     _PAR_G = (-30, -5969, 18)  # table 14
     _GAS_RANGE, _GAS_OHMS = 6, 125_000  # table 16
@@ -133,7 +133,7 @@ class SimulatedBme680(RegisterChip):
         self._store_calibration()
 
     def _store_calibration(self) -> None:
-        """§5.3.1; the library reads 0x89 on (25 bytes) and 0xE1 on (16 bytes)."""
+        """Store the words (§5.3.1); the library reads 25 bytes from 0x89 and 16 from 0xE1."""
         t1, t2, t3 = self._PAR_T
         p1, p2, p3, p4, p5, p6, p7, p8, p9, p10 = self._PAR_P
         h1, h2, h3, h4, h5, h6, h7 = self._PAR_H
@@ -159,7 +159,7 @@ class SimulatedBme680(RegisterChip):
             self.convert()
 
     def convert(self) -> None:
-        """Measure the air into field 0: status, and raw pressure, temperature, humidity, gas."""
+        """Measure the air into field 0: status, raw pressure, temperature, humidity, gas."""
         air = self._air()
         raw_temperature = bisect_raw(self._fine, air.temperature * 5120, 1 << 20)
         fine = self._fine(raw_temperature)
@@ -196,12 +196,12 @@ class SimulatedBme680(RegisterChip):
         return v + (h6 / 16384 + h7 / 2097152 * celsius) * v * v
 
     def _gas_ohms(self, raw: int) -> float:
-        """§3.4.1, with range_sw_err 0."""
+        """Return the gas resistance (§3.4.1, with range_sw_err 0)."""
         return 1340.0 * self._GAS_OHMS / (raw - 512 + 1340.0)
 
 
 def bisect_raw(formula: Callable[[int], float], target: float, end: int) -> int:
-    """The raw value below `end` whose result by the monotone `formula` is nearest `target`."""
+    """Return the raw value below `end` for which the monotone `formula` is nearest `target`."""
     low, high = 0, end - 1
     rising = formula(high) > formula(low)
     while high - low > 1:

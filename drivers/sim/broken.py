@@ -1,7 +1,7 @@
-"""How a fault shows on each kind of wire; the driver above meets it as it would on a Pi.
+"""How a fault appears on each kind of wire; the driver above meets it as it would on a Pi.
 
-Each function puts a `FaultPlan` under one simulated part. What a part cannot have is not looked
-at: `drivers.sim.faults.fault_kinds` says what that is.
+Each function puts a `FaultPlan` under one simulated part. Faults that a part cannot have are
+ignored: `drivers.sim.faults.fault_kinds` lists the possible ones.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
     "faulty_volts",
 ]
 
-_BUS_TIMEOUT_S = 1.0  # of the Linux adapters: i2c-core-base.c, i2c_register_adapter()
+_BUS_TIMEOUT_S = 1.0  # as in Linux: i2c-core-base.c, i2c_register_adapter()
 _SHORTEST_WITH_CRC = 3
 
 
 def break_dht(line: DhtLine, plan: FaultPlan) -> None:
-    """Silence, a wrong checksum; a capture that does not return, or late."""
+    """Simulate silence, a wrong checksum, or a capture that returns late or never."""
     healthy = line.frame
 
     def frame() -> bytes | None:
@@ -52,7 +52,7 @@ def break_dht(line: DhtLine, plan: FaultPlan) -> None:
 
 
 def break_one_wire(tree: OneWireTree, address: str, plan: FaultPlan) -> None:
-    """Off the bus, a CRC of "NO", 85 °C; a `w1_slave` whose reading blocks, or takes longer."""
+    """Simulate an absent sensor, a CRC of "NO", 85 °C, or a `w1_slave` that is slow or blocks."""
     healthy = tree.text[address]
     family = address[:2]
 
@@ -72,10 +72,10 @@ def break_one_wire(tree: OneWireTree, address: str, plan: FaultPlan) -> None:
 
 
 class FaultyChip:
-    """A chip on I2C that `make` makes, and makes afresh when it was without power.
+    """A chip on I2C, made by `make`, and made again after a loss of power.
 
-    Unplugged, nothing acknowledges its address; hanging, it holds the clock low until the
-    adapter gives up; slow, it stretches it.
+    An unplugged chip does not acknowledge its address. A hanging chip holds the clock low until the
+    adapter gives up; a slow one stretches it.
     """
 
     def __init__(self, make: Callable[[], SimulatedChip], plan: FaultPlan) -> None:
@@ -85,7 +85,7 @@ class FaultyChip:
         self._lost_power = False
 
     def _address(self) -> None:
-        """Raises OSError as the kernel does: EREMOTEIO for a NACK, ETIMEDOUT for a held bus."""
+        """Raise OSError as the kernel does: EREMOTEIO for a NACK, ETIMEDOUT for a held bus."""
         if self._plan.has("unplug"):
             self._lost_power = True
             raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
@@ -124,12 +124,12 @@ class FaultySpiChip:
 def faulty_volts(
     volts: Callable[[], float], plan: FaultPlan, open_volts: float
 ) -> Callable[[], float]:
-    """The voltage at an input of a converter; with nothing wired to it, `open_volts`."""
+    """Return the voltage at a converter's input; `open_volts` if unplugged."""
     return lambda: open_volts if plan.has("unplug") else volts()
 
 
 def faulty_file(content: Content, plan: FaultPlan) -> Content:
-    """A kernel's file: gone, EIO for what the kernel found damaged; blocking, or late."""
+    """Simulate a kernel file that is gone, fails with EIO for damaged data, blocks, or is slow."""
 
     def read() -> str | Path | None:
         plan.hang()
@@ -142,9 +142,9 @@ def faulty_file(content: Content, plan: FaultPlan) -> Content:
 
 
 def break_device(device: SimulatedDevice, plan: FaultPlan) -> None:
-    """An IIO or hwmon device: gone, files that fail with EIO; blocking, or late.
+    """Simulate an IIO or hwmon device that is gone, fails with EIO, blocks, or is slow.
 
-    A DHT's device is the overlay's, and stays when the sensor is unplugged: its files fail.
+    A DHT's device belongs to the overlay, so it stays when the sensor is unplugged: its files fail.
     """
     is_dht = device.name.partition("@")[0] == "dht11"
 

@@ -1,6 +1,6 @@
 """Which simulated chip stands in for a driver of the catalogue.
 
-A chip is made with a function that tells the air around it, the options of its sensor, and the
+A chip is made with a function that returns the air around it, the options of its sensor, and the
 clock; `drivers.sim.board` puts it on its bus.
 """
 
@@ -92,7 +92,7 @@ SPI_CHIPS = ("max31855", "max31856", "max31865")
 
 
 class NotSimulated:
-    """Stands at the address of a chip that no simulation knows, and says so."""
+    """A placeholder for a chip that cannot be simulated; raises an error that says so."""
 
     def __init__(self, driver: str) -> None:
         self._driver = driver
@@ -111,7 +111,7 @@ class NotSimulated:
 
 
 def simulated_i2c_chip(driver: str, air: _Air, clock: Clock) -> SimulatedChip:
-    """The chip for `driver`; a `NotSimulated` if there is none."""
+    """Return the chip for `driver`; a `NotSimulated` if it cannot be simulated."""
     if driver in _PERIODIC:
         return _PERIODIC[driver](air, clock)
     if driver in BYTE_LAYOUTS:
@@ -122,7 +122,7 @@ def simulated_i2c_chip(driver: str, air: _Air, clock: Clock) -> SimulatedChip:
 
 
 def simulated_spi_chip(driver: str, air: _Air, options: dict[str, Any]) -> SimulatedSpiChip:
-    """The chip for `driver`, one of `SPI_CHIPS`."""
+    """Return the chip for `driver`, one of `SPI_CHIPS`."""
     if driver == "max31855":
         return SimulatedMax31855(air)
     if driver == "max31856":

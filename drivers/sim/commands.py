@@ -68,7 +68,7 @@ class SimulatedHdc302x(SensirionChip):
 
 
 class SimulatedHtu31d(SensirionChip):
-    """An HTU31D (TE HTU31, "Commands"): CRC from 0; read by a command of its own."""
+    """An HTU31D (TE HTU31, "Commands"): CRC from 0; reading needs a separate command."""
 
     _CONVERT, _READ = 0x40, 0x00
 
@@ -89,7 +89,7 @@ class SimulatedHtu31d(SensirionChip):
 
 
 class _Periodic(SensirionChip):
-    """Measures by itself once it is started, every `period_s`."""
+    """Measures by itself every `period_s` after it is started."""
 
     period_s = 2.0
     _START, _READY = b"\x00\x10", b"\x02\x02"
@@ -134,7 +134,7 @@ class SimulatedSen66(_Periodic):
     def __init__(self, air: Callable[[], Air], clock: Clock) -> None:
         super().__init__(air, clock)
         self.status = 0
-        """The device status: bits of what is wrong, until they are cleared."""
+        """The device status: fault bits, which stay until they are cleared."""
 
     def command(self, sent: bytes) -> bytes | None:
         if sent == self._STATUS:
@@ -149,7 +149,7 @@ class SimulatedSen66(_Periodic):
 
 
 class SimulatedSen63c(SimulatedSen66):
-    """A SEN63C: no VOC, no NOx, and a command of its own to read."""
+    """A SEN63C: without VOC and NOx, and with a different read command."""
 
     _READ = b"\x04\x71"
 
@@ -159,7 +159,7 @@ class SimulatedSen63c(SimulatedSen66):
 
 
 class SimulatedStcc4(SensirionChip):
-    """An STCC4 (Sensirion STCC4, §4): measures on a command, with an SHT4x beside it."""
+    """An STCC4 (Sensirion STCC4, §4): measures on a command, with an SHT4x attached."""
 
     _ID, _MEASURE, _READ = b"\x36\x5b", b"\x21\x9d", b"\xec\x05"
 
@@ -183,9 +183,9 @@ class SimulatedStcc4(SensirionChip):
 
 
 class SimulatedAm2320:
-    """An AM2320 (Aosong AM2320, §8.2.4): Modbus frames; asleep, it acknowledges no first call.
+    """An AM2320 (Aosong AM2320, §8.2.4): Modbus frames; asleep, it ignores the first call.
 
-    It measures once it has sent what it measured before. `damage` changes what is sent.
+    The chip sends its previous measurement, and then measures. `damage` changes the sent bytes.
     """
 
     def __init__(self, air: Callable[[], Air]) -> None:
@@ -211,14 +211,14 @@ class SimulatedAm2320:
         if not self._awake:
             raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
         frame, self._frame = self.damage(self._frame), b""
-        self._awake = not frame  # asleep again, once it was read
+        self._awake = not frame  # asleep again after a read
         if frame:
             self._measured = self._air()
         return frame[:length].ljust(length, b"\xff")
 
 
 def crc16(block: bytes) -> int:
-    """Modbus: x^16 + x^15 + x^2 + 1, bits reversed."""
+    """Return the Modbus CRC: x^16 + x^15 + x^2 + 1, bits reversed."""
     crc = 0xFFFF
     for byte in block:
         crc ^= byte

@@ -1,4 +1,4 @@
-"""A board on which nothing lives: whatever a driver reads there, it must not take for a reading."""
+"""A board without a living part: a driver must not mistake anything on it for a reading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DEATHS", "ConstantChip", "DeadBoard", "Death"]
 
 Death = Literal["absent", "zeros", "ones", "held"]
 DEATHS: tuple[Death, ...] = get_args(Death)
-"""Nobody answers; every byte is 0x00, or 0xFF; each transaction fails, as on a bus that is held."""
+"""Nothing answers; every byte is 0x00, or 0xFF; each transaction fails, as on a held bus."""
 
 
 class ConstantChip:
@@ -33,7 +33,7 @@ class ConstantChip:
         self._byte = byte
 
     def write(self, sent: bytes) -> None:
-        """Nobody listens."""
+        """Do nothing: the bus is dead."""
 
     def read(self, length: int) -> bytes:
         return bytes([self._byte]) * length
@@ -43,10 +43,10 @@ class ConstantChip:
 
 
 class DeadBoard(SimulatedBoard):
-    """Every bus and file of it is dead in the way of `death`, whichever a driver takes.
+    """A board whose buses and files are all dead in the way of `death`.
 
-    gpiozero's pins are low. `attach` lets the files of a sensor exist, and no more. `used` tells
-    whether anything but the clock was asked for.
+    gpiozero's pins are low. `attach` only makes the files of a sensor exist. `used` is true once a
+    driver has asked for anything but the clock.
     """
 
     def __init__(self, death: Death, clock: Clock | None = None) -> None:
@@ -57,7 +57,7 @@ class DeadBoard(SimulatedBoard):
 
     def attach(self, driver: str, options: Options, faults: Sequence[Fault] = ()) -> None:
         super().attach(driver, options, faults)
-        # The CRC of zeros is zero, so the kernel takes a line that is held low for a good answer.
+        # The CRC of zeros is zero, so the kernel accepts a line that is held low as a good answer.
         text = w1_slave_text(bytes([self._level]) * 8, crc_right=not self._level)
         text = "" if self._death == "held" else text
         for address in self.one_wire.text:

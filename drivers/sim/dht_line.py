@@ -1,7 +1,7 @@
 """A DHT11 or DHT22 on one wire, as pulses: under Adafruit's adafruit_dht, or as a wire's edges.
 
-The library's own code triggers the sensor, collects the pulses and decodes them; what is
-simulated is the object below it, Blinka's `pulseio.PulseIn`, which no laptop has.
+The library's own code triggers the sensor, collects the pulses and decodes them. Only the object
+below it is simulated: Blinka's `pulseio.PulseIn`, which laptops do not have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHORTEST_TRIGGER_US = {"DHT22": 800, "DHT11": 18_000}
 
 
 def encode_frame(model: str, celsius: float, humidity: float) -> bytes:
-    """The five bytes that a `model` sends: sign and magnitude, tenths, checksum last."""
+    """Return the five bytes that a `model` sends: sign and magnitude, tenths, checksum last."""
     if model == "DHT11":
         whole, tenths = divmod(round(abs(celsius) * 10), 10)
         body = [round(humidity), 0, whole, tenths | (0x80 if celsius < 0 else 0)]
@@ -35,7 +35,7 @@ def encode_frame(model: str, celsius: float, humidity: float) -> bytes:
 
 
 def pulses_us(frame: bytes) -> list[int]:
-    """The widths of low and high in turn, from the response to the final low: 83 pulses."""
+    """Return the widths of low and high in turn, from the response to the final low: 83 pulses."""
     widths = list(_RESPONSE)
     for byte in frame:
         for bit in range(7, -1, -1):
@@ -46,10 +46,10 @@ def pulses_us(frame: bytes) -> list[int]:
 class DhtLine:
     """The wire: answers a long enough trigger with pulses.
 
-    What the sensor sends is what it measured when it was triggered before, or got its power
-    (AM2302 datasheet, "Single-bus"; ASAIR DHT11 1.3, "Precautions").
+    The sensor sends the measurement from its previous trigger, or from its power-on (AM2302
+    datasheet, "Single-bus"; ASAIR DHT11 1.3, "Precautions").
 
-    Replace `frame` to say what is sent (None: silence), `distort` to damage the pulses, and
+    Replace `frame` to choose the sent bytes (None: silence), `distort` to damage the pulses, and
     `before_answer` to make the sensor slow or stuck.
     """
 
@@ -67,7 +67,7 @@ class DhtLine:
         return encode_frame(self.model, measured.temperature, measured.humidity)
 
     def respond(self, trigger_us: int) -> list[int]:
-        """Pulse widths in µs after the line was pulled low for `trigger_us`."""
+        """Return the pulse widths in µs after the line was pulled low for `trigger_us`."""
         self.triggers += 1
         self.before_answer()
         frame = self.frame()
@@ -76,7 +76,7 @@ class DhtLine:
         return self.distort(pulses_us(frame))
 
     def falling_edges(self, low_us: int) -> list[int]:
-        """`drivers.dht_edges.EdgeWire`: each low pulse begins with one, but for our own."""
+        """Implement `drivers.dht_edges.EdgeWire`: an edge begins each low pulse except our own."""
         now_ns, falling_ns = 1_000_000_000, []
         for number, width_us in enumerate(self.respond(low_us)):
             if number % 2 == 0:
@@ -100,7 +100,7 @@ class _PulseIn:
         self._widths_us = self._line.respond(trigger_duration)[-self._maxlen :]
 
     def pause(self) -> None:
-        """The pulses are all there already."""
+        """Do nothing: all pulses have already arrived."""
 
     def __len__(self) -> int:
         return len(self._widths_us)
@@ -109,11 +109,11 @@ class _PulseIn:
         return self._widths_us.pop(0)
 
     def deinit(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is held open."""
 
 
 class LibraryDht:
-    """`drivers.bus.DhtSensor` by the library, a new object of it for each measurement."""
+    """`drivers.bus.DhtSensor` through the library, with a new object for each measurement."""
 
     def __init__(self, line: DhtLine) -> None:
         self.frame = bytearray()
@@ -131,18 +131,18 @@ class LibraryDht:
             library.exit()
 
     def exit(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is held open."""
 
 
 def library_dht(line: DhtLine) -> Any:
-    """A new library object for the sensor on `line`."""
+    """Return a new library object for the sensor on `line`."""
     import adafruit_dht
 
     library_class = recording(getattr(adafruit_dht, line.model))
 
     class OnLine(library_class):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
-            # Without pulseio the constructor touches no pin; then it is given its PulseIn.
+            # Without pulseio the constructor does not touch a pin; its PulseIn is set afterwards.
             super().__init__(None, use_pulseio=False)
             self._use_pulseio = True
             self.pulse_in: Any = _PulseIn(line, self._max_pulses)

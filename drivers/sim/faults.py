@@ -1,8 +1,8 @@
-"""Faults of simulated sensors: which there are, and when each is on.
+"""Faults of simulated sensors: the possible kinds, and when each is on.
 
-Nothing is scheduled: a part asks at each transaction, on the thread that makes it, what is wrong
-by now (`FaultPlan`). `drivers.sim.broken` shows it on the wire; `spike`, `drift` and `stuck` are
-in the air around the sensor, and so in what its registers, pulses or files say.
+Nothing is scheduled: at each transaction, and on its thread, a part asks the `FaultPlan` for the
+current faults. `drivers.sim.broken` shows them on the wire. `spike`, `drift` and `stuck` change the
+air around the sensor, and so its registers, pulses or files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HANG_POLL_S = 3600.0
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault; times in seconds since the start, `amount` as `KINDS` says."""
+    """One fault; times in seconds since the start, `amount` as documented in `KINDS`."""
 
     kind: str
     after_s: float = 0.0
@@ -51,7 +51,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     amount: float = 0.0
 
     def began_s(self, elapsed_s: float) -> float | None:
-        """When it began, if it is on at `elapsed_s`."""
+        """Return when the fault began, if it is on at `elapsed_s`."""
         if elapsed_s < self.after_s:
             return None
         began_s = self.after_s
@@ -61,7 +61,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fault_kinds(driver: str, options: Options) -> tuple[str, ...]:
-    """The kinds that a sensor can have, by its bus; none where nothing simulates it."""
+    """Return the kinds that a sensor can have, by its bus; () if it cannot be simulated."""
     return tuple(kind for kind in KINDS if kind in _kinds(driver, options))
 
 
@@ -73,17 +73,17 @@ def _kinds(driver: str, options: Options) -> set[str]:
     if driver == "cpu":
         return _IN_THE_AIR | {"hang", "slow"}
     if isinstance(options, I2CChipOptions) and driver in I2C_CHIPS:
-        # No CRC that anybody looks at, and no state after power-on, unless it is listed.
+        # Unless the chip is listed, its CRC is not checked, and it lacks a power-on state.
         own = {"crc"} if driver in _WITH_CHECKED_CRC else set()
         own |= {"power-on"} if driver in _WITH_RESET_VALUES else set()
         return _IN_THE_AIR | {"unplug", "hang", "slow"} | own
     if isinstance(options, SPIChipOptions) or driver in _ANALOG:
-        return _IN_THE_AIR | {"unplug"}  # SPI's clock is the computer's: no chip can delay it
+        return _IN_THE_AIR | {"unplug"}  # the computer drives SPI's clock: a chip cannot delay it
     return set()
 
 
 class FaultPlan:
-    """The faults of the one sensor at `spot`."""
+    """The faults of the sensor at `spot`."""
 
     def __init__(self, faults: Sequence[Fault], room: Room, clock: Clock, spot: str) -> None:
         self._faults = faults
@@ -92,16 +92,16 @@ class FaultPlan:
         self._spot = spot
 
     def _on(self, kind: str, elapsed_s: float) -> list[tuple[Fault, float]]:
-        """The faults of a kind that are on, each with the time at which it began."""
+        """Return the active faults of a kind, each with the time at which it began."""
         found = ((f, f.began_s(elapsed_s)) for f in self._faults if f.kind == kind)
         return [(fault, began_s) for fault, began_s in found if began_s is not None]
 
     def has(self, kind: str) -> bool:
-        """Whether such a fault is on now."""
+        """Return whether a fault of this kind is on now."""
         return bool(self._on(kind, self._room.elapsed_s()))
 
     def air(self) -> Air:
-        """The air as the sensor has it."""
+        """Return the air at the sensor, with its faults."""
         elapsed_s = self._room.elapsed_s()
         elapsed_s = min([began_s for _, began_s in self._on("stuck", elapsed_s)] or [elapsed_s])
         air = self._room.at(self._spot, elapsed_s)
@@ -115,13 +115,13 @@ class FaultPlan:
         self._clock.sleep(seconds)
 
     def be_late(self) -> None:
-        """Sleep as long as a slow answer takes."""
+        """Sleep for the delay of a slow answer."""
         late_s = sum(fault.amount for fault, _ in self._on("slow", self._room.elapsed_s()))
         if late_s:
             self.pause(late_s)
 
     def hang(self) -> None:
-        """Sleep until nothing hangs."""
+        """Sleep while the sensor hangs."""
         while hanging := self._on("hang", elapsed_s := self._room.elapsed_s()):
             left_s = max(began_s + fault.for_s - elapsed_s for fault, began_s in hanging)
             self.pause(min(left_s, _HANG_POLL_S))

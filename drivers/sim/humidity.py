@@ -1,7 +1,7 @@
 """Simulated chips that take commands and answer in words: SHT3x, SHT4x, SCD4x, AHT20, HTU21D.
 
-None of them answers before it has measured: a read that comes too early is not acknowledged, as
-the datasheets have it, except by the AHT20, which says that it is busy.
+A chip does not answer before it has measured: a read that comes too early is not acknowledged, as
+in the datasheets. Only the AHT20 reports that it is busy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def crc8(block: bytes, *, start: int) -> int:
-    """x^8 + x^5 + x^4 + 1; `start` is 0xFF (Sensirion SHT3x, §4.12) or 0 (HTU21D)."""
+    """Return the CRC, x^8 + x^5 + x^4 + 1; `start`: 0xFF (Sensirion SHT3x, §4.12), 0 (HTU21D)."""
     return any_crc8(block, polynomial=0x31, start=start)
 
 
@@ -42,14 +42,14 @@ def raw_of(value: float, low: float, span: float, full_scale: int) -> int:
 class SensirionChip:
     """Words of 16 bits, each with its CRC; `answer` is None while there is nothing to read.
 
-    `damage` changes what is sent, for tests.
+    `damage` changes the sent bytes, for tests.
     """
 
     def __init__(self, air: Callable[[], Air]) -> None:
         self._air = air
         self._answer: bytes | None = None
         self.busy = False
-        """True: measures for ever, and acknowledges no read."""
+        """True: a measurement never ends, and reads are not acknowledged."""
         self.damage: Callable[[bytes], bytes] = lambda sent: sent
 
     def _words(self, *words: int) -> bytes:
@@ -61,7 +61,7 @@ class SensirionChip:
             self._answer = self.command(sent)
 
     def command(self, sent: bytes) -> bytes | None:
-        """What can be read after a command; None for one without an answer."""
+        """Return the answer to a command; None if the command does not have one."""
         raise NotImplementedError
 
     def read(self, length: int) -> bytes:
@@ -115,7 +115,7 @@ class SimulatedScd4x(SensirionChip):
         super().__init__(air)
         self._clock = clock
         self._since_s: float | None = None
-        """When the newest sample was taken, or measuring began; None while it is stopped."""
+        """When the newest sample was taken, or measuring began; None while stopped."""
         self.ppm = 620
 
     def _is_ready(self) -> bool:
@@ -144,7 +144,7 @@ class SimulatedScd4x(SensirionChip):
 class SimulatedAht20:
     """An AHT20 (ASAIR product manual, §5.3 for commands, §6 for the conversion).
 
-    Set `sends_crc` to False for an AHT10; `damage` changes what is sent.
+    Set `sends_crc` to False for an AHT10; `damage` changes the sent bytes.
     """
 
     _BUSY, _CALIBRATED = 0x80, 0x08
@@ -153,7 +153,7 @@ class SimulatedAht20:
         self._air = air
         self._frame = b""
         self.busy = False
-        """True: measures for ever once it was triggered."""
+        """True: a triggered measurement never ends."""
         self.sends_crc = True
         self.damage: Callable[[bytes], bytes] = lambda sent: sent
         self._triggered = False
@@ -162,7 +162,7 @@ class SimulatedAht20:
     def write(self, sent: bytes) -> None:
         if not sent:
             return
-        if sent[0] == 0xE1:  # the AHT10's command, which an AHT20 does not know
+        if sent[0] == 0xE1:  # the AHT10's command, unknown to an AHT20
             raise _nack()
         if sent[0] == 0xBE:
             self._calibrated = True
@@ -192,7 +192,7 @@ class SimulatedHtu21d:
         self._air = air
         self._answer: bytes | None = None
         self.busy = False
-        """True: measures for ever, and acknowledges no read."""
+        """True: a measurement never ends, and reads are not acknowledged."""
         self.damage: Callable[[bytes], bytes] = lambda sent: sent
 
     def write(self, sent: bytes) -> None:
@@ -217,7 +217,7 @@ class SimulatedHtu21d:
 
 
 class SimulatedSi7021(SimulatedHtu21d):
-    """A Si7021 (Silicon Labs, §5.1): as the HTU21D, with other user registers (§6.1, §6.2)."""
+    """A Si7021 (Silicon Labs, §5.1): like the HTU21D, with other user registers (§6.1, §6.2)."""
 
     _HEATER = 0x11
     _user = 0x3A

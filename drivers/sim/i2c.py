@@ -11,7 +11,7 @@ __all__ = ["RegisterChip", "SimulatedChip", "SimulatedI2C"]
 
 
 class SimulatedChip(Protocol):
-    """What stands at an address."""
+    """A chip at an address."""
 
     def write(self, sent: bytes) -> None: ...
 
@@ -21,7 +21,7 @@ class SimulatedChip(Protocol):
 class SimulatedI2C:
     """`drivers.bus.I2CPort` over a dictionary of chips.
 
-    An address without a chip does not acknowledge. `before_answer` is called with the address in
+    An address without a chip does not acknowledge. `before_answer` is called with the address at
     each transaction, and may sleep or raise OSError.
     """
 
@@ -63,7 +63,7 @@ class SimulatedI2C:
 
 
 class RegisterChip:
-    """A file of 256 one-byte registers with a pointer that moves on by itself."""
+    """A file of 256 one-byte registers with a pointer that advances by itself."""
 
     def __init__(self) -> None:
         self.registers = bytearray(256)

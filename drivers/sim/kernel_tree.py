@@ -1,6 +1,6 @@
-"""A simulated `/sys` with IIO and hwmon devices, laid out as the kernel lays it out.
+"""A simulated `/sys` with IIO and hwmon devices, in the kernel's layout.
 
-A device is a folder below `/sys/devices`, inside the folder of what it sits on; what is listed in
+A device is a folder below `/sys/devices`, inside its parent's folder. The entries in
 `/sys/bus/iio/devices` and `/sys/class/hwmon` are links to it, numbered in order of appearance.
 """
 
@@ -20,14 +20,14 @@ CLASSES = {"iio": "sys/bus/iio/devices", "hwmon": "sys/class/hwmon"}
 _PREFIX = {"iio": "iio:device", "hwmon": "hwmon"}
 
 EIO = Path("/proc/self/mem")
-"""What a file links to whose reading fails with EIO: nothing is mapped at address 0."""
+"""The link target of a file that fails with EIO: address 0 is not mapped."""
 
 Content = Callable[[], str | Path | None]
-"""What a read of a file gives: a text, `EIO`, or None where there is no file."""
+"""Returns the content of a file: a text, `EIO`, or None for a missing file."""
 
 
 def serve(file: Path, content: str | Path | None) -> None:
-    """Let `file` give `content`."""
+    """Make `file` have `content`."""
     if file.is_symlink() or not isinstance(content, str):
         file.unlink(missing_ok=True)
     if isinstance(content, Path):
@@ -37,10 +37,10 @@ def serve(file: Path, content: str | Path | None) -> None:
 
 
 class SimulatedDevice:
-    """One device: `kind` "iio" or "hwmon", its name, what it sits on, and what its files give.
+    """One device: `kind` "iio" or "hwmon", its name, its parent, and its files' contents.
 
-    `before_answer` is called before its files are read, and may sleep; `unplugged` tells whether
-    it has gone, its number kept for it.
+    `before_answer` is called before its files are read, and may sleep. `unplugged` returns whether
+    the device has gone; its number stays reserved.
     """
 
     def __init__(self, kind: str, name: str, parent: str, files: dict[str, Content]) -> None:
@@ -55,10 +55,10 @@ class SimulatedDevice:
 
 
 class KernelTree:
-    """The devices there are; change the list, or a device's `files`, to plug and to break.
+    """The existing devices; change the list, or a device's `files`, to plug in and to break.
 
-    `number` is where each kind begins to count: it stands for what else was found at boot.
-    Sensors on different threads may look at it: what has not changed is not touched.
+    `number` is the first number of each kind, as if other devices had been found at boot. Sensors
+    on different threads may use the tree: unchanged files are not touched.
     """
 
     def __init__(self, root: Path) -> None:
@@ -68,16 +68,16 @@ class KernelTree:
         self.number = 0
 
     def owns(self, absolute: str) -> bool:
-        """Whether a kernel path is in this tree."""
+        """Return whether a kernel path is in this tree."""
         return absolute.lstrip("/").startswith(tuple(CLASSES.values()))
 
     def refresh(self, absolute: str) -> None:
-        """Bring the lists up to date, and the files of the device that is listed as `absolute`."""
+        """Update the lists, and the files of the device that is listed as `absolute`."""
         links: dict[Path, Path] = {}
         asked = self._root / absolute.lstrip("/")
         listed = self._listed()
         if asked in listed:
-            listed[asked].before_answer()  # without the lock: it may take long
+            listed[asked].before_answer()  # without the lock, because it may take long
         with self._lock:
             for link, device in listed.items():
                 if device.unplugged():
@@ -94,7 +94,7 @@ class KernelTree:
                     link.symlink_to(os.path.relpath(folder, link.parent))
 
     def _listed(self) -> dict[Path, SimulatedDevice]:
-        """Every device by the link it is listed as."""
+        """Return every device by its link in the lists."""
         numbers = dict.fromkeys(CLASSES, self.number)
         listed = {}
         for device in self.devices:
@@ -126,7 +126,7 @@ class KernelTree:
 
 
 def simulated_device(name: str, parent: str, air: Callable[[], Air]) -> SimulatedDevice:
-    """A device such as the kernel's driver `name` shows: its own files for some, else hwmon's."""
+    """Return a device like the kernel driver `name`'s: special files for some, else hwmon's."""
 
     def milli(value: Callable[[Air], float]) -> Content:
         return lambda: f"{value(air()) * 1000:.0f}\n"

@@ -1,8 +1,8 @@
-"""A simulated tree of the kernel's 1-Wire driver, which takes the time that the kernel takes.
+"""A simulated tree of the kernel's 1-Wire driver, with the kernel's timing.
 
-As in the kernel (drivers/w1/slaves/w1_therm.c), opening `w1_slave` converts, but for a sensor that
-a bulk read has converted and that was not read since: that one gives what it has. A file is
-served when a board is asked for its path.
+As in the kernel (drivers/w1/slaves/w1_therm.c), opening `w1_slave` converts, unless a bulk read has
+converted the sensor since its last reading: then the sensor gives that result. A file is served
+when a board is asked for its path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MASTER = "w1_bus_master1"
 
 
 def crc8(block: bytes) -> int:
-    """Dallas/Maxim CRC-8, x^8 + x^5 + x^4 + 1, bits reversed (DS18B20 datasheet, "CRC")."""
+    """Return Dallas/Maxim's CRC-8: x^8 + x^5 + x^4 + 1, reversed (DS18B20 datasheet, "CRC")."""
     crc = 0
     for byte in block:
         for bit in range(8):
@@ -35,7 +35,7 @@ def crc8(block: bytes) -> int:
 
 
 def w1_slave_text(scratchpad: bytes, *, crc_right: bool = True, family: str = "28") -> str:
-    """The text of a `w1_slave` file for the first eight bytes of a scratchpad."""
+    """Return the text of a `w1_slave` file for the first eight bytes of a scratchpad."""
     crc = crc8(scratchpad)
     frame = (scratchpad + bytes([crc if crc_right else crc ^ 0xFF])).hex(" ")
     verdict = "YES" if crc_right else "NO"
@@ -43,7 +43,7 @@ def w1_slave_text(scratchpad: bytes, *, crc_right: bool = True, family: str = "2
 
 
 def _kernels_t(family: str, scratchpad: bytes) -> int:
-    """m°C as w1_therm.c computes them, whose integer division goes towards zero."""
+    """Return m°C as w1_therm.c computes it, with integer division towards zero."""
     raw = int.from_bytes(scratchpad[:2], "little", signed=True)
     if family == "10":
         remain, per_degree = scratchpad[6], scratchpad[7]
@@ -55,7 +55,7 @@ def _kernels_t(family: str, scratchpad: bytes) -> int:
 
 
 _EEPROM = b"\x4b\x46"
-"""The alarm bytes of the datasheet's example: 75 and 70 °C."""
+"""The alarm bytes in the datasheet's example: 75 and 70 °C."""
 
 
 def _scratchpad(family: str, celsius: float, resolution: int, alarms: bytes = _EEPROM) -> bytes:
@@ -73,10 +73,10 @@ def _scratchpad(family: str, celsius: float, resolution: int, alarms: bytes = _E
 
 
 class OneWireTree:
-    """A folder per sensor; `text` decides what each one's `w1_slave` holds after a conversion.
+    """A folder per sensor; `text` returns the content of `w1_slave` after a conversion.
 
-    Replace the function in `text[address]` to inject a fault (empty: no answer); remove the entry
-    to unplug. `before_answer` is called at each transaction on the wire.
+    Replace the function in `text[address]` to inject a fault ("": the sensor does not answer), or
+    remove the entry to unplug it. `before_answer` is called at each transaction on the wire.
     """
 
     CONVERSION_S = 0.75  # at 12 bits: DS18B20 datasheet, table 2
@@ -89,24 +89,24 @@ class OneWireTree:
         self.text: dict[str, Callable[[], str]] = {}
         self.before_answer: Callable[[], object] = lambda: None
         self.unplugged: dict[str, Callable[[], bool]] = {}
-        """Address -> whether it is off the bus just now."""
+        """Address -> whether the sensor is off the bus now."""
         self.resolutions: dict[str, int] = {}
         self.fixed: set[str] = set()
-        """Addresses whose resolution does not change, as that of some copies."""
+        """Addresses whose resolution is fixed, as in some copies."""
         self.converted: Callable[[bytes], bytes] = lambda scratchpad: scratchpad
-        """What a copy has in place of the scratchpad of a DS18B20 that has converted."""
+        """Turns a DS18B20's scratchpad after a conversion into that of a copy."""
         self.has_bulk_read = True
         self.has_alarms = True
-        """Whether the kernel has the file for them (since Linux 5.8)."""
+        """Whether the kernel has the file for alarms (since Linux 5.8)."""
         self.alarms: dict[str, bytes] = {}
-        """Address -> TH and TL in its memory."""
+        """Address -> TH and TL in the sensor's memory."""
         self.power_on: dict[str, bytes] = {}
-        """Address -> the scratchpad that it begins with, where it is another."""
+        """Address -> the power-on scratchpad, if it differs from the usual one."""
         self.loses_power: dict[str, Callable[[], bool]] = {}
-        """Address -> whether the next conversion is too much for its supply."""
+        """Address -> whether the next conversion overloads the sensor's supply."""
         self.conversions = 0
         self._converted: dict[str, str] = {}
-        """Address -> what a bulk read has left in the sensor's memory, until it is read."""
+        """Address -> the unread result of a bulk read in the sensor's memory."""
 
     def attach(self, address: str, air: Callable[[], Air]) -> None:
         family = address[:2]
@@ -125,7 +125,7 @@ class OneWireTree:
         self.text[address] = text
 
     def refresh(self, absolute: str) -> None:
-        """Serve the file `absolute`, and bring the folders up to date."""
+        """Serve the file `absolute`, and update the folders."""
         self._list()
         file = self._listed_in / os.path.relpath(absolute, "/sys/bus/w1/devices")
         address = file.parent.name
@@ -142,7 +142,7 @@ class OneWireTree:
 
     def _list(self) -> None:
         if not self.text and not self._master.exists():
-            return  # nobody has switched 1-Wire on
+            return  # 1-Wire is off
         self._listed_in.mkdir(parents=True, exist_ok=True)
         self._master.mkdir(parents=True, exist_ok=True)
         present = self._present()
@@ -193,7 +193,7 @@ class OneWireTree:
             self._clock.sleep(self.CONVERSION_S / 2 ** (12 - bits))
 
     def _serve_bulk_read(self, file: Path) -> None:
-        # The kernel compares the length too; what it does not know, it ignores.
+        # The kernel also compares the length, and ignores unknown words.
         if file.read_bytes() == b"trigger\n":
             self.before_answer()
             self._converted = {address: self.text[address]() for address in self._together()}
@@ -208,7 +208,7 @@ class OneWireTree:
         file.write_text(f"{self.resolutions[address]}\n", encoding="ascii")
 
     def _serve_alarms(self, address: str, file: Path) -> None:
-        """Take what was written, "-10 85"; show lowest and highest (w1_therm.c, alarms_show)."""
+        """Accept a written "-10 85"; show lowest and highest (w1_therm.c, alarms_show)."""
         if written := file.read_text(encoding="ascii").split():
             low, high = sorted(map(int, written))
             self.alarms[address] = bytes([high & 0xFF, low & 0xFF])

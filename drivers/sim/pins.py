@@ -1,7 +1,7 @@
-"""gpiozero's mock pins, of which each simulated board has its own.
+"""gpiozero's mock pins, separate for each simulated board.
 
-gpiozero 2.0.1 shares SPI interfaces by their pins' numbers alone, whichever factory they are of: a
-converter that somebody has left open on one board would answer in the place of another board's.
+gpiozero 2.0.1 shares SPI interfaces by pin numbers only, even between factories. A converter
+left open on one board would answer in place of another board's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["mock_pins"]
 
 
 def mock_pins() -> MockFactory:
-    """A new factory, which is gpiozero's default too: its software bus takes that one."""
+    """Return a new factory, also set as gpiozero's default, which its software bus uses."""
     _tell_factories_apart()
     Device.pin_factory = MockFactory()
     return Device.pin_factory
@@ -27,7 +27,7 @@ def mock_pins() -> MockFactory:
 
 @functools.cache
 def _tell_factories_apart() -> None:
-    """Let gpiozero share an interface with those of the same factory alone."""
+    """Make gpiozero share an interface only within one factory."""
     warnings.filterwarnings("ignore", category=SPISoftwareFallback)
     for shared in (MockSPIInterfaceShared, SPISoftwareBus):
         shared._shared_key = classmethod(_by_factory(shared._shared_key.__func__))

@@ -12,7 +12,7 @@ __all__ = ["SimulatedMax31855", "SimulatedMax31856", "SimulatedMax31865"]
 
 
 class SimulatedMax31855:
-    """A MAX31855 (Maxim 19-5793, table 2): 32 bits, and nothing to write.
+    """A MAX31855 (Maxim 19-5793, table 2): 32 bits, read-only.
 
     `fault` is OC 1, SCG 2 or SCV 4. `cold_junction` is the chip's own temperature.
     """
@@ -31,7 +31,7 @@ class SimulatedMax31855:
 
 
 class SimulatedMax31856(RegisterSpiChip):
-    """A MAX31856 (Maxim 19-7534): registers of table 6, conversions by one-shot."""
+    """A MAX31856 (Maxim 19-7534): registers of table 6, one-shot conversions."""
 
     _CR0, _CR1, _COLD, _HOT, _STATUS = 0x00, 0x01, 0x0A, 0x0C, 0x0F
     _ONE_SHOT = 0x40
@@ -43,7 +43,7 @@ class SimulatedMax31856(RegisterSpiChip):
         self.fault = 0
         """Bits of the fault status register (0Fh)."""
         self.busy = False
-        """True: a conversion does not end."""
+        """True: a conversion never ends."""
         self.registers[0:10] = bytes.fromhex("0003ff7fc07fff800000")  # table 6, factory defaults
 
     def register_written(self, register: int, byte: int) -> None:
@@ -61,7 +61,7 @@ class SimulatedMax31865(RegisterSpiChip):
     """A MAX31865 (Maxim 19-6478): registers of table 1, with a sensor of `ohms`.
 
     `wiring_fault` has the bits of the fault status register (07h) that a fault-detection cycle
-    finds; thresholds are compared at each conversion, and faults latched.
+    finds; each conversion compares the thresholds and latches faults.
     """
 
     _CONFIG, _RTD, _HIGH, _LOW, _STATUS = 0x00, 0x01, 0x03, 0x05, 0x07
@@ -81,11 +81,11 @@ class SimulatedMax31865(RegisterSpiChip):
         self.ohms: Callable[[], float] = lambda: self.resistance(air().temperature)
         self.wiring_fault = 0
         self.busy = False
-        """True: a fault-detection cycle does not end."""
+        """True: a fault-detection cycle never ends."""
         self.registers[self._HIGH : self._HIGH + 2] = b"\xff\xff"
 
     def resistance(self, celsius: float) -> float:
-        """Callendar and Van Dusen's equation."""
+        """Return the resistance by the Callendar-Van Dusen equation."""
         below = self._C * (celsius - 100) * celsius**3 if celsius < 0 else 0.0
         return self._nominal_ohms * (1 + self._A * celsius + self._B * celsius**2 + below)
 

@@ -1,8 +1,8 @@
-"""Simulated chips whose registers follow the air: a layout of data for each.
+"""Simulated chips whose registers follow the air, each described by a layout.
 
-For chips with no command to wait for and no arithmetic worth a second writing; `drivers.sim.bosch`
-and `drivers.sim.thermometers` have the others. Registers and scales are those of the datasheet
-that the chip's row in the catalogue names.
+For chips without commands and with simple arithmetic; `drivers.sim.bosch` and
+`drivers.sim.thermometers` have the others. Registers and scales come from the datasheet named in
+the chip's catalogue row.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _Encode = Callable[[Air], bytes]
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """What stands in a chip's registers of one byte."""
+    """The content of a chip's one-byte registers."""
 
     fixed: dict[int, bytes]
     live: dict[int, _Encode]
     clears: dict[int, int] = {}
-    """Bits that fall by themselves when they are written: resets, one-shots."""
+    """Bits that clear themselves when written: resets, one-shots."""
     always: dict[int, int] = {}
-    """Bits that are set whatever is written: readiness."""
+    """Bits that are always set, even after a write: readiness."""
     converts: dict[int, int] = {}
-    """Bits that make it measure when they are written."""
+    """Bits that trigger a measurement when written."""
     measures: Callable[[bytearray], bool] = lambda registers: True
-    """Whether it does, by how its registers are set."""
+    """Returns whether the chip measures, by its registers."""
     ready: dict[int, int] = {}
-    """Bits that are set while it does: there is a measurement that was not read."""
+    """Bits that are set while the chip measures: an unread measurement is ready."""
     mask: int = 0xFF
-    """Of a register's number; ST's chips take the highest bit for something else."""
+    """Mask of a register's number; ST's chips use the highest bit for another purpose."""
 
 
 class AirRegisters(RegisterChip):
-    """Registers by a `Layout`, measured whenever they are read.
+    """Registers with a `Layout`, measured at each read.
 
     Set `measured` to False for the time between power-on and the first conversion.
     """
@@ -78,7 +78,7 @@ class AirRegisters(RegisterChip):
 
 
 class AirWords(WordChip):
-    """Registers of 16 bits: some fixed, some that follow the air, some with bits always set."""
+    """16-bit registers: some fixed, some that follow the air, some with bits always set."""
 
     def __init__(
         self,
@@ -99,14 +99,14 @@ class AirWords(WordChip):
 
 
 def _packed(form: str, value: float) -> bytes:
-    """`value` in the format `form` (of struct), at the end of the scale where it is beyond it."""
+    """Return `value` in the format `form` (of struct), limited to the ends of the scale."""
     bits = 8 * struct.calcsize(form)
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if form.islower() else (0, (1 << bits) - 1)
     return struct.pack(form, min(high, max(low, round(value))))
 
 
 def _celsius(form: str, per_degree: float, zero: float = 0.0) -> _Encode:
-    """The temperature as `form` (of struct), `per_degree` counts from `zero` °C on."""
+    """Encode the temperature as `form` (of struct), `per_degree` counts from `zero` °C on."""
     return lambda air: _packed(form, (air.temperature - zero) * per_degree)
 
 
@@ -119,7 +119,7 @@ def _percent(form: str, per_percent: float, zero: float) -> _Encode:
 
 
 def _mpl115a2(air: Air) -> bytes:
-    """Pressure and temperature words by the compensation formula (MPL115A2, §3.5), inverted."""
+    """Return pressure and temperature words, by the inverted formula (MPL115A2, §3.5)."""
     raw_t = round(498 - (air.temperature - 25) * 5.35)
     compensated = (air.pressure / 10 - 50) * 1023 / 65
     a0, b1, b2, c12 = 0x3ECE / 8, -0x4C07 / 8192, -0x3AE9 / 16384, (0x33C8 >> 2) / 4194304
@@ -141,7 +141,7 @@ def _little(value: float) -> bytes:
 
 
 # DPS310 and SPA06-003: T = c0 / 2 + c1 t, P = c00 + c10 p (DPS310 v1.2, §4.9.1 and §4.9.2), with
-# the coefficients that mix the two, or are of a higher power, left at zero. 20 bits, then 12.
+# the mixed coefficients and those of higher powers at zero. 20 bits, then 12.
 _C0, _C1, _C00, _C10 = 209, -260, 81_000, -52_000
 
 
@@ -152,7 +152,7 @@ def _coefficients() -> bytes:
 
 
 def _compensated(scale: int) -> dict[int, _Encode]:
-    """Raw values for an oversampling whose scale factor is `scale`."""
+    """Return raw values for an oversampling with the scale factor `scale`."""
 
     def raw(fraction: float) -> bytes:
         return (round(fraction * scale) & 0xFFFFFF).to_bytes(3, "big")
@@ -164,7 +164,7 @@ def _compensated(scale: int) -> dict[int, _Encode]:
 
 
 # BMP388: T = (t - 256 T1) T2 / 2^30, P = p (P1 - 2^14) / 2^20 (BST-BMP388-DS001, §9.2, §9.3), with
-# the other coefficients such that they do nothing.
+# the other coefficients set so that they do not have an effect.
 _T1, _T2, _P1 = 27_000, 19_000, 26_870
 _BMP388_WORDS = struct.pack("<HHbhhbbHHbbhbb", _T1, _T2, 0, _P1, 1 << 14, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -172,7 +172,7 @@ _ST_ADDRESS = 0x7F
 
 
 def _by(register: int, mask: int) -> Callable[[bytearray], bool]:
-    """It measures when one of these bits is set."""
+    """Return a test: the chip measures when one of these bits is set."""
     return lambda registers: bool(registers[register] & mask)
 
 
@@ -311,7 +311,7 @@ BYTE_LAYOUTS: dict[str, Layout] = {
 
 
 def _tmp006_volts(air: Air) -> int:
-    """The thermopile's offset: an object as warm as the die (SBOU107, §5.1)."""
+    """Return the thermopile's offset: an object as warm as the die (SBOU107, §5.1)."""
     off = air.temperature - 25
     return round((-2.94e-5 - 5.7e-7 * off + 4.63e-9 * off**2) / 156.25e-9)
 

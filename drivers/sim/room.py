@@ -22,21 +22,21 @@ class Air(msgspec.Struct, frozen=True):
 
 
 class Climate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a room is like: °C and %RH in the middle, and what the temperature does about it."""
+    """The climate of a room: mean °C and %RH, and how the temperature varies."""
 
     base: float = 21.0
     daily_swing: float = 0.0
-    """°C from the coldest to the warmest of a day, which begins halfway, and rising."""
+    """°C from the coldest to the warmest time of a day; a day begins halfway, and rising."""
     noise: float = 0.03
-    """°C, standard deviation of each look."""
+    """°C, standard deviation of each sample."""
     humidity: float = 46.0
 
 
 class Room:
     """A function from time and place to air; two spots of one room drift apart a little.
 
-    The values are sums of sines whose periods have no common multiple, so nothing repeats, and
-    nothing is remembered: the same seed, spot and time give the same air.
+    The values are sums of sines whose periods do not have a common multiple, so nothing repeats.
+    The room does not have any state: the same seed, spot and time give the same air.
     """
 
     def __init__(self, clock: Clock, climate: Climate | None = None, *, seed: int = 1) -> None:
@@ -46,11 +46,11 @@ class Room:
         self._start_s = clock.monotonic()
 
     def elapsed_s(self) -> float:
-        """How long there has been a room."""
+        """Return the age of the room in seconds."""
         return self._clock.monotonic() - self._start_s
 
     def at(self, spot: str, elapsed_s: float | None = None) -> Air:
-        """The air at `spot` (any name), now or at another time of the room's."""
+        """Return the air at `spot` (any name), now or at another age of the room."""
         if elapsed_s is None:
             elapsed_s = self.elapsed_s()
         phases = random.Random(zlib.crc32(f"{self._seed} {spot}".encode()))

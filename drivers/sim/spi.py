@@ -9,15 +9,15 @@ __all__ = ["RegisterSpiChip", "SimulatedSPI", "SimulatedSpiChip"]
 
 
 class SimulatedSpiChip(Protocol):
-    """What stands at a chip select."""
+    """A chip at a chip select."""
 
     def exchange(self, sent: bytes) -> bytes:
-        """One message, from select to deselect: as many bytes back as were sent."""
+        """Exchange one message, from select to deselect. Return as many bytes as were sent."""
         ...
 
 
 class SimulatedSPI:
-    """`drivers.bus.SPIPort`; MISO floats high where there is no chip.
+    """`drivers.bus.SPIPort`; MISO floats high without a chip.
 
     `before_answer` is called before each message, and may sleep or raise OSError.
     """
@@ -26,7 +26,7 @@ class SimulatedSPI:
         self.chip: SimulatedSpiChip | None = None
         self.before_answer: Callable[[], object] = lambda: None
         self.modes: set[int] = set()
-        """SPI modes that messages came in."""
+        """The SPI modes of the messages so far."""
 
     def transfer(self, sent: bytes, *, hertz: int, mode: int) -> bytes:
         self.before_answer()
@@ -37,7 +37,7 @@ class SimulatedSPI:
 class RegisterSpiChip:
     """Registers at 0x00 to 0x7F, written at their number with the highest bit set.
 
-    The number goes first, and moves on by itself (MAX31856, "Serial interface"; MAX31865 too).
+    The number comes first, and advances by itself (MAX31856, "Serial interface"; also MAX31865).
     """
 
     def __init__(self) -> None:

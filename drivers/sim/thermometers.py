@@ -20,7 +20,7 @@ __all__ = [
 
 
 class WordChip:
-    """Registers of one or two bytes behind a pointer; `words` has those of two, as they stand.
+    """Registers of one or two bytes behind a pointer; `words` has the two-byte ones.
 
     Set `measured` to False for the time between power-on and the first conversion.
     """
@@ -62,7 +62,7 @@ class SimulatedMcp9808(WordChip):
         if register != self._AMBIENT:
             return super().word_read(register)
         raw = self.raw() if self.measured else 0
-        # The limits are 0 °C at power-on, so the flags say whether it is above or below that.
+        # The limits are 0 °C at power-on, so the flags compare the temperature with 0 °C.
         return raw & 0x1FFF | (0xC000 if raw > 0 else 0x8000 if raw == 0 else 0x2000)
 
 
@@ -75,7 +75,7 @@ class SimulatedTmp117(WordChip):
         super().__init__(air)
         self.words = {0x01: 0x0220, 0x0F: 0x0117}
         self.busy = False
-        """True: no conversion is ever ready."""
+        """True: a conversion is never ready."""
 
     def word_read(self, register: int) -> int:
         if register == self._RESULT:
@@ -117,7 +117,7 @@ class SimulatedPct2075(WordChip):
 class SimulatedAds1115(WordChip):
     """An ADS1115 (TI SBAS444, §8.6): one conversion for each write that sets OS.
 
-    `volts` maps an input to a function that tells its voltage; others are at 0 V.
+    `volts` maps an input to a function that returns its voltage; other inputs are at 0 V.
     """
 
     _CONVERSION, _CONFIG, _OS = 0x00, 0x01, 0x8000
@@ -127,7 +127,7 @@ class SimulatedAds1115(WordChip):
         super().__init__(air)
         self.words = {self._CONFIG: 0x8583, self._CONVERSION: 0}
         self.busy = False
-        """True: no conversion ends."""
+        """True: a conversion never ends."""
         # A TMP36 at every input: 10 mV/°C, 500 mV at 0 °C.
         self.volts: dict[int, Callable[[], float]] = dict.fromkeys(
             range(4), lambda: air().temperature / 100 + 0.5
@@ -149,7 +149,7 @@ class SimulatedAds1115(WordChip):
 class SimulatedMlx90614:
     """An MLX90614 (Melexis 3901090614, §8.4): words of 1/50 K, each with its PEC.
 
-    `damage` changes what is sent.
+    `damage` changes the sent bytes.
     """
 
     _ADDRESS, _AMBIENT, _OBJECT = 0x5A, 0x06, 0x07
