@@ -6,7 +6,7 @@ from functools import partial
 
 from support import sysfs_config, wait_until
 
-UNDONE = "the update to 0.2.0 was undone: it has committed no reading; 0.1.0 runs again"
+UNDONE = "the update to 0.2.0 was undone: it has not committed a reading; 0.1.0 runs again"
 
 
 def test_a_notice_in_the_state_directory_is_a_problem_of_the_node(

@@ -1,7 +1,7 @@
 """The base of the image: Debian's packages, unpacked and configured for arm64, as one tar.
 
-It takes ten to twenty minutes on an amd64 machine, which runs the packages' scripts under
-qemu-user; so it is kept, under a name made of all that goes into it.
+The base takes ten to twenty minutes on an amd64 machine, which runs the packages' scripts under
+qemu-user. So the tar is cached, under a name that is a digest of all its inputs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _LEFT_OUT_DOCS = ("man", "locale", "info", "doc")
 
 
 def words_of(path: Path) -> list[str]:
-    """The lines of a list, without comments."""
+    """Return the lines of a list, without comments."""
     lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
     return [line for line in lines if line]
 
 
 def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> Path:
-    """The tar of the base; built when `cache` does not have it.
+    """Return the tar of the base; build it if `cache` does not have it.
 
-    `newer_kernel`: that of Debian's backports.
+    `newer_kernel`: use the kernel of Debian's backports.
     """
     packages = words_of(_HERE / "packages.txt")
     if newer_kernel:
@@ -56,7 +56,7 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
     cache.mkdir(parents=True, exist_ok=True)
     unfinished = tar.with_suffix(".unfinished.tar")
     command = [
-        # What it mounts is seen by nobody else, and gone when it ends, however it ends.
+        # Its mounts are invisible to other processes, and disappear when it ends, in any way.
         *("unshare", "--mount", "--"),
         "mmdebstrap",
         "--mode=root",
@@ -72,7 +72,7 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
         *apt_sources(backports=newer_kernel),
     ]
     with tempfile.TemporaryDirectory(prefix="base-", dir=cache) as work:
-        Path(work).chmod(0o755)  # apt fetches as a user of its own
+        Path(work).chmod(0o755)  # apt fetches as a separate user
         try:
             _run_with_progress(command, say, work)
             unfinished.replace(tar)
@@ -82,7 +82,7 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
 
 
 def apt_sources(*, backports: bool) -> list[str]:
-    """Lines for sources.list: this machine's Debian mirrors, for the image's release."""
+    """Return lines for sources.list: this machine's Debian mirrors, for the image's release."""
     asked = subprocess.run(
         [
             "apt-get",
@@ -99,7 +99,7 @@ def apt_sources(*, backports: bool) -> list[str]:
     for line in asked.stdout.splitlines():
         origin, uri, release = line.split("\t")
         _, dash, pocket = release.partition("-")
-        # Debian's own and no others; of its pockets those that a release is not without.
+        # Only Debian's own archives, and only the pockets that every release has.
         if origin == "Debian" and pocket in ("", "updates", "security"):
             lines.append(f"deb {uri} {SUITE}{dash}{pocket} main non-free-firmware")
             if backports and not pocket:
@@ -126,7 +126,7 @@ def _dpkg_options() -> list[str]:
 
 
 def _run_with_progress(command: list[str], say: Callable[[str], None], work: str) -> None:
-    """Run mmdebstrap; pass on what it says of its steps, without the names of mirrors."""
+    """Run mmdebstrap; pass on its progress messages, without the names of mirrors."""
     seen: list[str] = []
     with subprocess.Popen(
         command,

@@ -1,7 +1,7 @@
 """Lays the image out as a disk: a FAT partition, the root file system, and /var.
 
-No loop device and no mount: each file system is made in a file of its own, with its content,
-and copied to its place.
+Loop devices and mounts are not needed: each file system is made in a separate file, with its
+content, and copied to its place.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _BOOT_OFFSET_MIB = 4
 _BOOT_MIB = 256
 _VAR_MIB = 512
 _ROOM_IN_ROOT = 1.25
-"""How much larger than its content the root file system is made: room for an update."""
+"""How much larger than its content the root file system is: room for an update."""
 _NAMESPACE = uuid.UUID("b6c9a2a4-4d0e-4a3c-9a56-5f2f0a1d8e11")
 
 
 def lay_out(
     root: Path, boot: Path, out: Path, *, disk_id: str, epoch: int, say: Callable[[str], None]
 ) -> None:
-    """Write the disk image `out`; `root/var` goes into a partition of its own."""
+    """Write the disk image `out`; `root/var` goes into a separate partition."""
     work = out.parent / (out.name + ".parts")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -53,7 +53,7 @@ def _lay_out(
     var = work / "var"
     _make_ext4(root / "var", var, _VAR_MIB, label="var", disk_id=disk_id, epoch=epoch)
     shutil.rmtree(root / "var")
-    # systemd-resolved starts before /var is there, and mounts a /var/tmp of its own on this.
+    # systemd-resolved starts before /var is mounted, and mounts a private /var/tmp on this folder.
     (root / "var/tmp").mkdir(parents=True)
     for folder in (root / "var/tmp", root / "var", root):
         os.utime(folder, (epoch, epoch))
@@ -100,14 +100,14 @@ def _make_ext4(
 
 
 def _forget_when_it_was_filled(ext4: Path, epoch: int) -> None:
-    """Give each inode one time of change and of access; those that it has are of this build.
+    """Give all inodes the same times of change and access, in place of those of this build.
 
-    mkfs.ext4 takes both from the files that it is filled with, whose time of change nobody can set.
+    mkfs.ext4 takes both from the source files, whose time of change cannot be set.
     """
     lines = (line.partition(":") for line in _output("dumpe2fs", "-h", ext4).splitlines())
     told = {key: value.strip() for key, _, value in lines}
     used = int(told["Inode count"]) - int(told["Free inodes"])
-    # In a new file system they lie in a row: the root's, then from the first that is not reserved.
+    # In a new file system the inodes are consecutive: the root's, then those after the reserved.
     inodes = (2, *range(int(told["First inode"]), used + 1))
     fields = (
         ("ctime", f"@{epoch}"),
@@ -122,7 +122,7 @@ def _forget_when_it_was_filled(ext4: Path, epoch: int) -> None:
 def _run(*command: object, given: str | None = None, epoch: int | None = None) -> None:
     words = [str(word) for word in command]
     environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
-    if epoch is not None:  # e2fsprogs has heeded the second since 1.47.1 only
+    if epoch is not None:  # the second works since e2fsprogs 1.47.1
         environment |= {"SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
     done = subprocess.run(
         words, env=environment, input=given, check=False, capture_output=True, text=True

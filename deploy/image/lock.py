@@ -1,6 +1,6 @@
 """Writes the lock file: each Python package of the image, its version, and its wheel's sha256.
 
-Run it when a dependency in pyproject.toml has changed, or to take newer versions:
+Run this after a change of a dependency in pyproject.toml, or to take newer versions:
 
     python3 deploy/image/lock.py
 """

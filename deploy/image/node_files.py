@@ -1,7 +1,7 @@
 """Puts the node, its libraries and their byte code into the root file system of the image.
 
-A virtual environment that could have been made on the Pi, made without running anything of it but
-the compiler. What has been fetched, or takes minutes under emulation, is kept in the cache.
+The result is a virtual environment as the Pi itself would make it; of its programs, only the
+compiler is run. Downloads, and files that take minutes under emulation, are kept in the cache.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ sys.exit(main())
 
 
 class NodeFiles:
-    """The files below `HOME`, in `root`; `work` is for what is not to stay."""
+    """The files below `HOME`, in `root`; `work` is for temporary files."""
 
     def __init__(self, root: Path, work: Path, cache: Path, say: Callable[[str], None]) -> None:
         self._root = root
@@ -41,13 +41,13 @@ class NodeFiles:
         self._say = say
 
     def add(self, base: str) -> None:
-        """Of `base` is the Python that compiles."""
+        """Add all files. The Python of `base` compiles them."""
         self._add_libraries(base)
         self._add_node()
         compile_python(self._root, f"/{SITE}/node", f"/{SITE}/drivers")
 
     def _add_libraries(self, base: str) -> None:
-        """What the lock file names, compiled."""
+        """Add the packages in the lock file, compiled."""
         kept = self._cache / f"libraries-{_digest(base.encode(), LOCK.read_bytes())}.tar"
         site = self._root / SITE
         site.mkdir(parents=True)
@@ -58,7 +58,7 @@ class NodeFiles:
             shutil.rmtree(site / "bin", ignore_errors=True)
             compile_python(self._root, f"/{SITE}")
             unfinished = kept.with_suffix(".unfinished.tar")
-            # Not the time of this installation: 1980, as in many a wheel.
+            # The time is not that of this installation, but 1980, as in many a wheel.
             options = ("--sort=name", "--mtime=@315532800", f"--directory={site}")
             _run("tar", "--create", f"--file={unfinished}", *options, ".")
             unfinished.replace(kept)
@@ -67,7 +67,7 @@ class NodeFiles:
         _run("tar", "--extract", f"--file={kept}", f"--directory={site}")
 
     def _add_node(self) -> None:
-        """The node itself, and the command that starts it."""
+        """Add the node itself, and the command that starts it."""
         home = self._root / HOME
         (home / "bin").mkdir()
         (home / "bin/python3").symlink_to("/usr/bin/python3")
@@ -79,8 +79,8 @@ class NodeFiles:
         _run(*self._pip("install", f"--target={own}", "--no-deps", "--no-compile"), wheel)
         shutil.rmtree(own / "bin")
         (notes,) = own.glob("*.dist-info")
-        (notes / "direct_url.json").unlink()  # where this machine had the wheel
-        # Its lines for that, and for bin, have digests of paths of this machine in them.
+        (notes / "direct_url.json").unlink()  # names the wheel's place on this machine
+        # RECORD's lines for that file and for bin contain digests of this machine's paths.
         lines = (notes / "RECORD").read_text(encoding="utf-8").splitlines(keepends=True)
         there = [line for line in lines if (own / line.split(",")[0]).exists()]
         (notes / "RECORD").write_text("".join(there), encoding="utf-8")
@@ -111,7 +111,7 @@ class NodeFiles:
         return wheel
 
     def _pip(self, *words: str) -> tuple[object, ...]:
-        """This machine's pip, in an environment of its own."""
+        """Return the command of this machine's pip, in a separate environment."""
         venv = self._work / "venv"
         if not venv.exists():
             _run(sys.executable, "-I", "-m", "venv", venv)
@@ -119,7 +119,7 @@ class NodeFiles:
         return (*pip, *words)
 
     def _clean_checkout(self) -> Path:
-        """What the wheel is made of: what setuptools leaves behind is not to be in it."""
+        """Return a copy of the wheel's sources, without files that setuptools left behind."""
         copy = self._work / "checkout"
         copy.mkdir()
         for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -131,10 +131,10 @@ class NodeFiles:
 
 
 def compile_python(root: Path, *folders: str) -> None:
-    """Make byte code, which a Pi could never keep: the file system is only read there.
+    """Make byte code, which a Pi could not save: its file system is read-only.
 
-    By hash and unchecked: it does not depend on when a file was written. That of Debian's own
-    packages is in the base.
+    The byte code is hash-based and unchecked, so it does not depend on file times. The base has
+    the byte code of Debian's own packages.
     """
     command = ["-P", "-s", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     done = subprocess.run(

@@ -26,7 +26,7 @@ _ENABLED = (
     "ssh.service",
 )
 _NEVER = (
-    # What writes to the card, or looks into the network, when nobody has asked for it.
+    # Units that write to the card or use the network without being asked.
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -37,7 +37,7 @@ _NEVER = (
     "systemd-pstore.service",
     "systemd-journal-flush.service",  # to a card; the journal stays in memory
     "wpa_supplicant.service",
-    # What is for programs that are not here.
+    # Units for programs that are not installed.
     "dev-hugepages.mount",
     "dev-mqueue.mount",
     "sys-fs-fuse-connections.mount",
@@ -46,7 +46,7 @@ _NEVER = (
     "sys-kernel-tracing.mount",
     "proc-sys-fs-binfmt_misc.automount",
     "systemd-binfmt.service",
-    # Nobody can log in at a screen: no account has a password. SSH needs none of it.
+    # Logins at a screen are impossible because accounts do not have passwords. SSH works without.
     "systemd-logind.service",
     "dbus-org.freedesktop.login1.service",
     "getty@tty1.service",
@@ -88,7 +88,7 @@ class Tree:
         self._say("FAT partition")
         self._fill_boot()
 
-    # -- what else is in the root file system
+    # -- other parts of the root file system
 
     def _add_files(self) -> None:
         quietly = ("env", "SYSTEMD_LOG_LEVEL=warning")
@@ -125,7 +125,7 @@ class Tree:
         _link(etc / "resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
         state = self.root / "var/lib/systemd/timesync/clock"
         state.parent.mkdir(parents=True, exist_ok=True)
-        state.touch()  # the time from which a Pi without a network counts: that of the image
+        state.touch()  # a Pi without a network starts its clock at the image's time
         _run("chown", "--reference", self.root / "var/lib/systemd", state.parent)
 
     def _add_units(self) -> None:
@@ -143,7 +143,7 @@ class Tree:
     # -- the FAT partition
 
     def _fill_boot(self) -> None:
-        """What the boot loader reads, as raspi-firmware has laid it out, and the owner's files."""
+        """Add the boot loader's files, as laid out by raspi-firmware, and the owner's files."""
         self.boot.mkdir()
         firmware = self.root / "boot/firmware"
         for file in sorted(firmware.iterdir()):
@@ -154,7 +154,7 @@ class Tree:
         self._add_device_trees()
         for file in sorted((_HERE / "boot").glob("*.*")):
             if file.is_file():
-                # Windows shows them in any editor with these ends of lines.
+                # With these line ends, every editor on Windows can show them.
                 text = file.read_text(encoding="utf-8")
                 (self.boot / file.name).write_text(text, encoding="utf-8", newline="\r\n")
         (self.boot / "overlays").mkdir(exist_ok=True)
@@ -172,8 +172,8 @@ class Tree:
         )
 
     def _add_device_trees(self) -> None:
-        """Of the boards that the kernel knows well enough."""
-        # Where they are in a kernel package until Linux 6.19, and since.
+        """Add the device trees of the boards that the kernel supports well enough."""
+        # Their place in a kernel package until Linux 6.19, and since.
         folders = ("usr/lib/linux-image-*/broadcom", "usr/lib/modules/*/dtb/broadcom")
         for pattern in (*_BOARDS, *((_PI_5,) if self._pi5 else ())):
             found = [file for folder in folders for file in self.root.glob(f"{folder}/{pattern}")]
@@ -182,10 +182,10 @@ class Tree:
             for file in found:
                 shutil.copy(file, self.boot)
 
-    # -- what the manifest tells
+    # -- facts for the manifest
 
     def packages(self) -> dict[str, str]:
-        """Debian packages and their versions."""
+        """Return the Debian packages and their versions."""
         status = (self.root / "var/lib/dpkg/status").read_text(encoding="utf-8")
         found = re.findall(r"^Package: (\S+)$(?:\n.+)*?\nVersion: (\S+)$", status, re.M)
         return dict(sorted(found))
@@ -199,7 +199,7 @@ class Tree:
         return next((self.root / "usr/lib/modules").iterdir()).name
 
     def forget_times(self, epoch: int) -> None:
-        """Let nothing be younger than the commit that the image is made of."""
+        """Make every file at most as young as the commit that the image is made from."""
         for top in (self.root, self.boot):
             for folder, folders, files in os.walk(top, topdown=False):
                 for name in (*files, *folders):
@@ -207,8 +207,8 @@ class Tree:
                     if path.lstat().st_mtime > epoch:
                         os.utime(path, (epoch, epoch), follow_symlinks=False)
             os.utime(top, (epoch, epoch))
-        # Nothing is to be brought up to date at the first start: all of it has been made here, and
-        # /etc, where the next start would see that, is only read (systemd-update-done.service(8)).
+        # The first start must not update anything: everything is up to date, and /etc, where an
+        # update would be recorded, is read-only (systemd-update-done.service(8)).
         os.utime(self.root / "usr", (epoch, epoch))
         for folder in ("etc", "var"):
             done = self.root / folder / ".updated"

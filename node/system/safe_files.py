@@ -1,7 +1,7 @@
-"""Files of our own: replaced as a whole, locked, and never reached through a link.
+"""The node's own files: replaced as a whole, locked, and never reached through a link.
 
-`deploy/update` and the helpers of the image carry a copy of this module, because they run on the
-system's Python: it imports nothing but the standard library.
+`deploy/update` and the helpers of the image have a copy of this module and run on the system's
+Python, so the module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _CLOSED = 0o600
 
 
 def write_file(file: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Replace a file as a whole: after a power cut it is the old one or the new one.
+    """Replace a file as a whole: after a power cut the file is either the old or the new one.
 
-    A link in its place is replaced, not followed; so is one where the new file is made, which a
-    user who may write into the folder could have put there for root to overwrite another file.
-    The owner stays the same, and without `mode` the mode does, too. A file that is new belongs to
-    the owner of the folder when root makes it, and has the mode that the umask allows. A file
-    system without modes and owners (FAT) keeps its own.
+    A link in its place is replaced, not followed. So is a link in place of the temporary file, with
+    which a user who can write to the folder could make root overwrite another file. The file keeps
+    its owner and, without `mode`, its mode. A new file that root makes belongs to the folder's
+    owner; its mode is what the umask allows. A file system without modes and owners (FAT) keeps its
+    own.
 
     Raises:
-        OSError: it could not be written, and is as it was.
+        OSError: the file could not be written, and is unchanged.
     """
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     new = f".sensor-node-{os.getpid()}.new"
@@ -58,14 +58,14 @@ def write_file(file: Path, content: bytes, *, mode: int | None = None) -> None:
 
 
 def open_lock(file: Path) -> int:
-    """Open a file to lock with flock(2), made where it is missing; return its descriptor.
+    """Open a file to lock with flock(2), and make it if it is missing. Return its descriptor.
 
-    No other user can open it, so none can hold the lock: a folder, or a file that others may
-    read, can be locked by anyone (flock(2) asks for no right to write). A link in its place is
-    removed.
+    Other users cannot open the file, so they cannot hold the lock. In contrast, anyone can lock a
+    folder or a readable file, because flock(2) does not need write permission. A link in its place
+    is removed.
 
     Raises:
-        OSError: there is no such folder, or the file can be neither made nor opened.
+        OSError: the folder does not exist, or the file can be neither made nor opened.
     """
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -74,9 +74,9 @@ def open_lock(file: Path) -> int:
                 os.unlink(file.name, dir_fd=folder)
         with contextlib.suppress(FileExistsError):
             descriptor = _create(file.name, folder, _CLOSED)
-            _give(descriptor, os.fstat(folder))  # root's would be closed to the node
+            _give(descriptor, os.fstat(folder))  # the node could not open root's file
             return descriptor
-        # Not blocked by a pipe, and readable where the disk is read-only.
+        # A pipe does not block, and a read-only disk works.
         flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             return os.open(file.name, os.O_RDWR | flags, dir_fd=folder)
@@ -87,9 +87,9 @@ def open_lock(file: Path) -> int:
 
 
 def refuse_planted_link(file: Path) -> None:
-    """Raise OSError where root would follow a link that another user has put in a file's place.
+    """Raise OSError if root would follow a link that another user has put in a file's place.
 
-    For files that a library opens, and not this module. A link of root's own is meant.
+    For files that are opened by a library, not by this module. Root's own links are accepted.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         status = file.lstat()
@@ -98,7 +98,7 @@ def refuse_planted_link(file: Path) -> None:
 
 
 def _status(name: str, folder: int) -> os.stat_result | None:
-    """Return what is known of a regular file; None where there is none."""
+    """Return the status of a regular file; None if it does not exist."""
     try:
         status = os.lstat(name, dir_fd=folder)
     except FileNotFoundError:
@@ -112,9 +112,9 @@ def _create(name: str, folder: int, mode: int) -> int:
 
 
 def _give(descriptor: int, like: os.stat_result) -> None:
-    """Give a file the owner and group of another one, as root alone can."""
+    """Give a file the owner and group of another one, which only root can do."""
     if os.geteuid() == 0:
-        with contextlib.suppress(PermissionError):  # on FAT all files have one owner
+        with contextlib.suppress(PermissionError):  # on FAT all files have the same owner
             os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
@@ -122,5 +122,5 @@ def _sync(folder: int) -> None:
     try:
         os.fsync(folder)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot, as some networks' cannot
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync
             raise

@@ -154,7 +154,7 @@ def _second_boot(machine: Machine, seen: Subscriber, report: Report, before: int
         machine.run("systemctl start sensor-node-status", seconds=240)
         text = machine.run("cat /boot/firmware/status.txt")
         assert "line 6: [mqtt] keepalife: unknown key" in text, text
-        assert "The last configuration that could be used goes on" in text
+        assert "The last valid configuration stays in use" in text
     machine.shut_down(240)
 
 

@@ -61,7 +61,7 @@ def parse(source, content, *, copies=None):
 
 # The judge, who looks every few seconds, has met it between two restarts, or at each as it began.
 CRASHED = r"the service does not stay up \((exit-code, exit code 1|restarted 3 times)\)"
-NO_READING = "it has committed no reading"
+NO_READING = "it has not committed a reading"
 NO_BROKER = r"it does not reach the broker \(.*refuse.*\)"
 
 
@@ -197,7 +197,7 @@ def test_the_trial_outlives_who_began_it(node, seen, wheel):
     """kill -9 of `update` in its midst, and then of the judge."""
     updater = node.start(UPDATE, "--wheels", "/wheels", *_LIMITS, wheel("0.8.0", READS_NOTHING))
     wait_for(lambda: node.file(_TRIAL).exists(), 120)
-    assert "another update is at work" in node.run(UPDATE, "/srv", check=False).stdout
+    assert "another update is running" in node.run(UPDATE, "/srv", check=False).stdout
     updater.kill()
     node.run("systemctl", "kill", "--signal=KILL", "sensor-node-update", check=False)
     wait_for(lambda: node.show("ActiveState", "sensor-node-update") == "active", 20)

@@ -1,4 +1,4 @@
-"""The FAT partition of the card: what its owner writes there, and what is written back."""
+"""The FAT partition of the card: the owner's files, and the files written back."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ SSH_KEYS = BOOT / "ssh.txt"
 STATUS = BOOT / "status.txt"
 LAST_GOOD = Path("/var/lib/sensor-node/last-good.toml")
 RUN = Path("/run/sensor-node-panel")
-"""What `panel.py` has made of the settings; in memory."""
+"""The files that `panel.py` makes from the settings; in memory."""
 COMPOSED = Path("/run/sensor-node-status")
-"""What `status.py` is to put on the card; in memory."""
+"""The files that `status.py` puts on the card later; in memory."""
 
 
 class BadFile(Exception):
-    """A file of the card cannot be used; the text says what, where, and what to do."""
+    """A file on the card cannot be used; the text says what, where, and what to do."""
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What a file says.
+    """Return the content of a file; {} if the file is missing.
 
     Raises:
-        BadFile: it is there and cannot be read, or is not TOML.
+        BadFile: the file exists but cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
@@ -55,7 +55,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadFile(f"{file.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        # Where, and not what: what stands there may be a password.
+        # Only the position, because the text may be a password.
         where = re.search(r"\(at line \d+, column \d+\)", str(error))
         raise BadFile(
             f"{file.name} is not valid TOML {where[0] if where else ''}".rstrip()
@@ -64,7 +64,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writable(mount_point: Path) -> Iterator[None]:
-    """A file system that is otherwise only read, for as long as something is written."""
+    """Make a read-only file system writable within the context."""
     subprocess.run(["mount", "-o", "remount,rw", mount_point], check=True)
     try:
         yield

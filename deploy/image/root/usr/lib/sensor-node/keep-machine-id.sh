@@ -1,4 +1,4 @@
-# Writes down the id that systemd has made up at the first start, in memory: /etc is only read.
+# Saves the id that systemd made in memory at the first start, because /etc is read-only.
 mountpoint -q /etc/machine-id || exit 0
 mount -o remount,rw / || exit
 systemd-machine-id-setup --commit

@@ -1,9 +1,9 @@
-"""Makes settings of what the owner has written on the FAT partition; run once at each start.
+"""Makes settings from the owner's files on the FAT partition; run once at each start.
 
-The root file system is only read, so all of it goes into /run, but for what must outlive a
-restart: the keys of the SSH server, and the last Wi-Fi settings that were right. A mistake in one
-file costs that file alone, and is told in status.txt. It runs without rights: what only root can
-do, its unit does with what is found in /run.
+The root file system is read-only, so the settings go into /run. Only the keys of the SSH server
+and the last valid Wi-Fi settings outlive a restart. A mistake in one file affects only that file,
+and is reported in status.txt. This program runs without rights: its unit does what only root can
+do, with the files in /run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parent))  # which python3 -I leaves out
+sys.path.append(str(Path(__file__).parent))  # python3 -I leaves it out
 
 from card import (
     CONFIG,
@@ -47,7 +47,7 @@ def main() -> int:
             step()
         except BadFile as error:
             problems.append(str(error))
-        except Exception as error:  # noqa: BLE001, told, and the other files are not to blame
+        except Exception as error:  # noqa: BLE001, reported; the other files still count
             problems.append(f"{step.__name__.strip('_').replace('_', ' ')}: {_reason(error)}")
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without a word of what a file holds: that may be a password."""
+    """Return what is wrong, without any content of the file, which may be a password."""
     if isinstance(error, OSError):
         return f"{error.filename or ''}: {error.strerror}".removeprefix(": ")
     if isinstance(error, subprocess.CalledProcessError):
@@ -65,7 +65,7 @@ def _reason(error: Exception) -> str:
 
 
 def host_name(document: dict[str, Any], unique: str) -> str:
-    """The name on the network: the node's, as far as DNS allows it (RFC 1123, §2.1)."""
+    """Return the name on the network: the node's, as far as DNS allows it (RFC 1123, §2.1)."""
     node = document.get("node")
     name = str(node.get("name", "")) if isinstance(node, dict) else ""
     name = re.sub(r"[^A-Za-z0-9-]", "-", name).strip("-")[:63]
@@ -73,7 +73,7 @@ def host_name(document: dict[str, Any], unique: str) -> str:
 
 
 def page_announcement(document: dict[str, Any]) -> str:
-    """systemd.dnssd(5) for the status page; "" where others cannot reach it."""
+    """Return a systemd.dnssd(5) file for the status page; "" if others cannot reach the page."""
     web = document.get("web")
     if not isinstance(web, dict) or web.get("enabled") is not True:
         return ""
@@ -86,7 +86,7 @@ def page_announcement(document: dict[str, Any]) -> str:
 
 
 def ssh_keys(text: str) -> tuple[list[str], list[int]]:
-    """The public keys of ssh.txt, and the numbers of lines that are none."""
+    """Return the public keys in ssh.txt, and the numbers of the lines that are not keys."""
     keys, wrong = [], []
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
@@ -98,10 +98,10 @@ def ssh_keys(text: str) -> tuple[list[str], list[int]]:
 
 
 def wpa_supplicant_conf(document: dict[str, Any]) -> str:
-    """The settings of wifi.toml for wpa_supplicant; "" when it names no network.
+    """Return the settings of wifi.toml for wpa_supplicant; "" if it does not name a network.
 
     Raises:
-        BadFile: something in it is wrong.
+        BadFile: a setting is wrong.
     """
     networks = document.get("network", [])
     if unknown := set(document) - {"country", "network"}:
@@ -130,7 +130,7 @@ def _network(number: int, network: object) -> str:
     name = network.get("name")
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= 32:
         raise BadFile(f"{where}: name must be the Wi-Fi's name, in quotes, of 1 to 32 bytes")
-    # Hexadecimal: nothing that a name may hold is of meaning there.
+    # Hexadecimal, so that characters of the name do not have a special meaning.
     lines = [f"ssid={name.encode().hex()}"]
     if network.get("hidden") is True:
         lines.append("scan_ssid=1")
@@ -139,8 +139,8 @@ def _network(number: int, network: object) -> str:
     if password is None:
         lines.append("key_mgmt=NONE")
     elif isinstance(password, str) and re.fullmatch("[0-9A-Fa-f]{64}", password):
-        # The key itself, as rpi-imager and wpa_passphrase make it: without quotes in this file
-        # (wpa_supplicant.conf(5), psk), and of no use to SAE, which wants the password.
+        # The key itself, as made by rpi-imager and wpa_passphrase: without quotes in this file
+        # (wpa_supplicant.conf(5), psk), and useless for SAE, which needs the password.
         if security != "wpa2":
             raise BadFile(f"{where}: 64 hex digits are a WPA2 key; WPA3 needs the password itself")
         lines += ["key_mgmt=WPA-PSK", f"psk={password.lower()}"]
@@ -150,7 +150,7 @@ def _network(number: int, network: object) -> str:
             "digits; leave it out for an open network"
         )
     elif security == "wpa2":
-        # With WPA3 offered as well, brcmfmac does not connect to every access point that has both.
+        # If WPA3 is also offered, brcmfmac cannot connect to some access points that have both.
         lines += ["key_mgmt=WPA-PSK", f'psk="{password}"']
     elif security == "wpa3":
         lines += ["key_mgmt=SAE", "ieee80211w=2", f'sae_password="{password}"']
@@ -162,7 +162,7 @@ def _network(number: int, network: object) -> str:
 def _configuration() -> dict[str, Any]:
     try:
         return read_toml(CONFIG) or read_toml(LAST_GOOD)
-    except BadFile:  # the node says what is wrong with it
+    except BadFile:  # the node reports the problem
         return read_toml(LAST_GOOD)
 
 
@@ -171,14 +171,14 @@ def _name_host() -> None:
 
 
 def _announce_page() -> None:
-    """Let systemd-resolved tell the network of the status page."""
+    """Make systemd-resolved announce the status page on the network."""
     text = page_announcement(_configuration())
     if text:
-        _write(_ANNOUNCEMENT, text, mode=0o644)  # for resolved's own user to read
+        _write(_ANNOUNCEMENT, text, mode=0o644)  # readable by resolved's own user
 
 
 def _unique() -> str:
-    """Four digits that tell this machine from others of its kind."""
+    """Return four digits that distinguish this machine from others of its kind."""
     try:
         return _SERIAL.read_text(encoding="ascii").rstrip("\0\n")[-4:]
     except OSError:
@@ -208,13 +208,13 @@ def _set_up_ssh() -> None:
         _write(RUN / "authorized_keys", "\n".join(keys) + "\n")
     if wrong:
         lines = ", ".join(map(str, wrong))
-        raise BadFile(f"ssh.txt: line {lines} is no public key; one begins with ssh-ed25519")
+        raise BadFile(f"ssh.txt: line {lines} is not a public key; a key begins with ssh-ed25519")
 
 
 def _make_host_key(host_key: Path) -> None:
-    """Make the key of the SSH server, unless there is one that can be used.
+    """Make the key of the SSH server, unless a valid one exists.
 
-    A power cut may have left an empty one.
+    A power cut may have left an empty file.
     """
     read = ["ssh-keygen", "-y", "-P", "", "-f", str(host_key)]
     if host_key.exists() and subprocess.run(read, capture_output=True, check=False).returncode == 0:

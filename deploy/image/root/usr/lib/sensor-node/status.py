@@ -1,10 +1,10 @@
-"""Writes status.txt on the FAT partition: how the node is, in words for its owner.
+"""Writes status.txt on the FAT partition: the node's state, in words for its owner.
 
-The card is written to only when the words have changed, and they hold nothing that changes by
-itself: no reading, no count. While something is wrong with the configuration the board's own LED
-blinks as the node's does (a short flash every two seconds), for there may be no other.
+The card is only written to when the text has changed. So the text leaves out everything that
+changes by itself, such as readings and counts. While the configuration is wrong, the board's own
+LED blinks like the node's (a short flash every two seconds), because it may be the only LED.
 
-The text is put together without rights; `--show`, as root, puts it on the card and on the LED.
+The text is composed without rights; `--show`, as root, puts it on the card and on the LED.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parent))  # which python3 -I leaves out
+sys.path.append(str(Path(__file__).parent))  # python3 -I leaves it out
 
 from card import BOOT, COMPOSED, CONFIG, RUN, STATUS, writable
 from safe_files import write_file
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def show(text: str, *, bad: bool) -> None:
-    """Bring the file on the card and the board's LED up to date."""
+    """Update the file on the card and the board's LED."""
     _show_on_board(bad=bad)
     old = STATUS.read_text(encoding="utf-8") if STATUS.exists() else ""
     if old.partition("\n")[2] != text and os.path.ismount(BOOT):
@@ -77,7 +77,7 @@ def compose(
     clock_set: bool,
     known: dict[str, Any],
 ) -> str:
-    """The text, without the line that says when it was written."""
+    """Return the text, without the line with its time."""
     health = known.get("health") or {}
     lines = ["", *_node_lines(unit, health, bad_configuration), ""]
     if addresses:
@@ -120,7 +120,7 @@ def _node_lines(unit: dict[str, str], health: dict[str, Any], bad: list[str]) ->
         who,
         "sensor-node.toml CANNOT BE USED:",
         *(f"  {line}" for line in bad),
-        f"The last configuration that could be used goes on. {_SET_UP.capitalize()}."
+        f"The last valid configuration stays in use. {_SET_UP.capitalize()}."
         if runs
         else f"Nothing is measured: {_SET_UP}.",
     ]
@@ -131,13 +131,13 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _unit() -> dict[str, str]:
-    """What systemd knows of the node, which the unit has asked it for."""
+    """Return systemd's facts on the node, which the unit has requested."""
     shown = (COMPOSED / "unit").read_text(encoding="utf-8")
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 
 def _configuration_problems() -> list[str]:
-    """What `sensor-node check` says of the file on the card; nothing if it can be used."""
+    """Return the messages of `sensor-node check` on the card's file; [] if it is valid."""
     done = _run(_SENSOR_NODE, "check", "--config", str(CONFIG))
     if done.returncode != 78:
         return []
@@ -159,7 +159,7 @@ def _panel_problems() -> list[str]:
 
 
 def _addresses() -> list[tuple[str, str]]:
-    """Interface and IPv4 address of each network that is up."""
+    """Return the interface and IPv4 address of each network that is up."""
     try:
         interfaces = json.loads(_run("ip", "-json", "-4", "address", "show", "up").stdout)
     except ValueError:
