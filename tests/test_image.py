@@ -224,7 +224,7 @@ def test_status_says_what_runs_what_is_wrong_and_where():
 def test_status_of_a_bad_configuration_names_the_line_and_the_way_out():
     wrong = ["line 3: [mqtt] host: is missing"]
     on_the_last_good_one = composed(bad_configuration=wrong)
-    assert "  line 3: [mqtt] host: is missing\nThe last configuration" in on_the_last_good_one
+    assert "  line 3: [mqtt] host: is missing\nThe last valid configuration" in on_the_last_good_one
     assert "is running" in on_the_last_good_one
     first = composed(
         bad_configuration=wrong, unit={"ActiveState": "failed", "ExecMainStatus": "78"}, known={}
