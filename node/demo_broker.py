@@ -1,8 +1,8 @@
 """A broker for the demo, on a free port of the loopback interface.
 
-mosquitto where it is installed, else amqtt in a thread of this process. amqtt speaks MQTT 3.1.1
-alone; asked for MQTT 5 with a will it neither answers nor closes (0.12.1), so its clients have to
-be told.
+It is mosquitto if that is installed, else amqtt in a thread of this process. amqtt speaks only
+MQTT 3.1.1. Asked for MQTT 5 with a will it neither answers nor closes (0.12.1), so its clients
+must be configured for 3.1.1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BrokerUnavailable(Exception):
 
 
 class EmbeddedBroker:
-    """A broker on 127.0.0.1, and the version to speak to it; it can be away for a while."""
+    """A broker on 127.0.0.1, and the MQTT version that it speaks; it can be stopped for a while."""
 
     def __init__(self, name: str, port: int, protocol: MqttVersion, server: _Server) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class EmbeddedBroker:
 
 
 def find_mosquitto() -> str | None:
-    """The mosquitto program; Debian keeps it where a user's PATH does not lead."""
+    """Return the path of mosquitto; Debian installs it outside of a user's PATH."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     return shutil.which("mosquitto", path=path)
 
@@ -76,7 +76,7 @@ def embedded_broker(folder: Path) -> Iterator[EmbeddedBroker]:
     """Run a broker during the block; its files go to `folder`.
 
     Raises:
-        BrokerUnavailable: there is none, or it does not start.
+        BrokerUnavailable: no broker is installed, or it does not start.
     """
     port = free_port()
     program = find_mosquitto()
@@ -93,7 +93,7 @@ def embedded_broker(folder: Path) -> Iterator[EmbeddedBroker]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    """Return a port of 127.0.0.1 that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -130,8 +130,8 @@ class _Mosquitto:
         self._process: subprocess.Popen[bytes] | None = None
         lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "persistence false"]
         if os.geteuid() == 0:
-            # As another user it would no longer end with us: that clears PR_SET_PDEATHSIG
-            # (prctl(2)).
+            # As another user it would no longer end with us, because the change of user clears
+            # PR_SET_PDEATHSIG (prctl(2)).
             lines.append("user root")
         self._settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -152,7 +152,7 @@ class _Mosquitto:
 
 
 class _Amqtt:
-    """A thread with an event loop of its own."""
+    """A thread with a separate event loop."""
 
     def __init__(self, port: int) -> None:
         self._settings: dict[str, Any] = {

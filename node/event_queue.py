@@ -1,8 +1,8 @@
-"""The loop's one queue of events, with a bell that need not ring for each.
+"""The loop's only queue of events, with a bell that need not ring for each.
 
 Waking a thread costs more than most events are worth. Outcomes of reads and acknowledgements
-may be put in quietly: they wait for the next turn, unless the loop has asked to be woken when
-there are so many (`ring_at`). Order is kept among all events.
+may be put in quietly: they wait for the next turn, unless the loop has asked to be woken at
+a certain number of events (`ring_at`). All events keep their order.
 
 `put` and `put_quietly` are called on any thread and in signal handlers; the rest on the loop's.
 """
@@ -19,7 +19,7 @@ __all__ = ["EventQueue"]
 T = TypeVar("T")
 
 MAX_AT_ONCE = 500
-"""Events of one turn of the loop: more must not keep it from what is due."""
+"""Most events of one turn of the loop, so that a flood cannot delay what is due."""
 
 
 class EventQueue(Generic[T]):
@@ -29,8 +29,8 @@ class EventQueue(Generic[T]):
         self._events: deque[T] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.ring_at = 0
-        """How many events ring, though all of them be quiet; 0: however many. Events that came
-        before this was set are seen by `wait`, which looks before it sleeps."""
+        """The number of events, all of them quiet, that rings the bell; 0: quiet events never do.
+        `wait` sees events that came before this was set, because it looks before it sleeps."""
 
     def put(self, event: T) -> None:
         """Put an event in, and wake the loop. Reentrant, as signal handlers need."""
@@ -47,9 +47,9 @@ class EventQueue(Generic[T]):
         return 0 < self.ring_at <= len(self._events)
 
     def wait(self, timeout_s: float) -> list[T]:
-        """The events there are, after sleeping until the bell rings, at most `timeout_s`.
+        """Sleep until the bell rings, at most `timeout_s`, and return the events.
 
-        Of more than `MAX_AT_ONCE` the rest is for the next turn, which comes at once.
+        It returns at most `MAX_AT_ONCE`. The next turn follows at once, and gets the rest.
         """
         if not self._enough():
             with contextlib.suppress(queue.Empty):

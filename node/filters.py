@@ -1,11 +1,11 @@
-"""From a raw measurement to values worth publishing: the filters, each one object, in their order.
+"""The filters between a raw measurement and the published value: one object each, in order.
 
 A filter is a class, and a field of `ChannelTable` that names it. The field is its key in
-`[sensor.channel.NAME]`; the class has what must hold of the key, what it says in
-node/config/README.md, what it does to a value, and what it remembers. The order of the fields is
-the order of the filters. A value that a filter rejects never reaches a later one.
+`[sensor.channel.NAME]`. The class checks the key, has its text in node/config/README.md, changes a
+value, and keeps the filter's memory. The order of the fields is the order of the filters. A value
+that a filter rejects never reaches a later one.
 
-Pure, but for what a filter remembers; the time is always given.
+Pure except for the memory of a filter; the time is always passed in.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 DEFAULT_HEARTBEAT_S = 300.0
-"""How often a value that does not change by `delta` is published all the same."""
+"""How often a value is published although it has not changed by `delta`."""
 
 Problems = Iterator[tuple[str, str]]
-"""(key, what is wrong with it); the key is "" for the table as a whole."""
+"""(key, problem); the key is "" for the table as a whole."""
 
 
 class Rejected(Exception):
-    """A value that must not be published; `reason` is one word to count by."""
+    """A value must not be published; `reason` is one word, by which rejections are counted."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -49,12 +49,12 @@ class Rejected(Exception):
 
 
 class Filter:
-    """One filter of one channel; this one lets everything pass."""
+    """One filter of one channel; this base class lets everything pass."""
 
     help: ClassVar[str]
-    """What the table of node/config/README.md says of the key."""
+    """The text of the key in the table of node/config/README.md."""
     always: ClassVar[bool] = False
-    """It is there without its key, too."""
+    """Whether the filter is present without its key."""
 
     def __init__(self, table: ChannelTable, channel: Channel) -> None:
         self.later: Sequence[Filter] = ()
@@ -62,14 +62,14 @@ class Filter:
 
     @classmethod
     def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
-        """What is wrong with its key, which is there, beyond its type.
+        """Yield the problems of its key beyond the type; the key is present.
 
-        `channel` is None where only the sensor knows its channels.
+        `channel` is None if only the sensor knows its channels.
         """
         return iter(())
 
     def apply(self, value: float, at_s: float) -> float:
-        """The value that goes on, for one of monotonic time `at_s`.
+        """Return the value for the next filter, for one measured at monotonic time `at_s`.
 
         Raises:
             Rejected: it must not be published.
@@ -77,20 +77,20 @@ class Filter:
         return value
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
-        """Whether a value that has passed all filters is worth a message."""
+        """Return whether a value that has passed all filters is worth a message."""
         return True
 
     def published(self, value: float, at_s: float) -> None:
-        """Remember what subscribers have now."""
+        """Remember the value that subscribers have now."""
 
     def forget(self) -> None:
-        """Begin afresh after an outage: what was measured before it says nothing of now."""
+        """Start over after an outage: older values say nothing about the present one."""
 
 
 class Plausible(Filter):
-    """The driver's range, in the driver's unit: what the sensor can mean at all. It has no key.
+    """Rejects values outside the driver's range, in the driver's unit. It has no key.
 
-    What a humidity is a little beyond its ends is cut off.
+    A humidity slightly beyond its ends is clipped.
     """
 
     def __init__(self, table: ChannelTable, channel: Channel) -> None:
@@ -106,7 +106,7 @@ class Plausible(Filter):
         raise Rejected(
             "implausible",
             f"{channel.name} {value:g} {channel.unit} is outside "
-            f"{self._low:g} to {self._high:g}, which the sensor cannot mean",
+            f"{self._low:g} to {self._high:g}, the limits of the sensor",
         )
 
 
@@ -128,7 +128,7 @@ class InUnit(Filter):
 
     def apply(self, value: float, at_s: float) -> float:
         native = self._channel.unit
-        if self._unit not in convertible(native):  # of a channel that the sensor alone knows
+        if self._unit not in convertible(native):  # for a channel that only the sensor knows
             units = ", ".join(convertible(native))
             raise Rejected("unit", f"{self._channel.name} cannot be {self._unit}; one of {units}")
         return convert(value, native, self._unit)
@@ -150,7 +150,7 @@ class Offset(Filter):
 
 
 class Calibrate(Filter):
-    """Piecewise linear through (measured, true) points."""
+    """Maps values piecewise linearly through (measured, true) points."""
 
     help = "or two or more points `[measured, true]`; a straight line through each two of them"
 
@@ -164,7 +164,7 @@ class Calibrate(Filter):
     def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
         assert table.calibrate is not None
         if table.offset is not None:
-            yield "", "offset and calibrate exclude each other"
+            yield "", "offset and calibrate are mutually exclusive"
         measured = [point[0] for point in table.calibrate]
         if len(set(measured)) < len(measured):
             yield "calibrate", "two points have the same measured value"
@@ -177,7 +177,7 @@ class Calibrate(Filter):
 
 
 def _up_to_its_ends(value: float, channel: Channel) -> float:
-    """A calibrated humidity of 100 % is not 102 %."""
+    """Clip a calibrated value: a humidity of 102 % is 100 %."""
     if not channel.overshoot:
         return value
     low, high = channel.plausible
@@ -185,9 +185,9 @@ def _up_to_its_ends(value: float, channel: Channel) -> float:
 
 
 class Range(Filter):
-    """Rejects what lies outside."""
+    """Rejects values outside the configured range."""
 
-    help = "`[lowest, highest]`: outside it a value is rejected"
+    help = "`[lowest, highest]`: a value outside it is rejected"
 
     def __init__(self, table: ChannelTable, channel: Channel) -> None:
         super().__init__(table, channel)
@@ -207,7 +207,7 @@ class Range(Filter):
         if lowest > high or highest < low:
             yield (
                 "range",
-                f"no value can lie there: the sensor measures {low:g} to {high:g} {unit}",
+                f"is out of reach: the sensor measures {low:g} to {high:g} {unit}",
             )
 
     def apply(self, value: float, at_s: float) -> float:
@@ -254,7 +254,7 @@ class MaxRate(Filter):
         )
 
     def _reachable(self, earlier: tuple[float, float], value: float, at_s: float) -> bool:
-        """Whether `value` can follow `earlier` without exceeding the rate."""
+        """Return whether `value` can follow `earlier` without exceeding the rate."""
         value_then, then_s = earlier
         return abs(value - value_then) <= self._per_s * max(at_s - then_s, 0.0) + 1e-9
 
@@ -277,7 +277,7 @@ class Median(Filter):
             yield "median", "must be odd: 3, 5, 7"
 
     def apply(self, value: float, at_s: float) -> float:
-        """Of an even number, after a fresh beginning, the upper middle."""
+        """Return the median; of an even number, soon after the start, the upper middle one."""
         self._recent.append(value)
         return sorted(self._recent)[len(self._recent) // 2]
 
@@ -303,7 +303,7 @@ class Average(Filter):
 
 
 class Decimals(Filter):
-    """Rounds, to as many decimals as mean something in the unit, or as many as are configured."""
+    """Rounds to the configured decimals, by default as many as are meaningful in the unit."""
 
     help = ""
     always = True
@@ -319,7 +319,7 @@ class Decimals(Filter):
 
 
 class Delta(Filter):
-    """Thins out messages: a value is worth one on a change, or when the heartbeat is due."""
+    """Thins out messages: a value is published on a change, or when the heartbeat is due."""
 
     help = "publish on a change of at least this much ..."
 
@@ -334,7 +334,7 @@ class Delta(Filter):
         if self._published is None:
             return True
         published, published_s = self._published
-        # Half a step of the rounding more than the difference, for the sake of 0.1 + 0.2.
+        # The tolerance makes up for rounding errors such as that of 0.1 + 0.2.
         changed = abs(value - published) + 1e-9 >= self._delta
         return changed or at_s - published_s >= self._heartbeat_s
 
@@ -343,14 +343,14 @@ class Delta(Filter):
 
 
 class Heartbeat(Filter):
-    """How often `Delta` lets a value pass that does not change; it does nothing itself."""
+    """Sets how often `Delta` lets an unchanged value pass; does nothing itself."""
 
     help = "... and at least this often"
 
     @classmethod
     def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
         if table.delta is None:
-            yield "heartbeat", "has a meaning only beside delta"
+            yield "heartbeat", "only applies together with delta"
 
 
 class ChannelTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -371,11 +371,11 @@ class ChannelTable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def heartbeat_s(self) -> float:
-        """How often a value is published that does not change by `delta`, in seconds."""
+        """Return how often a value is published that does not change by `delta`, in seconds."""
         return DEFAULT_HEARTBEAT_S if self.heartbeat is None else self.heartbeat
 
     def longest_gap_s(self, interval_s: float) -> float:
-        """How long a channel that is read every `interval_s` may be silent while all is well."""
+        """Return how long a healthy channel that is read every `interval_s` may be silent."""
         return interval_s if self.delta is None else self.heartbeat_s + interval_s
 
 
@@ -384,7 +384,7 @@ _NO_KEYS = ChannelTable()
 
 @functools.cache
 def filters_by_key() -> dict[str, type[Filter]]:
-    """Every filter that has a key, in the order in which they come."""
+    """Return every filter that has a key, in the order of application."""
     return {
         field.name: found
         for field in msgspec.structs.fields(ChannelTable)
@@ -398,9 +398,9 @@ def _has_key(table: ChannelTable, key: str) -> bool:
 
 
 def channel_problems(table: ChannelTable, channel: Channel | None) -> Problems:
-    """What is wrong with a table whose values are each of the right type, by key.
+    """Yield the problems, by key, of a table whose values are each of the right type.
 
-    `channel` is None where only the sensor knows its channels.
+    `channel` is None if only the sensor knows its channels.
     """
     for key, kind in filters_by_key().items():
         if _has_key(table, key):
@@ -422,14 +422,14 @@ class ChannelFilters:
         ]
         for index, one in enumerate(self._filters, start=1):
             one.later = self._filters[index:]
-        # Most filters do one of two things: a reading costs no call that changes nothing.
+        # Most filters do one of two things. A reading does not pay for calls without effect.
         self._changing = [f for f in self._filters if type(f).apply is not Filter.apply]
         self._thinning = [
             f for f in self._filters if type(f).worth_publishing is not Filter.worth_publishing
         ]
 
     def accept(self, raw: float, at_s: float) -> float:
-        """The value to publish for `raw`, measured at monotonic time `at_s`.
+        """Return the value to publish for `raw`, measured at monotonic time `at_s`.
 
         Raises:
             Rejected: it must not be published.
@@ -440,7 +440,7 @@ class ChannelFilters:
         return value
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
-        """Whether a value is worth a message, for all that the filters know."""
+        """Return whether all filters consider a value worth a message."""
         return not self._thinning or all(f.worth_publishing(value, at_s) for f in self._thinning)
 
     def published(self, value: float, at_s: float) -> None:
@@ -464,7 +464,7 @@ def _decimals_of(table: ChannelTable, channel: Channel) -> int:
 
 
 def calibrated(value: float, points: list[tuple[float, float]]) -> float:
-    """Piecewise linear through (measured, true) points, extended beyond the outermost two.
+    """Map a value piecewise linearly through (measured, true) points, extended at both ends.
 
     Two points, in ice water and in boiling water, correct a sensor's offset and its slope.
     """

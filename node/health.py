@@ -1,8 +1,8 @@
-"""What the node says of itself: the payload of the health topic, and of `sensor-node status`.
+"""The node's report on itself: the payload of the health topic, and of `sensor-node status`.
 
 A field is one row: its type, its default, and in `Shown` how it is shown. Home Assistant's
 discovery, `/metrics`, the page and `status` read the rows. Every field has a default, so that the
-health of an older node can be read, and that of a newer one, whose further fields are left out.
+health of an older node can be read. Unknown fields of a newer node are ignored.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ __all__ = [
 
 
 LATE_S = 30.0
-"""A reading is sent within its round of history; so much later, something keeps it."""
+"""A reading is normally sent with the next history; this much later, something delays it."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """How a field of `Health` is shown; "" and None leave out what they stand for."""
+    """How a field of `Health` is shown; "" and None leave the respective part out."""
 
     name: str
-    """For people, as in the middle of a line."""
+    """The name for people, as in the middle of a line."""
     unit: str = ""
     decimals: int | None = None
     component: str = ""
     """The key of its component in Home Assistant's discovery."""
     device_class: str = ""
-    """Home Assistant's, which goes with the unit; of a value that is true or false, `problem`."""
+    """Home Assistant's, which goes with the unit; for a value that is true or false, `problem`."""
     state_class: str = "measurement"
     """Home Assistant's; `total_increasing` is a counter in `/metrics`, too."""
     metric: str = ""
-    """Its name in `/metrics`, without `sensor_node_`; left out where the log has a fresher one."""
+    """Its name in `/metrics`, without `sensor_node_`; "" if the log has a fresher value."""
     help: str = ""
-    """What `/metrics` says of it."""
+    """Its help text in `/metrics`."""
     of_host: bool = False
-    """It is a `Vitals`: null, and shown nowhere, where this computer does not tell it."""
+    """Whether it is a field of `Vitals`: null and not shown if this computer does not report it."""
 
     @property
     def is_problem(self) -> bool:
-        """Whether it is true or false, and true is wrong."""
+        """Return whether it is a truth value for which true means a problem."""
         return self.device_class == "problem"
 
 
@@ -65,9 +65,9 @@ class SensorHealth(msgspec.Struct, frozen=True, kw_only=True):
     ok: int = 0
     """Reads that gave a value."""
     failed: int = 0
-    """Reads that gave none."""
+    """Reads that failed."""
     rejected: int = 0
-    """Values that did not pass a filter."""
+    """Values that a filter rejected."""
     rejected_for: dict[str, int] = {}
     """The same by reason."""
     last_error: str | None = None
@@ -80,11 +80,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     process: int = 0
     version: str = ""
     config: str = ""
-    """The digest of the configuration file it was started with, see `schema.Config`."""
+    """The digest of the configuration file that the node was started with; see `schema.Config`."""
     configuration_problem: str = ""
-    """Why the node runs on the last good configuration; it stands in `problems`, too."""
+    """Why the node runs on the last good configuration; `problems` contains it, too."""
     name_problem: str = ""
-    """That another node has this name; it stands in `problems`, too."""
+    """That another node has this name; `problems` contains it, too."""
     time: str = ""
     clock: str = "unsynced"
     simulated: bool = False
@@ -99,7 +99,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
             device_class="duration",
             state_class="",
             metric="uptime_seconds",
-            help="Time since the node was started; as it noted it last.",
+            help="Time since the node was started, as last recorded.",
         ),
     ] = 0
     cpu_temperature: Annotated[
@@ -145,30 +145,30 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
             component="throttled",
             device_class="problem",
             metric="throttled",
-            help="Whether supply or heat slow the processor down.",
+            help="Whether the supply or heat slows the processor down.",
             of_host=True,
         ),
     ] = None
     broker: str = ""
-    """Whether the broker is reached, in words."""
+    """The state of the connection to the broker, in words."""
     connected: bool = False
     mqtt_version: str | None = None
     """5 or 3.1.1; None without a connection."""
     short_connections: int = 0
-    """Connections in a row, up to now, that were lost soon after they came about."""
+    """Consecutive connections, up to now, that were lost soon after they were made."""
     outbox_readings: Annotated[int, Shown(name="readings to be sent", component="outbox")] = 0
     """Readings that the broker has not acknowledged."""
     outbox_oldest_s: float | None = None
-    """The age of the oldest of them; 0 without any, null where nobody knows."""
+    """The age of the oldest of them; 0 without any, null if it is not known."""
     history_interval_s: float = 60.0
-    """How often readings are sent as history; what is younger only waits for its turn."""
+    """How often readings are sent as history; younger readings only wait for their turn."""
     read: int = 0
     """Reads that gave a value, of all sensors."""
     rejected: Annotated[
         int,
         Shown(name="rejected values", component="rejected", state_class="total_increasing"),
     ] = 0
-    """Values that did not pass a filter, of all sensors."""
+    """Values that a filter rejected, of all sensors."""
     stream: str = ""
     """The stream of the readings to come."""
     seq: int = 0
@@ -178,17 +178,17 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     sent: int = 0
     """Readings that the broker has acknowledged."""
     dropped_readings: int = 0
-    """Readings lost to the bound of the log, in its life."""
+    """Readings dropped because the log was full, in the life of the log."""
     dead_letters: int = 0
-    """Messages that the broker would not take, in the life of the log."""
+    """Messages that the broker rejected, in the life of the log."""
     problems: list[str] = []
-    """What is wrong with the node itself."""
+    """The problems of the node itself."""
     sensors: dict[str, SensorHealth] = {}
 
 
 @functools.cache
 def shown_fields() -> dict[str, Shown]:
-    """The fields of `Health` that are shown, each with its row."""
+    """Return the fields of `Health` that are shown, each with its row."""
     return {
         name: row
         for name, hint in typing.get_type_hints(Health, include_extras=True).items()
@@ -198,7 +198,7 @@ def shown_fields() -> dict[str, Shown]:
 
 
 def host_texts(health: Health) -> list[tuple[str, str]]:
-    """What is known of the computer: name and value, in words."""
+    """Return the known facts of the computer: name and value, in words."""
     texts = []
     for field, shown in shown_fields().items():
         value = getattr(health, field)
@@ -209,7 +209,7 @@ def host_texts(health: Health) -> list[tuple[str, str]]:
 
 
 def backlog_text(unsent: int, oldest_s: float | None, health: Health | None) -> str:
-    """What waits to be sent, and whether that is as it should be: "4 readings to be sent, ..."."""
+    """Describe the unsent readings, and whether that is normal: "4 readings to be sent, ..."."""
     text = f"{unsent} reading{'' if unsent == 1 else 's'} to be sent"
     if not unsent:
         return text
@@ -218,17 +218,17 @@ def backlog_text(unsent: int, oldest_s: float | None, health: Health | None) -> 
     if health is None:
         return text
     if not health.connected:
-        return f"{text}: they wait for the broker"
+        return f"{text}: waiting for the broker"
     every = f"history is sent every {duration_text(health.history_interval_s)}"
     if oldest_s is None or oldest_s <= health.history_interval_s + LATE_S:
         return f"{text} ({every})"
-    return f"{text}: late, for {every}"
+    return f"{text}: late, because {every}"
 
 
 def age_of(reading: Reading, clock: Clock) -> float | None:
-    """How long ago it was taken, in seconds: by the time since boot, else by the date.
+    """Return how long ago a reading was taken, in seconds: by the time since boot, else by date.
 
-    None where neither is known.
+    None if neither is known.
     """
     if reading.boot_id == clock.boot_id:
         return round(max(0.0, clock.boot_s() - reading.boot_ms / 1000), 1)

@@ -4,8 +4,8 @@
     paho's thread ──BrokerEvent──┴► queue ─┴──► Publisher, Reporter, RemoteCommands, Announcer
 
 Bus workers and paho's callbacks only put events into the queue. The loop sleeps until the next
-event or the next due time, whichever is sooner; nothing polls, and there are no locks of ours.
-Each event goes to its owner alone, by its type.
+event or the next due time, whichever is sooner; nothing polls, and our code has no locks.
+Each event goes only to its owner, by its type.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ __all__ = ["Node", "StopRequest"]
 _log = logging.getLogger(__name__)
 
 GOODBYE_S = 1.0
-"""How long a broker may take to acknowledge `offline` before the node leaves all the same."""
+"""How long the node waits at the end for the broker to acknowledge `offline`."""
 NETWORK_THREAD_CHECK_S = 10.0
 REST_AFTER_MISTAKE_S = 1.0
 MAX_INCOMING_BYTES = 64 * 1024
 INCOMING_BYTES_A_SENSOR = 4 * 1024
-"""The largest message that is for us is our own discovery message, as it was retained."""
+"""The largest message for the node is its own discovery message, as the broker retained it."""
 STALL_S = 0.1
 """A turn that takes longer was held up: by the disk, a stopped process, or too little processor."""
 
 
 class StopRequest(msgspec.Struct, frozen=True):
-    """The node shall end; `reason` goes into the log."""
+    """The node is to stop; `reason` goes into the log."""
 
     reason: str
 
@@ -100,10 +100,11 @@ class Node:
         simulated: bool = False,
         warnings: RecentWarnings | None = None,
     ) -> None:
-        """`state_dir`: where the log of readings is; with None it is in memory alone.
+        """Build the node's parts.
 
-        `hold_state_dir` takes it for this process, and raises StateDirTaken. `simulated`: the
-        hardware is not real.
+        `state_dir`: the folder of the log of readings; with None the log is only in memory.
+        `hold_state_dir` reserves the folder for this process, and raises StateDirTaken.
+        `simulated`: the hardware is not real.
         """
         self._clock = clock
         self._queue: EventQueue[_Event] = EventQueue()
@@ -196,19 +197,19 @@ class Node:
         self._condition: tuple[bool, int] | None = None
         self._check_network_at_s = clock.monotonic() + NETWORK_THREAD_CHECK_S
         self._rest_until_s = 0.0
-        """Nothing is due before, for what was due has failed."""
+        """Nothing is due before this time, because what was due has failed."""
         self._reads_first = False
-        """In this turn reads begin, and the rest waits for the next one."""
+        """Whether only reads begin in this turn, and the rest waits for the next one."""
         self._stopping = False
         self._awake_since_s = clock.monotonic()
-        """Since when the loop could have worked, for all that is accounted for."""
+        """The end of the time that is accounted for; the loop could have worked since."""
 
     def stop(self, reason: str) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
         self._queue.put(StopRequest(reason))
 
     def run(self) -> None:
-        """Work until `stop`."""
+        """Run until `stop` is called."""
         start_s = self._clock.monotonic()
         self._scheduler.start(start_s)
         try:
@@ -226,7 +227,7 @@ class Node:
 
     def _turn(self) -> None:
         if self._excuse_hold_up():
-            # Reads that ended meanwhile: their sensors are free for the turn that is due now.
+            # Take reads that ended meanwhile: their sensors are free for the turn due now.
             for event in self._queue.wait(0):
                 self._contained(event)
         try:
@@ -235,8 +236,8 @@ class Node:
             self._go_on("begin reads")
         now_s = self._clock.monotonic()
         self._watch_network_thread(now_s)
-        # What is due with the reads, as health and history are, would make them late. It waits for
-        # the next turn, which comes with their outcomes or very soon, and for no more than one.
+        # Other work that is due with the reads, such as health and history, would make them late.
+        # It waits for the next turn, which comes with the outcomes or very soon, and no longer.
         self._reads_first = self._scheduler.begins_reads and not self._reads_first
         if not self._reads_first:
             try:
@@ -253,9 +254,9 @@ class Node:
         self._show_condition()
 
     def _excuse_hold_up(self) -> bool:
-        """Allow the sensors the time in which the loop was held up; whether it was.
+        """Excuse the sensors for the time in which the loop was held up; return whether it was.
 
-        Called before the loop looks for silence, and before it sleeps, so that every moment
+        Called before the loop looks for silent sensors, and before it sleeps, so that every delay
         counts: a slow disk, a late wake-up, a process that was stopped.
         """
         now_s = self._clock.monotonic()
@@ -270,15 +271,15 @@ class Node:
         try:
             self._dispatch(event)
         except Exception:  # noqa: BLE001, logged, and the loop goes on
-            self._go_on("deal with an event")
+            self._go_on("handle an event")
 
     def _go_on(self, what: str) -> None:
-        """Log a mistake, and rest: none of ours may stop the readings, or fill the log."""
+        """Log an exception, and pause: a bug must neither stop the readings nor fill the log."""
         _log.exception("failed to %s; the node goes on", what)
         self._rest_until_s = self._clock.monotonic() + REST_AFTER_MISTAKE_S
 
     def _wait(self, now_s: float) -> list[_Event]:
-        """The events there are, after sleeping until the first, or until something is due."""
+        """Sleep until the first event, or until something is due; return the events."""
         wake_at_s = min(
             self._scheduler.next_due_s,
             self._check_network_at_s,
@@ -298,7 +299,7 @@ class Node:
         return events
 
     def _dispatch(self, event: _Event) -> None:
-        """Give an event to its owner; those of a client that has been replaced to nobody."""
+        """Give an event to its owner; ignore those of a client that has been replaced."""
         match event:
             case ReadDone():
                 self._hand_on(self._scheduler.read_ended(event))
@@ -324,7 +325,7 @@ class Node:
                 self._reporter.link_changed(self._link.follow(event))
 
     def _hand_on(self, events: list[SensorEvent]) -> None:
-        """Give what has happened at the sensors to its owner; a mistake costs one event alone."""
+        """Give sensor events to their owners; an exception costs only one event."""
         for event in events:
             try:
                 match event:
@@ -339,15 +340,15 @@ class Node:
                     case ReadRequest():
                         event.done(event)
             except Exception:  # noqa: BLE001, logged, and the loop goes on
-                self._go_on("deal with what a sensor has brought")
+                self._go_on("handle the outcome of a read")
 
     def _identify(self) -> float:
-        """Blink the LED, for as many seconds as are returned."""
+        """Blink the LED, and return for how many seconds."""
         _log.info("this is %s", self._name)
         return self.panel.identify()
 
     def _report_broker_event(self, event: BrokerEvent) -> None:
-        """Called on paho's thread. To have been taken is no reason to wake up."""
+        """Queue an event; called on paho's thread. An acknowledgement does not wake the loop."""
         if isinstance(event, Acknowledged) and event.refused is None:
             self._queue.put_quietly(event)
         else:
@@ -380,7 +381,7 @@ class Node:
     # -- the end
 
     def _say_goodbye(self) -> None:
-        """Tell the broker, within `GOODBYE_S`; stuck sensors and a silent broker are left."""
+        """Publish `offline`, within `GOODBYE_S`; leave stuck sensors and a silent broker."""
         self._service.stopping()
         self._queue.ring_at = 1
         self._send_what_cannot_be_written()

@@ -1,7 +1,7 @@
-"""The LED and the button of a node: what can be seen and done without a network.
+"""The LED and the button of a node: signs and commands that work without a network.
 
-gpiozero blinks on a thread of its own, and only while there is something wrong: a node that is
-well has its LED on, which costs no wake-up. A pin that cannot be had is reported once; the node
+gpiozero blinks on a separate thread, and only while there is a problem: the LED of a healthy node
+is on, which does not cost wake-ups. A pin that cannot be opened is reported once, and the node
 goes on without it.
 
 Used on the loop's thread; the button reports on gpiozero's.
@@ -31,13 +31,13 @@ IDENTIFY_S = 10.0
 HOLD_S = 2.0
 _BOUNCE_S = 0.03
 BLINK_S = 10.0
-"""How long a configuration that cannot be used is shown on the LED before the node ends."""
+"""How long the LED shows an unusable configuration before the node ends."""
 STARTING_S = 10.0
-"""How long after its start a node that is not well yet is said to be starting."""
+"""How long after its start a node that is not healthy yet counts as starting."""
 
 
 class Pattern(enum.Enum):
-    """Seconds on, seconds off; a pattern without an end of either is steady."""
+    """Seconds on, seconds off; an infinite time makes the pattern steady."""
 
     STARTING = (0.25, 0.25)
     ONLINE = (math.inf, 0.0)
@@ -48,11 +48,11 @@ class Pattern(enum.Enum):
 
 
 class ButtonPressed(msgspec.Struct, frozen=True):
-    """Pressed and let go."""
+    """The button was pressed and released."""
 
 
 class ButtonHeld(msgspec.Struct, frozen=True):
-    """Held for `HOLD_S`."""
+    """The button was held for `HOLD_S`."""
 
 
 class Panel:
@@ -68,7 +68,7 @@ class Panel:
         report: Callable[[ButtonPressed | ButtonHeld], None] = lambda _event: None,
         bad_configuration: bool = False,
     ) -> None:
-        """`bad_configuration`: the node runs on another one than it was given."""
+        """Open the pins. `bad_configuration`: the node runs on an older one than it was given."""
         self._clock = clock
         self._bad_configuration = bad_configuration
         self._led: Any = None
@@ -76,7 +76,7 @@ class Panel:
         self._report = report
         self._held = False
         self.pattern: Pattern | None = None
-        """What the LED shows."""
+        """The pattern of the LED."""
         self._started_s = clock.monotonic()
         self._identify_until_s = -math.inf
         if led is not None:
@@ -84,7 +84,7 @@ class Panel:
         if button is not None:
             self._button = _open("[button]", button.pin, lambda: self._open_button(button, board))
         self.next_due_s = math.inf
-        """When another pattern may have to be shown, without anything happening."""
+        """When the pattern may have to change without an event."""
 
     def _open_button(self, table: ButtonTable, board: Board) -> Any:
         from gpiozero import Button
@@ -109,7 +109,7 @@ class Panel:
             self._report(ButtonPressed())
 
     def show(self, *, connected: bool, all_online: bool) -> None:
-        """Show how the node is, as far as nothing else is to be seen."""
+        """Show the node's condition, unless the LED shows something else at the moment."""
         if self._led is None:
             return
         now_s = self._clock.monotonic()
@@ -133,14 +133,14 @@ class Panel:
         return self._led is not None
 
     def identify(self) -> float:
-        """Blink so that this node can be told from others; for how many seconds, 0 without LED."""
+        """Blink to identify this node; return for how many seconds, 0 without an LED."""
         if self._led is None:
             return 0.0
         self._identify_until_s = self._clock.monotonic() + IDENTIFY_S
         return IDENTIFY_S
 
     def display(self, pattern: Pattern) -> None:
-        """Let the LED do `pattern` until another one is given."""
+        """Show `pattern` on the LED until the next call."""
         if self._led is None or pattern is self.pattern:
             return
         self.pattern = pattern
@@ -155,14 +155,14 @@ class Panel:
             self._led = None
 
     def close(self) -> None:
-        """Switch the LED off, and let go of the pins."""
+        """Switch the LED off, and release the pins."""
         for device in (self._led, self._button):
             try:
                 if device is not None:
                     device.close()
             except Exception as error:  # noqa: BLE001, gpiozero and what is under it
                 # The rest of the goodbye is more important.
-                _log.debug("a pin cannot be let go of: %s", error)
+                _log.debug("a pin cannot be released: %s", error)
         self._led = self._button = None
 
 
@@ -181,9 +181,9 @@ def _open(table: str, pin: int, opened: Callable[[], Any]) -> Any:
 
 
 def led_of(source: Path) -> StatusLedTable | None:
-    """The `[status_led]` of a configuration that may be wrong everywhere else.
+    """Return the `[status_led]` of a configuration that may be wrong everywhere else.
 
-    All that is asked of it is that it is TOML, and that `[status_led] pin` in it is right.
+    The file only has to be TOML, with a valid `[status_led] pin`.
     """
     import tomllib
 

@@ -1,4 +1,4 @@
-"""What travels from a bus worker to the broker."""
+"""The data that travel from a bus worker to the broker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReadOutcome(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """What the numbers of a reading are; most readings of a sensor share one."""
+    """The sensor, channels and units of a reading's numbers; most readings of a sensor share it."""
 
     sensor: str
     channels: tuple[str, ...]
@@ -39,7 +39,7 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Values that passed the pipeline, in the order in which they passed it."""
+    """Values that passed the filters, in the order in which they passed."""
 
     seq: int
     layout: Layout
@@ -47,11 +47,11 @@ class Reading(msgspec.Struct, frozen=True):
     """A value per channel of the layout, in its unit and rounded to its decimals."""
     boot_id: str
     boot_ms: int
-    """When it was taken, since the boot `boot_id`."""
+    """When it was taken, in time since the boot `boot_id`."""
     utc_ms: int
-    """When it was taken, since 1970, as far as this computer knew, or knows by now."""
+    """When it was taken, in time since 1970, to this computer's best knowledge then or later."""
     synced: bool
-    """Whether `utc_ms` is to be trusted."""
+    """Whether `utc_ms` can be trusted."""
 
     @property
     def sensor(self) -> str:

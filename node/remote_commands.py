@@ -1,13 +1,13 @@
-"""Commands that come over MQTT: what they are, whether they are done, and how they are answered.
+"""Commands over MQTT: which there are, when they are refused, and how they are answered.
 
     B/N/cmd/read       nothing, or ids of sensors       reads them now
     B/N/cmd/identify   nothing                          blinks the LED
-    B/N/cmd/restart    nothing                          ends the process; the service starts it anew
+    B/N/cmd/restart    nothing                          ends the process; the service restarts it
 
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
-`B/N/cmd/<name>/result`: an object with `command`, `ok`, and what was done or `error`.
+`B/N/cmd/<name>/result`: an object with `command`, `ok`, and the result or `error`.
 
-Used on the loop's thread. `RateLimit` has bounded how many come.
+Used on the loop's thread. `RateLimit` bounds how many arrive.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ _log = logging.getLogger(__name__)
 LARGEST_BYTES = 1024
 MAX_TOPIC_BYTES = 1024
 MAX_TOPIC_LEVELS = 50
-"""Of a response topic. A broker may end the connection over more: mosquitto takes 200 levels."""
+"""Most levels of a response topic. A broker may end the connection over more; mosquitto's limit
+is 200."""
 RESTART_IN_ANY_CASE_S = 60.0
-"""How long after the start `restart` is refused at most, though a sensor was not read yet."""
+"""How long after the start `restart` is refused at most, if a sensor was not read yet."""
 DEAF_S = 60.0
-"""How long commands are not listened to after a flood of them."""
+"""How long the node ignores commands after a flood of them."""
 _MAX_READS = 8
-"""How many reads may be under way for somebody."""
+"""How many requested reads may be under way."""
 _MAX_SAID = 50
 _COMMANDS = ("read", "identify", "restart")
 
 
 class _Refused(Exception):
-    """A command that is not done; the message says why."""
+    """A command is refused; the message says why."""
 
 
 class RemoteCommands:
@@ -64,7 +65,7 @@ class RemoteCommands:
         identify: Callable[[], float],
         restart: Callable[[], None],
     ) -> None:
-        """`identify` returns for how many seconds the LED blinks; 0: there is none."""
+        """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one."""
         self._table = config.commands
         self._clock = clock
         self._link = link
@@ -76,19 +77,19 @@ class RemoteCommands:
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         prefix = config.homeassistant.prefix
         self._private = (f"{config.mqtt.base_topic}/", f"{prefix}/", "homeassistant/", "$")
-        """Where no answer is sent: it would be taken for something else."""
+        """Topics that answers must not go to, because they would be mistaken for something else."""
         self._said: set[str] = set()
         self._reads = 0
         self._started_s = clock.monotonic()
         self.next_due_s = math.inf
 
     def hear(self, message: Arrived) -> None:
-        """Do what a message says, or answer why not."""
+        """Carry out the command of a message, or answer why not."""
         name = message.topic.rpartition("/")[2]
         if name == NO_COMMAND:
             return
         if message.retained:
-            why = "it is retained, and would be carried out on each connection; clear it"
+            why = "it is retained, and would be carried out at each connection; delete it"
             self._say(f"a command {name[:40]!r} is ignored: {why}")
             return
         try:
@@ -103,25 +104,25 @@ class RemoteCommands:
             self._answer(name, message, reply_to, ok=False, error=str(refusal))
 
     def flooded(self, event: Flooded) -> None:
-        """Do not listen for a while; on connecting anew we do."""
+        """Stop listening for a while, or until the next connection."""
         deaf = self.next_due_s < math.inf
         if not deaf and event.topic.startswith(self._topics.command("")):
             self._link.ignore(self._topics.command_filter)
             self.next_due_s = self._clock.monotonic() + DEAF_S
             _log.warning(
-                "too many commands arrive: none is listened to for %g s; see who may publish to %s",
+                "too many commands: ignoring all of them for %g s; check who may publish to %s",
                 DEAF_S,
                 self._topics.command_filter,
             )
 
     def listen_again(self, now_s: float) -> None:
-        """Listen again when it is time."""
+        """Listen again when the pause is over."""
         if now_s >= self.next_due_s:
             self.next_due_s = math.inf
             self._link.listen(self._topics.command_filter)
 
     def _say(self, message: str) -> None:
-        """Log why a command is not done: each reason once, for they may come by the thousand."""
+        """Log why a command is refused: each reason once, because thousands may arrive."""
         level = logging.DEBUG if message in self._said else logging.INFO
         if len(self._said) < _MAX_SAID:
             self._said.add(message)
@@ -129,7 +130,7 @@ class RemoteCommands:
 
     def _reply_topic(self, name: str, message: Arrived) -> str:
         if not re.fullmatch(r"[a-z0-9_-]{1,32}", name):
-            raise _Refused("it cannot be the name of one")
+            raise _Refused("its name is not valid")
         topic = message.response_topic
         if not topic:
             return self._topics.command_result(name)
@@ -139,12 +140,12 @@ class RemoteCommands:
         below_result = topic.startswith(f"{self._topics.command_result(name)}/")
         private = topic.startswith(self._private) and not below_result
         if private or re.search(r"[+#]", topic) or not topic.isprintable():
-            raise _Refused(f"its response topic {topic[:80]!r} is not for answers")
+            raise _Refused(f"its response topic {topic[:80]!r} is not allowed for answers")
         return topic
 
     def _do(self, name: str, message: Arrived, reply_to: str) -> None:
         if name not in _COMMANDS:
-            raise _Refused(f"there is no such command; there are {', '.join(_COMMANDS)}")
+            raise _Refused(f"unknown command; known are {', '.join(_COMMANDS)}")
         if name not in self._table.allow:
             raise _Refused("[commands] does not allow it")
         if len(message.payload) > LARGEST_BYTES:
@@ -169,7 +170,7 @@ class RemoteCommands:
             self._restart()
 
     def _refuse_restart_before_reading(self) -> None:
-        """A restart at each `online` would keep slow sensors from ever being read."""
+        """Refuse early restarts: one at each `online` would keep slow sensors from being read."""
         unread = self._scheduler.unread
         if unread and self._clock.monotonic() < self._started_s + RESTART_IN_ANY_CASE_S:
             named = ", ".join(unread)[:80]
@@ -182,7 +183,7 @@ class RemoteCommands:
             named = ", ".join(unknown)[:80]
             if not named.isprintable():
                 named = ascii(named)  # for the log, which a terminal shows
-            raise _Refused(f"no sensor {named}; configured: {known}")
+            raise _Refused(f"unknown sensor {named}; configured: {known}")
         if self._reads >= _MAX_READS:
             raise _Refused("too many reads are under way")
 

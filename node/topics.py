@@ -1,4 +1,4 @@
-"""Topics and payloads, as pure functions; the contract with whoever subscribes."""
+"""Topics and payloads, as pure functions; the contract with subscribers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ONLINE = b"online"
 OFFLINE = b"offline"
 NO_COMMAND = "doctor"
-"""The command that does nothing and is not answered: whether commands arrive is tried with it."""
+"""A command that does nothing and is not answered; the doctor tests delivery with it."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,7 +36,7 @@ class Topics(msgspec.Struct, frozen=True):
 
     @property
     def root(self) -> str:
-        """What all topics of the node begin with."""
+        """Return the beginning of all topics of the node."""
         return f"{self.base}/{self.node}"
 
     def is_state(self, topic: str) -> bool:
@@ -58,7 +58,7 @@ class Topics(msgspec.Struct, frozen=True):
 
     @property
     def command_filter(self) -> str:
-        """The filter that matches every command, and no result."""
+        """Return the filter that matches every command, but not the results."""
         return f"{self.base}/{self.node}/cmd/+"
 
     def command(self, name: str) -> str:
@@ -87,10 +87,10 @@ def availability(online: bool) -> bytes:
 def state_payload(
     reading: Reading, stream: str, missing: Iterable[str] = (), *, simulated: bool = False
 ) -> bytes:
-    """The newest reading as JSON: a key per channel, then time, clock, seq and its stream.
+    """Return the newest reading as JSON: a key per channel, then time, clock, seq and stream.
 
-    `missing` channels are null: they have had no value for too long. A reading of `simulated`
-    hardware says so, in a key that others do not have.
+    `missing` channels are null: they have been without a value for too long. A reading of
+    `simulated` hardware has an additional key that says so.
     """
     values = reading.values
     nothing = {name: None for name in missing if name not in values}
@@ -99,7 +99,7 @@ def state_payload(
 
 
 def history_payload(stream: str, readings: list[Reading], *, simulated: bool = False) -> bytes:
-    """A batch of readings as JSON; (stream, seq) is what a consumer knows a duplicate by."""
+    """Return a batch of readings as JSON; consumers recognise duplicates by (stream, seq)."""
     return _encode(
         {
             "stream": stream,
@@ -119,5 +119,5 @@ def _time_of(reading: Reading) -> dict[str, str]:
 
 
 def plain_value(value: float) -> bytes:
-    """A value as a plain number."""
+    """Return a value as a plain number."""
     return _encode(value)

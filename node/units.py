@@ -26,7 +26,7 @@ class Seconds(float):
 
     @classmethod
     def parse(cls, written: object) -> Seconds:
-        """Raises ValueError: not a duration."""
+        """Parse a duration; raise ValueError if it is not one."""
         if isinstance(written, int | float) and not isinstance(written, bool):
             seconds = float(min(written, 1e12))
         elif isinstance(written, str) and (match := re.fullmatch(_DURATION, written)):
@@ -34,7 +34,7 @@ class Seconds(float):
         else:
             raise ValueError('expected a duration: "500ms", "30s", "5m", "1h" or a number')
         if not 0 <= seconds < 10 * 365 * 86400:
-            raise ValueError("a duration lies between 0 and ten years")
+            raise ValueError("expected a duration between 0 and ten years")
         return cls(seconds)
 
 
@@ -43,7 +43,7 @@ class Rate(float):
 
     @classmethod
     def parse(cls, written: object) -> Rate:
-        """Raises ValueError: not a rate above zero."""
+        """Parse a rate; raise ValueError if it is not one above zero."""
         if isinstance(written, str) and (match := re.fullmatch(_RATE, written)):
             per_second = float(match[1]) / _UNIT_S[match[2]]
             if per_second > 0:
@@ -52,7 +52,7 @@ class Rate(float):
 
 
 def duration_text(seconds: float) -> str:
-    """A duration in at most two units, for people: 0.5s, 42s, 3m, 2h 5m, 3d."""
+    """Format a duration in at most two units, for people: 0.5s, 42s, 3m, 2h 5m, 3d."""
     if seconds < 10:
         return f"{seconds:.1f}s".replace(".0s", "s")
     whole = round(seconds)
@@ -82,7 +82,7 @@ _FROM_NATIVE = {
 
 
 def convertible(native: str) -> list[str]:
-    """The units that a value in `native` can be published in."""
+    """Return the units that a value in `native` can be published in."""
     return list(_FROM_NATIVE.get(native, {native: None}))
 
 
@@ -91,23 +91,23 @@ _CALLED |= {"kelvin": "K", "k": "K"}
 
 
 def unit_called(written: str) -> str:
-    """The unit that is meant by `written`: many keyboards have no °."""
+    """Return the unit that `written` means: many keyboards lack the °."""
     return _CALLED.get(written.lower().lstrip("°º˚ "), written)
 
 
 def all_units() -> list[str]:
-    """Every unit that some channel can be published in."""
+    """Return every unit that some channel can be published in."""
     return sorted({unit for units in _FROM_NATIVE.values() for unit in units} | {"%", "ppm"})
 
 
 def decimals_in(unit: str, native: str, decimals: int) -> int:
-    """How many decimals tell in `unit` what `decimals` do in `native`: 3 inHg for 1 hPa."""
+    """Return how many decimals in `unit` match `decimals` in `native`: 3 in inHg for 1 in hPa."""
     factor, _ = _FROM_NATIVE.get(native, {}).get(unit, (1.0, 0.0))
     return max(0, decimals + round(-math.log10(factor)))
 
 
 def convert(value: float, native: str, unit: str) -> float:
-    """`value` in `native`, expressed in `unit` (one of `convertible(native)`)."""
+    """Convert `value` from `native` to `unit` (one of `convertible(native)`)."""
     if native == unit:
         return value
     factor, offset = _FROM_NATIVE[native][unit]

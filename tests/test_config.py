@@ -156,11 +156,11 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         "line 12",
     ]
     assert "letters, digits, - and _" in found[0]
-    assert "no host can have this name" in found[1]
+    assert "not a valid host name" in found[1]
     assert "did you mean port?" in found[2]
     assert "pin: is missing" in found[3]
     assert "did you mean pin?" in found[4]
-    assert "line 6 already" in found[5]
+    assert "already the id of the sensor at line 6" in found[5]
     assert "did you mean dht22?" in found[6]
 
 
@@ -210,14 +210,14 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
             MQTT + 'username = "u"\npassword_file = "nope.password"\n',
             "nope.password cannot be read",
         ),
-        (MQTT + 'username = "u"\npassword = "x"\npassword_file = "y"\n', "exclude each other"),
+        (MQTT + 'username = "u"\npassword = "x"\npassword_file = "y"\n', "mutually exclusive"),
         (MQTT + '[mqtt.tls]\nca_file = "nope.crt"\n', "nope.crt cannot be read"),
         (MQTT + "[status_led]\npin = 99\n", "pin: expected a whole number <= 27"),
         (MQTT + sensor('pin = 4\ninterval = "1s"'), "more often than every 2 s"),
         (MQTT + sensor("pin = 4\ninterval = 0"), "more often than every 2 s"),
         (MQTT + sensor('interval = "10ms"', driver="cpu"), "more often than every 0.1 s"),
         (MQTT + sensor("pin = 28"), "pin: expected a whole number <= 27"),
-        (MQTT + sensor("pin = 4", name="cmd"), "taken by the topics of commands"),
+        (MQTT + sensor("pin = 4", name="cmd"), "reserved for the topics of commands"),
         (MQTT + sensor("pin = 4", name="a/b"), "letters, digits"),
         (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, kernel, pulseio, edges, bitbang"),
         (
@@ -255,12 +255,12 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
             + sensor(
                 "pin = 4\n[sensor.channel.temperature]\noffset = 1\ncalibrate = [[0, 1], [2, 3]]"
             ),
-            "exclude each other",
+            "mutually exclusive",
         ),
         (MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nmax_rate = "5"'), "expected a rate"),
         (
             MQTT + sensor('pin = 4\n[sensor.channel.temperature]\nheartbeat = "5m"'),
-            "only beside delta",
+            "only applies together with delta",
         ),
         (
             MQTT + sensor('pin = 4\n[sensor.channel.temperature]\ndelta = 1\nheartbeat = "2h"'),
@@ -676,20 +676,23 @@ def test_a_room_that_is_not_described_is_the_simulations_own(tmp_path):
         ("[simulation]\nfault = [3]\n", "[[simulation.fault]] #1: expected a table"),
         (fault('sensor = "air"'), "kind: is missing"),
         (fault('kind = "hang"'), "sensor: is missing"),
-        (fault('sensor = "air"\nkind = "unplg"'), 'no fault "unplg"; did you mean unplug?'),
+        (fault('sensor = "air"\nkind = "unplg"'), 'unknown fault "unplg"; did you mean unplug?'),
         (fault('sensor = "air"\nkind = "magic"'), "known here: crc, drift, hang"),
-        (fault('sensor = "ari"\nkind = "hang"'), 'no sensor "ari"; did you mean air?'),
+        (fault('sensor = "ari"\nkind = "hang"'), 'unknown sensor "ari"; did you mean air?'),
         (fault('sensor = "air"\nkind = "hang"\nfro = 3'), "unknown key; did you mean for?"),
         (fault('sensor = "air"\nkind = "hang"\nfor = 0'), "for: must be above 0"),
         (fault('sensor = "air"\nkind = "hang"\nfor = "soon"'), "for: expected a duration"),
-        (fault('sensor = "air"\nkind = "hang"\nevery = 9'), "every: has a meaning only beside for"),
+        (
+            fault('sensor = "air"\nkind = "hang"\nevery = 9'),
+            "every: only applies together with for",
+        ),
         (
             fault('sensor = "air"\nkind = "hang"\nfor = 9\nevery = 9'),
             "every: must be longer than for",
         ),
         (
             fault('sensor = "air"\nkind = "hang"\namount = 9'),
-            "amount: has a meaning only for spike, drift, slow",
+            "amount: only applies to spike, drift, slow",
         ),
         (fault('sensor = "air"\nkind = "spike"\namount = 0'), "amount: must not be 0"),
         (fault('sensor = "air"\nkind = "spike"\namount = 1e9'), "expected a number <= 100"),
@@ -732,7 +735,7 @@ def test_a_fault_of_a_sensor_that_is_wrong_elsewhere_is_no_further_problem(tmp_p
 def test_a_sensor_that_nothing_simulates_can_have_no_fault(tmp_path):
     text = MQTT + sensor("", driver="ms8607") + fault('sensor = "air"\nkind = "hang"')
     (found,) = problems(tmp_path, text)
-    assert 'nothing simulates "air" (ms8607)' in found
+    assert '"air" (ms8607) is not simulated' in found
 
 
 def test_a_fault_without_any_sensor_says_so(tmp_path):

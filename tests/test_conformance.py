@@ -313,7 +313,7 @@ def test_a_package_of_somebody_else_is_read_on_the_simulated_board(their_package
     without = {name: value for name, value in their_package.items() if name != "PYTHONPATH"}
     absent = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
     assert absent.returncode == 78
-    assert "[[sensor]] koi driver: there is no such driver" in absent.stderr
+    assert "[[sensor]] koi driver: unknown driver" in absent.stderr
 
 
 # -- Options that hide a method ------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_options_that_are_wrong_are_named_by_the_suite_and_by_check(
         load(file)
     (problem,) = caught.value.problems
     assert (problem.line, problem.where) == (3, "[[sensor]] koi")
-    assert f"the driver pond is wrong, for its author to mend: {says}" in problem.message
+    assert f"the driver pond is faulty, and its author must correct it: {says}" in problem.message
 
 
 def test_the_options_of_every_driver_of_ours_are_right():

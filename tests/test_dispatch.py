@@ -76,7 +76,7 @@ def test_a_reading_is_committed_whatever_else_its_read_has_set_off(bench, monkey
     bench.node._scheduler.read_now(ReadRequest(["water"], fails))
     bench.reads(21.5)
     assert bench.committed == 1
-    assert caplog.text.count("failed to deal with what a sensor has brought") == 2
+    assert caplog.text.count("failed to handle the outcome of a read") == 2
 
 
 def test_an_acknowledgement_goes_to_the_publisher_alone(bench, monkeypatch):

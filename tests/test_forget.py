@@ -53,7 +53,7 @@ def test_what_a_node_has_left_is_listed_and_removed(gone):
     again = forget(config, "test", "--yes")
     assert (again.returncode, again.stdout) == (
         0,
-        "the broker has nothing retained of sensors/test\n",
+        "the broker has no retained topics of sensors/test\n",
     )
 
 

@@ -109,7 +109,7 @@ def test_a_read_that_no_thread_has_begun_is_not_blamed_on_the_bus(bench, caplog)
         bench.clock.now_s += 1.0
         bench.run_due()
     assert bench.said[-1] == "offline"
-    assert "this computer has not come to read it" in caplog.text
+    assert "this computer did not get to read it" in caplog.text
     assert "held up by other sensors" not in caplog.text
 
 

@@ -185,8 +185,8 @@ def test_the_configuration_url_is_a_link_of_the_device(tmp_path):
     ("url", "problem"),
     [
         ("http://192.168.1.5:8080x/", "with a number as port"),
-        ("http://host:99999/", "its port cannot be one"),
-        ("http://host:0/", "its port cannot be one"),
+        ("http://host:99999/", "its port is invalid"),
+        ("http://host:0/", "its port is invalid"),
         ("http://host:-1/", "with a number as port"),
         ("http://host:+80/", "with a number as port"),
         ("http://host:80:80/", "with a number as port"),
@@ -194,15 +194,15 @@ def test_the_configuration_url_is_a_link_of_the_device(tmp_path):
         ("http://[::1/", "like http://HOST"),
         ("http://[::1]x/", "like http://HOST"),
         ("http://[1.2.3.4]/", "like http://HOST"),
-        ("http://[a:b]/", "its host cannot be one"),
+        ("http://[a:b]/", "its host is invalid"),
         ("http://host]/", "like http://HOST"),
-        ("http://:80/", "its host cannot be one"),
-        ("http://user@/", "its host cannot be one"),
-        ("http:///page", "its host cannot be one"),
-        ("http://a..b/", "its host cannot be one"),
-        ("http://1.2.3.456/", "its host cannot be one: not a complete IP address"),
-        ("http://ho%20st/", "its host cannot be one"),
-        ("http://host/a b", "write %20 for a blank"),
+        ("http://:80/", "its host is invalid"),
+        ("http://user@/", "its host is invalid"),
+        ("http:///page", "its host is invalid"),
+        ("http://a..b/", "its host is invalid"),
+        ("http://1.2.3.456/", "its host is invalid: not a complete IP address"),
+        ("http://ho%20st/", "its host is invalid"),
+        ("http://host/a b", "write %20 for a space"),
         ("http://host/a\\u0085", "control character"),
         ("ftp://host/", 'begins with "http://"'),
         ("http://host/" + 200 * "a", "at most 200 characters"),
@@ -542,7 +542,7 @@ def test_a_sensor_that_is_gone_is_taken_back(broker, start_node, topic, subscrib
     subscriber = subscribe(broker.port, "homeassistant/#")
     wait_until(lambda: subscriber.messages)
     node = start_two(start_node, broker.port, "air")
-    node.wait_for_log("taking back from Home Assistant: water.humidity")
+    node.wait_for_log("removing from Home Assistant: water.humidity")
     wait_until(lambda: '{"p":"sensor"}' in subscriber.on(topic)[-1])
     whole, removal = (json.loads(text)["cmps"] for text in subscriber.on(topic)[-2:])
     assert "uniq_id" in whole["water.temperature"]
@@ -568,7 +568,7 @@ def test_a_sensor_is_taken_back_though_the_node_ends_before_that(
     node.kill()
     assert "taking back" not in node.log
     node = start_two(start_node, broker.port, "air")
-    node.wait_for_log("taking back from Home Assistant: water.humidity")
+    node.wait_for_log("removing from Home Assistant: water.humidity")
 
 
 def test_what_this_computer_cannot_tell_just_now_is_not_taken_back(broker, start_node, topic):
@@ -584,7 +584,7 @@ def test_what_this_computer_cannot_tell_just_now_is_not_taken_back(broker, start
     message = json.dumps({"cmps": components})
     publish.single(topic, message, 1, True, hostname="127.0.0.1", port=broker.port)
     node = start_two(start_node, broker.port)
-    node.wait_for_log("taking back from Home Assistant: old.temperature\n")
+    node.wait_for_log("removing from Home Assistant: old.temperature\n")
     removed = {"p": "sensor"}
     wait_until(lambda: discovery(broker.port, topic)["cmps"].get("old.temperature") == removed)
     assert not {"wifi", "foreign", "a\nline", "lamp"} & set(discovery(broker.port, topic)["cmps"])
@@ -689,7 +689,7 @@ def test_a_node_that_is_not_to_be_seen_takes_itself_back(broker, start_node, sub
     subscriber = subscribe(broker.port, "#")
     config = first.config.read_text() + "[homeassistant]\nenabled = false\n"
     node = start_node(config, "--simulate")
-    node.wait_for_log("taking the node back from Home Assistant")
+    node.wait_for_log("removing the node from Home Assistant")
     wait_until(lambda: topic not in retained(broker.port, "homeassistant/#"))
     publish.single("sensors/test/cmd/read", "air", hostname="127.0.0.1", port=broker.port)
     wait_until(lambda: subscriber.on("sensors/test/cmd/read/result"))

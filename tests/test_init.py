@@ -253,11 +253,11 @@ def test_options_instead_of_questions(broker_with_login, tmp_path):
     ("arguments", "message"),
     [
         (["--yes"], "--yes needs --broker"),
-        (["--broker", "a b"], "no host can have this name"),
+        (["--broker", "a b"], "not a valid host name"),
         (["--broker", "h:70000"], "from 1 to 65535"),
         (["--broker", "h", "--password-file", "x"], "--password-file needs --username"),
         (["--broker", "h", "--username", "u", "--password-file", "/nonexistent/p"], "No such file"),
-        (["--sensor", "dht23:pin=4"], 'there is no driver "dht23"'),
+        (["--sensor", "dht23:pin=4"], 'unknown driver "dht23"'),
         (["--sensor", "dht22:pin"], '"pin" is not of the form KEY=VALUE'),
         (["--yes", "--broker", "127.0.0.1:9", "--name", "a/b"], "A name consists of letters"),
         (["--yes", "--broker", "127.0.0.1:9", "--sensor", "dht22:pin=99"], "pin"),

@@ -34,7 +34,7 @@ NO_TOML = [
     ("[mqtt]\nhost = 192.168.1.10", 2, 'is the text in quotes? host = "192.168.1.10"'),
     (MQTT + "[[sensor]]\nid = air", 4, 'is the text in quotes? id = "air"'),
     (MQTT + "[[sensor]]\nid = air # the air", 4, 'is the text in quotes? id = "air"'),
-    (MQTT + "[[sensor]]\nid = “air”", 4, 'curly quotes are no quotes in TOML: write id = "air"'),
+    (MQTT + "[[sensor]]\nid = “air”", 4, 'TOML does not accept curly quotes: write id = "air"'),
     (MQTT + "[[sensor]]\nid = ‘air’", 4, 'write id = "air"'),
     (MQTT + "[[sensor]]\nid = „air“", 4, 'write id = "air"'),
     (MQTT + '[[sensor]]\nid = "air', 4, 'the quote at the end is missing: id = "air"'),
@@ -43,7 +43,7 @@ NO_TOML = [
     (SENSOR + "pin = GPIO4", 6, "(BCM): pin = 4"),
     (SENSOR + "pin = gpio 17", 6, "(BCM): pin = 17"),
     (SENSOR + "pin = 04", 6, "write pin = 4"),
-    (SENSOR + "pin = ", 6, "there is no value behind the ="),
+    (SENSOR + "pin = ", 6, "the value after the = is missing"),
     (SENSOR + "pin = 4;", 6, "leave out the ; at the end: pin = 4"),
     (SENSOR + "pin = 4,", 6, "leave out the , at the end: pin = 4"),
     (SENSOR + "pin: 4", 6, 'an equals sign, not a colon: pin = "4"'),
@@ -54,21 +54,21 @@ NO_TOML = [
     (SENSOR + "pin = null", 6, "leave the key out"),
     (SENSOR + "pin\u00a0= 4", 6, "U+00A0 (no-break space)"),
     (SENSOR + "pin =\u200b4", 6, "U+200B (zero width space)"),
-    (SENSOR + "pin = 4\npin = 5", 7, "stands in the file before"),
-    (MQTT + MQTT, 3, "stands in the file before"),
+    (SENSOR + "pin = 4\npin = 5", 7, "is already in the file"),
+    (MQTT + MQTT, 3, "is already in the file"),
     (CHANNEL + "offset = -0,4", 8, "a decimal point, not a comma: offset = -0.4"),
     (CHANNEL + "offset = .5", 8, "write offset = 0.5"),
     (CHANNEL + "offset = -.5", 8, "write offset = -0.5"),
     (CHANNEL + "offset = 1.", 8, "write offset = 1.0"),
     (CHANNEL + "range = [-10, 50\nmedian = 3", 8, "the ] at the end is missing"),
-    (CHANNEL + "range = [-10; 50]", 8, "commas stand between the values of a list"),
+    (CHANNEL + "range = [-10; 50]", 8, "the values of a list need commas between them"),
     (CHANNEL + "unit = °C", 8, 'is the text in quotes? unit = "°C"'),
     (MQTT + "[homeassistant]\nenabled = True", 4, "in small letters: enabled = true"),
     (MQTT + "[homeassistant]\nenabled = no", 4, "in small letters: enabled = false"),
     (MQTT + "[[sensor]\nid = 'a'", 3, "[mqtt], [[sensor]]"),
     (MQTT + "[homeassistant", 3, "[mqtt], [[sensor]]"),
     (MQTT + "base_topic = home\\pi", 3, "is the text in quotes?"),
-    (MQTT + '[mqtt.tls]\nca_file = "C:\\ca.crt"', 4, "stands in single quotes: ca_file = '...'"),
+    (MQTT + '[mqtt.tls]\nca_file = "C:\\ca.crt"', 4, "in single quotes: ca_file = '...'"),
     ("mqtt:\n  host: 127.0.0.1", 1, "an equals sign, not a colon"),
     ("- driver: dht22", 1, "this is YAML"),
 ]
@@ -131,8 +131,8 @@ def test_a_line_that_may_have_a_secret_in_it_is_not_shown(tmp_path, content):
         (MQTT + "[[outboxes]]\nkeep = 4\n", 3, "[[outboxes]]: unknown table; did you mean outbox?"),
         ('[[mqtt]]\nhost = "h"\n', 1, "expected a table: write [mqtt], in single brackets"),
         (MQTT + "[[status_led]]\npin = 3\n", 3, "write [status_led], in single brackets"),
-        ('host = "h"\n' + MQTT, 1, "outside of a table; it belongs below [mqtt] or [web]"),
-        ('driver = "cpu"\n' + MQTT, 1, "outside of a table; it belongs below [[sensor]]"),
+        ('host = "h"\n' + MQTT, 1, "outside of a table; move it below [mqtt] or [web]"),
+        ('driver = "cpu"\n' + MQTT, 1, "outside of a table; move it below [[sensor]]"),
         ("[mqtt]\nbroker = 'h'\n", 2, "unknown key; did you mean host?"),
         (MQTT + "user = 'u'\n", 3, "unknown key; did you mean username?"),
         (SENSOR + "gpio = 4\n", 6, "unknown key of the driver dht22; did you mean pin?"),
@@ -150,7 +150,7 @@ def test_a_line_that_may_have_a_secret_in_it_is_not_shown(tmp_path, content):
         (CHANNEL + 'offset = "-0,4"\n', 8, '(it is "-0,4"; without the quotes: -0.4)'),
         (SENSOR + 'pin = "six"\n', 6, '(it is "six")'),
         (CHANNEL + 'interval = "30s"\n', 8, "put it above [sensor.channel.temperature]"),
-        (CHANNEL + "pin = 4\n", 8, "is a key of the sensor, not of its channel"),
+        (CHANNEL + "pin = 4\n", 8, "belongs to the sensor, not to its channel"),
         ('[mqtt]\nhost = "[::1]"\n', 2, "without brackets"),
     ],
 )
@@ -181,12 +181,12 @@ def test_a_file_in_another_encoding_is_named_with_its_line_and_the_remedy(tmp_pa
     (problem,) = problems(tmp_path, (CHANNEL + 'unit = "°C"\n').encode("latin-1")).problems
     assert problem.line == 8
     assert problem.message == (
-        "is not UTF-8: the byte 0xb0, which may be meant for °, is none of it; "
+        "is not UTF-8: the byte 0xb0, perhaps meant as °, is not valid there; "
         "save the file as UTF-8"
     )
     for encoding in ("utf-16", "utf-16-le"):
         (problem,) = problems(tmp_path, MQTT.encode(encoding)).problems
-        assert problem.message == "is not UTF-8 but UTF-16; save the file as UTF-8"
+        assert problem.message == "is UTF-16, not UTF-8; save the file as UTF-8"
 
 
 # -- the command line ---------------------------------------------------------------------------
@@ -236,5 +236,5 @@ def test_help_and_version_are_answered_as_words_too():
 def test_an_unknown_command_is_answered_with_the_nearest(word, hint):
     done = run(word)
     assert done.returncode == 2
-    assert f'there is no command "{word}"; ' in done.stderr
+    assert f'unknown command "{word}"; ' in done.stderr
     assert hint in done.stderr

@@ -114,7 +114,7 @@ def test_a_kind_a_board_or_a_chip_of_the_kernels_is_answered_in_a_sentence(tmp_p
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, f'driver = "{word}"'))
     (problem,) = caught.value.problems
-    assert problem.message.startswith(f'there is no driver "{word}"; it ')
+    assert problem.message.startswith(f'unknown driver "{word}"; it ')
     for part in says:
         assert part in problem.message
     assert "did you mean" not in problem.message

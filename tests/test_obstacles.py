@@ -96,9 +96,13 @@ def test_a_bus_that_is_off_is_noted_with_the_line_that_switches_it_on(tmp_path):
     text = PROBE + sensor("box", "bme280") + sensor("attic", "sht31d") + sensor("k", "max31855")
     notes = noted(tmp_path, text, bare)
     assert len(notes) == 3
-    assert notes[0].startswith("[[sensor]] tank: a bus master is not there, 1-Wire is switched off")
+    assert notes[0].startswith(
+        "[[sensor]] tank: a bus master is missing, because 1-Wire is switched off"
+    )
     assert "dtoverlay=w1-gpio" in notes[0]
-    assert notes[1].startswith("[[sensor]] box, attic: /dev/i2c-1 is not there, I2C is switched")
+    assert notes[1].startswith(
+        "[[sensor]] box, attic: /dev/i2c-1 is missing, because I2C is switched"
+    )
     assert "dtparam=i2c_arm=on" in notes[1]
     assert "dtparam=spi=on" in notes[2]
 
@@ -108,7 +112,7 @@ def test_a_computer_that_is_no_pi_is_noted_once(tmp_path):
     (note,) = noted(tmp_path, PROBE + sensor("box", "bme280") + DHT.replace("4", "17"), laptop)
     assert note == (
         "[[sensor]] tank, box, air: this computer is not a Raspberry Pi, and has no 1-Wire, I2C, "
-        "GPIO; here they can be read with --simulate alone"
+        "GPIO; on this computer they can only be simulated, with --simulate"
     )
 
 
@@ -129,7 +133,7 @@ def test_a_missing_package_is_noted_once_with_its_sensors_and_the_command(
 def test_a_path_with_a_number_that_changes_is_noted_with_the_name(tmp_path, board, folder):
     for path in (folder, f"{folder}/temp1_input"):
         (note,) = noted(tmp_path, sensor("x", "sysfs", f'path = "{path}"'), board)
-        assert f"in place of path put name = what {folder}/name has" in note
+        assert f"replace path by name, with the content of {folder}/name" in note
     write(board, f"{folder}/name", "lm75\n")
     (note,) = noted(tmp_path, sensor("x", "sysfs", f'path = "{folder}"'), board)
     assert "may be another device after a boot" in note
@@ -173,11 +177,11 @@ def test_a_sensor_whose_package_is_missing_fails_with_the_command(tmp_path, boar
 def test_a_probe_that_is_not_on_the_bus_fails_also_without_a_node(tmp_path, board):
     (step,) = steps(tmp_path, PROBE, board)
     assert step.status == "failed"
-    assert "no such sensor on the bus; there is none" in step.message
+    assert "not found on the bus; present: none" in step.message
     assert "4.7 kΩ pull-up" in step.remedy
     board.path("/sys/bus/w1/devices/28-000000000001").mkdir()
     (step,) = steps(tmp_path, PROBE, board)
-    assert "there is 28-000000000001" in step.message
+    assert "present: 28-000000000001" in step.message
     board.path("/sys/bus/w1/devices/28-0316a2795bff").mkdir()
     (step,) = steps(tmp_path, PROBE, board)
     assert (step.status, step.remedy) == ("skipped", "sudo sensor-node read tank")
@@ -194,7 +198,7 @@ def test_a_sensor_on_the_pin_of_1_wire_fails(tmp_path, board):
     ("known", "status", "says", "remedy"),
     [
         ({"online": True, "ok": 3}, "ok", "online", ""),
-        ({}, "skipped", "not read yet, the node has just started", "try again"),
+        ({}, "skipped", "not read yet, because the node has just started", "try again"),
         (
             {"failed": 4, "last_error": "GPIO 17: no answer; check the pull-up"},
             "failed",
@@ -207,7 +211,7 @@ def test_a_sensor_on_the_pin_of_1_wire_fails(tmp_path, board):
             "(0 of 9 reads failed, 9 values were rejected)",
             "check range and max_rate in [sensor.channel] of air",
         ),
-        ({"ok": 1, "failed": 1}, "failed", "no reading that can be believed", "sensor-node read"),
+        ({"ok": 1, "failed": 1}, "failed", "no plausible reading", "sensor-node read"),
     ],
 )
 def test_what_the_running_node_last_heard_of_a_sensor(

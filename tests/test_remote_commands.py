@@ -203,9 +203,9 @@ def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, 
 @pytest.mark.parametrize(
     ("name", "payload", "reason"),
     [
-        ("fly", b"", "there is no such command; there are read, identify, restart"),
-        ("read", b"u", "no sensor u; configured: s, t, broken"),
-        ("read", b"\x1b[2J", "no sensor '\\x1b[2J'; configured: s, t, broken"),
+        ("fly", b"", "unknown command; known are read, identify, restart"),
+        ("read", b"u", "unknown sensor u; configured: s, t, broken"),
+        ("read", b"\x1b[2J", "unknown sensor '\\x1b[2J'; configured: s, t, broken"),
         ("read", b"\xff\xfe", "its payload is not UTF-8"),
         ("read", b"s " * 600, "its payload is larger than 1024 bytes"),
         ("identify", b"now", "it takes no payload"),
@@ -264,7 +264,7 @@ def test_no_answer_is_sent_where_it_would_be_taken_for_something_else(
 ):
     listener = subscribe(broker.port, "#")
     operator.send("read", b"s", response=response, correlation=b"1")
-    node.wait_for_log("is not for answers")
+    node.wait_for_log("is not allowed for answers")
     operator.ask("read", b"s")
     assert not [text for topic, text, _ in listener.messages if topic == response and "{" in text]
 
@@ -361,7 +361,7 @@ def test_a_flood_of_commands_delays_no_reading(
         listeners = [ReadingsOf(broker.port, name) for name in ("test", "beside")]
         for _ in range(10_000):
             operator.send("read", qos=0)
-        node.wait_for_log("too many commands arrive: none is listened to for 60 s")
+        node.wait_for_log("too many commands: ignoring all of them for 60 s")
         time.sleep(8)
     missed, missed_beside = (listener.missed_slots(0.5) for listener in listeners)
     assert missed <= missed_beside + 4, "of about eighty"

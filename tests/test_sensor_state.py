@@ -138,7 +138,7 @@ def test_a_channel_that_stays_away_is_told_once(state, caplog):
     assert state.note_missing(40) == ["humidity"]
     assert state.note_missing(50) == []
     assert state.missing_channels == {"humidity"}
-    assert "air (cpu): no humidity: the sensor gives no value" in caplog.text
+    assert "air (cpu): no humidity: the sensor does not give a value" in caplog.text
     state.accept(outcome(60, temperature=20.0, humidity=40.0))
     assert state.missing_channels == set()
     assert "humidity is back" in caplog.text

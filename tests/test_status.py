@@ -95,7 +95,7 @@ def test_what_an_earlier_run_knew_is_not_told_as_news(tmp_path, start_node, brok
 def test_no_log_is_an_error_with_a_remedy(tmp_path):
     code, text = status(tmp_path / "nothing")
     assert code == 1
-    assert "there is none; name the folder of the node with --state-dir" in text
+    assert "it does not exist; name the node's folder with --state-dir" in text
 
 
 def test_a_damaged_log_or_health_of_another_version(start_node, temperature_file):
@@ -247,14 +247,14 @@ def test_a_sensor_that_never_gave_a_value_is_shown_and_all_in_the_order_of_the_f
         (0, None, {"connected": True}, "0 readings to be sent"),
         (4, 44, {"connected": True}, "the oldest 44s old (history is sent every 1m)"),
         (1, 5, {"connected": True}, "1 reading to be sent, the oldest 5s old (history is sent"),
-        (4, 300, {"connected": True}, "the oldest 5m old: late, for history is sent every 1m"),
+        (4, 300, {"connected": True}, "the oldest 5m old: late, because history is sent every 1m"),
         (
             4,
             300,
             {"connected": True, "history_interval_s": 600.0},
             "the oldest 5m old (history is sent every 10m)",
         ),
-        (400, 3600, {}, "the oldest 1h old: they wait for the broker"),
+        (400, 3600, {}, "the oldest 1h old: waiting for the broker"),
         (4, None, {"connected": True}, "the oldest ? old (history"),
     ],
 )

@@ -633,7 +633,7 @@ def test_when_nothing_was_heard_the_exit_code_says_so(broker):
         (["--topic", ""], "a topic filter has at least one character"),
         (["n#"], "+ and # stand for whole levels"),
         (["a/b"], "a node's name has no /; for other topics use --topic"),
-        (["--port", "0"], "a port lies between 1 and 65535"),
+        (["--port", "0"], "expected a port from 1 to 65535"),
     ],
 )
 def test_wrong_usage_is_told_with_the_reason(arguments, reason):

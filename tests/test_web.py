@@ -900,7 +900,7 @@ def test_beyond_loopback_it_warns_and_takes_names_of_this_network(tmp_path, star
     config = '[web]\nhost = "0.0.0.0"\npassword = "p"\n'
     web = start_web(folder, config=config)
     assert web.get("/healthz", Host="sensors.example.org").code == 401
-    assert "go over the network as they are, without TLS" in web.log
+    assert "cross the network unencrypted, without TLS" in web.log
 
 
 @pytest.mark.parametrize("open_to_all", [True, False])
@@ -1030,7 +1030,7 @@ def web_command(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]
         ("[web]\nprot = 1\n", "[web] prot: unknown key; did you mean port?"),
         ("[web]\nport = 0\n", "[web] port:"),
         ('[web]\nhost = "http://x"\n', "[web] host: expected a host name, not a URL"),
-        ('[web]\npassword = "a"\npassword_file = "b"\n', "exclude each other"),
+        ('[web]\npassword = "a"\npassword_file = "b"\n', "mutually exclusive"),
         ('[web]\npassword_file = "missing"\n', "cannot be read"),
         ('[web]\npassword = ""\n', "[web] password:"),
     ],
@@ -1183,13 +1183,17 @@ def test_plot_leaves_the_file_that_was_there_when_the_disk_is_full(tmp_path, out
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nobody", "-o", "-"], 1, "no reading of nobody in this time; sensors with some: s0, s1"),
+        (
+            ["nobody", "-o", "-"],
+            1,
+            "no reading of nobody in this time; sensors with readings: s0, s1",
+        ),
         (["s0", "--channel", "x", "-o", "-"], 1, "s0 has no channel x: humidity, temperature"),
         (["s0", "--since", "soon", "-o", "-"], 2, "expected a duration"),
-        (["s0", "--since", "2999-01-01", "-o", "-"], 2, "not before now"),
-        (["s0", "-o", "/nonexistent/x.svg"], 1, "cannot be written: No such file"),
-        (["s0", "-o", "t.png"], 2, "t.png: this writes SVG; name the file .svg"),
-        (["s0", "-o", "T.PDF"], 2, "this writes SVG"),
+        (["s0", "--since", "2999-01-01", "-o", "-"], 2, "not in the past"),
+        (["s0", "-o", "/nonexistent/x.svg"], 1, "No such file"),
+        (["s0", "-o", "t.png"], 2, "t.png: plot writes SVG; end the name in .svg"),
+        (["s0", "-o", "T.PDF"], 2, "plot writes SVG"),
         (["s0"], 2, "--output"),
     ],
 )

@@ -13,16 +13,16 @@ def add_state_dir_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state-dir",
         metavar="DIR",
-        help="where the node keeps readings until the broker has them "
+        help="the folder where the node keeps readings until the broker has them "
         f"(default: $STATE_DIRECTORY, else {DEFAULT_STATE_DIR})",
     )
 
 
 def positive(written: str) -> float:
-    """A number above zero, as an argument of a command.
+    """Parse an argument that must be a number above zero.
 
     Raises:
-        ValueError: it is none (argparse says "invalid positive value").
+        ValueError: it is not such a number (argparse says "invalid positive value").
     """
     number = float(written)
     if not 0 < number < 1e9:

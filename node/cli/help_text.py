@@ -1,6 +1,6 @@
-"""What `sensor-node COMMAND --help` says beside its options: as much as a manual page.
+"""What `sensor-node COMMAND --help` says in addition to the options: as much as a manual page.
 
-Each command's module has a `HELP`; `cli` gives it to the parser of the command that was chosen.
+Each command's module has a `HELP`; `cli.main` gives it to the parser of the chosen command.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ class CommandHelp:
         exit_codes: Mapping[int, str] | None = None,
         without: tuple[int, ...] = (),
     ) -> None:
-        """`details`: paragraphs, separated by empty lines. `examples`: command line -> what it
-        does. `exit_codes`: those whose meaning is more than the usual one. `without`: usual exit
-        codes that this command does not have.
+        """Keep the parts.
+
+        `details`: paragraphs, separated by empty lines. `examples`: command line -> what it does.
+        `exit_codes`: codes whose meaning differs from the usual one. `without`: usual exit codes
+        that this command does not have.
         """
         self._details = details
         self._examples = examples
@@ -42,7 +44,7 @@ class CommandHelp:
 
     def put_into(self, parser: argparse.ArgumentParser) -> None:
         """Add the manual to a command's parser, around its options."""
-        import textwrap  # only for who asks for help
+        import textwrap  # only needed for --help
 
         paragraphs = self._details.strip().split("\n\n")
         parser.description = "\n\n".join(
@@ -61,15 +63,18 @@ class CommandHelp:
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as a manual, whatever the terminal: to ask how wide that is, argparse imports
-    shutil, and with it four libraries for compressed files."""
+    """Format help at a fixed width, like a manual page.
+
+    To ask the terminal for its width, argparse would import shutil, and with it four libraries for
+    compressed files.
+    """
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"width": _WIDTH, **options})
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser with a manual around its options, once somebody asks for it."""
+    """A parser that adds the manual around its options when help is requested."""
 
     manual: CommandHelp | None = None
 

@@ -1,8 +1,7 @@
 """The command line: parses, sets up logging, and runs one of `node.commands`.
 
-A command's module is imported when it is chosen, and not before, so that `run` does not pay for
-what `watch` needs. Each module has `HELP`, `add_arguments(parser)` and
-`run(arguments) -> exit code`.
+Only the module of the chosen command is imported, so that `run` does not pay for the imports of
+`watch`. Each module has `HELP`, `add_arguments(parser)` and `run(arguments) -> exit code`.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 COMMANDS = {
-    "demo": "a node on simulated hardware, a broker, and what a subscriber sees",
+    "demo": "run a node on simulated hardware and a broker, and show what a subscriber sees",
     "init": "ask for the broker and the sensors, and write a configuration",
     "run": "read the sensors and publish, until SIGTERM",
-    "check": "validate the configuration, and say what would be published where",
-    "scan": "find what is attached, and print [[sensor]] tables for it",
+    "check": "validate the configuration, and list the topics it would publish",
+    "scan": "find attached sensors, and print [[sensor]] tables for them",
     "read": "read each sensor once",
-    "doctor": "look for what is wrong, from the broker to the buses, and say what to do",
-    "status": "show what the node on this machine knows",
-    "watch": "show what the nodes at the broker publish",
-    "resend": "send again what the broker once refused",
-    "forget": "remove what a node that is gone has left at the broker",
+    "doctor": "find problems, from the broker to the buses, and say how to fix them",
+    "status": "show the state of the node on this machine",
+    "watch": "show what the nodes publish through the broker",
+    "resend": "send history again that the broker once refused",
+    "forget": "remove the retained topics that a former node left at the broker",
     "web": "serve the status page of the node on this machine",
     "plot": "draw the readings of a sensor, as SVG",
-    "drivers": "the drivers, their options and channels",
+    "drivers": "list the drivers, their options and channels",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command, and return its exit code."""
     argv = _command_first(sys.argv[1:] if argv is None else argv)
     chosen = argv[0] if argv and argv[0] in COMMANDS else ""
     with lean_imports(with_ssl=chosen != "run"):
@@ -70,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error.report(for_owner=sys.stderr.isatty()), file=sys.stderr)  # noqa: T201
         return EXIT_CONFIG
     except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does. Keep Python from noticing it again
-        # when it flushes at exit.
+        # The reader of our output has gone, as `| head` does. Keep Python from failing again when
+        # it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -80,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command_first(argv: Sequence[str]) -> list[str]:
-    """The words with the command before its options, and `help` and `version` as options.
+    """Return the words with the command first, and with `help` and `version` as options.
 
-    `--config FILE check`, `help check` and `check help` are what many other programs take.
+    Many other programs accept `--config FILE check`, `help check` and `check help`.
     """
     words, before = list(argv), []
     while words and words[0].startswith("-") and len(words) > 1:
@@ -104,13 +103,14 @@ def _no_command(word: str) -> str:
 
     close = difflib.get_close_matches(word, COMMANDS, n=1)
     hint = f"did you mean {close[0]}?" if close else "sensor-node --help lists them"
-    return f'there is no command "{word}"; {hint}'
+    return f'unknown command "{word}"; {hint}'
 
 
 def command_parser(names: Iterable[str], *, whole: Container[str]) -> argparse.ArgumentParser:
-    """The parser of the command line, with these commands; with the arguments of those in `whole`.
+    """Return the parser of the command line for `names`.
 
-    Each parser takes half a millisecond to make, and a Pi Zero thirty times that.
+    The commands in `whole` get their arguments, too. A parser takes half a millisecond to build,
+    and thirty times as long on a Pi Zero.
     """
     parser = CommandParser(
         prog="sensor-node",
@@ -119,7 +119,7 @@ def command_parser(names: Iterable[str], *, whole: Container[str]) -> argparse.A
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sensor-node {__version__}")
-    # With a prog of its own the parser need not format its usage to find one.
+    # Given a prog, the parser does not format its usage to find one.
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, prog=parser.prog
     )
@@ -137,7 +137,7 @@ def command_parser(names: Iterable[str], *, whole: Container[str]) -> argparse.A
             metavar="FILE",
             help="default: $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml",
         )
-        # The node's log is its voice; the other commands speak by their results.
+        # The node speaks through its log; the other commands speak through their results.
         level = "info" if name == "run" else "warning"
         subparser.add_argument(
             "--log-level", choices=LOG_LEVELS, default=level, help=f"default: {level}"

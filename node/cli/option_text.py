@@ -1,4 +1,4 @@
-"""Options in words: the keys of a schema for `sensor-node drivers`, and a kind of argument."""
+"""Describes the keys of a schema in words, for `sensor-node drivers`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 
 class OptionText(msgspec.Struct, frozen=True):
-    """One key: what may stand there, and what stands there when it is left out."""
+    """One key: the values that it accepts, and its default."""
 
     name: str
     required: bool
@@ -22,7 +22,7 @@ class OptionText(msgspec.Struct, frozen=True):
 
 
 def describe_options(schema: type[msgspec.Struct]) -> list[OptionText]:
-    """A line for each key of `schema`, in the order of its fields."""
+    """Describe each key of `schema`, in the order of its fields."""
     return [
         OptionText(
             name=field.encode_name,

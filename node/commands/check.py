@@ -1,4 +1,4 @@
-"""`sensor-node check`: is the configuration right, and what would be published where."""
+"""`sensor-node check`: validates the configuration, and lists what would be published where."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _NARROWEST = 24
 
 HELP = CommandHelp(
     details="""\
-Reads the configuration as the node would, and says everything that is wrong with it, each
-with its line; or else which topics the node would publish, with what, and which it would
-listen to. Nothing is connected to, and no hardware is touched.
+Reads the configuration as the node would, and lists every mistake with its line. If there are
+none, it lists the topics that the node would publish, their content, and the topics that it would
+subscribe to. It connects to nothing and touches no hardware.
 
-Notes say what is valid and will not work on this computer: a package that is missing, a bus that
-is switched off, a pin that 1-Wire has, a path that is another device's after a boot.
+Notes point out settings that are valid but will not work on this computer: a missing package, a
+bus that is switched off, a pin that 1-Wire uses, a path that may be another device's after a boot.
 """,
     examples={
         "sensor-node check node.toml": "before a restart",
-        "sudo sensor-node check --json | jq -r '.topics[].topic'": "the topics alone",
+        "sudo sensor-node check --json | jq -r '.topics[].topic'": "only the topics",
     },
     exit_codes={0: "the configuration is valid"},
     without=(1,),
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the topics; problems go the way of every command's, with exit code 78."""
+    """Print the topics. Problems are reported as for every command, with exit code 78."""
     if arguments.file and arguments.config:
         print("name one file: FILE or --config FILE", file=sys.stderr)
         return 2
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_text(rows: list[tuple[str, str]]) -> str:
-    """Two columns, the second one folded; one below the other, where the topics are too long."""
+    """Return two columns, the second one folded; or one below the other if topics are too long."""
     room = _WIDTH - max(len(topic) for topic, _ in rows) - 2
     if room < _NARROWEST:
         return "\n".join(f"{topic}\n    {content}" for topic, content in rows)

@@ -1,6 +1,6 @@
 """`sensor-node demo`: a node, a broker and a subscriber, with nothing configured or wired up.
 
-The node is a process of its own, started as on a Pi but for `--simulate`; what is shown is what
+The node is a separate process, started as on a Pi except for `--simulate`. The view shows what
 another client of the broker receives.
 """
 
@@ -90,22 +90,22 @@ _OVER_S = 60
 
 HELP = CommandHelp(
     details="""\
-A node of its own, with five simulated sensors; a broker on a free port of 127.0.0.1
-(mosquitto where it is installed, else amqtt); and a view of what a subscriber receives from
-it. Nothing is configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
-Beside that (not with --json) it serves the status page of that node, and prints where.
+Starts a node with five simulated sensors, and a broker on a free port of 127.0.0.1 (mosquitto
+if it is installed, else amqtt), and shows what a subscriber receives from the node. Nothing is
+configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
+It also serves the status page of that node, and prints its address (not with --json).
 
-After some seconds it unplugs a sensor, and later it takes the broker away for a moment; a
-line says what there is to see. (Not with --json.)
+After some seconds it unplugs a sensor, and later it stops the broker for a moment; a line
+explains what to look for (not with --json).
 
-The sensors are simulated at the level of pulses, registers and files: it is the real
-drivers that decode them.
+The sensors are simulated at the level of pulses, registers and files: the real drivers decode
+them.
 """,
     examples={
         "sensor-node demo": "until Ctrl-C",
         "sensor-node demo --seconds 20 --json | jq .payload": "for programs",
     },
-    exit_codes={1: "there is no broker to be had, or the node did not stay up"},
+    exit_codes={1: "no broker could be started, or the node did not stay up"},
     without=(78,),
 )
 
@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when there is no broker, or the node does not stay up."""
+    """Run the demo; exit code 1 if no broker can be started, or the node does not stay up."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -170,7 +170,7 @@ def _show(config: Path, broker: EmbeddedBroker, arguments: argparse.Namespace) -
 
 
 class _Lesson:
-    """What goes wrong in the demo, and what there is to see of it."""
+    """The faults of the demo, and the remarks that explain them."""
 
     def __init__(self, broker: EmbeddedBroker, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -187,12 +187,12 @@ class _Lesson:
             ),
             (
                 _UNPLUG_S + _UNPLUGGED_FOR_S,
-                '"water" is plugged in again: its next reading brings it back.',
+                '"water" is plugged in again. Its next reading brings it back online.',
                 _nothing,
             ),
             (
                 _AWAY_S,
-                "The broker has been taken away. The node goes on reading, and keeps every "
+                "The broker has been stopped. The node goes on reading, and keeps every "
                 "reading on its disk.",
                 broker.stop,
             ),
@@ -204,14 +204,14 @@ class _Lesson:
             ),
             (
                 _OVER_S,
-                f"That was all. The demo goes on until Ctrl-C; from another terminal: {watch_it}",
+                f"That was all. The demo runs on until Ctrl-C; from another terminal: {watch_it}",
                 _nothing,
             ),
         ]
         self._remark = ""
 
     def remark(self) -> str:
-        """Do what is due, and return what there is to see at present."""
+        """Carry out the steps that are due, and return the present remark."""
         elapsed_s = self._now_s() - self._began_s
         while self._steps and elapsed_s >= self._steps[0][0]:
             _, self._remark, act = self._steps.pop(0)
@@ -220,24 +220,24 @@ class _Lesson:
 
 
 def _nothing() -> None:
-    """What a step does that the node's own simulation carries out."""
+    """Do nothing: the node's own simulation carries out this step."""
 
 
 class _Page:
-    """The status page of the demo's node, a process of its own."""
+    """The status page of the demo's node, in a separate process."""
 
     def __init__(self, log_file: Path | None = None) -> None:
         self._log_file = log_file
         self.missing = log_file is None
 
     def why_none(self) -> str:
-        """Why `url` has found no page."""
+        """Return why `url` has found no page."""
         if self.missing:
             return f"no status page without {install_command('web')}"
         return f"no status page within {_PAGE_WITHIN_S:g} s; {self._log_file} says how far it is"
 
     def url(self) -> str:
-        """Where it is, as soon as it says so; "" where there is none."""
+        """Wait until the page prints its address, and return that; "" if there is no page."""
         deadline_s = time.monotonic() + _PAGE_WITHIN_S
         while self._log_file is not None and time.monotonic() < deadline_s:
             said = self._log_file.read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""`sensor-node doctor`: what is wrong, and what to do about it. `node.doctor` has the checks."""
+"""`sensor-node doctor`: finds problems and their remedies. `node.doctor` has the checks."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = CommandHelp(
     details="""\
-Works through everything between the sensors and the broker, one line a step, and says of what is
-wrong what to do about it: the configuration, the node that runs here, the broker's name, port, TLS
-and login, publishing, retaining and the last will, the permission for each topic, the clock, the
-disk, the supply, buses and pins, and each sensor: its package, and what the node that runs here
-last heard of it.
+Checks everything between the sensors and the broker, prints one line for each step, and says how
+to fix each problem: the configuration, the node that runs here, the broker's name, port, TLS and
+login, publishing, retained messages and the last will, the permission for each topic, the clock,
+the disk, the supply, buses and pins, and each sensor: its package, and what the running node last
+read from it.
 
-A node that runs is not disturbed: the broker is asked with other client ids and on topics of the
-doctor's own, and no pin is moved.
+A running node is not disturbed: the doctor connects with other client ids, publishes on topics of
+its own, and moves no pin.
 """,
     examples={
         "sudo sensor-node doctor": "all steps, with the configuration of the service",
@@ -66,14 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulate",
         action="store_true",
-        help="look at simulated hardware; the broker is real all the same",
+        help="check simulated hardware; the broker is still the real one",
     )
     add_state_dir_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when a step failed; warnings and steps that were skipped are no failures."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that what is retained for a test is deleted
+    """Print each step; exit code 1 if one failed. Warnings and skipped steps are not failures."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that the test's retained message is deleted
     source = configuration.find_file(arguments.config)
     try:
         config = configuration.load(source)
@@ -99,7 +99,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _invalid(error: configuration.ConfigError) -> list[Step]:
-    remedy = "correct the file; sensor-node check tells what is right"
+    remedy = "correct the file; sensor-node check confirms when it is valid"
     return [
         Step("configuration", "failed", str(p), remedy)
         if p.line
@@ -140,9 +140,9 @@ def _configuration(config: Config, *, simulate: bool) -> Iterator[Step]:
 def _topic_list(config: Config, topics: Topics, node: OurNode) -> TopicList:
     device = device_id(node.state_dir)
     discovery = discovery_topic(config.homeassistant.prefix, device)
-    # "..." stands for channels that are known only when the sensor is read.
+    # "..." stands for channels that are known only after the sensor was read.
     published = [topic for topic, _ in published_topics(config, device) if "..." not in topic]
-    # An empty message where Home Assistant speaks says neither online nor offline.
+    # On Home Assistant's birth topic an empty message means neither online nor offline.
     tries = {topics.command_filter: topics.command(NO_COMMAND), discovery: ""}
     tries |= {topics.status: "", topics.health: ""}  # the node is listening
     return TopicList(

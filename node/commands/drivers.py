@@ -1,4 +1,4 @@
-"""`sensor-node drivers`: what there is, and what each one wants to know."""
+"""`sensor-node drivers`: lists the drivers, and the options of each one."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _WIDTH = 78
 
 HELP = CommandHelp(
     details="""\
-Without a word, every driver there is, those of other packages included. With the name of one,
-or a name that people know its sensor by (am2302, DS18B20+), its options, channels, accuracy
-and where that is from, what is peculiar about it, and an example. With any other word, the
-drivers that it fits, by name, alias or summary.
+Without a WORD, lists every driver, including those of other packages. With the name of a driver,
+or a common name of its sensor (am2302, DS18B20+), shows its options, channels, accuracy and the
+source of that, its peculiarities, and an example. With any other word, lists the drivers whose
+name, alias or summary contains it.
 """,
     examples={
         "sensor-node drivers": "all of them",
         "sensor-node drivers dht22": "one, in full",
-        "sensor-node drivers infrared": "those that it fits",
+        "sensor-node drivers infrared": "those that match the word",
     },
-    exit_codes={1: "the driver cannot be loaded", 2: "wrong usage, or the word fits no driver"},
+    exit_codes={1: "the driver cannot be loaded", 2: "wrong usage, or no driver matches the word"},
     without=(78,),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="*", metavar="WORD", help="a driver or a sensor, in full; or what to look for"
+        "name", nargs="*", metavar="WORD", help="the name of a driver or sensor, or a word to find"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 2 for a word that fits no driver, 1 for a driver that cannot be loaded."""
+    """Print drivers; exit code 2 if no driver matches the word, 1 if one cannot be loaded."""
     word = " ".join(arguments.name)
     if arguments.markdown:
         return _print_markdown(word)
@@ -76,7 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _one(word: str) -> DriverInfo | None:
-    """The driver that the word names, said on standard error where by another name than its own.
+    """Return the driver that the word names, or None.
+
+    If the word is an alias, standard error names the driver.
 
     Raises:
         MissingSupport: it cannot be loaded.
@@ -107,7 +109,7 @@ def _print_all(*, as_json: bool) -> int:
 def _print_matching(word: str, *, as_json: bool) -> int:
     sentence, infos = about(word), drivers_matching(word)
     if not sentence and not infos:
-        print(f'there is no driver "{word}"; {suggestion(word)}', file=sys.stderr)
+        print(f'unknown driver "{word}"; {suggestion(word)}', file=sys.stderr)
         return 2
     if sentence:
         print(_remark(f'"{word}"', sentence), file=sys.stderr if as_json else sys.stdout)
@@ -161,7 +163,7 @@ def _in_full(info: DriverInfo) -> str:
         (c.name, c.unit, f"{c.plausible[0]:g} to {c.plausible[1]:g}") for c in info.channels
     ]
     if info.more_channels:
-        channels.append(("...", "", "whatever else the hardware has"))
+        channels.append(("...", "", "and other channels that the hardware has"))
     parts = [f"{info.name}\n    {info.summary}", ""]
     if info.aliases:
         names = ", ".join(alias.upper() for alias in info.aliases)

@@ -1,4 +1,4 @@
-"""`sensor-node forget`: removes what a node that is gone has left at the broker."""
+"""`sensor-node forget`: removes the retained topics that a former node left at the broker."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _LONGEST = 40
 
 HELP = CommandHelp(
     details="""\
-Lists what the broker has retained of a node, asks, and then empties it: its status, health, the
-topics of its sensors, and its device in Home Assistant. That is for a node that will not come back:
-one that runs publishes all of it again, and one that has another name or other sensors by now
-removes by itself what it published before.
+Lists the broker's retained topics of a node, asks for confirmation, and deletes them: its status,
+its health, the topics of its sensors, and its device in Home Assistant. Use it for a node that will
+not come back. A running node would publish everything again, and a node that was renamed or has
+other sensors removes its former topics by itself.
 
-The broker and the login are those of the configuration; the login has to be allowed to read and to
-write the topics of that node. A node whose status is online is asked about twice, and left alone
-with --yes.
+The broker and the login come from the configuration; the login must be allowed to read and write
+the topics of that node. If the status of the node is online, the command asks twice; with --yes it
+then leaves the node alone.
 """,
     examples={
         "sudo sensor-node forget greenhouse": "list, ask, and remove",
         "sudo sensor-node forget greenhouse --yes": "for scripts",
     },
     exit_codes={
-        0: "removed, or there was nothing",
-        1: "not removed: the answer was no, the node is online, or the broker refuses",
+        0: "removed, or there was nothing to remove",
+        1: "not removed: the answer was no, the node is online, or the broker refused",
     },
 )
 
 
 def _node(written: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", written):
-        raise argparse.ArgumentTypeError("a node's name has letters, digits, _ and - alone")
+        raise argparse.ArgumentTypeError("a node's name consists of letters, digits, _ and -")
     return written
 
 
@@ -77,13 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_of(topics: Topics, payload: bytes) -> bool:
-    """Whether a discovery message speaks of the node: its status is in it, in quotes."""
+    """Return whether a discovery message is about the node: it contains its status, in quotes."""
     return f'"{topics.status}"'.encode() in payload
 
 
 def _forget(leftovers: Leftovers, topics: Topics, found: dict[str, bytes], *, yes: bool) -> int:
     if not found:
-        print(f"the broker has nothing retained of {topics.root}")
+        print(f"the broker has no retained topics of {topics.root}")
         return 0
     rows = [(visible(topic), _content(payload)) for topic, payload in sorted(found.items())]
     print(table([("TOPIC", "CONTENT"), *rows]))

@@ -44,19 +44,19 @@ _TEMPLATE: dict[str, Any] = {
     "mqtt": {"host": "192.168.1.10"},
     "sensor": [{"id": "cpu", "driver": "cpu", "interval": "60s"}],
 }
-"""What deploy/node.toml says."""
+"""The host in the template deploy/node.toml."""
 
 HELP = CommandHelp(
     details="""\
 Asks for the broker and the sensors, and writes a configuration with comments. It looks for a
-broker in this network, tries at once to log in to the one that you name, scans the buses, asks
-for the pins of sensors that cannot be found by a scan, and reads every sensor once.
+broker in this network, immediately tries to log in to the one that you name, scans the buses,
+asks for the pins of sensors that a scan cannot find, and reads every sensor once.
 
 Enter accepts the answer in [brackets]. Nothing is written before the last question, so Ctrl-C
-leaves everything as it was. A file that exists is only replaced when you say so; a copy of it is
+leaves everything as it was. An existing file is replaced only if you confirm it, and a copy is
 kept.
 
-With --yes no question is asked: every default is the answer.
+With --yes it asks nothing, and accepts every default.
 """,
     examples={
         "sudo sensor-node init": "the configuration of the service",
@@ -65,23 +65,19 @@ With --yes no question is asked: every default is the answer.
     },
     exit_codes={
         0: "the file is written, and broker and sensors answered",
-        1: "nothing was written; or it was, and the broker or a sensor did not answer",
+        1: "nothing was written; or the file is written, but the broker or a sensor did not answer",
     },
     without=(78,),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="ask nothing, and accept every default")
     parser.add_argument(
-        "--yes", action="store_true", help="ask nothing: every default is the answer"
+        "--broker", metavar="HOST[:PORT]", help="the MQTT broker; mqtts://HOST uses TLS"
     )
-    parser.add_argument(
-        "--broker", metavar="HOST[:PORT]", help="the MQTT broker; mqtts://HOST is one with TLS"
-    )
-    parser.add_argument("--username", metavar="NAME", help="the login at the broker")
-    parser.add_argument(
-        "--password-file", metavar="FILE", help="a file that has the password in it"
-    )
+    parser.add_argument("--username", metavar="NAME", help="the user name at the broker")
+    parser.add_argument("--password-file", metavar="FILE", help="a file that contains the password")
     parser.add_argument("--name", help="the node's name (default: from the host name)")
     parser.add_argument(
         "--sensor",
@@ -91,14 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a sensor that a scan cannot find; may be repeated",
     )
     parser.add_argument(
-        "--replace", action="store_true", help="replace a file that exists, without asking"
+        "--replace", action="store_true", help="replace an existing file without asking"
     )
     parser.add_argument("--simulate", action="store_true", help="simulated hardware")
     add_state_dir_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 only when the file is written and everything in it answered."""
+    """Write a configuration; exit code 0 only if it is written and everything in it answered."""
     dialog = Dialog(accept_defaults=arguments.yes)
     try:
         return _init(arguments, dialog)
@@ -152,7 +148,7 @@ def _init(arguments: argparse.Namespace, dialog: Dialog) -> int:
 
 
 def _given_broker(arguments: argparse.Namespace) -> MqttTable | None:
-    """The broker of the options.
+    """Return the broker that the options name.
 
     Raises:
         ValueError: an option is not valid.
@@ -174,7 +170,7 @@ def _given_broker(arguments: argparse.Namespace) -> MqttTable | None:
 
 
 def _target(option: str | None) -> Path:
-    """Where the configuration goes: as named, else the service's place, else the current folder."""
+    """Return the named path, else the service's, else one in the current folder."""
     file = configuration.find_file(option)
     if file == DEFAULT_FILE and not file.parent.is_dir():
         return Path("node.toml").absolute()
@@ -182,30 +178,30 @@ def _target(option: str | None) -> Path:
 
 
 def _refuse_if_running(arguments: argparse.Namespace) -> None:
-    """Raises ValueError: a node reads the sensors at this moment."""
+    """Raise ValueError if a node reads the sensors at this moment."""
     process = None if arguments.simulate else lock_holder(find_state_dir(arguments.state_dir))
     if process is not None:
         raise ValueError(
-            f"The node is running (process {process}), and both would speak to the same sensors. "
+            f"The node is running (process {process}), and reads the same sensors. "
             "Stop it first: sudo systemctl stop sensor-node"
         )
 
 
 def _may_write(file: Path, arguments: argparse.Namespace, dialog: Dialog) -> bool:
-    """Whether the file can be written, and is new or may be replaced.
+    """Return whether the file can be written, and is new or may be replaced.
 
     Raises:
         OSError: it cannot be written.
     """
     if not os.access(file.parent, os.W_OK | os.X_OK):
         hint = (
-            "is there such a folder?" if not file.parent.is_dir() else "try: sudo sensor-node init"
+            "does the folder exist?" if not file.parent.is_dir() else "try: sudo sensor-node init"
         )
-        raise OSError(f"{file.parent} cannot be written to; {hint}")
+        raise OSError(f"cannot write to {file.parent}; {hint}")
     if not file.exists() or arguments.replace or _is_untouched(file):
         return True
     if arguments.yes:
-        raise OSError(f"{file} exists; --replace replaces it, and keeps a copy")
+        raise OSError(f"{file} exists; add --replace to replace it (a copy is kept)")
     if dialog.confirm(f"{file} exists. Replace it? (A copy is kept.)", default=False):
         return True
     dialog.say("Nothing was written.")
@@ -213,7 +209,7 @@ def _may_write(file: Path, arguments: argparse.Namespace, dialog: Dialog) -> boo
 
 
 def _is_untouched(file: Path) -> bool:
-    """Whether it is still the template that the installer has put there."""
+    """Return whether it is still the template that the installer put there."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")) == _TEMPLATE
     except (OSError, ValueError):
@@ -228,7 +224,9 @@ def _node_name(written: str) -> str:
 
 
 def _checked(file: Path, node: str, mqtt: MqttTable, sensors: Sequence[ChosenSensor]) -> Config:
-    """The configuration as the node will see it, but for the password, whose file is not there.
+    """Return the configuration as the node will see it.
+
+    It has no password, because the file of the password is not written yet.
 
     Raises:
         ConfigError: the answers do not go together.
@@ -240,9 +238,9 @@ def _checked(file: Path, node: str, mqtt: MqttTable, sensors: Sequence[ChosenSen
 
 
 def _read_each(dialog: Dialog, config: Config, *, simulate: bool) -> bool:
-    """Read every sensor and show what it gave; whether each gave a value."""
+    """Read every sensor and show its values; return whether each one gave a value."""
     if not config.sensors:
-        dialog.say("No sensor is in the file: only the node's status will be published.")
+        dialog.say("The file has no sensor: only the node's status will be published.")
         return True
     dialog.say("Reading each sensor once ...")
     preload_drivers(config)
@@ -252,7 +250,7 @@ def _read_each(dialog: Dialog, config: Config, *, simulate: bool) -> bool:
 
 
 def _write(file: Path, text: str, mqtt: MqttTable) -> Path | None:
-    """Write the file and that of the password; return where the old file went.
+    """Write the configuration and the password file; return where the old file was kept.
 
     Raises:
         OSError: one could not be written; the old configuration is still in place.
@@ -286,7 +284,7 @@ def _is_service(file: Path) -> bool:
 def _restart(file: Path) -> str:
     if _is_service(file):
         return "sudo systemctl restart sensor-node"
-    return "end the node, and start it again"
+    return "stop the node, and start it again"
 
 
 def _say_next(dialog: Dialog, file: Path, *, simulate: bool) -> None:

@@ -34,13 +34,13 @@ _POINTS = 450
 """About half as many buckets as pixels."""
 _LEAST_WIDTH_MS = 1000
 _OTHER_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".bmp", ".csv", ".html")
-"""Endings that promise something else than SVG."""
+"""Endings that promise a format other than SVG."""
 
 HELP = CommandHelp(
     details="""\
 Draws one channel of a sensor, from the log of the node on this machine: the mean as a line,
-lowest to highest as a band, gaps as gaps, dashed where the clock was not set. Times are those
-of this computer's time zone. A running node is not disturbed.
+lowest to highest as a band, gaps as gaps, dashed where the clock was not set. Times are in this
+computer's time zone. A running node is not disturbed.
 """,
     examples={
         "sudo sensor-node plot air --since 24h -o air.svg": "the last day",
@@ -58,19 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="TIME", default="24h", help='"90m", "24h", "2d", or a date (24h)'
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="where to write; - is standard output"
+        "-o", "--output", metavar="FILE", required=True, help="file to write; - is standard output"
     )
     add_state_dir_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when there is nothing to draw."""
+    """Draw the plot; exit code 1 if there is nothing to draw."""
     from node.outbox.store import FILE_NAME
 
     now = Moment.of(SystemClock())
     ending = Path(arguments.output).suffix.lower()
     if ending in _OTHER_PICTURES:
-        print(f"{arguments.output}: this writes SVG; name the file .svg", file=sys.stderr)
+        print(f"{arguments.output}: plot writes SVG; end the name in .svg", file=sys.stderr)
         return 2
     try:
         start_ms = parse_since(arguments.since, now.utc_ms)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"--since {arguments.since}: {error}", file=sys.stderr)
         return 2
     if start_ms >= now.utc_ms:
-        print(f"--since {arguments.since}: that is not before now", file=sys.stderr)
+        print(f"--since {arguments.since}: this is not in the past", file=sys.stderr)
         return 2
     file = find_state_dir(arguments.state_dir) / FILE_NAME
     try:
@@ -96,13 +96,16 @@ def run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"{arguments.output} cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"cannot write {arguments.output}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
 
 def _write(svg: bytes, output: str) -> None:
-    """All of it, or what is there stays; UTF-8, as the file says, whatever the terminal's is."""
+    """Write the whole file, or leave the old one as it is.
+
+    The encoding is UTF-8, as the SVG declares, also on a terminal that uses another one.
+    """
     file = Path(output)
     if output == "-":
         with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stdout:
@@ -149,7 +152,7 @@ class _Found:
         if name not in layout.channels:
             return
         place = layout.channels.index(name)
-        if layout.units[place] != self._unit:  # configured anew: what is drawn has one unit
+        if layout.units[place] != self._unit:  # the unit was changed: a plot has one
             self._buckets = Buckets(self._buckets.width_ms, self._buckets.count)
             self._unit = layout.units[place]
         self.channel = name
@@ -167,7 +170,7 @@ class _Found:
             known = ", ".join(sorted(map(visible, self._channels)))
             return f"{visible(self._sensor)} has no channel {visible(self._wanted or '')}: {known}"
         known = ", ".join(sorted(map(visible, self._sensors))) or "none"
-        return f"no reading of {visible(self._sensor)} in this time; sensors with some: {known}"
+        return f"no reading of {visible(self._sensor)} in this time; sensors with readings: {known}"
 
     def plot(self) -> Plot:
         typical_ms = usual_step_ms(self._steps_ms) if self._steps_ms else 600_000

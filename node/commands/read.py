@@ -1,4 +1,4 @@
-"""`sensor-node read`: each sensor once, without a broker."""
+"""`sensor-node read`: reads each sensor once, without a broker."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _log = logging.getLogger(__name__)
 
 HELP = CommandHelp(
     details="""\
-Reads each sensor once, without a broker, and prints what it gave (RAW), what would be
-published of it (VALUE: calibrated, in the configured unit), what the datasheet promises
-(ACCURACY), and how long it took. Stop the node before.
+Reads each sensor once, without a broker, and prints the value as read (RAW), the value that
+would be published (VALUE: calibrated, in the configured unit), the accuracy that the datasheet
+promises (ACCURACY), and how long the read took. Stop the node first.
 """,
     examples={
         "sudo sensor-node read": "every sensor of the service",
         "sudo sensor-node read air water --json": "two of them, for programs",
     },
-    exit_codes={0: "every sensor gave a value", 1: "one of them gave none"},
+    exit_codes={0: "every sensor gave a value", 1: "a sensor did not give a value"},
 )
 
 
@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when any of the sensors gave no value."""
+    """Read the sensors; exit code 1 if one of them did not give a value."""
     config = configuration.load(configuration.find_file(arguments.config))
     sensors = {sensor.id: sensor for sensor in config.sensors}
     unknown = [name for name in arguments.ids if name not in sensors]
     if unknown:
         known = ", ".join(sensors) or "none"
-        print(f"no sensor {', '.join(unknown)}; configured: {known}", file=sys.stderr)
+        print(f"unknown sensor: {', '.join(unknown)}; configured: {known}", file=sys.stderr)
         return 2
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)

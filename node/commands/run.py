@@ -28,24 +28,25 @@ _SIMULATED = "simulated"
 
 HELP = CommandHelp(
     details="""\
-Reads the sensors of the configuration, each on its own interval, and publishes what they
-say, until SIGTERM or SIGINT. This is what the service runs. It needs neither the broker nor
-the network nor the right time to begin: every reading goes into a log on disk first, and
-stays there until the broker has acknowledged it.
+Reads the configured sensors, each at its own interval, and publishes the readings, until SIGTERM
+or SIGINT. The service runs this command. It can start without the broker, the network or the
+right time: every reading goes into a log on disk first, and stays there until the broker has
+acknowledged it.
 
-With --simulate the same drivers find simulated hardware under them; [simulation] in the
-configuration says what the room is like and what breaks.
+With --simulate the same drivers run on simulated hardware; [simulation] in the configuration
+describes the room and the faults.
 
-With --last-good FILE an invalid configuration does not end it with 78, once a valid one was
-kept there: the node says what is wrong, in its log, in health and on the LED, and runs on that.
+With --last-good FILE, an invalid configuration no longer stops the node: it starts with the last
+valid one, if a copy was saved in FILE, and reports the problem in its log, in health and on the
+LED.
 """,
     examples={
         "sensor-node run --config node.toml --state-dir ./state": "as yourself, with its log there",
-        "sensor-node run --simulate --log-level debug": "without hardware; failed reads are logged",
+        "sensor-node run --simulate --log-level debug": "without hardware; logs failed reads",
     },
     exit_codes={
-        0: "ended by a signal, or by the command restart over MQTT",
-        1: "the state directory is another node's, or of the other kind of hardware",
+        0: "ended by a signal, or by the MQTT command restart",
+        1: "the state directory belongs to another node, or to the other kind of hardware",
     },
 )
 
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Work until SIGTERM or SIGINT; exit code 1 if the state directory is not for this node."""
+    """Run until SIGTERM or SIGINT; exit code 1 if the state directory is not for this node."""
     source = configuration.find_file(arguments.config)
     warnings = RecentWarnings()
     logging.getLogger().addHandler(warnings)
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             return _report_bad_configuration(error, simulate=arguments.simulate)
         config = stand_in
     with lean_imports(with_ssl=config.mqtt.tls is not None):
-        # Not before: whether ssl is needed is for the configuration to say.
+        # Imported late: the configuration decides whether ssl is needed.
         from node.loop import Node
         from node.sensors.board import open_board, preload_drivers
         from node.system.clock import SystemClock
@@ -135,10 +136,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _other_hardware(state_dir: Path, *, simulate: bool) -> str:
-    """Why the log there is not to be gone on with: simulated readings would pass for real ones.
+    """Return why the log there must not be continued: simulated readings would pass for real ones.
 
-    "" where nothing is in the way. A file beside the log marks one of simulated readings: it
-    outlives a log that is damaged, and costs the real node no look into its log.
+    "" if there is no obstacle. A file next to the log marks it as one of simulated readings. The
+    mark outlives a damaged log, and the real node need not look into its log.
     """
     from node.outbox.store import FILE_NAME
 
@@ -155,13 +156,13 @@ def _other_hardware(state_dir: Path, *, simulate: bool) -> str:
         return ""
     has, wants = ("real", "simulated") if simulate else ("simulated", "real")
     return (
-        f"{state_dir} has readings of {has} hardware, and this node's would be {wants}: give it a "
-        f"folder of its own with --state-dir, or delete {log}*"
+        f"{state_dir} has readings of {has} hardware, and this node's would be {wants}: name "
+        f"another folder with --state-dir, or delete {log}*"
     )
 
 
 def _has_no_real_reading(log: Path, marker: Path) -> bool:
-    """Whether a log without the mark is empty or of simulated hardware; then it gets the mark."""
+    """Return whether an unmarked log is empty or of simulated hardware; if so, mark it."""
     from node.outbox.reader import LOG_TROUBLE, health_in, look_into
 
     try:
@@ -177,7 +178,7 @@ def _has_no_real_reading(log: Path, marker: Path) -> bool:
 
 
 def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | None:
-    """The configuration to run on in place of one that is wrong, which is logged; None without."""
+    """Log what is wrong, and return the last good configuration; None if there is none."""
     if file is None:
         return None
     from node.config.last_good import LastGood
@@ -191,7 +192,7 @@ def _last_good(file: Path | None, error: configuration.ConfigError) -> Config | 
 
 
 def _report_bad_configuration(error: configuration.ConfigError, *, simulate: bool) -> int:
-    """On standard error, and on the LED where nobody may be reading that."""
+    """Report on standard error, and on the LED, because that may be all that a person sees."""
     from node.panel import led_of, show_bad_configuration
     from node.sensors.board import bare_board
 

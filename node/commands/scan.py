@@ -1,7 +1,7 @@
-"""`sensor-node scan`: what is attached, as `[[sensor]]` tables to paste into a configuration.
+"""`sensor-node scan`: prints attached sensors as `[[sensor]]` tables to paste.
 
-What is printed is TOML as a whole: all that is no table is a comment. Finding is the business of
-`drivers.scanning`.
+The whole output is valid TOML: everything but the tables is a comment. `drivers.scanning` finds
+the sensors.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["HELP", "add_arguments", "run"]
 
 _WIDTH = 78
 _NOT_FOUND_BY_ASKING = (
-    "Sensors on a GPIO (dht22, dht11) and on SPI (max31855, mcp3008, ...) cannot be found by "
-    "asking: sensor-node drivers NAME shows their tables."
+    "A scan cannot find sensors on a GPIO (dht22, dht11) or on SPI (max31855, mcp3008, ...): "
+    "sensor-node drivers NAME shows their tables."
 )
 
 
@@ -43,17 +43,17 @@ def _bus_number(written: str) -> int:
 HELP = CommandHelp(
     details="""\
 Looks at the I2C buses, at 1-Wire, at the devices that Linux drives itself (IIO, hwmon) and
-at the processor, and prints [[sensor]] tables for what is there, to be pasted into the
-configuration as they are. A chip is told by its identification where it has one; else the
-chips that it may be are comments, and so is what the configuration has already.
+at the processor, and prints [[sensor]] tables for the sensors it finds, ready to paste into the
+configuration. A chip that has an identification register is identified by it. For other chips the
+candidates are printed as comments, and so are sensors that are already configured.
 
-It reads, and writes nothing but the number of an identification register. Stop the node
-before: two programs that speak to one chip may mix up its answers. Sensors on a GPIO and on
-SPI cannot be found by asking.
+It only reads; the one thing it writes is the number of an identification register. Stop the node
+first: two programs that talk to one chip may mix up its answers. A scan cannot find sensors on a
+GPIO or on SPI.
 """,
     examples={
-        "sensor-node scan | sudo tee -a /etc/sensor-node/node.toml": "append what there is",
-        "sensor-node scan --bus 1": "one I2C bus alone",
+        "sensor-node scan | sudo tee -a /etc/sensor-node/node.toml": "append the sensors found",
+        "sensor-node scan --bus 1": "only one I2C bus",
         "sensor-node scan --simulate": "see what it prints, on any computer",
     },
     exit_codes={1: "a bus could not be scanned"},
@@ -62,18 +62,18 @@ SPI cannot be found by asking.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--bus", type=_bus_number, metavar="N", help="of the I2C buses, scan /dev/i2c-N alone"
+        "--bus", type=_bus_number, metavar="N", help="of the I2C buses, scan only /dev/i2c-N"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--simulate",
         action="store_true",
-        help="scan simulated hardware: that of --config, else some typical sensors",
+        help="scan simulated hardware: the sensors of --config, else some typical ones",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when something could not be scanned, 0 also when nothing was found."""
+    """Print the tables; exit code 1 if a bus could not be scanned, 0 also if nothing was found."""
     config: Config | None = None
     if arguments.config:
         config = configuration.load(configuration.find_file(arguments.config))
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _usual_config() -> Config | None:
-    """That of the service, to which people append what is printed; None where it is of no use."""
+    """Return the service's configuration, to which people append; None if it is not usable."""
     try:
         return configuration.load(configuration.find_file(None))
     except configuration.ConfigError:
@@ -109,7 +109,7 @@ def _board(config: Config | None, *, simulate: bool) -> Board:
 
 
 def _ids_of(result: Scan, config: Config | None) -> list[list[str]]:
-    """For each finding an id for its sensor, or for each that it may be; all different."""
+    """Return ids for each finding: one for each sensor that it may be, all different."""
     taken = {sensor.id for sensor in config.sensors} if config else set()
     ids = []
     for finding in result.findings:
@@ -166,10 +166,10 @@ def _block(finding: Finding, ids: list[str], configured: dict[str, str]) -> str:
         lines += [*_needs(finding.sensor), *table]
         return "\n".join(lines)
     if not finding.possible:
-        what = finding.note or "no sensor that is known here has this address"
+        what = finding.note or "no known sensor has this address"
         return "\n".join([*lines, _comment(f"{finding.where}: {what}.")])
     one = "this, by its address alone" if len(finding.possible) == 1 else "one of these"
-    lines.append(_comment(f"{finding.where}: may be {one}. Uncomment what it is:"))
+    lines.append(_comment(f"{finding.where}: may be {one}. Uncomment the right one:"))
     for found, name in zip(finding.possible, ids, strict=True):
         lines += ["#", _comment(found.summary), *_needs(found)]
         lines += [f"# {line}" for line in _table(found, name)]
@@ -178,7 +178,7 @@ def _block(finding: Finding, ids: list[str], configured: dict[str, str]) -> str:
 
 def _needs(found: Found) -> list[str]:
     extra = found.missing_extra
-    return [f"# It needs: {install_command(extra)}"] if extra else []
+    return [f"# Needs: {install_command(extra)}"] if extra else []
 
 
 def _table(found: Found, name: str) -> list[str]:

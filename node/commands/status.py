@@ -1,4 +1,4 @@
-"""`sensor-node status`: what the node on this machine knows, from its log."""
+"""`sensor-node status`: shows the state of the node on this machine, from its log."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ __all__ = ["HELP", "add_arguments", "run"]
 # ruff: noqa: T201
 
 _LOOKED_AT = 5000
-"""How far back the newest reading of a sensor is looked for."""
+"""How far back to look for the newest reading of a sensor."""
 _EVENTS = 10
 _LONG_S = 180.0
-"""A running node writes something at least each minute, if there is anything to write."""
+"""A running node writes to its log at least once a minute, if it can write at all."""
 _WIDTH = 80
 _HEALTH_WITHIN_S = 2.0
-"""The log's health may be by so much younger than its whole seconds say."""
+"""The log's health may be this much younger than its whole seconds say."""
 
 
 class _Known(msgspec.Struct):
-    """What the log tells."""
+    """The contents of the log that are shown."""
 
     clock: SystemClock
     file: Path
@@ -60,15 +60,15 @@ class _Known(msgspec.Struct):
 
 HELP = CommandHelp(
     details="""\
-Shows what the node on this machine knows: its broker, what is still to be sent, the newest
-value of each sensor, and its last errors. All of it is read from the log of readings; a
-running node is not disturbed.
+Shows the state of the node on this machine: its broker, how much is still to be sent, the newest
+value of each sensor, and its last errors. All of it comes from the log of readings; a running
+node is not disturbed.
 """,
     examples={
-        "sudo sensor-node status": "of the service",
-        "sensor-node status --state-dir ./state --json": "of another node, for programs",
+        "sudo sensor-node status": "the node of the service",
+        "sensor-node status --state-dir ./state --json": "another node, for programs",
     },
-    exit_codes={0: "the node runs", 1: "it does not, or its log cannot be read"},
+    exit_codes={0: "the node runs", 1: "it does not run, or its log cannot be read"},
     without=(78,),
 )
 
@@ -79,31 +79,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 when there is no log to be read, or no node that runs on it."""
+    """Print the state; exit code 1 if the log cannot be read, or no node runs on it."""
     folder = find_state_dir(arguments.state_dir)
     file = folder / FILE_NAME
     try:
         if not file.exists():
             raise FileNotFoundError(
-                "there is none; name the folder of the node with --state-dir, or start the node"
+                "it does not exist; name the node's folder with --state-dir, or start the node"
             )
         process = lock_holder(folder)
         known = look_into(file, lambda log: _known_from(log, file, process))
     except LOG_TROUBLE as error:
-        print(f"the log {file} cannot be read: {_why_not(file, error)}", file=sys.stderr)
+        print(f"cannot read the log {file}: {_why_not(file, error)}", file=sys.stderr)
         return 1
     print(msgspec.json.encode(_as_json(known)).decode() if arguments.json else _as_text(known))
     return 0 if known.process else 1
 
 
 def _why_not(file: Path, error: Exception) -> str:
-    """Why, and what to do."""
+    """Return why the log cannot be read, and what to do."""
     what_to_do = remedy(file)
     if what_to_do:
         return f"Permission denied; {what_to_do}"
     if is_damage(error):
         return f"{error} (it is damaged; the node sets it aside)"
-    return f"{error} (try it as root, or as the user of the node)"
+    return f"{error} (try again with sudo, or as the node's user)"
 
 
 def _known_from(log: OutboxFile, file: Path, process: int | None) -> _Known:
@@ -187,9 +187,9 @@ def _as_text(known: _Known) -> str:
 
 
 def _sensor_table(known: _Known) -> str:
-    """A row for each channel: the sensors in the order of the configuration, then those of before.
+    """Return a row for each channel: configured sensors in their order, then earlier ones.
 
-    A sensor that has given no value has a row, too, from the first second on.
+    A sensor without a value has a row, too, from the first second on.
     """
     rows = [("SENSOR", "CHANNEL", "VALUE", "AGE", "STATUS")]
     configured = list(known.health.sensors) if known.health else []
@@ -208,7 +208,7 @@ def _sensor_table(known: _Known) -> str:
 
 
 def _status_of(sensor: str, known: _Known) -> str:
-    """What is true of it now; health in the log may be as old as the start of the node."""
+    """Return its present status; health in the log may be as old as the start of the node."""
     if known.process is None:
         return "offline"
     if known.health is None:
@@ -226,12 +226,15 @@ def _status_of(sensor: str, known: _Known) -> str:
         return "online"  # it was read after that health
     if health.failed or health.rejected or health.last_error:
         return "offline"
-    # Nothing has gone wrong with it since the start: it has been read since, or not yet at all.
+    # It has not failed since the start: either it has been read since, or not at all yet.
     return "online" if read_s >= started_s else "starting"
 
 
 def _started_s(process: int) -> float:
-    """When a process began, in seconds since boot (proc_pid_stat(5), field 22); 0 if it is gone."""
+    """Return when a process began, in seconds since boot (proc_pid_stat(5), field 22).
+
+    0 if it is gone.
+    """
     try:
         text = Path(f"/proc/{process}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""`sensor-node watch`: what the nodes at the broker publish, as a subscriber receives it."""
+"""`sensor-node watch`: shows what the nodes publish, as a subscriber receives it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _topic(written: str) -> str:
     try:
         return msgspec.convert(written, TopicPath)
     except msgspec.ValidationError:
-        raise argparse.ArgumentTypeError("not a topic without wildcards") from None
+        raise argparse.ArgumentTypeError("expected a topic without wildcards") from None
 
 
 def _filter(written: str) -> str:
@@ -50,33 +50,37 @@ def _node(written: str) -> str:
 def _port(written: str) -> int:
     port = int(written)
     if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port lies between 1 and 65535")
+        raise argparse.ArgumentTypeError("expected a port from 1 to 65535")
     return port
 
 
 HELP = CommandHelp(
     details="""\
-Subscribes to what the nodes at a broker publish, and shows it: a row for each channel, with its
-age, whether it is online, how often it comes, and a trend. Nodes that appear and vanish do so here.
-Units come from the nodes' discovery messages. With --topic it shows topics of others too; with
---history the readings that a node sends after an outage, and those that are missing.
+Subscribes to the topics of the nodes at a broker, and shows a row for each channel, with its age,
+whether it is online, how often it is published, and a trend. Rows come and go with their nodes.
+Units come from the nodes' discovery messages. With --topic it also shows other topics; with
+--history it shows the readings that a node sends after an outage, and those that are missing.
 
-On a terminal (with `pip install rich`) it is a table that draws over itself, until Ctrl-C; else,
-or with NO_COLOR, a line for each message.
+On a terminal (with `pip install rich`) the output is a live table, until Ctrl-C; otherwise, or
+with NO_COLOR, a line for each message.
 """,
     examples={
-        "sensor-node watch --host 192.168.1.10": "every node at a broker that wants no login",
+        "sensor-node watch --host 192.168.1.10": "every node at a broker without a login",
         "sudo sensor-node watch greenhouse cellar": "two nodes, at the configured broker",
-        "sudo sensor-node watch --topic 'zigbee2mqtt/#'": "what others publish",
+        "sudo sensor-node watch --topic 'zigbee2mqtt/#'": "topics of other programs",
         "sudo sensor-node watch --json | jq -r 'select(.sensor==\"air\").payload'": "for programs",
     },
-    exit_codes={0: "something was heard", 1: "nothing was heard"},
+    exit_codes={0: "a message arrived", 1: "no message arrived"},
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "nodes", nargs="*", type=_node, metavar="NODE", help="nodes; + for any (default: all)"
+        "nodes",
+        nargs="*",
+        type=_node,
+        metavar="NODE",
+        help="nodes to show; + matches any (default: all)",
     )
     parser.add_argument(
         "--topic",
@@ -101,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show messages until a signal or the end of the seconds; exit code 1 if there was none."""
+    """Show messages until a signal or `--seconds`; exit code 1 if none arrived."""
     mqtt, context, prefix, units = _broker(arguments)
     nodes = [f"{mqtt.base_topic}/{node}/#" for node in arguments.nodes]
     filters = nodes + arguments.topic or [f"{mqtt.base_topic}/+/#"]
@@ -121,9 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, str, Units]:
-    """The broker of the configuration, or the one at `--host`, with the other options put in.
+    """Return the configured broker, or the one at `--host`, with the other options applied.
 
-    With it come the prefix of Home Assistant's topics, and the units of the configured node.
+    Also return the prefix of Home Assistant's topics, and the units of the configured node.
     """
     given = {
         key: value

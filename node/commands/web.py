@@ -1,4 +1,4 @@
-"""`sensor-node web`: the status page, a process of its own."""
+"""`sensor-node web`: serves the status page, as a separate process."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ __all__ = ["HELP", "PAGE_IS_AT", "add_arguments", "run"]
 _log = logging.getLogger(__name__)
 
 PAGE_IS_AT = "the status page is at"
-"""How the line begins that ends with the page's address; `demo` waits for it."""
+"""The beginning of the line that ends with the page's address; `demo` waits for it."""
 
 HELP = CommandHelp(
     details="""\
 Serves a page with the newest values of the node on this machine, plots of the last hour and
 days, its broker, its outbox and its last errors; the same as JSON, as metrics for Prometheus,
-and as CSV. It reads the log and never writes it, and a running node is not disturbed.
+and as CSV. It reads the log and never writes to it, and a running node is not disturbed.
 
-Where it listens, and with which password, stands in [web] of the configuration; the options
-come before that. It listens on 127.0.0.1 unless it is told otherwise. It is needed neither to
-have a configuration nor that the configuration is right, but for [web].
+[web] in the configuration sets the address and the password; the options override it. The page
+listens on 127.0.0.1 by default. A configuration file is optional. If there is one, only its [web]
+table has to be valid.
 """,
     examples={
-        "sudo sensor-node web": "of the service; then open http://127.0.0.1:8080/",
-        "sensor-node web --state-dir ./state --host 0.0.0.0": "of another node, for the network",
+        "sudo sensor-node web": "the node of the service; then open http://127.0.0.1:8080/",
+        "sensor-node web --state-dir ./state --host 0.0.0.0": "another node, for the network",
     },
     exit_codes={
-        0: "ended by a signal; --is-enabled: it is",
-        1: "it cannot listen there, or waitress is missing; --is-enabled: it is not",
-        78: "the configuration cannot be read, or [web] in it is invalid",
+        0: "ended by a signal; --is-enabled: [web] is enabled",
+        1: "it cannot listen there, or waitress is missing; --is-enabled: [web] is not enabled",
+        78: "the configuration cannot be read, or its [web] table is invalid",
     },
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", metavar="HOST", help="listen there; 0.0.0.0 or :: is everywhere")
-    parser.add_argument("--port", metavar="N", type=_port, help="default: 8080; 0: a free one")
+    parser.add_argument("--host", metavar="HOST", help="address to listen on; 0.0.0.0 or :: is all")
+    parser.add_argument("--port", metavar="N", type=_port, help="default: 8080; 0 picks a free one")
     parser.add_argument(
         "--last-good",
         metavar="FILE",
         type=Path,
-        help="the configuration that `run --last-good` has kept; for when the newest is no TOML",
+        help="the copy that `run --last-good` keeps; used if the newest file is not valid TOML",
     )
     parser.add_argument(
         "--is-enabled",
         action="store_true",
-        help="serve nothing; only tell by the exit code whether [web] is enabled",
+        help="serve nothing; the exit code says whether [web] is enabled",
     )
     add_state_dir_argument(parser)
 
@@ -80,12 +80,12 @@ def _port(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; exit code 1 where it cannot."""
+    """Serve until SIGTERM or SIGINT; exit code 1 if it cannot."""
     try:
         settings = _settings(arguments)
     except ConfigError as error:
         print(error.report(for_owner=sys.stderr.isatty()), file=sys.stderr)
-        # As a condition of the unit: not enabled, and no fault of the unit's.
+        # As a condition of the unit: not enabled, which is not a failure of the unit.
         return EXIT_FAILED if arguments.is_enabled else EXIT_CONFIG
     if arguments.is_enabled:
         return 0 if settings.web.enabled else EXIT_FAILED
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    """Those of the configuration; the defaults where none is named and there is none."""
+    """Return the configured settings; the defaults if no file is named and none exists."""
     source = find_file(arguments.config)
     if not arguments.config and not source.exists() and not arguments.is_enabled:
         settings = Settings(node=socket.gethostname().partition(".")[0])
@@ -137,7 +137,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
         )
         return EXIT_FAILED
     watcher = Watcher(find_state_dir(arguments.state_dir), SystemClock())
-    watcher.look()  # the one long scan, before anybody waits for an answer
+    watcher.look()  # the one long scan, before the first request
     service = Service(SystemClock())
     server = make_server(Application(watcher, settings), listener, watcher, service)
     catch_signals(_end)
@@ -147,9 +147,9 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     for note in settings.notes:
         _log.warning("%s", note)
     if table.on_the_network and settings.password:
-        _log.warning("the password and the page go over the network as they are, without TLS")
+        _log.warning("the password and the page cross the network unencrypted, without TLS")
     elif table.on_the_network:
-        _log.warning("everybody on the network can read the page: [web] password closes it")
+        _log.warning("everybody on the network can read the page: set [web] password to prevent it")
     node = watcher.look().health
     name = node.node if node else settings.node
     announce = announced(name, port) if table.on_the_network else contextlib.nullcontext(False)
@@ -166,7 +166,7 @@ def _end(_name: str) -> None:
 
 
 def _url(host: str, port: int) -> str:
-    """Where a browser finds it."""
+    """Return the address of the page for a browser."""
     if host in ("0.0.0.0", "::"):
         host = f"{socket.gethostname().partition('.')[0]}.local"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,8 +1,8 @@
-"""When certificates end: read from their files, which is all that is to be known of them here.
+"""Reads from certificate files when the certificates end.
 
-Python's ssl tells the dates of a peer's certificate and of an authority's, not of one's own. So the
-few bytes are read as DER (X.690): a certificate is a sequence, whose first part is a sequence with
-the period of validity in it (RFC 5280, §4.1).
+Python's ssl gives the dates of a peer's certificate and of an authority's, but not of the node's
+own. So this reads the few bytes as DER (X.690): a certificate is a sequence, whose first part is a
+sequence that contains the period of validity (RFC 5280, §4.1).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from node.config.schema import TlsTable
 __all__ = ["WARN_DAYS", "end_dates", "ending_soon", "ends_soon"]
 
 WARN_DAYS = 14
-"""How long before its end a certificate is worth a word."""
+"""How long before its end a certificate is reported."""
 _DAY_S = 86_400
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 
 
 def ending_soon(table: TlsTable | None, utc_s: float) -> list[str]:
-    """What to say of the files of `[mqtt.tls]` whose certificates end soon, or have ended.
+    """Describe the files of `[mqtt.tls]` whose certificates end soon, or have ended.
 
-    Of several authorities one is enough; of a client's certificate and those between it and an
-    authority, each is needed.
+    One valid authority among several is enough. The client's certificate and all those between it
+    and an authority must be valid.
     """
     if table is None:
         return []
@@ -45,7 +45,7 @@ def ending_soon(table: TlsTable | None, utc_s: float) -> list[str]:
 
 
 def ends_soon(end_s: float, utc_s: float) -> str:
-    """When that is, for one that ends within `WARN_DAYS` or has ended; "" for others."""
+    """Say when, for a certificate that ends within `WARN_DAYS` or has ended; "" for others."""
     left_s = end_s - utc_s
     if left_s > WARN_DAYS * _DAY_S:
         return ""
@@ -57,7 +57,7 @@ def ends_soon(end_s: float, utc_s: float) -> str:
 
 
 def end_dates(pem: bytes) -> list[float]:
-    """The end of each certificate in a file, in seconds of UTC; of those that can be read."""
+    """Return the end of each readable certificate in a file, in seconds of UTC."""
     found = []
     for match in _PEM.finditer(pem):
         with contextlib.suppress(ValueError, IndexError, binascii.Error):
@@ -66,7 +66,7 @@ def end_dates(pem: bytes) -> list[float]:
 
 
 def _not_after(der: bytes) -> float:
-    """Raises ValueError or IndexError: it is no certificate."""
+    """Return the end of a certificate; ValueError or IndexError if it is not one."""
     _, certificate, _ = _element(der, 0)
     _, to_be_signed, end = _element(der, certificate)
     parts = [part for part in _parts(der, to_be_signed, end) if part[0] != _VERSION]
@@ -83,14 +83,14 @@ def _not_after(der: bytes) -> float:
 
 
 def _parts(der: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The elements between two places: tag, and where the content begins and ends."""
+    """Yield the elements between two positions: tag, and where the content begins and ends."""
     while start < end:
         tag, content, start = _element(der, start)
         yield tag, content, start
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """The element at a place: its tag, and where its content begins and ends (X.690, §8.1)."""
+    """Return an element's tag, and where its content begins and ends (X.690, §8.1)."""
     length, content = der[at + 1], at + 2
     if length & 0x80:
         content += length & 0x7F

@@ -1,10 +1,11 @@
-"""A copy of the last configuration that was valid, for the day when the newest one is not.
+"""Keeps a copy of the last valid configuration, for the day when the newest one is invalid.
 
     run ──load──► valid ────► keep:  FILE, and FILE.files/ with the files that it names
-           └────► invalid ──► stand_in: FILE as it was kept; the node says so wherever it speaks
+           └────► invalid ──► stand_in: FILE as it was kept; log, health and LED report that
 
-A password file or a certificate belongs to the configuration that names it: all of them are
-copied, so the copy works when what is wrong is one of those. Only `run --last-good` imports this.
+A password file or a certificate belongs to the configuration that names it. All of them are
+copied, so the copy also works when one of those files is the problem. Only `run --last-good`
+imports this.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ _log = logging.getLogger(__name__)
 
 
 class LastGood:
-    """The copy at `file`. Its owner alone can read it: a configuration may hold a password."""
+    """The copy at `file`. Only its owner can read it: a configuration may hold a password."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._folder = file.with_name(file.name + ".files")
 
     def keep(self, config: Config, content: bytes) -> None:
-        """Make the copy one of this valid configuration; write only what differs.
+        """Update the copy to this valid configuration; write only what differs.
 
-        The node goes on without a copy where none can be made.
+        If the copy cannot be written, the node goes on without it.
         """
         try:
             files = {key: file.read_bytes() for key, file in config.named_files().items()}
@@ -44,16 +45,17 @@ class LastGood:
             if same_files and _content(self._file) == content:
                 return
             if not same_files:
-                # Never the new password beside the old configuration, whenever the power fails.
+                # The new password must never be paired with the old configuration, whenever the
+                # power fails.
                 self._file.unlink(missing_ok=True)
                 self._keep_files(files)
             write_file(self._file, content, mode=0o600)
         except OSError as error:
             reason = error.strerror or error
-            _log.warning("%s: no copy of the configuration can be kept: %s", self._file, reason)
+            _log.warning("%s: cannot keep a copy of the configuration: %s", self._file, reason)
 
     def stand_in(self, failed: ConfigError) -> Config | None:
-        """The configuration that was kept; None, said in the log, when it is of no use either."""
+        """Return the kept configuration; None, with a log line, if it is not usable either."""
         if not self._file.exists():
             return None
         try:
@@ -76,7 +78,7 @@ class LastGood:
 
 
 def _summary(error: ConfigError) -> str:
-    """What is wrong, in one sentence for those who cannot see the log."""
+    """Describe the problem in one sentence, for readers who cannot see the log."""
     problems = count(error.problems, "problem")
     return f"{error.source} cannot be used ({problems}; the first: {error.problems[0]})"
 

@@ -2,7 +2,7 @@
 
 `load` turns a TOML file into a `schema.Config`, or raises `ConfigError` with a list of problems:
 
-    config ──► config_mqtt, config_sensors, ... ──► config_reader (tables) ──► config_values
+    load ──► mqtt, sensors, simulation ──► reader (tables) ──► values
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load(source: Path, *, copies: Path | None = None) -> Config:
 
 
 def read(source: Path) -> bytes:
-    """The content of the file.
+    """Return the content of the file.
 
     Raises:
         ConfigError: it cannot be read.
@@ -92,7 +92,7 @@ def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config
         from node.config.syntax import not_text
 
         raise ConfigError(source, [not_text(content)]) from error
-    # An editor of Windows may have put a byte order mark before the text.
+    # A Windows editor may have put a byte order mark before the text.
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     try:
         document = tomllib.loads(text)
@@ -138,14 +138,16 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
 
 
 def _unknown_table(reader: TableReader, key: str, written: object) -> None:
-    """Note a table that is none of ours, or a key outside of one; a text like no word of ours may
-    be anything, and is not repeated."""
+    """Report an unknown table, or a key outside of a table.
+
+    A word that resembles none of ours may be a secret, and is not repeated.
+    """
     known = (*_TABLES, *_OTHER_TABLES)
     if not isinstance(written, dict | list):
         holders = _tables_with(key)
         place = "is the [table] above it missing?"
         if holders:
-            place = f"it belongs below {' or '.join(holders)}"
+            place = f"move it below {' or '.join(holders)}"
         where = key if holders or is_like_a_key(key, known) else "file"
         reader.problem((key,), f"a key outside of a table; {place}", where)
         return
@@ -159,7 +161,7 @@ def _unknown_table(reader: TableReader, key: str, written: object) -> None:
 
 
 def _tables_with(key: str) -> list[str]:
-    """The tables that a key may stand in."""
+    """Return the tables that have a key of this name."""
     return [
         f"[[{name}]]" if name == "sensor" else f"[{name}]"
         for name, schema in {**_TABLES, "sensor": SensorTable}.items()

@@ -1,7 +1,7 @@
 """The tables `[node]` and `[mqtt]`, and where the passwords come from.
 
-The configuration's own `password` or `password_file` comes first: what a file names is what is
-used, whatever a shell was left with. Then the environment, which somebody sets for one start; then
+The configuration's own `password` or `password_file` comes first, so that a variable left over in
+a shell cannot override it. Then comes the environment, which a person sets for one start, and then
 the credential that systemd passes to the service at each start.
 """
 
@@ -37,7 +37,7 @@ _CREDENTIAL = "mqtt.password"
 
 
 def read_node(reader: TableReader, written: object) -> NodeTable | None:
-    """`[node]`; the name is the host's, where none is given."""
+    """Read `[node]`; the name defaults to the host name."""
     if isinstance(written, dict) and "name" not in written:
         written = {**written, "name": default_name()}
     values = reader.table(NodeTable, written, ("node",))
@@ -45,9 +45,9 @@ def read_node(reader: TableReader, written: object) -> NodeTable | None:
 
 
 def default_name() -> str:
-    """Return the node's name where the configuration has none: the host name, as a topic level.
+    """Return the node's default name: the host name, as a topic level.
 
-    A name that a distribution gives to every computer has digits of this one behind it.
+    A name that a distribution gives to every computer is followed by digits of this one.
     """
     host = socket.gethostname().partition(".")[0]
     name = re.sub(r"[^A-Za-z0-9_-]", "-", host)[:57] or "node"
@@ -55,12 +55,12 @@ def default_name() -> str:
 
 
 def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, float]:
-    """`[mqtt]` and `[mqtt.tls]`, with the password in place.
+    """Read `[mqtt]` and `[mqtt.tls]`, with the password in place.
 
-    The table is None where anything is wrong; `retain_for`, in seconds, comes all the same.
+    The table is None if anything is wrong; `retain_for`, in seconds, is returned in any case.
     """
     if written is None:
-        reader.problem(("mqtt",), "is missing; at the least: host = the broker", "[mqtt]")
+        reader.problem(("mqtt",), 'is missing; it needs at least: host = "BROKER"', "[mqtt]")
         return None, 0.0
     if not isinstance(written, dict):
         reader.problem(("mqtt",), expected_table("mqtt"))
@@ -71,7 +71,7 @@ def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, f
     values = reader.right_keys(MqttTable, plain, ("mqtt",))
     _resolve_password(reader, values)
     if not 5 <= values.get("keepalive", 30) <= 3600:
-        reader.problem(("mqtt", "keepalive"), "must lie between 5s and 1h")
+        reader.problem(("mqtt", "keepalive"), "must be between 5s and 1h")
     retain_for_s = values.get("retain_for", DEFAULT_RETAIN_FOR)
     if len(reader.problems) > before:
         return None, retain_for_s
@@ -88,7 +88,7 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
         if reader.read_file(file, ("mqtt", "tls", key)) is not None and key == "key_file":
             _note_if_open(reader, file)
     if ("cert_file" in values) != ("key_file" in values):
-        reader.problem(("mqtt", "tls"), "cert_file and key_file belong together")
+        reader.problem(("mqtt", "tls"), "cert_file and key_file must be set together")
     table = TlsTable(**values)
     if len(reader.problems) == before:
         from node.config.tls import BadTlsFile, tls_context
@@ -101,15 +101,15 @@ def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
 
 
 def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
-    """Put the password of whichever source there is into `values`."""
+    """Put the password into `values`, from the first source that has one."""
     path: KeyPath = ("mqtt", "password")
     variable = os.environ.get(_VARIABLE)
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), _CREDENTIAL)
     named = [key for key in ("password", "password_file") if key in values]
     if variable is not None and named:
-        reader.notes.append(f"${_VARIABLE} has no effect: [mqtt] {named[0]} is given")
+        reader.notes.append(f"${_VARIABLE} has no effect: [mqtt] {named[0]} is set")
     if len(named) == 2:
-        reader.problem(path, "password and password_file exclude each other")
+        reader.problem(path, "password and password_file are mutually exclusive")
     elif named == ["password_file"]:
         values["password_file"] = file = reader.locate(values["password_file"], "password_file")
         path = ("mqtt", "password_file")
@@ -117,13 +117,13 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
             _note_if_open(reader, file)
     elif named == ["password"]:
         _set_password(reader, values["password"], "it", path, values)
-        _note_if_open(reader, reader.source, "has the password in it, and ")
+        _note_if_open(reader, reader.source, "contains the password and ")
     elif variable is not None:
         _set_password(reader, variable, f"${_VARIABLE}", path, values)
     elif credential.exists():
         _password_from(reader, credential, path, values)
     if "password" in values and "username" not in values:
-        reader.problem(path, "a password needs a username beside it")
+        reader.problem(path, "a password needs a username")
 
 
 def _password_from(reader: TableReader, file: Path, path: KeyPath, values: dict[str, Any]) -> bool:
@@ -137,7 +137,7 @@ def _password_from(reader: TableReader, file: Path, path: KeyPath, values: dict[
 def _set_password(
     reader: TableReader, text: str, source: str, path: KeyPath, values: dict[str, Any]
 ) -> None:
-    """Take a password that came from `source`, unless it cannot be one."""
+    """Use a password from `source`, or report why it cannot be one."""
     values["password"] = Secret(text)
     try:
         checked_password(text)
@@ -146,10 +146,10 @@ def _set_password(
 
 
 def web_password(reader: TableReader, table: WebTable) -> Secret | None:
-    """The password of the status page; a problem noted where there should be one and is none."""
+    """Return the status page's password; report a problem if one is required but missing."""
     values: dict[str, Any] = {}
     if table.password is not None and table.password_file is not None:
-        what = "password and password_file exclude each other"
+        what = "password and password_file are mutually exclusive"
         reader.problem(("web", "password"), what)
     elif table.password_file is not None:
         file = reader.locate(table.password_file, "web_password_file")
@@ -157,12 +157,12 @@ def web_password(reader: TableReader, table: WebTable) -> Secret | None:
             _note_if_open(reader, file)
     elif table.password is not None:
         _set_password(reader, table.password, "it", ("web", "password"), values)
-        _note_if_open(reader, reader.source, "has the password in it, and ")
+        _note_if_open(reader, reader.source, "contains the password and ")
     return values.get("password")
 
 
 def note_of_web(reader: TableReader, table: WebTable | None) -> None:
-    """Say what is wrong with the password of the status page: the node runs without the page."""
+    """Note what is wrong with the status page's password: the node runs without the page."""
     if table is None:
         return
     before = len(reader.problems)
@@ -175,7 +175,7 @@ def note_of_web(reader: TableReader, table: WebTable | None) -> None:
 def _note_if_open(reader: TableReader, file: Path, why: str = "") -> None:
     """Warn of a file with a secret that every user of this computer can read.
 
-    Its group may: that is how the service's user reads what root owns.
+    Its group may read it: that is how the service's user reads a file that root owns.
     """
     if file.stat().st_mode & 0o004:
         remedy = f"sudo chown root:sensor-node {file} && sudo chmod 640 {file}"

@@ -1,7 +1,7 @@
 """Walks tables of the configuration key by key, and collects every problem with its line.
 
-msgspec alone would stop at the first one that is wrong. `config_mqtt` and `config_sensors` say
-what the tables mean.
+msgspec alone would stop at the first problem. `mqtt`, `sensors` and `simulation` define the
+meaning of the tables.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ _SECRET_KEYS = ("password", "username")
 
 
 def find_file(option: str | None) -> Path:
-    """The file to read: `--config`, else $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml."""
+    """Return `--config`, else $SENSOR_NODE_CONFIG, else /etc/sensor-node/node.toml."""
     return Path(option or os.environ.get("SENSOR_NODE_CONFIG") or DEFAULT_FILE)
 
 
 @functools.cache
 def fields_of(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    """What a table can hold; asked once per sensor, and not cheap to find out."""
+    """Return the fields of a table; cached, because it is needed for each sensor and is slow."""
     return msgspec.structs.fields(schema)
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong with the configuration, without a word of what may be a secret.
+    """One problem of the configuration, without anything that may be a secret.
 
-    It goes into logs, health and `status.txt`. A text that stands where it should not, be it a
-    value, an unknown key or the name of a file that does not exist, may be a password: of such a
-    one the line is named, and what was expected.
+    It goes into logs, health and `status.txt`. A misplaced text may be a password, be it a value,
+    an unknown key or the name of a missing file. The problem then names only the line and what was
+    expected.
     """
 
     line: int
@@ -65,20 +65,20 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` has all that is wrong with it."""
+    """The configuration cannot be used; `problems` lists all that is wrong with it."""
 
     def __init__(self, source: Path, problems: Iterable[Problem], shown: str = "") -> None:
-        """`shown`: in place of the only problem's message, with what stands in the line."""
+        """`shown`: replaces the message of a single problem, and quotes the line."""
         self.source = source
         self.problems = sorted(problems, key=lambda problem: problem.line)
         self._shown = shown
         super().__init__(f"{source}: {len(self.problems)} problems")
 
     def report(self, *, for_owner: bool = False) -> str:
-        """The problems, one a line, as a compiler would print them.
+        """Return the problems, one per line, as a compiler would print them.
 
-        With `for_owner` a line that is no TOML is shown: at the terminal of whoever wrote it, and
-        in nothing that is kept or sent.
+        With `for_owner` the report quotes a line that is not valid TOML. That is for the terminal
+        of the file's author only, not for anything that is stored or sent.
         """
         shown = self._shown if for_owner else ""
         return "\n".join(
@@ -90,13 +90,13 @@ class ConfigError(Exception):
 
 
 def expected_table(name: str) -> str:
-    """What to say of something that should be a table with the path `name`."""
+    """Return the message for something that should be a table with the path `name`."""
     return f"expected a table: write [{name}], in single brackets"
 
 
 def unreadable(source: Path, error: Exception) -> ConfigError:
-    """What to say of a file that cannot be read at all."""
-    from node.system.rights import remedy  # a file that can be read needs none
+    """Return the error for a file that cannot be read at all."""
+    from node.system.rights import remedy  # not needed for a readable file
 
     reason = getattr(error, "strerror", None) or error
     what_to_do = remedy(source)
@@ -108,7 +108,7 @@ def unreadable(source: Path, error: Exception) -> ConfigError:
 
 
 class TableReader:
-    """One pass over one document; `problems` grows, nothing is raised before the end."""
+    """One pass over one document; it collects `problems`, and raises nothing before the end."""
 
     def __init__(self, source: Path, text: str, copies: Path | None = None) -> None:
         """`copies`: a folder with a copy of each file that the document names, by its key."""
@@ -122,30 +122,30 @@ class TableReader:
         """The ids of those `[[sensor]]` tables that have one, right or wrong, for messages."""
 
     def problem(self, path: KeyPath, message: str, where: str = "") -> None:
-        """Note what is wrong at `path`."""
+        """Report a problem at `path`."""
         where = where or self.words_for(path)
         self.problems.append(Problem(self.line_of(path), where, message))
 
     def unknown_key(self, path: KeyPath, known: Iterable[str], of_what: str = "") -> None:
-        """Note a key that is none of the known ones.
+        """Report an unknown key.
 
-        It is named where it is like one of them, so that it is a slip of the pen.
+        The message names the key if it resembles a known one, and so is a slip of the pen.
         """
         key, known = str(path[-1]), list(known)
         where = self.words_for(path if is_like_a_key(key, known) else path[:-1])
         self.problem(path, f"unknown key{of_what}; {key_meant(key, known)}", where)
 
     def words_for(self, path: KeyPath) -> str:
-        """A key path in the words of TOML."""
+        """Return a key path as TOML writes it."""
         return _where(path, self.sensor_ids)
 
     def remark(self, path: KeyPath, message: str) -> None:
-        """Note what is right at `path`, and could be written better."""
+        """Note something at `path` that is valid but could be written better."""
         self.remarks.append(f"{self.words_for(path)}: {message}")
 
     def line_of(self, path: KeyPath) -> int:
-        """The line of `path` in the file."""
-        from node.config.toml_lines import (  # a right configuration needs no lines
+        """Return the line of `path` in the file."""
+        from node.config.toml_lines import (  # a valid configuration does not need lines
             line_of,
             locate_keys,
         )
@@ -155,7 +155,7 @@ class TableReader:
     def table(
         self, schema: type[msgspec.Struct], written: object, path: KeyPath
     ) -> dict[str, Any] | None:
-        """Convert a table key by key; None if anything in it is wrong."""
+        """Convert a table key by key; return None if anything in it is wrong."""
         if not isinstance(written, dict):
             self.problem(path, "expected a table")
             return None
@@ -171,9 +171,9 @@ class TableReader:
         *,
         only: tuple[str, ...] = (),
     ) -> dict[str, Any]:
-        """Those keys of a table that could be converted; a problem noted for each other one.
+        """Return the keys of a table that could be converted; report the others.
 
-        `only` names the fields to take, where the table has keys of another schema too.
+        `only` names the fields to convert, if the table also has keys of another schema.
         """
         fields = {
             field.encode_name: field
@@ -195,7 +195,7 @@ class TableReader:
         return values
 
     def _value(self, target: Any, written: object, path: KeyPath) -> Any:
-        """Convert one value; `_NOTHING`, with a problem noted, if it cannot be."""
+        """Convert one value; report a problem and return `_NOTHING` if it cannot be converted."""
         try:
             return convert_value(target, written)
         except ValueError as error:
@@ -205,24 +205,25 @@ class TableReader:
             return _NOTHING
 
     def locate(self, written: Path, key: str) -> Path:
-        """Where the file is that `key` names: relative to the configuration; or the copy of it."""
+        """Return the path of the file that `key` names, or of its copy."""
         return self.source.parent / written if self._copies is None else self._copies / key
 
     def read_file(self, file: Path, path: KeyPath) -> str | None:
-        """The text of a file that the key at `path` names; None, with a problem noted."""
+        """Return the text of the file that the key at `path` names; report a problem and return
+        None if it cannot be read."""
         try:
             return file.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             self.problem(path, f"{file} is not text")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            # What does not look like a file's name may be what was to be in it: a password.
+            # A text that does not look like a file name may be the password itself.
             named = file if self._is_a_file_name(file) else "the file that it names"
             self.problem(path, f"{named} cannot be read: {reason}")
         return None
 
     def _is_a_file_name(self, file: Path) -> bool:
-        """Whether a text that names a file is one, to all appearances."""
+        """Return whether a text looks like the name of a file."""
         try:
             elsewhere = (
                 file.parent not in (self.source.parent, Path("/")) and ".." not in file.parts
@@ -233,7 +234,7 @@ class TableReader:
 
 
 def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
-    """A key path in the words of TOML: `[mqtt] port`, `[[sensor]] air pin`."""
+    """Return a key path as TOML writes it: `[mqtt] port`, `[[sensor]] air pin`."""
     if path[:2] == ("simulation", "fault") and len(path) > 2 and isinstance(path[2], int):
         table, rest = f"[[simulation.fault]] #{path[2] + 1}", path[3:]
     elif path[0] == "sensor" and len(path) > 1 and isinstance(path[1], int):

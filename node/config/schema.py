@@ -43,7 +43,7 @@ __all__ = [
 
 
 class Secret(str):
-    """A password: it never shows itself."""
+    """A password; its repr never shows it."""
 
     __slots__ = ()
 
@@ -52,13 +52,13 @@ class Secret(str):
 
 
 class HostName(str):
-    """A host name or address that can be one; see `config.parse_host`."""
+    """A valid host name or address; see `config.values.parse_host`."""
 
     __slots__ = ()
 
 
 class WebAddress(str):
-    """The address of a web page, as browsers and Home Assistant take it; see `config.values`."""
+    """The address of a web page that browsers and Home Assistant accept; see `config.values`."""
 
     __slots__ = ()
 
@@ -70,7 +70,7 @@ class MqttVersion(str):
 
     @classmethod
     def parse(cls, written: object) -> MqttVersion:
-        """Raises ValueError: another version, or none."""
+        """Raise ValueError for another version, or something that is not a version."""
         if isinstance(written, bool) or str(written) not in ("auto", "5", "3.1.1"):
             raise ValueError('expected "auto", "5" or "3.1.1"')
         return cls(str(written))
@@ -88,9 +88,9 @@ TopicPart = Annotated[
 TopicPath = Annotated[
     str,
     msgspec.Meta(
-        # No wildcards, no empty level, no control characters or non-characters (MQTT 5, §1.5.4 and
-        # §4.7), over which a broker may end the connection, and Home Assistant refuses the whole
-        # message; topics that begin with $ are the broker's own.
+        # Excludes wildcards, empty levels, control characters and non-characters (MQTT 5, §1.5.4
+        # and §4.7): a broker may end the connection over them, and Home Assistant rejects the whole
+        # message. Topics that begin with $ are the broker's own.
         pattern=rf"^(?!\$)[^/+#{_NOT_IN_A_TOPIC}]+(/[^/+#{_NOT_IN_A_TOPIC}]+)*\Z",
         max_length=128,
         description="a topic without wildcards, empty levels or a $ at the beginning",
@@ -98,7 +98,7 @@ TopicPath = Annotated[
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)
 STALE_INTERVALS = 3
-"""Without a reading for so many intervals a value is stale: its sensor is offline."""
+"""After this many intervals without a reading, a value is stale and its sensor offline."""
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -121,7 +121,7 @@ class TlsTable(_Table, frozen=True, kw_only=True):
 
 
 class MqttTable(_Table, frozen=True, kw_only=True):
-    """`[mqtt]`: the broker, and what is published there."""
+    """`[mqtt]`: the broker, and how the node publishes there."""
 
     host: HostName
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
@@ -159,7 +159,7 @@ CommandName = Literal["read", "identify", "restart"]
 
 
 class CommandsTable(_Table, frozen=True, kw_only=True):
-    """`[commands]`: what the node does on a message to `B/N/cmd/<name>`."""
+    """`[commands]`: the commands that the node accepts on `B/N/cmd/<name>`."""
 
     enabled: bool = True
     allow: tuple[CommandName, ...] = ("read", "identify", "restart")
@@ -186,7 +186,7 @@ class ButtonTable(_Table, frozen=True, kw_only=True):
 
 
 class WebTable(_Table, frozen=True, kw_only=True):
-    """`[web]`: the status page; `sensor-node web` serves it, `run` has nothing to do with it."""
+    """`[web]`: the status page. `sensor-node web` serves it; `run` ignores this table."""
 
     enabled: bool = False
     host: HostName = HostName("127.0.0.1")
@@ -196,12 +196,12 @@ class WebTable(_Table, frozen=True, kw_only=True):
 
     @property
     def on_the_network(self) -> bool:
-        """Whether others than this computer can reach it."""
+        """Return whether other computers can reach the page."""
         return self.host != "localhost" and not self.host.startswith("127.") and self.host != "::1"
 
 
 class SensorTable(_Table, frozen=True, kw_only=True):
-    """`[[sensor]]`: the keys that every driver has."""
+    """`[[sensor]]`: the keys that all drivers share."""
 
     id: TopicPart
     driver: str
@@ -209,22 +209,22 @@ class SensorTable(_Table, frozen=True, kw_only=True):
     power_pin: BcmPin | None = None
     channel: dict[str, ChannelTable] = {}
     info: DriverInfo
-    """The driver, found by its name; no key of the file."""
+    """The driver, found by its name; not a key of the file."""
     options: Options
-    """The driver's own keys; no key of the file."""
+    """The driver's own keys; not a key of the file."""
 
     @property
     def stale_after_s(self) -> float:
-        """How long a reading of it is current, in seconds."""
+        """Return how long a reading of the sensor is current, in seconds."""
         return STALE_INTERVALS * self.interval
 
     def kept_for_s(self, retain_for_s: float) -> float:
-        """How long an MQTT 5 broker keeps a reading that is not renewed; 0: for ever."""
+        """Return how long an MQTT 5 broker keeps a reading that is not renewed; 0: no limit."""
         return max(retain_for_s, self.stale_after_s) if retain_for_s else 0.0
 
 
 class FaultTable(_Table, frozen=True, kw_only=True):
-    """`[[simulation.fault]]`; `drivers.sim.faults.KINDS` says what each kind is."""
+    """`[[simulation.fault]]`; `drivers.sim.faults.KINDS` describes each kind."""
 
     sensor: str
     kind: str
@@ -241,7 +241,7 @@ class FaultTable(_Table, frozen=True, kw_only=True):
 
 
 class SimulationTable(_Table, frozen=True, kw_only=True):
-    """`[simulation]`: the room around simulated sensors, and what goes wrong there."""
+    """`[simulation]`: the room around simulated sensors, and their faults."""
 
     base: Annotated[float, msgspec.Meta(ge=-40, le=85)] = 21.0
     daily_swing: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
@@ -251,7 +251,7 @@ class SimulationTable(_Table, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """A configuration that has been checked as a whole."""
+    """A configuration that was checked as a whole."""
 
     source: Path
     digest: str = ""
@@ -267,20 +267,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     simulation: SimulationTable | None = None
     sensors: tuple[SensorTable, ...]
     notes: tuple[str, ...] = ()
-    """What is not wrong and still worth knowing, one sentence each."""
+    """Remarks on settings that are valid but may surprise, one sentence each."""
     remarks: tuple[str, ...] = ()
-    """What works, and has a better way to be written, one sentence each."""
+    """Remarks on settings that work but have a better spelling, one sentence each."""
     stands_in_for: str = ""
-    """What is wrong with the configuration that this one, kept from before, stands in for."""
+    """The problem of the newest configuration, if this one is an older copy in its place."""
 
     def notes_for(self, *, simulate: bool) -> tuple[str, ...]:
-        """The notes, and what has no effect on real hardware."""
+        """Return the notes; without `simulate` also one on settings without effect."""
         if self.simulation is None or simulate:
             return self.notes
         return (*self.notes, "[simulation] has no effect without --simulate")
 
     def named_files(self) -> dict[str, Path]:
-        """The files that the configuration names, each by its key."""
+        """Return the files that the configuration names, by key."""
         named: dict[str, Path | None] = {"password_file": self.mqtt.password_file}
         if self.mqtt.tls is not None:
             named |= msgspec.structs.asdict(self.mqtt.tls)

@@ -13,7 +13,7 @@ _MAX_ID = 64
 
 
 def suggest_id(driver: str, options: Mapping[str, str | int]) -> str:
-    """Return a text of letters, digits, - and _: the driver, and what is special to this sensor."""
+    """Return an id of letters, digits, - and _: the driver, and what distinguishes this sensor."""
     named = [str(options[key]) for key in ("name", "device") if key in options]
     parts = named or [driver]
     for name, value in options.items():
@@ -25,7 +25,7 @@ def suggest_id(driver: str, options: Mapping[str, str | int]) -> str:
 
 
 def free_id(wanted: str, taken: Container[str]) -> str:
-    """Return `wanted`, with the first number behind it that makes it new."""
+    """Return `wanted`, followed by the first number that makes it unique."""
     number, free = 1, wanted or "sensor"
     while free in taken:
         number += 1

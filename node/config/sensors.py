@@ -25,15 +25,15 @@ _SENSOR_KEYS = ("id", "driver", "interval", "power_pin", "channel")
 
 
 Claimed = tuple[Claim, str, "KeyPath"]
-"""A piece of hardware, who needs it, and where the configuration says so."""
+"""A piece of hardware, its owner, and the key that claims it."""
 
 
 def read_sensors(
     reader: TableReader, written: object, claimed: list[Claimed]
 ) -> list[tuple[int, SensorTable]]:
-    """The sensors that are right, each with its index in the file.
+    """Return the valid sensors, each with its index in the file.
 
-    `claimed` grows by the hardware of every sensor, of those too that are wrong elsewhere.
+    The hardware of every sensor is added to `claimed`, also if the sensor is otherwise invalid.
     """
     if not isinstance(written, list):
         reader.problem(("sensor",), "expected tables: write [[sensor]], in double brackets")
@@ -42,14 +42,14 @@ def read_sensors(
     first_with: dict[str, int] = {}
     for index, table in enumerate(written):
         identity = table.get("id") if isinstance(table, dict) else None
-        # Another text may be anything, a password too.
+        # Any other text may be a password.
         if isinstance(identity, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", identity):
             reader.sensor_ids[index] = identity
         sensor = _read_sensor(reader, index, table, claimed)
         if isinstance(identity, str):
             if identity in first_with:
                 other = reader.line_of(("sensor", first_with[identity]))
-                message = f"is the id of the sensor at line {other} already"
+                message = f"is already the id of the sensor at line {other}"
                 reader.problem(("sensor", index, "id"), message)
             first_with.setdefault(identity, index)
         if sensor is not None:
@@ -73,7 +73,7 @@ def _read_sensor(
         power = Claim(f"GPIO {common['power_pin']}", "power")
         claimed.append((power, f"power_pin of {owner}", (*path, "power_pin")))
     if written.get("id") == "cmd":
-        reader.problem((*path, "id"), '"cmd" is taken by the topics of commands')
+        reader.problem((*path, "id"), '"cmd" is reserved for the topics of commands')
     info = _find_driver(reader, written, (*path, "driver"))
     if info is None:
         return None
@@ -105,24 +105,24 @@ def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) ->
         return find_driver(name)
     except UnknownDriver:
         from drivers.name_sentences import about
-        from drivers.names import driver_called, suggestion  # a right name needs no others
+        from drivers.names import driver_called, suggestion  # not needed for a known name
 
         known_as = driver_called(name)
         if known_as is not None:
             reader.remark(path, f'"{name}" is read by {known_as}: driver = "{known_as}"')
             return find_driver(known_as)
         hint = suggestion(name, bus=_bus_of(written))
-        # A text that is like no name may be anything, a password too.
+        # A text that resembles no name may be a password.
         meant = about(name) or hint.startswith("did you mean")
-        called = f'driver "{name}"' if meant else "such driver"
-        reader.problem(path, f"there is no {called}; {hint}")
+        called = f'driver "{name}"' if meant else "driver"
+        reader.problem(path, f"unknown {called}; {hint}")
     except MissingSupport as error:
         reader.problem(path, str(error))
     return None
 
 
 def _bus_of(written: dict[str, Any]) -> str:
-    """What the sensor is wired to, by the keys beside its driver; "" where they do not say."""
+    """Return the bus that the other keys of the sensor imply; "" if they imply none."""
     if "pin" in written:
         return "GPIO"
     if "select" in written or "clock_pin" in written:
@@ -146,11 +146,13 @@ def _read_options(
         return None
     try:
         options = info.options(**values)
-    except ValueError as error:  # each is right by itself, and they do not go together
+    except ValueError as error:  # each is valid, but the combination is not
         reader.problem(path, str(error))
         return None
     if fault := fault_of(options):
-        reader.problem(path, f"the driver {info.name} is wrong, for its author to mend: {fault}")
+        reader.problem(
+            path, f"the driver {info.name} is faulty, and its author must correct it: {fault}"
+        )
         return None
     return options
 
@@ -171,7 +173,7 @@ def _read_channels(
         if name not in known and not info.more_channels:
             hint = did_you_mean(name, known)
             where = reader.words_for((*path, name) if nearest(name, known) else path)
-            reader.problem((*path, name), f"{info.name} has no such channel; {hint}", where)
+            reader.problem((*path, name), f"{info.name} does not have this channel; {hint}", where)
             continue
         if not isinstance(table, dict):
             where = reader.words_for((*path, name) if name in known else path)
@@ -180,7 +182,7 @@ def _read_channels(
         table = _misplaced_out(reader, info, table, (*path, name))
         if isinstance(table.get("unit"), str):
             table["unit"] = unit_called(table["unit"])
-        # What is right in it is checked even where something else is wrong.
+        # The valid keys are checked even if others are wrong.
         tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
         for key, message in channel_problems(tables[name], known.get(name)):
             reader.problem((*path, name, key) if key else (*path, name), message)
@@ -190,22 +192,22 @@ def _read_channels(
 def _misplaced_out(
     reader: TableReader, info: DriverInfo, table: dict[str, Any], path: KeyPath
 ) -> dict[str, Any]:
-    """The table without the keys that belong to its sensor; a problem noted for each of those.
+    """Return the table without the keys that belong to its sensor; report each of those.
 
-    In TOML a key belongs to the header above it, and a channel's is the last of a sensor.
+    In TOML a key belongs to the header above it, and a channel's header is the last of a sensor.
     """
     own = {field.encode_name for field in fields_of(ChannelTable)}
     of_sensor = {*_SENSOR_KEYS, *(field.encode_name for field in fields_of(info.options))} - own
     for key in table.keys() & of_sensor:
         above = f"put it above [{path[0]}.channel.{path[-1]}]"
-        reader.problem((*path, key), f"is a key of the sensor, not of its channel: {above}")
+        reader.problem((*path, key), f"belongs to the sensor, not to its channel: {above}")
     return {key: value for key, value in table.items() if key not in of_sensor}
 
 
 def check_expiry(
     reader: TableReader, sensors: list[tuple[int, SensorTable]], retain_for_s: float
 ) -> None:
-    """A heartbeat must come before the broker forgets the reading that it renews."""
+    """Report heartbeats that come after the broker forgets the reading that they renew."""
     if not retain_for_s:
         return
     for index, sensor in sensors:
@@ -223,7 +225,7 @@ def check_expiry(
 
 
 def check_claims(reader: TableReader, claimed: list[Claimed]) -> None:
-    """No two parts on one pin or address."""
+    """Report parts that share a pin or an address."""
     holders: dict[str, tuple[Claim, str]] = {}
     for wanted, owner, path in claimed:
         if wanted.resource not in holders:

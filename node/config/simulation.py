@@ -1,4 +1,4 @@
-"""The table `[simulation]`, loaded where there is one: the room, and faults in time."""
+"""The table `[simulation]`: the room, and timed faults. Imported only if there is such a table."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["read_simulation"]
 def read_simulation(
     reader: TableReader, written: object, sensors: list[tuple[int, SensorTable]]
 ) -> SimulationTable | None:
-    """The table; None where anything in it is wrong.
+    """Return the table; None if anything in it is wrong.
 
-    `sensors` are those that are right: of the others, no more than the id is held against a fault.
+    `sensors` are the valid ones; for the others, only the id of a fault is checked.
     """
     if not isinstance(written, dict):
         reader.problem(("simulation",), expected_table("simulation"))
@@ -60,17 +60,17 @@ def _check_sensor_and_kind(
 ) -> None:
     if fault.kind not in KINDS:
         hint = did_you_mean(fault.kind, KINDS)
-        reader.problem((*path, "kind"), f"there is {_no('fault', fault.kind, KINDS)}; {hint}")
+        reader.problem((*path, "kind"), f"{_unknown('fault', fault.kind, KINDS)}; {hint}")
     ids = reader.sensor_ids.values()
     if fault.sensor not in ids:
         hint = did_you_mean(fault.sensor, ids) if ids else "no [[sensor]] is configured"
-        reader.problem((*path, "sensor"), f"there is {_no('sensor', fault.sensor, ids)}; {hint}")
+        reader.problem((*path, "sensor"), f"{_unknown('sensor', fault.sensor, ids)}; {hint}")
     sensor = by_id.get(fault.sensor)
     if sensor is None or fault.kind not in KINDS:
         return
     possible = fault_kinds(sensor.driver, sensor.options)
     if not possible:
-        message = f'nothing simulates "{sensor.id}" ({sensor.driver}), so it can have no fault'
+        message = f'"{sensor.id}" ({sensor.driver}) is not simulated, so it cannot have a fault'
         reader.problem((*path, "sensor"), message)
     elif fault.kind not in possible:
         has = ", ".join(possible)
@@ -78,20 +78,22 @@ def _check_sensor_and_kind(
         reader.problem((*path, "kind"), message)
 
 
-def _no(what: str, word: str, known: Iterable[str]) -> str:
-    """Name a word that is misspelt; one that is like none of the known may be anything."""
-    return f'no {what} "{word}"' if nearest(word, known) else f"no such {what}"
+def _unknown(what: str, word: str, known: Iterable[str]) -> str:
+    """Name the word if it is misspelt; one that resembles no known word may be a secret."""
+    return f'unknown {what} "{word}"' if nearest(word, known) else f"unknown {what}"
 
 
 def _check_times(reader: TableReader, fault: FaultTable, path: KeyPath) -> None:
     if fault.for_ is not None and not fault.for_:
-        reader.problem((*path, "for"), "must be above 0; without it, the fault stays")
+        reader.problem((*path, "for"), "must be above 0; leave it out for a fault that stays")
     if fault.every is None:
         return
     if fault.for_ is None:
-        reader.problem((*path, "every"), "has a meaning only beside for: the fault never ends")
+        reader.problem(
+            (*path, "every"), "only applies together with for: without it the fault never ends"
+        )
     elif fault.every <= fault.for_:
-        reader.problem((*path, "every"), "must be longer than for: the fault never ends")
+        reader.problem((*path, "every"), "must be longer than for: otherwise the fault never ends")
 
 
 def _check_amount(reader: TableReader, fault: FaultTable, path: KeyPath) -> None:
@@ -99,10 +101,10 @@ def _check_amount(reader: TableReader, fault: FaultTable, path: KeyPath) -> None
         return
     if fault.kind not in DEFAULT_AMOUNTS:
         kinds = ", ".join(DEFAULT_AMOUNTS)
-        reader.problem((*path, "amount"), f"has a meaning only for {kinds}")
+        reader.problem((*path, "amount"), f"only applies to {kinds}")
     elif fault.kind == "slow" and fault.amount <= 0:
         reader.problem(
-            (*path, "amount"), "must be above 0: the seconds that an answer takes longer"
+            (*path, "amount"), "must be above 0: the added delay of an answer in seconds"
         )
     elif fault.amount == 0:
         reader.problem((*path, "amount"), "must not be 0")

@@ -1,7 +1,8 @@
-"""What is wrong with a file that is no TOML: the line, a mark below the place, and what to write.
+"""Explains a file that is not valid TOML: the line, a mark below the place, and what to write.
 
-`tomllib` names the place and speaks of grammar. Here its error becomes a problem in the words of
-somebody who has never seen TOML. Pure; loaded for a file that cannot be parsed, and not before.
+`tomllib` names the place, and describes it in terms of grammar. This module turns its error into a
+problem that a person who has never seen TOML can understand. Pure; imported only for a file that
+cannot be parsed.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ _OPEN_TEXT = re.compile(r"""[^=#"']*=\s*("(?:[^"\\\\]|\\\\.)*|'[^']*|\"{3}.*|'{3
 """A text that is not closed on its line."""
 _LONGEST = 76
 _REPEATED = "\0"
-"""What of a hint comes after it is out of the file. No line has one: see `load.parse`."""
+"""Marks the part of a hint that repeats the file. It cannot occur in a line: see `load.parse`."""
 
 
 def not_text(content: bytes) -> Problem:
-    """The problem of a file in another encoding than UTF-8."""
+    """Return the problem of a file that is not encoded in UTF-8."""
     remedy = "save the file as UTF-8"
     if b"\0" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return Problem(0, "file", f"is not UTF-8 but UTF-16; {remedy}")
+        return Problem(0, "file", f"is UTF-16, not UTF-8; {remedy}")
     start = len(content.decode(errors="replace").partition("\ufffd")[0].encode())
     line = content.count(b"\n", 0, start) + 1
     may_be = content[start : start + 1].decode("cp1252", errors="replace")
-    seen = f"the byte 0x{content[start]:02x}, which may be meant for {may_be},"
-    return Problem(line, "file", f"is not UTF-8: {seen} is none of it; {remedy}")
+    seen = f"the byte 0x{content[start]:02x}, perhaps meant as {may_be},"
+    return Problem(line, "file", f"is not UTF-8: {seen} is not valid there; {remedy}")
 
 
 def syntax_problem(text: str, error: Exception) -> tuple[Problem, str]:
-    """The problem of a text that `tomllib` refuses with `error`.
+    """Return the problem of a text that `tomllib` rejects with `error`.
 
-    With it, what to say in place of its message to whoever wrote the line: that line, with a mark
-    below the place, and what to write. It may have a password in it.
+    Also return the message for the author of the line: the line, a mark below the place, and what
+    to write. That message may contain a password.
     """
     message = re.sub(r"\s*\(at .*\)$", "", str(error))
     lines = text.splitlines() or [""]
@@ -69,16 +70,19 @@ def syntax_problem(text: str, error: Exception) -> tuple[Problem, str]:
 
 
 def _general(hint: str) -> str:
-    """A hint without what it repeats of the file: any of that may be a password."""
+    """Return a hint without the parts that it repeats from the file: they may be a password."""
     if _REPEATED in hint:
         said = hint.partition(_REPEATED)[0].rstrip(" :")
         return re.sub(r"(^|[:;] )write$", r"\1write it as sensor-node check shows", said)
-    # Of tomllib's: "Cannot declare ('a', 'b') twice".
+    # tomllib says: "Cannot declare ('a', 'b') twice".
     return re.sub(r"\(['\"].*\)", "this", hint)
 
 
 def _before(lines: list[str], number: int, opening: re.Pattern[str]) -> tuple[int, int]:
-    """The line and column where what is open at line `number` begins; else that line."""
+    """Return the line and column where the text or list open at line `number` begins.
+
+    If there is none, return that line.
+    """
     for before in range(min(number, len(lines)), 0, -1):
         match = opening.match(lines[before - 1])
         if match is not None:
@@ -87,7 +91,7 @@ def _before(lines: list[str], number: int, opening: re.Pattern[str]) -> tuple[in
 
 
 def _has_secret(lines: list[str], number: int) -> bool:
-    """Whether the line, or the key that it goes on from, is of something secret."""
+    """Return whether the line, or the key that it continues, is for a secret."""
     for before in range(number, 0, -1):
         line = lines[before - 1]
         if _SECRET.search(line):
@@ -98,24 +102,24 @@ def _has_secret(lines: list[str], number: int) -> bool:
 
 
 def _without_value(line: str, column: int) -> tuple[str, int]:
-    """The line up to its first key, and where the place is in that."""
+    """Return the line up to its first key, and the column of the place in it."""
     match = re.match(r"(\s*[\w.-]+\s*)([=:]?)", line)
     key = match[0] if match is not None and (match[2] or _SECRET.search(match[1])) else ""
     return f"{key.rstrip()} ...", min(column, len(key.rstrip()) + 2)
 
 
 def _excerpt(line: str, column: int) -> str:
-    """The line and a mark below the place."""
+    """Return the line and a mark below the place."""
     shown = "".join(c if c.isprintable() else " " for c in line).rstrip()
     start = max(0, column - _LONGEST)
     return f"    {shown[start : start + _LONGEST]}\n    {' ' * (column - 1 - start)}^"
 
 
 def _hint(line: str, column: int, message: str) -> str:
-    """What to write in place of `line`; "" where nothing better than `message` can be said."""
+    """Return what to write instead of `line`; "" if there is nothing better than `message`."""
     key, equals, rest = (part.strip() for part in line.partition("="))
     if any(c in _CURLY for c in rest.partition("#")[0]) and rest[0] not in "\"'":
-        return f"curly quotes are no quotes in TOML: write {_written(key, _straight(rest))}"
+        return f"TOML does not accept curly quotes: write {_written(key, _straight(rest))}"
     odd = next((c for c in line if c != " " and unicodedata.category(c) in ("Zs", "Cf")), "")
     if odd:
         name = unicodedata.name(odd, "no name").lower()
@@ -123,16 +127,16 @@ def _hint(line: str, column: int, message: str) -> str:
     if line.strip().startswith(("//", ";", "--", "/*")):
         return "a comment begins with #"
     if "twice" in message or "overwrite" in message:
-        return "it stands in the file before; leave out one of them"
+        return "it is already in the file; remove one of them"
     if message.startswith("Unclosed"):
         end = "]" if "array" in message else "}"
         if end in line[column:]:
-            return "commas stand between the values of a list"
+            return "the values of a list need commas between them"
         return f"the {end} at the end is missing"
     if line.strip().startswith("- "):
         return "this is YAML; in TOML, each [[sensor]] has lines of the form: key = value"
     if line.strip().startswith("["):
-        return "the name of a table stands in brackets, alone on its line: [mqtt], [[sensor]]"
+        return "write the name of a table in brackets, alone on its line: [mqtt], [[sensor]]"
     if not equals or column <= line.find("=") or key.count('"') % 2 or key.count("'") % 2:
         return _hint_of_key(line, key if equals else "")
     return _hint_of_value(key, rest, message)
@@ -141,13 +145,13 @@ def _hint(line: str, column: int, message: str) -> str:
 def _hint_of_key(line: str, key: str) -> str:
     match = re.match(r"\s*-?\s*([\w-]+)\s*:\s*(.*)$", line)
     if match is not None:
-        return f"an equals sign, not a colon: {_written(match[1], _quoted(match[2]))}"
+        return f"use an equals sign, not a colon: {_written(match[1], _quoted(match[2]))}"
     if key.count('"') % 2 or key.count("'") % 2:
-        return "a key needs no quotes, and these are not closed"
+        return "the quotes of the key are not closed; leave them out"
     if key and " " in key:
-        return f"a key has no spaces: {_REPEATED}{key.replace(' ', '_')} ="
+        return f"a key cannot contain spaces: {_REPEATED}{key.replace(' ', '_')} ="
     if key:
-        return "a key has letters, digits, - and _"
+        return "a key consists of letters, digits, - and _"
     words = line.split("#", maxsplit=1)[0].split()
     if len(words) == 2:
         return f"the equals sign is missing: {_written(words[0], words[1])}"
@@ -159,13 +163,13 @@ def _hint_of_value(key: str, rest: str, message: str) -> str:
         return _hint_of_text(key, rest, message)
     value = rest.partition("#")[0].strip()
     if not value:
-        return "there is no value behind the ="
+        return "the value after the = is missing"
     if re.search(r"\s[\w-]+\s*=", value):
         return "each key stands on a line of its own"
     if value[-1] in ";,":
         return f"leave out the {value[-1]} at the end: {_written(key, _better(value[:-1]))}"
     if value[0] in "[{":
-        return "in a list, commas stand between the values, and texts in quotes"
+        return "in a list, put commas between the values, and texts in quotes"
     return _hint_of_word(key, value)
 
 
@@ -175,7 +179,7 @@ def _hint_of_text(key: str, rest: str, message: str) -> str:
         return f"the {quote * 3} at the end is missing"
     closed = rest.find(quote, 1)
     if "\\" in rest and ("Unescaped" in message or "\\" in message or "hex" in message):
-        return f"with a backslash in it, a text stands in single quotes: {_REPEATED}{key} = '...'"
+        return f"write a text with a backslash in single quotes: {_REPEATED}{key} = '...'"
     if closed < 0:
         return f"the quote at the end is missing: {_written(key, _quoted(rest[1:]))}"
     after = rest[closed + 1 :].strip()
@@ -183,27 +187,27 @@ def _hint_of_text(key: str, rest: str, message: str) -> str:
         return f"leave out the {after[0]} at the end"
     if re.match(r"[\w-]+\s*=", after):
         return "each key stands on a line of its own"
-    return "behind the closing quote nothing may stand but a comment (#)"
+    return "only a comment (#) may follow the closing quote"
 
 
 def _hint_of_word(key: str, value: str) -> str:
-    """Of a value that is neither a text, nor a list, nor what TOML takes for a number or truth."""
+    """Return the hint for a value that is not a text, list, number or truth value in TOML."""
     if value.lower() in _TRUTHS:
-        return f"true or false, in small letters: {_written(key, _TRUTHS[value.lower()])}"
+        return f"write true or false in small letters: {_written(key, _TRUTHS[value.lower()])}"
     if value.lower() in _NOTHING:
-        return "leave the key out where there is nothing to say"
+        return "TOML has no empty value; leave the key out"
     if pin := re.fullmatch(r"(?:GPIO|BCM|IO|D)[ _-]?(\d+)", value, re.IGNORECASE):
-        return f"the number alone, as the Pi counts its GPIOs (BCM): {_written(key, pin[1])}"
+        return f"write only the GPIO number (BCM): {_written(key, pin[1])}"
     better = _better(value)
     if re.fullmatch(r"[+-]?\d+,\d+", value):
-        return f"a decimal point, not a comma: {_written(key, better)}"
+        return f"use a decimal point, not a comma: {_written(key, better)}"
     if better != value:
         return f"write {_written(key, better)}"
     return f"is the text in quotes? {_written(key, _quoted(value))}"
 
 
 def _better(value: str) -> str:
-    """A number as TOML wants it: a point for the comma, no zeros before it, digits around it."""
+    """Return a number in TOML's form: a decimal point, no leading zeros, digits on both sides."""
     match = re.fullmatch(r"([+-]?)0*(\d*)(?:[.,](\d*))?", value)
     if match is None or not (match[2] or match[3] or "0" in value):
         return value
@@ -212,7 +216,7 @@ def _better(value: str) -> str:
 
 
 def _straight(rest: str) -> str:
-    """A value whose quotes are curly, with straight ones."""
+    """Return a value with its curly quotes made straight."""
     return _quoted("".join(c for c in rest.partition("#")[0] if c not in _CURLY))
 
 

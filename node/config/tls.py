@@ -12,7 +12,7 @@ __all__ = ["BadTlsFile", "TlsFiles", "tls_context"]
 
 
 class BadTlsFile(ValueError):
-    """A file of `[mqtt.tls]` is not what it should be; `key` is the key that names it."""
+    """A file of `[mqtt.tls]` does not contain what it should; `key` is the key that names it."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -20,9 +20,9 @@ class BadTlsFile(ValueError):
 
 
 class TlsFiles:
-    """What paho takes for an SSL context: the files of `[mqtt.tls]`, read for each connection.
+    """Stands in for an SSL context in paho, and reads the files for each connection.
 
-    So a certificate that was renewed is used without a restart of the node.
+    So a renewed certificate is used without a restart of the node.
     """
 
     check_hostname = True
@@ -31,10 +31,10 @@ class TlsFiles:
         self._table = table
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
-        """As SSLContext.wrap_socket, with the files as they are now.
+        """Do what SSLContext.wrap_socket does, with the files as they are now.
 
         Raises:
-            ConnectionError: a file is not what it should be; it may be written just now.
+            ConnectionError: a file has the wrong content; it may be written at this moment.
             OSError: as SSLContext.wrap_socket.
         """
         try:
@@ -46,7 +46,7 @@ class TlsFiles:
 
 
 def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:
-    """None without a table.
+    """Return a context for the table; None without one.
 
     Raises:
         BadTlsFile: a file is not a certificate, not a key, or the two do not belong together.
@@ -56,15 +56,15 @@ def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=table.ca_file)
     except (ssl.SSLError, OSError) as error:
-        message = f"{table.ca_file} holds no certificate in PEM form ({_reason(error)})"
+        message = f"{table.ca_file} does not contain a PEM certificate ({_reason(error)})"
         raise BadTlsFile("ca_file", message) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # On from Python 3.13: it refuses a CA without keyUsage, such as mosquitto-tls(7) makes, so
-    # that an upgrade of Debian would cut the node off. Chain and name are verified without it.
+    # Set by default since Python 3.13: it rejects a CA without keyUsage, such as mosquitto-tls(7)
+    # makes, so an upgrade of Debian would cut the node off. Chain and name are verified without it.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if table.cert_file is not None and table.key_file is not None:
         try:
-            # With a password of its own, OpenSSL does not ask for one at the terminal.
+            # Given a password, OpenSSL does not ask for one at the terminal.
             context.load_cert_chain(table.cert_file, table.key_file, password="")
         except (ssl.SSLError, OSError) as error:
             message = (

@@ -1,4 +1,4 @@
-"""Where a key stands in a TOML file: `tomllib` parses, and does not tell.
+"""Finds the line of a key in a TOML file, because `tomllib` does not report it.
 
 Errors of the configuration name their line. This reads the table headers and keys of a document
 that `tomllib` has already accepted, so it need not be strict, only right.
@@ -20,7 +20,7 @@ _QUOTED = re.compile(r'"""|\'\'\'|"(?:\\.|[^"\\])*"|\'[^\']*\'|#.*')
 
 
 def locate_keys(text: str) -> dict[KeyPath, int]:
-    """Line numbers, from 1, of every table header and key of `text`."""
+    """Return the line numbers, from 1, of every table header and key of `text`."""
     lines: dict[KeyPath, int] = {}
     array_sizes: dict[KeyPath, int] = {}
     table: KeyPath = ()
@@ -45,7 +45,7 @@ def locate_keys(text: str) -> dict[KeyPath, int]:
 
 
 def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int:
-    """The line of `path`, or of the nearest table around it; 1 if there is none."""
+    """Return the line of `path`, or of the nearest table around it; 1 if there is none."""
     while path and path not in lines:
         if (*path, 0) in lines:  # the first of an array of tables
             return lines[*path, 0]
@@ -58,7 +58,7 @@ def _parts(key: str) -> list[str]:
 
 
 def _enter_table(header: re.Match[str], array_sizes: dict[KeyPath, int]) -> KeyPath:
-    """The path of a table from its header; a header below an array means its last element."""
+    """Return a table's path from its header; a header below an array means its last element."""
     names = _parts(header[2])
     path: KeyPath = ()
     for name in names[:-1]:
@@ -73,7 +73,7 @@ def _enter_table(header: re.Match[str], array_sizes: dict[KeyPath, int]) -> KeyP
 
 
 def _nesting(line: str, depth: int) -> tuple[int, str]:
-    """Bracket depth after `line`, and the triple quote that it leaves open, if any."""
+    """Return the bracket depth after `line`, and the triple quote that it leaves open, if any."""
     position = 0
     while position < len(line):
         match = _QUOTED.match(line, position)

@@ -1,6 +1,6 @@
-"""One value of the configuration: from what TOML has to what the schema wants, or why not.
+"""Converts a single value from TOML to the type in the schema, or explains why it cannot.
 
-Pure functions; `config_reader` walks the tables with them.
+Pure functions; `reader` walks the tables with them.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _ADDRESS = re.compile(
     r"https?://(?:[^/?#@\[\]]+@)?(?:\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\]|([^/?#@:\[\]]*))"
     r"(?::([0-9]{0,5}))?(?:[/?#].*)?"
 )
-"""RFC 3986, §3, of what a browser takes; in groups: an IPv6 address, else a host, and a port."""
+"""The part of RFC 3986, §3, that browsers accept; groups: an IPv6 address, else a host; a port."""
 
 
 def convert_value(target: Any, written: object) -> Any:
-    """`written` as a value of the type `target`.
+    """Convert `written` to the type `target`.
 
     Raises:
-        ValueError: it cannot be one; the message is in the words of TOML.
+        ValueError: it cannot be converted; the message uses the words of TOML.
     """
     try:
         value = msgspec.convert(written, target, dec_hook=_decode)
@@ -59,7 +59,7 @@ def convert_value(target: Any, written: object) -> Any:
 
 
 def _choices(target: Any) -> list[str]:
-    """Return the values that a key, or each element of its list, can have; [] where any may be."""
+    """Return the values that a key, or each element of its list, can have; [] if any."""
     parts = (target, *get_args(target))
     literal = next((part for part in parts if get_origin(part) is Literal), None)
     choices = get_args(literal)
@@ -67,7 +67,7 @@ def _choices(target: Any) -> list[str]:
 
 
 def _rule(target: Any) -> msgspec.Meta | None:
-    """The schema's rule for a text that it also says in words."""
+    """Return the schema's rule for a text, if the schema also describes it in words."""
     for part in (target, *get_args(target)):
         for meta in getattr(part, "__metadata__", ()):
             if isinstance(meta, msgspec.Meta) and meta.description:
@@ -76,16 +76,16 @@ def _rule(target: Any) -> msgspec.Meta | None:
 
 
 def _fits(written: object, rule: msgspec.Meta) -> bool:
-    """Whether it is no text, which is another mistake, or one that has the rule's form."""
+    """Return whether a text matches the rule; True also for other types, a different mistake."""
     return not isinstance(written, str) or re.search(rule.pattern or "", written) is not None
 
 
 def parse_host(written: object) -> HostName:
-    """A broker's host name or IP address.
+    """Check a broker's host name or IP address.
 
     Raises:
-        ValueError: it cannot be one. (An IDNA-invalid name such as "a..b" would raise inside
-            paho's network thread and end it.)
+        ValueError: it is not valid. (An IDNA-invalid name such as "a..b" would raise inside paho's
+            network thread and end it.)
     """
     if not isinstance(written, str) or not written.strip():
         raise ValueError("expected a host name or an IP address")
@@ -94,7 +94,7 @@ def parse_host(written: object) -> HostName:
     # The zone of a link-local address is the interface that leads to it (RFC 4007, §11).
     address, _, zone = written.partition("%")
     if zone and not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", zone):
-        raise ValueError("behind the % of an address stands an interface: fe80::1%eth0")
+        raise ValueError("expected an interface after the % of an address: fe80::1%eth0")
     for family in (socket.AF_INET6,) if zone else (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, address if zone else written)
@@ -102,38 +102,40 @@ def parse_host(written: object) -> HostName:
             continue
         return HostName(written)
     if written.startswith("["):
-        raise ValueError("expected an address without brackets: set port apart")
+        raise ValueError("expected an address without brackets: set port separately")
     if re.search(r":\d+$", written):
-        raise ValueError("expected a host name alone: set port apart")
+        raise ValueError("expected only a host name: set port separately")
     try:
         ascii_name = written.encode("idna").decode("ascii").removesuffix(".")
     except UnicodeError:
-        raise ValueError("no host can have this name") from None
+        raise ValueError("not a valid host name") from None
     labels = ascii_name.split(".")
     if len(ascii_name) > 253 or not all(
         re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels
     ):
-        raise ValueError("no host can have this name")
+        raise ValueError("not a valid host name")
     if all(label.isdigit() for label in labels):
         raise ValueError("not a complete IP address")
     return HostName(written)
 
 
 def parse_web_address(written: object) -> WebAddress:
-    """The address of a web page.
+    """Check the address of a web page.
 
-    Home Assistant checks it part by part, and refuses the whole discovery message over a host or
-    a port that cannot be one.
+    Home Assistant checks it part by part, and rejects the whole discovery message over an invalid
+    host or port.
 
     Raises:
-        ValueError: it cannot be one.
+        ValueError: it is not valid.
     """
     if not isinstance(written, str) or not re.match(r"https?://", written):
         raise ValueError('expected an address that begins with "http://" or "https://"')
     if len(written) > _LONGEST_ADDRESS:
         raise ValueError(f"expected at most {_LONGEST_ADDRESS} characters")
     if not written.isprintable() or " " in written:
-        raise ValueError("no address has a blank or a control character: write %20 for a blank")
+        raise ValueError(
+            "an address cannot have spaces or control characters: write %20 for a space"
+        )
     parts = _ADDRESS.fullmatch(written)
     if parts is None:
         raise ValueError("expected an address like http://HOST:8080/PAGE, with a number as port")
@@ -141,14 +143,14 @@ def parse_web_address(written: object) -> WebAddress:
     try:
         parse_host(bracketed or host)
     except ValueError as error:
-        raise ValueError(f"its host cannot be one: {error}") from None
+        raise ValueError(f"its host is invalid: {error}") from None
     if port and not 1 <= int(port) <= 65535:
-        raise ValueError("its port cannot be one: expected a number from 1 to 65535")
+        raise ValueError("its port is invalid: expected a number from 1 to 65535")
     return WebAddress(written)
 
 
 def _decode(target: Any, written: object) -> object:
-    """msgspec's `dec_hook`: the types of `schema` that TOML does not know."""
+    """Decode the types of `schema` that TOML does not have: msgspec's `dec_hook`."""
     parsers: dict[Any, Callable[[object], object]] = {
         Seconds: Seconds.parse,
         Rate: Rate.parse,
@@ -166,20 +168,20 @@ def _decode(target: Any, written: object) -> object:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that a misspelt one is like; None where it is like none."""
+    """Return the known word that a misspelt one resembles; None if there is none."""
     import difflib
 
     return next(iter(difflib.get_close_matches(word, sorted(known), n=1)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known word that is meant by a misspelt one, or all of them."""
+    """Suggest the known word that a misspelt one resembles, or list all of them."""
     choices = sorted(known)
     close = nearest(word, choices)
     return f"did you mean {close}?" if close else "known here: " + ", ".join(choices)
 
 
-# What people call a key by habit, of other programs or of the thing itself.
+# Names that people use for a key out of habit, from other programs or from daily life.
 _CALLED = {
     "host": "broker server hostname ip address url",
     "username": "user login name",
@@ -195,16 +197,16 @@ _CALLED = {
 
 
 def key_meant(key: str, known: Iterable[str]) -> str:
-    """As `did_you_mean`, of a key: a word of the same meaning goes before one that looks alike."""
+    """Suggest a key as `did_you_mean` does, but prefer one of the same meaning to a similar one."""
     keys = list(known)
     meant = _called(key, keys)
     return f"did you mean {meant}?" if meant else did_you_mean(key, keys)
 
 
 def is_like_a_key(key: str, known: Iterable[str]) -> bool:
-    """Whether a key that is not known is one for all that: a word, and no password gone astray.
+    """Return whether an unknown key is still a key: a word, not a misplaced password.
 
-    It is a slip of the pen, or a habit, or of small letters alone as a key is.
+    It is a slip of the pen, or a habit, or consists only of small letters as keys do.
     """
     keys = list(known)
     return bool(_called(key, keys) or nearest(key, keys) or re.fullmatch("[a-z][a-z_]{0,23}", key))
@@ -215,12 +217,12 @@ def _called(key: str, keys: list[str]) -> str:
 
 
 def is_called(key: str, name: str) -> bool:
-    """Whether some people or programs call the key `name` so."""
+    """Return whether some people or programs use `key` for the key `name`."""
     return key.lower() in (name, *_CALLED.get(name, "").split())
 
 
 def in_quotes(target: Any, written: object) -> str:
-    """What to say of a number or a truth that stands in quotes; "" of anything else."""
+    """Return a hint for a number or truth value that is in quotes; "" for anything else."""
     if not isinstance(written, str):
         return ""
     bare = written.strip().replace(",", ".")
@@ -249,14 +251,14 @@ _WORDS = (
 
 
 def _in_words(message: str) -> str:
-    """A message of msgspec's in the words of TOML."""
+    """Translate a message of msgspec into the words of TOML."""
     for pattern, words in _WORDS:
         message = re.sub(pattern, words, message)
     return message
 
 
 def _is_finite(value: object) -> bool:
-    """No number in `value`, or in the lists in it, is infinite or not a number."""
+    """Return whether every number in `value`, or in the lists in it, is finite."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, list | tuple):
@@ -269,10 +271,10 @@ _MAX_SHOWN_CHARACTERS = 5
 
 
 def shown(written: object) -> str:
-    """Return what may be repeated of a value that is wrong, "" for nothing.
+    """Return the part of a wrong value that may be repeated; "" for none.
 
-    Problems go into logs, into health and onto the card, and a text may be a password that was
-    written into the wrong line; so may a long number.
+    Problems go into logs, into health and onto the card. A text, or a long number, may be a
+    password that was written into the wrong line.
     """
     if isinstance(written, bool):
         return str(written).lower()

@@ -1,6 +1,6 @@
-"""The hardware that the configuration uses: the buses, the pins, and the right to use them.
+"""Checks the hardware that the configuration uses: buses, pins, and the permission to use them.
 
-Nothing is opened that would move a pin. What is switched off and not used is nobody's concern.
+Nothing is opened that would move a pin. Buses that are switched off and not used are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GPIO = re.compile(r"GPIO (\d+)")
 
 
 def check_board(config: Config, board: Board, user: User, *, node_runs: bool) -> Iterator[Step]:
-    """A step for each bus that is used, and for the pins."""
+    """Yield a step for each bus that is used, and for the pins."""
     options = [sensor.options for sensor in config.sensors]
     i2c = sorted({o.bus_number for o in options if isinstance(o, I2CChipOptions)})
     spi = sorted({(o.bus_number, o.select) for o in options if isinstance(o, SPIChipOptions)})
@@ -44,12 +44,12 @@ def _i2c(board: Board, user: User, bus: int) -> Step:
     adapters = i2c_adapters(board)
     if step.status == "failed" and adapters and all(a.number != bus for a in adapters):
         there = ", ".join(f'/dev/i2c-{a.number} ("{a.name}")' for a in adapters)
-        return Step("I2C", "failed", f"{step.message}; there is {there}", step.remedy)
+        return Step("I2C", "failed", f"{step.message}; present: {there}", step.remedy)
     return step
 
 
 def _device(board: Board, user: User, kind: str, name: str) -> Step:
-    """Whether a device file is there, and may be used."""
+    """Check that a device file exists, and may be used."""
     file = board.path("/dev") / name.rpartition("/")[2]
     if not file.exists():
         return Step(
@@ -67,8 +67,8 @@ def _forbidden(kind: str, name: str, file: Path, user: User) -> Step:
         remedy = f"it is for the group {group}: sudo usermod -aG {group} {user.name}, then log in "
         remedy += "again, or restart the service"
     else:
-        remedy = "it is for root alone: a rule of udev's must give it to a group, such as " + (
-            "the package raspberrypi-sys-mods has, or deploy/README.md"
+        remedy = "only root may use it: a udev rule must give it to a group, such as " + (
+            "the one in the package raspberrypi-sys-mods, or in deploy/README.md"
         )
     return Step(kind, "failed", message, remedy)
 
@@ -81,7 +81,7 @@ def _one_wire(board: Board) -> Step:
         )
     if trouble := one_wire_trouble(board):
         return Step("1-Wire", "failed", trouble.what, trouble.hint)
-    return Step("1-Wire", "ok", f"{', '.join(master.name for master in masters)} is there")
+    return Step("1-Wire", "ok", f"{', '.join(master.name for master in masters)} is present")
 
 
 # -- pins ------------------------------------------------------------------------------------------
@@ -104,21 +104,21 @@ def _pin(board: Board, pin: int, who: str, *, node_runs: bool) -> Step:
     what = f"GPIO {pin}, for {who},"
     taken_by = board.pin_user(pin)
     if taken_by is None:
-        return Step("pins", "skipped", f"{what} cannot be looked at: no GPIO chip may be opened")
+        return Step("pins", "skipped", f"{what} cannot be checked: no GPIO chip may be opened")
     if not taken_by:
         return Step("pins", "ok", f"{what} is free")
     if node_runs or (who.startswith("dht") and "dht11" in taken_by):  # its kernel driver
-        return Step("pins", "ok", f"{what} is in use as it should be: {taken_by}")
+        return Step("pins", "ok", f"{what} is in use, as expected: {taken_by}")
     return Step(
         "pins",
         "failed",
         f"{what} is taken: {taken_by}",
-        "end the program that has it, or take the overlay that uses it out of config.txt",
+        "stop the program that uses it, or remove the overlay that uses it from config.txt",
     )
 
 
 def _used_pins(config: Config) -> dict[int, str]:
-    """The GPIOs that the node takes for itself alone, and what for."""
+    """Return the GPIOs that the node uses exclusively, and their purpose."""
     pins = {}
     if config.status_led is not None:
         pins[config.status_led.pin] = "[status_led]"
@@ -128,7 +128,7 @@ def _used_pins(config: Config) -> dict[int, str]:
         if sensor.power_pin is not None:
             pins[sensor.power_pin] = f"power_pin of {sensor.id}"
         if isinstance(sensor.options, I2CChipOptions | SPIChipOptions):
-            continue  # the kernel has those
+            continue  # the kernel owns those pins
         for claim in sensor.options.claims():
             if (match := _GPIO.fullmatch(claim.resource)) and not claim.shared_as:
                 pins[int(match[1])] = f"{sensor.driver} {sensor.id}"
@@ -136,7 +136,7 @@ def _used_pins(config: Config) -> dict[int, str]:
 
 
 def _wants_pin_factory(config: Config) -> bool:
-    """Whether anything goes through gpiozero."""
+    """Return whether anything uses gpiozero."""
     return (
         config.status_led is not None
         or config.button is not None

@@ -1,7 +1,7 @@
-"""The way to the broker in single steps: name, TCP, TLS, login; each within a time of its own.
+"""The way to the broker in single steps: name, TCP, TLS, login; each with a separate time limit.
 
-`Broker` holds what they have found out, and opens the further connections that checks need. The
-words for what goes wrong are those of `node.mqtt.errors`.
+`Broker` holds the results, and opens the further connections that checks need. `node.mqtt.errors`
+has the messages for failures.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ TEST_PAYLOAD = b"a test of sensor-node doctor, and no reading"
 
 NAME_S = 3.0
 CONNECT_S = 4.0
-"""As `node.mqtt.client` has it."""
+"""The same limit as in `node.mqtt.client`."""
 ALERT_S = 0.3
-"""How soon a broker says, after the handshake of TLS 1.3, that it wants a client certificate."""
+"""How soon after a TLS 1.3 handshake a broker reports that it requires a client certificate."""
 
 _Address = tuple[Any, ...]
 
 
 class LoginRefused(Exception):
-    """The broker refuses the login; the text is the name of its reason."""
+    """The broker refuses the login; the text is the name of the reason."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.name)
@@ -50,38 +50,38 @@ class LoginRefused(Exception):
 
 
 class LoggedIn(msgspec.Struct):
-    """A connection that the broker has accepted, and what it said of itself."""
+    """A connection that the broker has accepted, with the broker's answer."""
 
     connection: Connection
     connack: Connack
 
 
 class Broker:
-    """The broker of a configuration, as the node's user meets it.
+    """The broker of a configuration, as the node's user sees it.
 
-    The doctor's own client ids begin as the node's do, for brokers that ask for that, and are
-    others each time: with the node's id it would throw the node out.
+    The doctor's client ids begin like the node's, because some brokers require that, and differ
+    each time: a connection with the node's own id would disconnect the node.
     """
 
     def __init__(self, mqtt: MqttTable, topics: Topics, tls_context: ssl.SSLContext | None) -> None:
         self.mqtt = mqtt
         self.topics = topics
         self.version = 5
-        """The protocol level that the login was made with."""
+        """The protocol level of the login."""
         mark = secrets.token_hex(4)
         self.scratch = f"{topics.base}/{topics.node}/doctor/{mark}"
-        """A topic of our own; a level deeper than any that has readings."""
+        """The doctor's topic; one level deeper than any topic with readings."""
         self._id_stem = f"sndoctor{mark}"
         self._ids = 0
         self._tls_context = tls_context
         self.certificate_ends_s = math.inf
-        """When the broker's certificate ends, once it was seen, in seconds of UTC."""
+        """The end of the broker's certificate, once it was seen, in seconds of UTC."""
         self._addresses: list[tuple[int, _Address]] = []
         self._open: list[Connection] = []
 
     @property
     def topics_filter(self) -> str:
-        """Every topic of the node."""
+        """Return the filter for every topic of the node."""
         return f"{self.topics.base}/{self.topics.node}/#"
 
     # -- the steps
@@ -90,7 +90,7 @@ class Broker:
         """Find the addresses of the host.
 
         Raises:
-            socket.gaierror: there is none, or nobody answers within `NAME_S`.
+            socket.gaierror: there is none, or there was no answer within `NAME_S`.
         """
         found = _resolve(self.mqtt.host, self.mqtt.broker_port)
         self._addresses = [(entry[0], entry[4]) for entry in found]
@@ -106,12 +106,12 @@ class Broker:
         """Open a TCP connection to the first address that accepts one.
 
         Raises:
-            OSError: none does within `CONNECT_S`; of several reasons the last one.
+            OSError: none does within `CONNECT_S`; of several errors the last one.
         """
         deadline_s = time.monotonic() + CONNECT_S
         failure: OSError = TimeoutError()
         for tried, (family, address) in enumerate(self._addresses):
-            # One that is dead must leave time for the others.
+            # A dead address must leave time for the others.
             left_s = max(0.1, deadline_s - time.monotonic()) / (len(self._addresses) - tried)
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.settimeout(left_s)
@@ -146,10 +146,11 @@ class Broker:
         return secured
 
     def _await_alert(self, secured: ssl.SSLSocket) -> None:
-        """With TLS 1.3 the client is done before the broker has looked at its certificate.
+        """Wait for an alert of the broker over the client's certificate.
 
-        (RFC 8446, §2.) What is sent before its alert would have it reset the connection, and the
-        alert be lost.
+        With TLS 1.3 the client's handshake is complete before the broker has checked its
+        certificate (RFC 8446, §2). Data sent before the alert would make the broker reset the
+        connection, and the alert would be lost.
         """
         tls = self.mqtt.tls
         if secured.version() != "TLSv1.3" or tls is None or tls.cert_file is not None:
@@ -163,11 +164,11 @@ class Broker:
     def log_in(
         self, sock: socket.socket, *, will: Will | None = None, client_id: str | None = None
     ) -> LoggedIn:
-        """CONNECT with the user of the configuration, in the present version.
+        """Send CONNECT with the configured user, in the present version.
 
         Raises:
-            LoginRefused: the broker does not want the login.
-            WireError, OSError: there is no answer to be had.
+            LoginRefused: the broker rejects the login.
+            WireError, OSError: the broker does not answer.
         """
         connection = Connection(sock, version=self.version)
         self._open.append(connection)
@@ -187,7 +188,7 @@ class Broker:
     # -- more of it
 
     def another(self, *, version: int | None = None, client_id: str | None = None) -> LoggedIn:
-        """A further connection, all steps at once."""
+        """Open a further connection, all steps at once."""
         if version is None or version == self.version:
             return self.log_in(self.secure(self.connect()), client_id=client_id)
         usual, self.version = self.version, version
@@ -197,7 +198,7 @@ class Broker:
             self.version = usual
 
     def speaks_plain_mqtt(self) -> bool:
-        """Whether the port takes MQTT without TLS; asked without a user name or password."""
+        """Return whether the port accepts MQTT without TLS; sends no user name or password."""
         try:
             sock = self.connect()
             connection = Connection(sock, version=4)
@@ -210,7 +211,7 @@ class Broker:
         return True
 
     def speaks_tls(self) -> bool:
-        """Whether the port makes a TLS handshake; nobody is trusted, and nothing is sent."""
+        """Return whether the port makes a TLS handshake; trusts nothing, and sends no data."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -224,7 +225,7 @@ class Broker:
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Leave every connection at the end."""
+        """Close every connection at the end."""
         try:
             yield
         finally:
@@ -233,7 +234,7 @@ class Broker:
 
 
 def _resolve(host: str, port: int) -> list[Any]:
-    """getaddrinfo(3), given up after `NAME_S`: with no answer it may take half a minute."""
+    """Call getaddrinfo(3), and give up after `NAME_S`: without an answer it may take 30 s."""
     outcome: queue.SimpleQueue[list[Any] | OSError | UnicodeError] = queue.SimpleQueue()
 
     def ask() -> None:

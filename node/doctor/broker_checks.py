@@ -1,4 +1,4 @@
-"""The steps to the broker and back, in an order in which each one needs those before it."""
+"""The steps to the broker and back, in an order in which each step needs the previous ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMES = (
 
 
 def check_broker(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
-    """Every step that needs the broker; those after one that failed are skipped."""
+    """Yield every step that needs the broker; skip those after a failed one."""
     done = []
     with broker.closing():
         for step in _steps(broker, topics, node):
@@ -36,7 +36,7 @@ def check_broker(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[S
     stopped_at = done[-1]
     for name in _NAMES:
         if name not in done:
-            yield Step(name, "skipped", f"not tried, for {stopped_at} failed")
+            yield Step(name, "skipped", f"skipped because {stopped_at} failed")
 
 
 def _steps(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
@@ -85,15 +85,15 @@ def _round_trips(broker: Broker, topics: TopicList, login: LoggedIn) -> Iterator
 
 
 def _lost(broker: Broker, error: Exception) -> Step:
-    """A connection that was accepted does not work any more, or a further one is not."""
+    """Return the step for an accepted connection that was lost, or a further one that failed."""
     what = f"was lost: {str(error) or type(error).__name__}"
     if isinstance(error, NoAnswer):
-        what = "is not answered any more"
+        what = "is no longer answered"
     elif isinstance(error, Closed):
         what = f"was closed ({error})" if str(error) else "was closed"
     return Step(
         "connection",
         "failed",
         f"a connection to {broker.mqtt.address} {what}",
-        "look into the broker's log; does it limit connections?",
+        "see the broker's log; does it limit connections?",
     )

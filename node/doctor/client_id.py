@@ -1,15 +1,15 @@
-"""Does another client use the node's id, or another node its name?
+"""Checks whether another client uses the node's id, or another node its name.
 
-Two clients of one id throw each other out for ever. To find the other by connecting with the id
-would throw out our own node too, so what is done depends on what is known of it:
+Two clients with one id disconnect each other endlessly. A connection with the id would find the
+other client, but would also disconnect our own node. So the check depends on the node's state:
 
-- It runs on this computer: its log tells whether its connections last.
-- It does not, and the broker says that it is online: then another one is. Or it died where the
-  broker could not notice, or runs on another state directory; so nobody is thrown out.
-- It does not, and the broker says offline, or nothing: the id should be free. It is taken, and
-  whoever else has it takes it back at once.
+- The node runs on this computer: its log shows whether its connections last.
+- It does not run here, and its status at the broker is online: another node has the name. Or the
+  node died unnoticed by the broker, or uses another state directory; so nothing is disconnected.
+- It does not run here, and its status is offline or missing: the id should be free. The doctor
+  connects with it; another client that has the id will take it back at once.
 
-The watch goes on beside the other steps, for a client takes a second or so to reconnect.
+The watch runs alongside the other steps, because a client takes about a second to reconnect.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from node.topics import ONLINE
 __all__ = ["ClientIdWatch"]
 
 WATCH_S = 2.5
-"""A client that is thrown out is back after a second (paho's default), or a little later."""
+"""A client that was disconnected is back after a second (paho's default), or a little later."""
 RETAINED_S = 0.4
 RECENT_S = 180.0
-"""With pauses of a minute between its attempts, the node says so again within this."""
+"""With pauses of a minute between its attempts, the node logs the problem again within this."""
 
 
 class ClientIdWatch:
-    """Begun early, asked for its outcome late."""
+    """A watch that begins early, and whose outcome is asked for late."""
 
     def __init__(self, broker: Broker, node: OurNode) -> None:
         self._broker = broker
@@ -46,7 +46,7 @@ class ClientIdWatch:
         observer = broker.another().connection
         for topic in (broker.topics.status, broker.topics.health):
             observer.subscribe(topic)
-        # Both are retained, and come together.
+        # Both are retained, and arrive together.
         observer.wait_for(lambda m: m.topic == broker.topics.health, RETAINED_S)
         self._observer = observer
         self._holder: Connection | None = None
@@ -54,22 +54,22 @@ class ClientIdWatch:
             self._holder = broker.another(client_id=node.client_id).connection
 
     def outcome(self) -> Step:
-        """The step; takes until `WATCH_S` after the beginning."""
+        """Return the step; takes until `WATCH_S` after the beginning."""
         if self._node.process is not None:
             return self._by_log()
         if self._holder is None:
             return self._online_elsewhere()
         if lock_holder(self._node.state_dir) is not None:
-            return Step("client id", "skipped", "the node was started meanwhile; try again")
+            return Step("client id", "skipped", "the node was just started; run doctor again")
         try:
             self._holder.watch(self._began_s + WATCH_S - time.monotonic())
         except (Closed, ConnectionResetError) as error:
             how = f" ({error})" if str(error) else ""
             return self._failed(
-                f"another client has the node's id {self._node.client_id}: it throws out whoever "
-                f"connects with it{how}"
+                f"another client has the node's id {self._node.client_id}: it disconnects "
+                f"any other client with that id{how}"
             )
-        return Step("client id", "ok", f"nobody else has {self._node.client_id}")
+        return Step("client id", "ok", f"no other client has {self._node.client_id}")
 
     def _newest(self, topic: str) -> bytes:
         payloads = [m.payload for m in self._observer.arrived if m.topic == topic]
@@ -79,23 +79,23 @@ class ClientIdWatch:
         node = self._node
         if node.trouble or node.health is None:
             why = node.trouble or "the node has written nothing yet"
-            return Step("client id", "skipped", f"cannot be told: {why}")
+            return Step("client id", "skipped", f"not known: {why}")
         if node.health.short_connections >= SHORT_LIVES and node.health_age_s < RECENT_S:
             return self._failed(
                 f"the node's connections do not last: another client has its id {node.client_id}, "
-                "or the broker closes them over a message that is too large"
+                "or the broker closes them because a message is too large"
             )
         if node.health.name_problem:
             return self._failed(f"another node has this name: {node.health.name_problem}")
         if (other := self._other_process()) is not None:
             return self._failed(
-                f"another node has this name: {self._broker.topics.health} comes from its process "
-                f"{other}, and the node here is {node.process}"
+                f"another node has this name: {self._broker.topics.health} comes from process "
+                f"{other}, and the node here is process {node.process}"
             )
         return Step("client id", "ok", f"the node's connections last, with {node.client_id}")
 
     def _other_process(self) -> int | None:
-        """The process of another node that publishes under our name, if one does."""
+        """Return the process of another node that publishes under our name, if there is one."""
         node = self._node
         assert node.health is not None
         try:
@@ -110,8 +110,8 @@ class ClientIdWatch:
             "client id",
             "failed",
             f"{self._broker.topics.status} is online, and no node runs in {self._node.state_dir}: "
-            "another one has this name, or it died while the broker was away",
-            "give each node a name of its own ([node] name); if it runs here, name its folder "
+            "another node has this name, or ours died while the broker was away",
+            "give each node a different name ([node] name); if the node runs here, name its folder "
             "with --state-dir",
         )
 
@@ -120,6 +120,6 @@ class ClientIdWatch:
             "client id",
             "failed",
             what,
-            "give each node a name ([node] name) and a machine id of its own: sudo "
+            "give each node a different name ([node] name) and machine id: sudo "
             "rm /etc/machine-id && sudo systemd-machine-id-setup",
         )

@@ -1,4 +1,4 @@
-"""TLS and login: as the node makes them, and in other ways to find out why they fail."""
+"""TLS and login: first as the node makes them, then in other ways to find out why they fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WILL_TOPIC = "will"
 
 
 class LoginSteps:
-    """The login as the node makes it: with a will, and in the version that it would use."""
+    """Logs in as the node does: with a will, and in the version that it would use."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -30,7 +30,7 @@ class LoginSteps:
         self.made: LoggedIn | None = None
 
     def steps(self, sock: socket.socket) -> Iterator[Step]:
-        """The steps TLS and login, on a socket that is connected; `made` is what comes of it."""
+        """Yield the steps TLS and login on a connected socket; `made` is the login."""
         versions = {"auto": (5, 4), "5": (5,), "3.1.1": (4,)}[self._mqtt.protocol]
         for version in versions:
             self._broker.version = version
@@ -50,7 +50,7 @@ class LoginSteps:
                 yield failed("login", refusal(error.reason, self._mqtt))
                 return
             except Closed:
-                if not is_last:  # a broker that knows no MQTT 5 may do that
+                if not is_last:  # a broker without MQTT 5 may do that
                     continue
                 yield from self._closed()
                 return
@@ -67,7 +67,7 @@ class LoginSteps:
 
     def _tls_step(self) -> Step:
         if self._mqtt.tls is None:
-            return Step("TLS", "skipped", "there is no [mqtt.tls] in the configuration")
+            return Step("TLS", "skipped", "[mqtt.tls] is not configured")
         by = self._mqtt.tls.ca_file or "this system"
         if soon := ends_soon(self._broker.certificate_ends_s, time.time()):
             return Step("TLS", "warning", f"the broker's certificate {soon}", "renew it there")
@@ -85,7 +85,7 @@ class LoginSteps:
             return Step(
                 "TLS",
                 "failed",
-                f"{where} is no TLS port: it speaks MQTT without TLS",
+                f"{where} is not a TLS port: it speaks MQTT without TLS",
                 "set [mqtt] port to the broker's TLS port (often 8883), or leave out [mqtt.tls]",
             )
         if isinstance(error, TimeoutError):
@@ -93,7 +93,7 @@ class LoginSteps:
         return failed("TLS", connect_failure(error, self._mqtt))
 
     def _closed(self) -> Iterator[Step]:
-        """The broker ended the connection without a CONNACK."""
+        """Yield the step for a broker that ended the connection without a CONNACK."""
         if self._mqtt.tls is None and self._broker.speaks_tls():
             yield self._needs_tls()
             return
@@ -104,24 +104,24 @@ class LoginSteps:
         return Step(
             "TLS",
             "failed",
-            f"{self._mqtt.address} is a TLS port, and there is no [mqtt.tls]",
+            f"{self._mqtt.address} is a TLS port, but [mqtt.tls] is not configured",
             "add [mqtt.tls] to the configuration, or set [mqtt] port to the one without TLS",
         )
 
     def _no_login(self, error: WireError | OSError) -> Iterator[Step]:
-        """There was no CONNACK, for another reason."""
+        """Yield the steps for a CONNACK that is missing for another reason."""
         where = self._mqtt.address
         if isinstance(error, NotMqtt):
             if self._mqtt.tls is None and self._broker.speaks_tls():
                 yield self._needs_tls()
                 return
             yield self._tls_step()
-            remedy = "is [mqtt] port that of MQTT? for WebSockets the broker has another one"
-            yield Step("login", "failed", f"{where} answers with {error}: no MQTT", remedy)
+            remedy = "is [mqtt] port the MQTT port? WebSockets have a different one"
+            yield Step("login", "failed", f"{where} answers with {error}: not MQTT", remedy)
         elif isinstance(error, NoAnswer):
             yield self._tls_step()
             yield failed("login", no_answer(self._mqtt))
         else:
-            # With TLS 1.3 it is here that the broker tells what it has against our certificate.
+            # With TLS 1.3 the broker reports its objection to our certificate only here.
             assert isinstance(error, OSError)
             yield failed("TLS", connect_failure(error, self._mqtt))

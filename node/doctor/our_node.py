@@ -1,4 +1,4 @@
-"""The node that runs on this computer, as its lock and its log tell: `OurNode`."""
+"""The node that runs on this computer, according to its lock and its log: `OurNode`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from node.system.state_dir import lock_holder
 __all__ = ["OurNode", "check_our_node", "find_our_node"]
 
 _LOOKED_AT = 1000
-"""How far back the newest reading of a sensor is looked for."""
+"""How far back to look for the newest reading of a sensor."""
 
 
 class OurNode(msgspec.Struct, frozen=True):
-    """What is known of it."""
+    """The known facts of the node."""
 
     state_dir: Path
     client_id: str
-    """What it connects with, by the configuration."""
+    """The client id that it connects with, according to the configuration."""
     process: int | None = None
-    """None: it does not run."""
+    """Its process; None if it does not run."""
     health: Health | None = None
-    """What this process knew of itself last."""
+    """The last health of this process."""
     newest: dict[str, Reading] = {}
-    """Sensor -> its newest reading, of those that it took lately."""
+    """Sensor -> its newest reading, among the recent ones."""
     stream: str = ""
     trouble: str = ""
     """Why the log cannot be read."""
     remedy: str = ""
-    """What to do about that."""
+    """The remedy for that."""
 
     @property
     def has_log(self) -> bool:
@@ -50,14 +50,14 @@ class OurNode(msgspec.Struct, frozen=True):
 
     @property
     def health_age_s(self) -> float:
-        """How long ago it wrote its health; infinity where nobody knows."""
+        """Return how long ago it wrote its health; infinity if not known."""
         if self.health is None or not self.health.time:
             return math.inf
         return time.time() - datetime.fromisoformat(self.health.time).timestamp()
 
 
 def find_our_node(state_dir: Path, client_id: str) -> OurNode:
-    """Look who holds the folder, and into the log there."""
+    """Find the process that holds the folder, and read the log there."""
     process = lock_holder(state_dir)
     file = state_dir / FILE_NAME
     nothing_known = OurNode(state_dir, client_id, process)
@@ -80,43 +80,45 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
 
 
 def _newest(log: OutboxFile) -> dict[str, Reading]:
-    """The newest reading of each sensor, of those that are sound."""
+    """Return the newest undamaged reading of each sensor."""
     after = max(0, log.ledger.last_seq - _LOOKED_AT)
     return {reading.sensor: reading for some in readings_from(log, after) for reading in some}
 
 
 def _closed(node: OurNode, file: Path, error: Exception) -> OurNode:
-    """A node whose log cannot be read."""
+    """Return a node whose log cannot be read."""
     what_to_do = remedy(file)
     trouble = "Permission denied" if what_to_do else str(error)
     return msgspec.structs.replace(
         node,
         trouble=f"{file} cannot be read: {trouble}",
-        remedy=what_to_do or "try it as root, or as its user",
+        remedy=what_to_do or "try again with sudo, or as its user",
     )
 
 
 def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
-    """Whether it runs, and with this configuration."""
+    """Check whether the node runs, and with this configuration."""
     name = "node"
     if node.process is None:
         if node.trouble:
-            yield Step(name, "skipped", f"does not run; {node.trouble}", node.remedy)
+            yield Step(name, "skipped", f"not running; {node.trouble}", node.remedy)
         elif node.has_log:
             yield Step(
                 name,
                 "warning",
-                f"does not run; it has, for its log is in {node.state_dir}",
+                f"not running, but it has run before: its log is in {node.state_dir}",
                 "systemctl status sensor-node says why; or name its folder with --state-dir",
             )
         else:
             yield Step(name, "skipped", f"no node has run in {node.state_dir} yet")
         return
-    runs = f"runs as process {node.process}"
+    runs = f"running as process {node.process}"
     if node.trouble:
         yield Step(name, "skipped", f"{runs}; {node.trouble}", node.remedy)
     elif node.health is None:
-        yield Step(name, "skipped", f"{runs}, and has not told yet what it runs with; try again")
+        yield Step(
+            name, "skipped", f"{runs}, but has not reported its configuration yet; try again"
+        )
     elif node.health.config != config.digest:
         yield Step(
             name,

@@ -1,6 +1,6 @@
-"""MQTT packets as bytes: the few that the doctor sends, and those that it gets. Pure.
+"""MQTT packets as bytes: the few that the doctor sends, and those that it receives. Pure.
 
-Names of reasons and properties are paho's, as everywhere. Clauses are those of MQTT 5.
+Names of reasons and properties are paho's, as everywhere. Clauses refer to MQTT 5.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WireError(Exception):
 
 
 class NotMqtt(WireError):
-    """What comes is not MQTT; the text is how it begins."""
+    """The received bytes are not MQTT; the text is their beginning."""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Will(msgspec.Struct, frozen=True):
-    """What the broker shall publish, not retained, when the connection breaks."""
+    """A message for the broker to publish, not retained, when the connection breaks."""
 
     topic: str
     payload: bytes
@@ -72,12 +72,12 @@ class Connack(msgspec.Struct, frozen=True):
 
 
 def cut_packet(received: bytearray) -> tuple[int, bytes] | None:
-    """Take the first packet off what was received: its first byte, and its body.
+    """Remove the first packet from the received bytes; return its first byte and its body.
 
-    None where it is not there as a whole.
+    None if the packet is not complete.
 
     Raises:
-        NotMqtt: no broker sends that, or it is above `MAX_PACKET_BYTES`.
+        NotMqtt: a broker does not send such a packet, or it is above `MAX_PACKET_BYTES`.
     """
     if received and received[0] >> 4 in (0, *_OF_CLIENTS):
         raise NotMqtt(shown(received))
@@ -98,7 +98,7 @@ def cut_packet(received: bytearray) -> tuple[int, bytes] | None:
 
 
 def _integer(encoded: bytes | bytearray) -> tuple[int, int] | None:
-    """A variable byte integer (§1.5.5), and how many bytes it takes; None for none."""
+    """Decode a variable byte integer (§1.5.5); return it and its length, or None if incomplete."""
     value = 0
     for index, byte in enumerate(encoded[:4]):
         value |= (byte & 0x7F) << 7 * index
@@ -108,7 +108,7 @@ def _integer(encoded: bytes | bytearray) -> tuple[int, int] | None:
 
 
 def message_of(first: int, body: bytes, *, version: int) -> tuple[Received, bytes]:
-    """The message of a PUBLISH (§3.3), and its packet id, empty at QoS 0.
+    """Return the message of a PUBLISH (§3.3), and its packet id, empty at QoS 0.
 
     Raises:
         NotMqtt: it is malformed.
@@ -130,10 +130,10 @@ def message_of(first: int, body: bytes, *, version: int) -> tuple[Received, byte
 
 
 def connack_of(body: bytes, *, version: int) -> Connack:
-    """What a CONNACK says (§3.2).
+    """Decode a CONNACK (§3.2).
 
-    One without properties is of MQTT 3.1.1. Such an answer to MQTT 5 is a refusal, even if it says
-    otherwise: amqtt 0.12 does, and takes what follows for 3.1.1.
+    One without properties is from MQTT 3.1.1. Such an answer to MQTT 5 is a refusal, even if it
+    reports success, as amqtt 0.12 does, which treats the rest as 3.1.1.
 
     Raises:
         NotMqtt: it is malformed.
@@ -159,5 +159,5 @@ def connack_of(body: bytes, *, version: int) -> Connack:
 
 
 def shown(received: bytes | bytearray) -> str:
-    """The beginning of what came, for people."""
+    """Return the beginning of the received bytes, for people."""
     return ascii(bytes(received[:24]).decode("latin-1"))

@@ -1,23 +1,27 @@
 """Asks the broker whether a topic may be published on, without misleading its subscribers.
 
-A broker need not say that its ACL denies a topic: MQTT 3.1.1 has no way to, mosquitto grants
-every subscription and keeps the messages back. So each topic is tried; and subscribers of a
-running node must not take that for a reading. `UnseenProbe` is the way for that: a PUBLISH at QoS
-2, whose PUBREC has the broker's verdict on MQTT 5, and which is never followed by PUBREL. mosquitto
-passes such a message on only then (method A of §4.3.3), and forgets it when the connection ends:
-nobody sees anything. Other brokers pass it on at once (method B: EMQX, VerneMQ); which of the two
-it is, is tried first, on the scratch topic. For those, and for brokers that know MQTT 3.1.1 alone,
-there is `VisibleProbe`, which subscribers may see, and cannot be misled by:
+A broker need not report that its ACL denies a topic: MQTT 3.1.1 cannot express it, and mosquitto
+grants every subscription and withholds the messages. So the doctor tries each topic, and
+subscribers of a running node must not mistake the trial for a reading. `UnseenProbe` ensures that.
+It sends a PUBLISH at QoS 2, whose PUBREC contains the broker's verdict in MQTT 5, and never sends
+the PUBREL. mosquitto delivers such a message only after PUBREL (method A of §4.3.3), and discards
+it when the connection ends, so subscribers never see it. Other brokers deliver it at once (method
+B: EMQX, VerneMQ). The scratch topic shows which method a broker uses. For method B, and for brokers
+that only speak MQTT 3.1.1, there is `VisibleProbe`. Subscribers may see its messages, but cannot be
+misled:
 
-- It is never retained, so what the broker keeps stays as it is.
-- Where something is retained, the very same is published once more. Should the node publish
-  something newer just then, that is seen, and is published again after it: the last word is right.
-- Where nothing is, there is no value to be mistaken: an empty message; of history, a batch without
-  readings. Home Assistant takes an empty discovery for the device's end: it gets none.
-- It is left undone where this login may not read, for what is retained is not known then.
+- The message is not retained, so the broker's retained messages stay the same.
+- If the topic has a retained message, the probe publishes the same content again. If the node
+  publishes something newer at that moment, the probe notices and publishes that after its own
+  message, so the last message is right.
+- If the topic has no retained message, the probe publishes an empty one; for history, a batch
+  without readings. Home Assistant would take an empty discovery message for the device's end, so
+  it does not get one.
+- The probe does not publish if this login may not read, because the retained message is then
+  unknown.
 
-A broker that grants a subscription and then keeps its messages back is mosquitto, so it is asked
-unseen although that cannot be tried.
+A broker that grants a subscription and then withholds its messages is mosquitto, so `UnseenProbe`
+is used there, although the method cannot be tested.
 """
 
 from __future__ import annotations
@@ -32,26 +36,26 @@ from node.doctor.wire import Closed
 __all__ = ["PublishVerdict", "UnseenProbe", "VisibleProbe", "find_unseen"]
 
 METHOD_B_S = 0.4
-"""How soon a broker of method B passes a message on, on an idle connection."""
+"""How soon a broker of method B delivers a message on an idle connection."""
 RETAINED_S = 0.4
-"""How soon retained messages come after a subscription is granted."""
+"""How soon retained messages arrive after a subscription is granted."""
 DELIVERY_S = 2.0
 _MAX_UNANSWERED = 10
-"""QoS 2 messages in flight on one connection; no broker allows fewer without saying so."""
+"""QoS 2 messages in flight on one connection; a broker that allows fewer has to announce it."""
 _MAX_REPEATS = 3
 
 
 class PublishVerdict(msgspec.Struct, frozen=True):
-    """Whether a topic may be published on; None where that cannot be told."""
+    """Whether a topic may be published on; None if that cannot be determined."""
 
     allowed: bool | None
     why: str = ""
 
 
 def find_unseen(broker: Broker, *, readable: bool, kept_back: bool) -> UnseenProbe | None:
-    """A probe that nobody sees, if the broker has MQTT 5 and is of method A.
+    """Return a probe that subscribers cannot see, if the broker has MQTT 5 and uses method A.
 
-    MQTT 5 also where the configuration has 3.1.1: the ACL is about the user.
+    It uses MQTT 5 even if 3.1.1 is configured, because the ACL depends on the user.
     """
     try:
         probe = UnseenProbe(broker)
@@ -62,7 +66,7 @@ def find_unseen(broker: Broker, *, readable: bool, kept_back: bool) -> UnseenPro
 
 
 class UnseenProbe:
-    """Asks for the broker's verdict, and takes the message back."""
+    """Gets the broker's verdict, and withdraws the message."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -75,7 +79,7 @@ class UnseenProbe:
         self._room = min(_MAX_UNANSWERED, made.connack.receive_maximum)
 
     def is_unseen(self) -> bool:
-        """Whether the broker keeps a message back until PUBREL."""
+        """Return whether the broker withholds a message until PUBREL."""
         topic = f"{self._broker.scratch}/unseen"
         observer = self._broker.another().connection
         observer.subscribe(topic)
@@ -85,7 +89,7 @@ class UnseenProbe:
         return came is None
 
     def refusal(self, topic: str, payload: bytes) -> str:
-        """Why the broker does not take a message on the topic; "" where it does."""
+        """Return why the broker rejects a message on the topic; "" if it accepts it."""
         try:
             return self._publish(topic, payload)
         except Closed as error:  # some brokers answer so (MQTT 5, §3.3.5 and §4.13)
@@ -101,15 +105,15 @@ class UnseenProbe:
 
 
 class VisibleProbe:
-    """Publishes what tells nobody anything new, and looks whether it comes back."""
+    """Publishes messages without new content, and checks whether they come back."""
 
     def __init__(self, broker: Broker, topics: TopicList) -> None:
         self._broker = broker
         self._topics = topics
         self._arrived: list[Received] = []
-        """Whatever came on all connections so far."""
+        """All messages that came on any connection so far."""
         self._sent: dict[str, tuple[bytes, int]] = {}
-        """Topic -> what was published there, and how much had arrived before."""
+        """Topic -> the published message, and how many messages had arrived before."""
         self._connect()
 
     def _connect(self) -> None:
@@ -120,12 +124,12 @@ class VisibleProbe:
         self._connection.watch(RETAINED_S)
 
     def try_all(self) -> list[tuple[str, PublishVerdict]]:
-        """A verdict for each topic; all are published before one is waited for."""
+        """Return a verdict for each topic; publishes on all before it waits for any."""
         verdicts: dict[str, PublishVerdict] = {}
         for topic in self._topics.published:
             newest = self._newest(topic)
             if newest is None and topic == self._topics.discovery:
-                why = "cannot be told before the node has published it once"
+                why = "not known until the node has published it once"
                 verdicts[topic] = PublishVerdict(None, why)
                 continue
             payload = self._topics.harmless(topic) if newest is None else newest
@@ -150,12 +154,12 @@ class VisibleProbe:
         return [message.payload for message in self._arrived[count:] if message.topic == topic]
 
     def _published_since(self, topic: str, count: int) -> list[bytes]:
-        """Without what came for a subscription that was made anew."""
+        """Return the messages since then, without those for a renewed subscription."""
         messages = self._arrived[count:]
         return [m.payload for m in messages if m.topic == topic and not m.retained]
 
     def _newest(self, topic: str) -> bytes | None:
-        """The last payload that came on the topic; None for none, or one that deletes it."""
+        """Return the last payload on the topic; None without one, or for one that deletes it."""
         payloads = self._since(topic)
         return (payloads[-1] or None) if payloads else None
 
@@ -167,12 +171,12 @@ class VisibleProbe:
         if self._is_back(topic):
             return PublishVerdict(True)
         if self._broker.version == 5:
-            return PublishVerdict(True)  # it would have been refused; it is reading that is denied
-        why = "it does not come back, and MQTT 3.1.1 says no more; or reading it is denied"
+            return PublishVerdict(True)  # only reading is denied: otherwise it would be refused
+        why = "it does not come back, and MQTT 3.1.1 gives no reason; or reading it is denied"
         return PublishVerdict(False, why)
 
     def _repeat_what_is_newer(self, topic: str) -> None:
-        """Make the newest message of others the last one, if ours has come after it."""
+        """Publish the newest message of others again, if ours came after it."""
         for _ in range(_MAX_REPEATS):
             ours, count = self._sent[topic]
             theirs = [p for p in self._published_since(topic, count) if p != ours]

@@ -1,4 +1,4 @@
-"""What the doctor has found, and how it is shown: a line for each step, or one JSON object."""
+"""The doctor's findings, and how they are shown: a line for each step, or one JSON object."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _WORDS: dict[Status, str] = {"ok": "ok", "warning": "warn", "failed": "FAIL", "s
 _COLOURS: dict[Status, int] = {"ok": 32, "warning": 33, "failed": 31, "skipped": 2}
 _WORD_WIDTH, _NAME_WIDTH = 6, 15
 _SLOW_MS = 1000
-"""A step that took longer says so."""
+"""A step that took longer shows its time."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One thing that was looked at, and how it is."""
+    """One thing that was checked, and the result."""
 
     name: str
     status: Status
@@ -43,24 +43,24 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class TopicStep(Step, frozen=True, kw_only=True):
-    """One that there is for each topic."""
+    """A step that exists once for each topic."""
 
     topic: str
 
 
 def failed(name: str, failure: Failure) -> Step:
-    """The step that has found a failure of the connection."""
+    """Return the step for a failure of the connection."""
     return Step(name, "failed", failure.what, failure.remedy)
 
 
 def from_sentence(name: str, status: Status, sentence: str) -> Step:
-    """A step of a message that is kept as a text: what is wrong, a semicolon, what to do."""
+    """Return the step for a message stored as text: the problem, a semicolon, the remedy."""
     message, _, remedy = sentence.partition("; ")
     return Step(name, status, message, remedy)
 
 
 def timed(steps: Iterable[Step]) -> Iterator[Step]:
-    """The steps, each with the time since the one before it."""
+    """Yield the steps, each with the time since the previous one."""
     began_s = time.monotonic()
     for step in steps:
         ended_s = time.monotonic()
@@ -69,16 +69,16 @@ def timed(steps: Iterable[Step]) -> Iterator[Step]:
 
 
 def as_json(steps: list[Step]) -> str:
-    """One object: `ok`, and every step."""
+    """Return one object: `ok`, and every step."""
     shown = [Step(s.name, s.status, s.message, s.remedy, s.took_ms) for s in steps]
     report = {"ok": all(step.status != "failed" for step in steps), "steps": shown}
     return msgspec.json.encode(report).decode()
 
 
 class TextReport:
-    """Turns steps into lines as they come.
+    """Turns steps into lines as they arrive.
 
-    Topics that are well and follow one another become one line: of those of fifty sensors, the
+    Consecutive topics without problems become one line: among the topics of fifty sensors, only the
     others are of interest.
     """
 
@@ -87,7 +87,7 @@ class TextReport:
         self._alike: list[TopicStep] = []
 
     def show(self, step: Step) -> str:
-        """What is to be printed now: empty, or whole lines."""
+        """Return the text to print now: empty, or whole lines."""
         if step.status == "ok" and isinstance(step, TopicStep):
             text = self.finish() if self._alike and self._alike[0].name != step.name else ""
             self._alike.append(step)
@@ -95,7 +95,7 @@ class TextReport:
         return self.finish() + self._lines(step)
 
     def finish(self) -> str:
-        """What was held back."""
+        """Return the lines that were held back."""
         steps, self._alike = self._alike, []
         if not steps:
             return ""

@@ -1,8 +1,8 @@
-"""Publish, subscribe, retained and LWT, tried on a scratch topic of the doctor's own.
+"""Tests publish, subscribe, retained messages and the last will on a scratch topic.
 
-It is below the node's topics, so that the node's permissions cover it; a level deeper than any of
-them, so that nobody takes it for a reading. Nothing stays there: what has to be retained for a
-moment is deleted again however the run ends, and expires by itself on MQTT 5.
+The topic is below the node's topics, so that the node's permissions cover it, and a level deeper
+than any of them, so that it cannot be mistaken for a reading. Nothing stays there: the one message
+that is retained for a moment is deleted however the run ends, and expires by itself on MQTT 5.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ DELIVERY_S = 2.0
 """How long a message may take from one client to the other."""
 WILL_S = 4.0
 EXPIRY_S = 60
-"""After which a retained message of ours is gone even if this computer dies now (MQTT 5)."""
+"""When the retained test message expires, even if this computer dies now (MQTT 5)."""
 
 
 class Scratch(msgspec.Struct):
-    """What can be done on the scratch topic."""
+    """The operations that work on the scratch topic."""
 
     observer: Connection
     readable: bool = False
-    """What is published comes back."""
+    """Whether a published message comes back."""
     kept_back: bool = False
-    """The subscription was granted, the message taken, and it does not come."""
+    """Whether subscription and message were accepted, but the message does not arrive."""
 
 
 def check_round_trip(broker: Broker, scratch: Scratch) -> Iterator[Step]:
-    """Publish a message, and get it back; what is found is noted in `scratch`."""
+    """Publish a message, and get it back; note the results in `scratch`."""
     topic = f"{broker.scratch}/publish"
-    may = f"to have all tried, allow this user to read and write {broker.topics_filter}"
+    may = f"for a full test, allow this user to read and write {broker.topics_filter}"
     denied = scratch.observer.subscribe(f"{broker.scratch}/#")
     try:
         refused = scratch.observer.publish(topic, TEST_PAYLOAD)
@@ -50,8 +50,8 @@ def check_round_trip(broker: Broker, scratch: Scratch) -> Iterator[Step]:
         scratch.observer = broker.another().connection
         denied = denied or scratch.observer.subscribe(f"{broker.scratch}/#")
     if refused:
-        yield Step("publish", "skipped", f"the broker does not take {topic}: {refused}", may)
-        yield Step("subscribe", "skipped", "nothing can be published that might come back")
+        yield Step("publish", "skipped", f"the broker rejected {topic}: {refused}", may)
+        yield Step("subscribe", "skipped", "nothing can be published to come back")
         return
     began_s = time.monotonic()
     back = scratch.observer.wait_for(lambda m: m.topic == topic, DELIVERY_S)
@@ -60,7 +60,7 @@ def check_round_trip(broker: Broker, scratch: Scratch) -> Iterator[Step]:
         yield Step(
             "publish",
             "skipped",
-            f"{topic} is acknowledged, and does not come back: the broker discards it, or does "
+            f"{topic} is acknowledged, but does not come back: the broker discards it, or does "
             "not let this login read it; MQTT 3.1.1 does not say which",
             may,
         )
@@ -68,15 +68,15 @@ def check_round_trip(broker: Broker, scratch: Scratch) -> Iterator[Step]:
         yield Step("publish", "ok", f"{topic} is acknowledged")
     if back is not None:
         scratch.readable = True
-        yield Step("subscribe", "ok", f"and comes back ({took_ms:.0f} ms)")
+        yield Step("subscribe", "ok", f"{topic} comes back ({took_ms:.0f} ms)")
     else:
         scratch.kept_back = not denied
-        why = denied or f"what is published there does not come back within {DELIVERY_S:g} s"
+        why = denied or f"a message does not come back within {DELIVERY_S:g} s"
         yield Step("subscribe", "skipped", f"this login may not read {topic}: {why}", may)
 
 
 def check_retained(broker: Broker, scratch: Scratch, login: LoggedIn) -> Iterator[Step]:
-    """Have a message kept for a later subscription."""
+    """Check that the broker keeps a message for a later subscription."""
     if not scratch.readable and login.connack.keeps_retained:
         yield Step("retained", "skipped", "this login may not read what it publishes")
         return
@@ -93,15 +93,14 @@ def check_retained(broker: Broker, scratch: Scratch, login: LoggedIn) -> Iterato
             "retained",
             "failed",
             f"the broker does not keep retained messages: {failure}",
-            "allow them, for all the node publishes is retained: in mosquitto.conf, "
-            "retain_available true",
+            "allow them, because the node relies on them: in mosquitto.conf, retain_available true",
         )
     else:
-        yield Step("retained", "ok", "a message is kept for those who subscribe later")
+        yield Step("retained", "ok", "a message is kept for later subscribers")
 
 
 def _keeps_retained(broker: Broker, scratch: Scratch) -> str:
-    """Have a message retained, look for it, and delete it; why it is not kept, or ""."""
+    """Publish a retained message, look for it, and delete it; return why it is not kept, or ""."""
     topic = f"{broker.scratch}/retained"
     observer = scratch.observer
     is_gone = False
@@ -109,9 +108,9 @@ def _keeps_retained(broker: Broker, scratch: Scratch) -> str:
         refused = observer.publish(topic, TEST_PAYLOAD, retain=True, expiry_s=EXPIRY_S)
         if refused:
             return refused
-        observer.subscribe(topic)  # a subscription of its own, after the message
+        observer.subscribe(topic)  # a separate subscription, after the message
         kept = observer.wait_for(lambda m: m.topic == topic and m.retained, DELIVERY_S)
-        return "" if kept else "a new subscriber does not get one"
+        return "" if kept else "a new subscriber does not receive one"
     except Closed:
         is_gone = True
         raise
@@ -121,9 +120,9 @@ def _keeps_retained(broker: Broker, scratch: Scratch) -> str:
 
 
 def _forget(broker: Broker, connection: Connection, topic: str) -> None:
-    """Delete a retained message, on another connection if need be.
+    """Delete a retained message, on another connection if necessary.
 
-    Whatever fails here fails in the next step again, and must not hide an interruption.
+    A failure here recurs in the next step, and must not hide an interruption.
     """
     try:
         connection.publish(topic, b"", retain=True)
@@ -133,7 +132,7 @@ def _forget(broker: Broker, connection: Connection, topic: str) -> None:
 
 
 def check_last_will(broker: Broker, scratch: Scratch, login: Connection) -> Iterator[Step]:
-    """Cut the connection of the login, which has a will, and see that come."""
+    """Cut the connection of the login, which has a will, and wait for the will."""
     if not scratch.readable:
         yield Step("LWT", "skipped", "this login may not read what it publishes")
         return
@@ -146,8 +145,8 @@ def check_last_will(broker: Broker, scratch: Scratch, login: Connection) -> Iter
         yield Step(
             "LWT",
             "failed",
-            f"a connection was cut, and its will did not come within {WILL_S:g} s",
-            "does a proxy stand between that keeps connections? a dead node would look alive",
+            f"a connection was cut, but its will did not arrive within {WILL_S:g} s",
+            "is there a proxy in between that keeps connections? a dead node would look alive",
         )
     else:
-        yield Step("LWT", "ok", f"the will of a connection that was cut came ({took_ms:.0f} ms)")
+        yield Step("LWT", "ok", f"the will of a cut connection arrived ({took_ms:.0f} ms)")

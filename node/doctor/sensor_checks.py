@@ -1,7 +1,7 @@
-"""Each sensor: its package, its place on the bus, and what the running node last heard of it.
+"""Checks each sensor: its package, its place on the bus, and what the running node last read.
 
-The sensors are not read: a node that runs is not disturbed, and two programs on one wire mix up its
-answers. Of one that does not run, `sensor-node read` is the next step.
+The doctor does not read the sensors, because it must not disturb a running node, and two programs
+on one wire mix up its answers. If the node does not run, `sensor-node read` is the next step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PULL_UP = "check 3V3, the data wire and the 4.7 kΩ pull-up"
 
 
 def check_sensors(config: Config, board: Board, node: OurNode, clock: Clock) -> Iterator[Step]:
-    """A step for each sensor, and one for each pin that 1-Wire has and something else wants."""
+    """Yield a step for each sensor, and for each pin that 1-Wire and something else claim."""
     for obstacle in pins_on_one_wire(config, board):
         yield Step(_NAME, "failed", obstacle.message, obstacle.remedy)
     for sensor in config.sensors:
@@ -41,26 +41,26 @@ def _sensor(sensor: SensorTable, board: Board, node: OurNode, clock: Clock) -> S
     if node.process is not None and node.health is not None:
         known = node.health.sensors.get(sensor.id)
         if known is None:
-            message = f"{who}: the node that runs does not know it"
+            message = f"{who}: the running node does not have it in its configuration"
             return Step(_NAME, "skipped", message, "sudo systemctl restart sensor-node")
         return _as_heard(sensor, who, known, node, clock)
     absent = _absent_from_one_wire(sensor, board)
     if absent:
         return Step(_NAME, "failed", f"{who}: {absent}", _PULL_UP)
-    message = f"{who}: not looked at, because no node runs that is known here"
+    message = f"{who}: not checked, because the node is not running"
     return Step(_NAME, "skipped", message, f"sudo sensor-node read {sensor.id}")
 
 
 def _as_heard(
     sensor: SensorTable, who: str, known: SensorHealth, node: OurNode, clock: Clock
 ) -> Step:
-    """What the running node says of it, with the remedy that its driver has."""
+    """Return the running node's report on the sensor, with the driver's remedy."""
     if known.online:
         return Step(_NAME, "ok", f"{who}: online{_last_value(sensor, node, clock)}")
     if known.last_error is None and not (known.failed or known.rejected):
-        message = f"{who}: not read yet, the node has just started"
+        message = f"{who}: not read yet, because the node has just started"
         return Step(_NAME, "skipped", message, "try again")
-    step = from_sentence(_NAME, "failed", known.last_error or "no reading that can be believed")
+    step = from_sentence(_NAME, "failed", known.last_error or "no plausible reading")
     message = step.message.removeprefix(f"{sensor.options.where()}: ")
     counts = f"{known.failed} of {known.ok + known.failed} reads failed"
     if known.rejected:
@@ -86,7 +86,7 @@ def _last_value(sensor: SensorTable, node: OurNode, clock: Clock) -> str:
 
 
 def _absent_from_one_wire(sensor: SensorTable, board: Board) -> str:
-    """That a sensor on 1-Wire is not among those that the kernel has found; "" of all others."""
+    """Say that the kernel has not found a 1-Wire sensor; "" for all others."""
     address = getattr(sensor.options, "address", None)
     if sensor.options.bus() != "w1" or not isinstance(address, str):
         return ""
@@ -94,4 +94,4 @@ def _absent_from_one_wire(sensor: SensorTable, board: Board) -> str:
     if (devices / address).exists() or not any(devices.glob("w1_bus_master*")):
         return ""
     there = sorted(d.name for d in devices.glob("[0-9a-f][0-9a-f]-*"))
-    return f"no such sensor on the bus; there is {', '.join(there) or 'none'}"
+    return f"not found on the bus; present: {', '.join(there) or 'none'}"

@@ -1,4 +1,4 @@
-"""The computer: its clock, the disk that the log is on, the supply, and who may read the files."""
+"""Checks the computer: its clock, the disk of the log, the supply, and permissions of files."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ _ROUNDING_S = 2.0
 TIMESYNC = Path("/var/lib/systemd/timesync/clock")
 """systemd-timesyncd touches it while the clock is right (systemd-timesyncd.service(8))."""
 _SET_UP_NTP = (
-    "sudo timedatectl set-ntp true (systemd-timesyncd), or install chrony; then look at "
+    "sudo timedatectl set-ntp true (systemd-timesyncd), or install chrony; then see "
     "timedatectl timesync-status: does it reach a time server?"
 )
 
 
 def check_clock(clock: Clock, files: Iterable[Path]) -> Step:
-    """Whether the kernel's clock is kept by NTP; if not, how far it is off at the least.
+    """Check that NTP keeps the kernel's clock; if not, report the least error that is known.
 
     `files` were written before now, so a clock that is behind one of them is slow.
     """
     now_s = clock.utc_s()
     shows = f"{utc_text(round(now_s * 1000))[:19].replace('T', ' ')} UTC"
     if clock.synced():
-        return Step("clock", "ok", f"is kept by NTP or a hardware clock, and shows {shows}")
+        return Step("clock", "ok", f"kept by NTP or a hardware clock, and shows {shows}")
     written = [(os.path.getmtime(file), file) for file in files if os.path.exists(file)]
     newest_s, newest = max(written, default=(now_s, Path()))
-    how_far = "whether it is right, nothing here tells"
+    how_far = "there is no way to check the time from here"
     if newest_s > now_s + _ROUNDING_S:
-        how_far = f"{duration_text(round(newest_s - now_s))} slow at the least, by {newest}"
+        how_far = f"{duration_text(round(newest_s - now_s))} slow at least, judging by {newest}"
     return Step(
         "clock",
         "warning",
-        "is not kept by NTP, and no hardware clock agrees with it: readings are marked unsynced; "
+        "not kept by NTP, and no hardware clock agrees with it: readings are marked unsynced; "
         f"it shows {shows}: {how_far}",
         _SET_UP_NTP,
     )
 
 
 def check_supply(board: Board) -> Step:
-    """Under-voltage, and what else holds the processor back."""
+    """Check for under-voltage, and anything else that slows the processor."""
     found = read_throttled(board)
     name = "supply"
     if found is None:
-        return Step(name, "skipped", "this computer does not tell: it is no Raspberry Pi")
+        return Step(name, "skipped", "not available: this is not a Raspberry Pi")
     if found.under_voltage:
         return Step(
             name,
@@ -72,7 +72,7 @@ def check_supply(board: Board) -> Step:
             ", ".join(troubles),
             "a better supply and cable against under-voltage; a heat sink against heat",
         )
-    return Step(name, "ok", "no under-voltage, and the processor is not held back")
+    return Step(name, "ok", "no under-voltage, and the processor is not throttled")
 
 
 def _troubles(found: Throttled) -> list[str]:
@@ -89,34 +89,34 @@ def _troubles(found: Throttled) -> list[str]:
 
 
 def check_disk(state_dir: Path, user: User) -> Step:
-    """Room for the log of readings, and the right to write there."""
+    """Check for room for the log of readings, and for permission to write it."""
     name = "disk"
     folder = state_dir
     try:
         while not folder.exists() and folder != folder.parent:
-            folder = folder.parent  # the node makes what is missing
+            folder = folder.parent  # the node creates missing folders
     except PermissionError as error:
         return Step(name, "skipped", f"{folder}: {error.strerror}", "try it with sudo")
     try:
         disk = os.statvfs(folder)
     except OSError as error:
-        return Step(name, "failed", f"{folder}: {error.strerror}", "is the disk there?")
+        return Step(name, "failed", f"{folder}: {error.strerror}", "is the disk connected?")
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     room = f"{folder}: {_megabytes(free)} of {_megabytes(size)} free"
     if disk.f_flag & os.ST_RDONLY:
-        remedy = "sudo mount -o remount,rw; if it was the kernel that did it, look into dmesg"
+        remedy = "sudo mount -o remount,rw; if the kernel did it, see dmesg"
         return Step(name, "failed", f"{folder} is on a disk that is mounted read-only", remedy)
     if not user.may(folder, os.R_OK | os.W_OK | os.X_OK):
         remedy = f"sudo install -d -o {user.name} {state_dir}"
         if folder != state_dir:
-            what = f"{state_dir} does not exist, and {user.name} may not make it"
-            return Step(name, "warning", what, f"the service has it made; else: {remedy}")
+            what = f"{state_dir} does not exist, and {user.name} may not create it"
+            return Step(name, "warning", what, f"the service creates it; otherwise: {remedy}")
         return Step(name, "failed", f"{folder} may not be written by {user.name}", remedy)
-    make_room = "delete what is not needed: sudo journalctl --vacuum-size=50M, sudo apt clean"
+    make_room = "free some space: sudo journalctl --vacuum-size=50M, sudo apt clean"
     if free == 0:
         return Step(name, "failed", f"{room}: nothing can be written", make_room)
     if disk.f_files and disk.f_favail == 0:
-        return Step(name, "failed", f"{folder}: no inode is free for a new file", make_room)
+        return Step(name, "failed", f"{folder}: no free inode for a new file", make_room)
     if free < LOW_BYTES or free < LOW_SHARE * size:
         return Step(name, "warning", room, make_room)
     if disk.f_files and disk.f_favail < LOW_SHARE * disk.f_files:
@@ -133,7 +133,7 @@ def _megabytes(size: int) -> str:
 
 
 def check_files(config: Config, user: User) -> Iterator[Step]:
-    """Whether the node's user may read what its configuration is made of."""
+    """Check that the node's user may read the configuration and the files that it names."""
     mqtt = config.mqtt
     files = [config.source]
     if mqtt.password_file is not None:

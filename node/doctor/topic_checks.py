@@ -1,7 +1,8 @@
-"""What the broker lets the node publish and subscribe to, topic by topic.
+"""Checks what the broker allows the node to publish and subscribe to, topic by topic.
 
-It need not say that its ACL denies a topic: MQTT 3.1.1 has no way to, and mosquitto grants every
-subscription and keeps the messages back. So each topic is tried; `node.doctor.probes` has how.
+A broker need not report that its ACL denies a topic: MQTT 3.1.1 cannot express it, and mosquitto
+grants every subscription and withholds the messages. So each topic is tried; see
+`node.doctor.probes`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ DELIVERY_S = 2.0
 def check_topics(
     broker: Broker, topics: TopicList, *, readable: bool, kept_back: bool
 ) -> Iterator[Step]:
-    """A step for each topic that the node publishes on or subscribes to.
+    """Yield a step for each topic that the node publishes on or subscribes to.
 
-    `readable`: what this login publishes on the scratch topic comes back to it; `kept_back`: the
-    subscription was granted, and nothing comes.
+    `readable`: a message of this login on the scratch topic comes back to it; `kept_back`: the
+    subscription was granted, but nothing arrives.
     """
     unseen = find_unseen(broker, readable=readable, kept_back=kept_back)
     verdicts: Iterable[tuple[str, PublishVerdict]]
@@ -40,7 +41,7 @@ def check_topics(
     elif readable:
         verdicts = VisibleProbe(broker, topics).try_all()
     else:
-        why = "cannot be told: this login may not read it, and a test might mislead others"
+        why = "not known: this login may not read it, and a test might mislead other subscribers"
         verdicts = ((topic, PublishVerdict(None, why)) for topic in topics.published)
     for topic, verdict in verdicts:
         yield _publish_step(broker, topic, verdict)
@@ -59,7 +60,7 @@ def _publish_step(broker: Broker, topic: str, verdict: PublishVerdict) -> Step:
 
 
 def _acl_user(broker: Broker) -> str:
-    """The line of mosquitto's ACL file that the user's topics stand below."""
+    """Return the line of mosquitto's ACL file that the user's topics belong below."""
     return f"user {broker.mqtt.username}" if broker.mqtt.username else "no user line"
 
 
@@ -69,7 +70,7 @@ def _acl_user(broker: Broker) -> str:
 def _try_subscriptions(
     broker: Broker, subscriptions: tuple[TriedSubscription, ...], unseen: UnseenProbe | None
 ) -> Iterator[Step]:
-    """Subscribe to all, wait for what is retained, and have something delivered of the others."""
+    """Subscribe to all, wait for retained messages, and test delivery on the other topics."""
     connection = broker.another().connection
     denied = {}
     for subscription in subscriptions:
@@ -105,10 +106,10 @@ def _try_delivery(
     subscription: TriedSubscription,
     unseen: UnseenProbe | None,
 ) -> Step:
-    """It is granted, which mosquitto always does: publish something that it covers."""
+    """Publish a message that a granted filter covers, because mosquitto grants every filter."""
     name = "may subscribe"
     topic_filter, topic = subscription.topic_filter, subscription.try_on
-    granted = f"{topic_filter} (granted; delivery cannot be tried by this login)"
+    granted = f"{topic_filter} (granted; this login cannot test delivery)"
     no_more = TopicStep(name, "ok", granted, topic=topic_filter)
     if not topic or (unseen is not None and unseen.refusal(topic, b"")):
         return no_more
@@ -121,10 +122,10 @@ def _try_delivery(
         return TopicStep(
             name,
             "warning",
-            f"{topic_filter} is granted, and nothing comes: this login may not publish there, or "
+            f"{topic_filter} is granted, but nothing arrives: this login may not publish there, or "
             "not read there; MQTT 3.1.1 does not say which",
             remedy,
             topic=topic_filter,
         )
-    message = f"{topic_filter} is granted, and its messages kept back"
+    message = f"{topic_filter} is granted, but its messages are withheld"
     return TopicStep(name, "failed", message, remedy, topic=topic_filter)

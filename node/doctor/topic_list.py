@@ -1,4 +1,4 @@
-"""The topics that the node uses, and what can be published there without a meaning."""
+"""The topics that the node uses, and harmless messages for them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from node.topics import history_payload
 __all__ = ["TopicList", "TriedSubscription"]
 
 _NO_DISCOVERY = b"{}"
-"""Home Assistant refuses it in a line of its log."""
+"""A payload that Home Assistant rejects with a line in its log."""
 
 
 class TriedSubscription(msgspec.Struct, frozen=True):
-    """A topic filter of the node; `try_on` is a topic of it on which an empty message does
-    nothing, "" where there is none."""
+    """A topic filter of the node.
+
+    `try_on` is a topic of it on which an empty message does nothing; "" if there is none.
+    """
 
     topic_filter: str
     try_on: str = ""
 
 
 class TopicList(msgspec.Struct, frozen=True):
-    """All that the node publishes and subscribes to."""
+    """All topics that the node publishes and subscribes to."""
 
     published: tuple[str, ...]
     history: str
@@ -31,7 +33,7 @@ class TopicList(msgspec.Struct, frozen=True):
     """The stream of the log, if it is known."""
 
     def harmless(self, topic: str) -> bytes:
-        """What can be published on a topic that nothing is retained on."""
+        """Return a harmless message for a topic without a retained one."""
         if topic == self.history:
             return history_payload(self.stream, [])
         return _NO_DISCOVERY if topic == self.discovery else b""

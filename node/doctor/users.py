@@ -1,5 +1,4 @@
-"""For whom the permissions are checked: the user that the node runs as, who is seldom the one
-that calls the doctor."""
+"""Finds the user whose permissions are checked: the node's, who seldom runs the doctor."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ import msgspec
 __all__ = ["User", "group_of", "node_user"]
 
 SERVICE_USER = "sensor-node"
-"""As deploy/sensor-node.sysusers makes it."""
+"""The user in deploy/sensor-node.sysusers."""
 
 
 class User(msgspec.Struct, frozen=True):
-    """A user, with the groups that count."""
+    """A user, with the groups that apply."""
 
     name: str
     uid: int
@@ -34,10 +33,10 @@ class User(msgspec.Struct, frozen=True):
             return str(self.gid)
 
     def may(self, path: Path, mode: int) -> bool:
-        """Whether this user may use `path`; `mode` is that of os.access.
+        """Return whether this user may use `path`; `mode` is that of os.access.
 
-        The kernel is asked where it can be: as this user, or by root in this user's place. Else
-        the mode of the file counts, and that of its folders is not looked at.
+        The kernel decides if possible: called as this user, or by root in this user's place.
+        Otherwise the mode of the file decides, and the modes of its folders are ignored.
         """
         if self.uid == os.geteuid():
             return os.access(path, mode, effective_ids=True)
@@ -47,7 +46,7 @@ class User(msgspec.Struct, frozen=True):
         try:
             status = path.stat()
         except PermissionError:
-            return True  # nothing is known that speaks against it
+            return True  # nothing is known to the contrary
         except OSError:
             return False
         if self.uid == 0:
@@ -61,7 +60,7 @@ class User(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def _in_place(self) -> Iterator[None]:
-        """Let this process have the user's effective ids; there is one thread that matters."""
+        """Give this process the user's effective ids; no other thread depends on them."""
         before = os.getegid(), os.getgroups()
         os.setgroups(sorted(self.groups))
         os.setegid(self.gid)
@@ -75,9 +74,9 @@ class User(msgspec.Struct, frozen=True):
 
 
 def node_user(process: int | None, state_dir: Path) -> User:
-    """The user of the running node; else the owner of its folder, or the service's user.
+    """Return the user of the running node; else the owner of its folder, or the service's user.
 
-    On a computer without any of them, the one that asks.
+    On a computer without any of them, return the caller.
     """
     if process is not None and (running := _user_of_process(process)) is not None:
         return running
@@ -100,7 +99,7 @@ def _by_entry(entry: pwd.struct_passwd) -> User:
 
 
 def _user_of_process(process: int) -> User | None:
-    """With the groups that it was started with, which may be fewer than the user has by now."""
+    """Return the user with the groups of the process, which may be fewer than the user has now."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -119,7 +118,7 @@ def _name_of(uid: int) -> str:
 
 
 def group_of(path: Path) -> str:
-    """The name of the group that a file is for; "" where it is root's, or has none."""
+    """Return the name of a file's group; "" if it is root's, or has no name."""
     try:
         gid = path.stat().st_gid
         return grp.getgrgid(gid).gr_name if gid else ""

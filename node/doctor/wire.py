@@ -1,7 +1,7 @@
-"""A connection to the broker at the level of packets: one socket, no thread, no second try.
+"""A connection to the broker at the level of packets: one socket, without threads or retries.
 
-paho hides what a doctor has to see and do: a CONNACK that does not come, a PUBREC that is not
-answered, a socket that is closed without DISCONNECT.
+paho hides things that the doctor has to see and do: a CONNACK that does not arrive, a PUBREC that
+is not answered, a socket that is closed without DISCONNECT.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CONNECT, _CONNACK, _PUBACK, _SUBSCRIBE, _DISCONNECT = 0x10, 0x20, 0x40, 0x82, 0
 _MESSAGE_EXPIRY = 0x02  # MQTT 5, §3.3.2.3.3
 _REFUSED_3_1_1 = 0x80  # MQTT 3.1.1, §3.9.3
 _BREAKS = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-"""How a connection that the other end has closed shows itself."""
+"""The errors of a connection that the other end has closed."""
 
 
 class NoAnswer(WireError):
@@ -46,7 +46,7 @@ class NoAnswer(WireError):
 
 
 class Closed(WireError):
-    """The broker has ended the connection; the text is the reason it gave, or empty."""
+    """The broker has ended the connection; the text is its reason, or empty."""
 
 
 class Connection:
@@ -56,11 +56,11 @@ class Connection:
         """`version` is the protocol level: 4 for MQTT 3.1.1, 5 for MQTT 5."""
         self.version = version
         self.arrived: list[Received] = []
-        """Every message that has come, in order."""
+        """Every message that has arrived, in order."""
         self._socket = sock
         self._received = bytearray()
         self._is_mqtt = False
-        """The first byte that came was that of a CONNACK."""
+        """Whether the first received byte was that of a CONNACK."""
         self._last_id = 0
 
     # -- what can be said
@@ -72,7 +72,7 @@ class Connection:
         password: str | None = None,
         will: Will | None = None,
     ) -> Connack:
-        """CONNECT (§3.1) with a clean start, so that nothing of the session stays behind."""
+        """Send CONNECT (§3.1) with a clean start, so that the session leaves nothing behind."""
         flags = 0x02
         fields = text(client_id)
         if will is not None:
@@ -91,9 +91,9 @@ class Connection:
     def publish(
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, expiry_s: int = 0
     ) -> str:
-        """PUBLISH (§3.3); returns why it was refused, "" where the broker does not say so.
+        """Send PUBLISH (§3.3); return why it was refused, "" if the broker does not say so.
 
-        At QoS 2 the broker's PUBREC is left without PUBREL.
+        At QoS 2 the broker's PUBREC is not answered with PUBREL.
         """
         message_id = self._next_id()
         properties = self._no_properties
@@ -107,7 +107,7 @@ class Connection:
         return _why(kind, body[2:])
 
     def subscribe(self, topic_filter: str) -> str:
-        """SUBSCRIBE (§3.8) at QoS 1, as the node does; returns why it was refused, or ""."""
+        """Send SUBSCRIBE (§3.8) at QoS 1, as the node does; return why it was refused, or ""."""
         message_id = self._next_id()
         head = struct.pack(">H", message_id) + self._no_properties
         self._send(_SUBSCRIBE, head + text(topic_filter) + b"\x01")
@@ -117,7 +117,7 @@ class Connection:
         return _why(PacketTypes.SUBACK, codes)
 
     def wait_for(self, wanted: Callable[[Received], bool], within_s: float) -> Received | None:
-        """The first message, of those there and those to come, that is wanted; None in time."""
+        """Return the first wanted message, among those received and to come; None if too late."""
         deadline_s = time.monotonic() + within_s
         looked_at = 0
         while True:
@@ -130,7 +130,7 @@ class Connection:
                 return None
 
     def watch(self, seconds: float) -> None:
-        """Take in whatever comes for so long.
+        """Receive messages for `seconds`.
 
         Raises:
             Closed: the broker ends the connection meanwhile.
@@ -138,13 +138,13 @@ class Connection:
         self.wait_for(lambda _: False, seconds)
 
     def leave(self) -> None:
-        """DISCONNECT (§3.14), so that the broker forgets the will, and close."""
+        """Send DISCONNECT (§3.14), so that the broker discards the will, and close the socket."""
         with contextlib.suppress(OSError, WireError):
             self._send(_DISCONNECT, b"")
         self.drop()
 
     def drop(self) -> None:
-        """Close the socket without a word: for the broker, the connection breaks."""
+        """Close the socket without DISCONNECT: for the broker, the connection breaks."""
         with contextlib.suppress(OSError):
             self._socket.close()
 
@@ -165,12 +165,12 @@ class Connection:
         except TimeoutError:
             raise NoAnswer from None
         except _BREAKS:
-            # It may have said why before: that is read first.
+            # The broker may have sent the reason before: read that first.
             self._next_packet(time.monotonic() + ANSWER_S)
             raise Closed from None
 
     def _answer(self, kind: int, message_id: int | None = None) -> bytes:
-        """The body of the answer that is waited for; messages that come before it are kept."""
+        """Return the body of the expected answer; keep messages that come before it."""
         deadline_s = time.monotonic() + ANSWER_S
         while packet := self._next_packet(deadline_s):
             first, body = packet
@@ -181,7 +181,7 @@ class Connection:
         raise NoAnswer
 
     def _next_packet(self, deadline_s: float) -> tuple[int, bytes] | None:
-        """The next packet, a message taken in already; None when the time is up."""
+        """Return the next packet, after storing it if it is a message; None if time is up."""
         while (packet := self._cut_packet()) is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
@@ -215,5 +215,5 @@ class Connection:
 
 
 def _why(kind: int, codes: bytes) -> str:
-    """The name of the first reason code, where there is one and it is of a failure; else ""."""
+    """Return the name of the first reason code, if there is one and it is a failure; else ""."""
     return str(failure(kind, codes[0]) or "") if codes else ""

@@ -1,6 +1,6 @@
 """Home Assistant: the discovery message, and when it is sent.
 
-`discovery` makes the message, as pure functions; `announcer` sends it, again when that is needed,
-and takes back what is gone, on the loop's thread; `sensor_keys` remembers by which keys Home
-Assistant knows the sensors, in the state directory.
+`discovery` builds the message, as pure functions. `announcer` sends it, repeats it when needed, and
+removes former components, on the loop's thread. `sensor_keys` remembers, in the state directory,
+the keys by which Home Assistant knows the sensors.
 """

@@ -1,15 +1,15 @@
-"""Announces the node to Home Assistant, again when that is needed, and takes back what is gone.
+"""Announces the node to Home Assistant, again when needed, and removes former components.
 
-The node listens on its own discovery topic: what the broker has retained there is what Home
-Assistant knows, whoever has forgotten it here. A component in it that there is no more is removed
-as the documentation says, by announcing its platform alone; with `[homeassistant] enabled = false`
-the whole message is taken back.
+The node listens on its own discovery topic: the broker's retained message there is what Home
+Assistant knows, even if the node has lost its own record. A component in it that no longer exists
+is removed as documented, by announcing only its platform. With `[homeassistant] enabled = false`
+the whole message is removed.
 
-Two things about Home Assistant (2026.11) that a removal must heed. While it sets a component up, it
-drops what a second message says; so the removal comes `SETTLE_S` after the message before it. And
-it removes only what it has discovered since its start; so at its birth what is gone is announced
-once more, whole, to be removed after that. One that says `offline` after a removal has been there
-to hear it, and hears no more of it when it starts again.
+A removal has to allow for two properties of Home Assistant (2026.11). While it sets up a component,
+it drops the content of a second message. So the removal follows `SETTLE_S` after the message before
+it. And it removes only components that it has discovered since its start. So at its birth the
+former components are announced once more, complete, and then removed. If Home Assistant says
+`offline` after a removal, it has received that, and gets no further removal when it starts again.
 
 Used on the loop's thread.
 """
@@ -49,13 +49,15 @@ __all__ = ["Announcer"]
 _log = logging.getLogger(__name__)
 
 SETTLE_S = 4.0
-"""How long Home Assistant has for one message before the next one."""
+"""How much time Home Assistant gets between two messages."""
 BIRTHS_EVERY_S = 30.0
-"""More often nobody starts Home Assistant, and whoever says so would have all of it sent anew."""
+"""The least time between answers to a birth. Home Assistant does not start more often, and a false
+birth would make the node send everything again."""
 CLAIM_AFTER_S = 1.0
 """A copy of the card says all that it has to say of the device on connecting, in an instant."""
 MAX_BIRTH_DELAY_S = 5.0
-"""A fleet that answers the birth of Home Assistant in the same instant would drown it."""
+"""The spread of the answers: a fleet that answered the birth at once would overload Home
+Assistant."""
 _MODEL = "/proc/device-tree/model"
 
 
@@ -104,15 +106,15 @@ class Announcer:
         self._topic = discovery_topic(config.homeassistant.prefix, device)
         publisher.can_do_without(self._topic, ", or set [homeassistant] enabled = false")
         self._heard = b""
-        """What the broker has retained, until the node announces itself."""
+        """The broker's retained message, until the node announces itself."""
         self._announced: set[str] = set()
-        """The keys of the components that were announced last."""
+        """The keys of the last announced components."""
         self._gone: dict[str, dict[str, Any]] = {}
-        """Key -> component of those that are no more, and that Home Assistant may still have."""
+        """Key -> former component that Home Assistant may still have."""
         self._removed = False
-        """They have been removed, for a Home Assistant that has run for longer than we know."""
+        """Whether they were removed for a Home Assistant that was already running."""
         self._answers_birth = False
-        """The removal that is to come is for a Home Assistant that has just started."""
+        """Whether the next removal is for a Home Assistant that has just started."""
         self._said_at_s = self._born_at_s = -math.inf
         self._announce_at_s = math.inf
         self._remove_at_s = math.inf
@@ -120,11 +122,11 @@ class Announcer:
 
     @property
     def next_due_s(self) -> float:
-        """When there is something to do, if nothing is heard until then."""
+        """Return when there is something to do, if no message arrives until then."""
         return min(self._birth_at_s, self._announce_at_s, self._remove_at_s)
 
     def announce(self) -> None:
-        """Set the discovery message, where Home Assistant is to have one."""
+        """Publish the discovery message, if Home Assistant is to have one."""
         if self._enabled:
             message = self._message()
             self._announced = set(message["cmps"])
@@ -136,15 +138,15 @@ class Announcer:
             self._remove_what_is_gone()
 
     def channels_found(self) -> None:
-        """Announce anew: a sensor has turned out to have a channel that nobody knew of."""
+        """Announce the node again, because a sensor has a channel that was not known before."""
         if self._enabled and self._said_at_s > -math.inf:
             self._announce_at_s = self._said_at_s + SETTLE_S
 
     def hear(self, message: Arrived) -> bool:
-        """Take note of a message; whether it was for us."""
+        """Note a message; return whether it was for the announcer."""
         if message.topic == self._topic:
             if message.retained and self._enabled and self._said_at_s == -math.inf:
-                self._heard = message.payload  # what there is now is not announced yet
+                self._heard = message.payload  # the present message is not announced yet
             elif message.retained:
                 self._compare(message.payload)
             else:
@@ -163,7 +165,7 @@ class Announcer:
         return False
 
     def birth_is_due(self, now_s: float) -> bool:
-        """Whether it is time to tell a Home Assistant that has just started everything."""
+        """Return whether it is time to announce everything to a restarted Home Assistant."""
         if now_s < self._birth_at_s:
             return False
         self._birth_at_s = math.inf
@@ -171,21 +173,21 @@ class Announcer:
         return True
 
     def answer_birth(self) -> None:
-        """Announce what there is, and what is to be removed."""
+        """Announce the present components, and those to be removed."""
         self.announce()
         if self._gone:
             self._answers_birth = True
             self._announce_gone()
 
     def announce_due(self, now_s: float) -> None:
-        """Say what there is to say, when it is time."""
+        """Send the announcement or removal that is due."""
         if now_s >= self._announce_at_s:
             self.announce()
         if now_s >= self._remove_at_s:
             self._remove_at_s = math.inf
             message = self._message()
             message["cmps"].update({key: removal_of(c) for key, c in self._gone.items()})
-            _log.info("taking back from Home Assistant: %s", ", ".join(sorted(self._gone)))
+            _log.info("removing from Home Assistant: %s", ", ".join(sorted(self._gone)))
             self._set(message)
             if self._answers_birth:
                 self._answers_birth = False
@@ -194,7 +196,7 @@ class Announcer:
                 self._removed = True
 
     def link_down(self) -> None:
-        """On connecting everything is said anew."""
+        """Forget what was sent: after the next connection, everything is sent again."""
         self._removed = self._answers_birth = False
         self._heard = b""
         self._said_at_s = -math.inf
@@ -236,10 +238,10 @@ class Announcer:
         self._publisher.set(self._topic, msgspec.json.encode(message))
 
     def _compare(self, payload: bytes) -> None:
-        """Find out what the broker still has, and we have no more."""
+        """Find the components that the broker still has and that no longer exist."""
         if not self._config.homeassistant.enabled:
             if payload:
-                _log.info("taking the node back from Home Assistant")
+                _log.info("removing the node from Home Assistant")
                 self._publisher.set(self._topic, b"")
             return
         if not self._enabled:
@@ -251,9 +253,9 @@ class Announcer:
             self._announce_gone()
 
     def _announce_gone(self) -> None:
-        """Announce what is gone once more, whole, to be removed after that.
+        """Announce former components once more, complete, to be removed after that.
 
-        It is then at the broker until it is removed, whatever ends the node before.
+        The broker then has them until they are removed, even if the node ends before.
         """
         message = self._message()
         message["cmps"].update(self._gone)
@@ -261,9 +263,10 @@ class Announcer:
         self._remove_what_is_gone()
 
     def _may_come_back(self, key: str) -> bool:
-        """Whether it is a channel of a sensor that tells its channels only when it is read.
+        """Return whether the component may reappear.
 
-        Or something that this computer cannot tell just now, as of a radio without a network.
+        That is a channel of a sensor whose channels are known only after a read, or a value that
+        this computer cannot give at the moment, such as that of a radio without a network.
         """
         return is_of_host(key) or any(
             sensor.table.info.more_channels and key.startswith(f"{self._keys[sensor.table.id]}.")
@@ -293,7 +296,7 @@ class Announcer:
 
 
 def _model(board: Board) -> str:
-    """`Raspberry Pi 4 Model B Rev 1.4` (the device tree's root node; a NUL ends it)."""
+    """Return `Raspberry Pi 4 Model B Rev 1.4` (the device tree's root node; a NUL ends it)."""
     try:
         text = board.path(_MODEL).read_text(encoding="utf-8")
     except (OSError, ValueError):

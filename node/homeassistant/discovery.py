@@ -1,10 +1,10 @@
 """Home Assistant's device discovery: one retained message that describes the whole node.
 
-Pure functions. The message is that of "MQTT device discovery"
+Pure functions. The message follows "MQTT device discovery"
 (https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload), with its abbreviated
 keys; `Announcer` sends it. A component is a channel of a sensor, a number of the node's health, or
-a button; its unique id is made of the device's id, the sensor's key (see `identities`) and the
-channel, so none of the names in the configuration is in it.
+a button. Its unique id consists of the device's id, the sensor's key (see `sensor_keys`) and the
+channel, so it does not depend on the names in the configuration.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = [
 ]
 
 _MARGIN_S = 60
-"""How much longer than three of its intervals a value may take before it is unknown: what the
-way to Home Assistant may take, and the reconnection of the node."""
+"""How much longer than three of its intervals a value stays valid, to allow for the way to Home
+Assistant and for a reconnection of the node."""
 _HEALTH_EXPIRES_S = 300
 
 _DEVICE_CLASSES = {
@@ -63,9 +63,9 @@ _DEVICE_CLASSES = {
     "W": "power",
     "lx": "illuminance",
 }
-"""Unit -> device class, where a unit has but one that fits."""
+"""Unit -> device class, for units with only one that fits."""
 _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide"}
-"""(What the channel's name begins with, unit) -> device class."""
+"""(Beginning of the channel's name, unit) -> device class."""
 
 _PLATFORMS = ("sensor", "binary_sensor", "button")
 _MAX_COMPONENTS = 1000
@@ -74,7 +74,7 @@ Component = dict[str, Any]
 
 
 class AnnouncedChannel(msgspec.Struct, frozen=True):
-    """A channel as it is published."""
+    """A channel as published."""
 
     name: str
     unit: str
@@ -82,7 +82,7 @@ class AnnouncedChannel(msgspec.Struct, frozen=True):
 
 
 class AnnouncedSensor(msgspec.Struct, frozen=True):
-    """A sensor, the key that it is known by, and its channels."""
+    """A sensor, the key by which Home Assistant knows it, and its channels."""
 
     table: SensorTable
     key: str
@@ -94,10 +94,10 @@ def discovery_topic(prefix: str, device: str) -> str:
 
 
 def birth_topics(prefix: str) -> tuple[str, ...]:
-    """Where Home Assistant says `online` when it has been started.
+    """Return the topics on which Home Assistant says `online` after its start.
 
-    Its default is the first whatever its discovery prefix is; a second Home Assistant with a
-    prefix of its own has been given the other one.
+    The first is its default, independent of its discovery prefix. A second Home Assistant with a
+    different prefix would be configured to use the other one.
     """
     return tuple(dict.fromkeys(("homeassistant/status", f"{prefix}/status")))
 
@@ -111,7 +111,7 @@ def device_message(
     *,
     has_led: bool,
 ) -> dict[str, Any]:
-    """The discovery message, to be encoded as JSON."""
+    """Return the discovery message, to be encoded as JSON."""
     topics = Topics(config.mqtt.base_topic, config.node.name)
     about: dict[str, Any] = {
         "ids": [device],
@@ -141,7 +141,7 @@ def device_message(
 
 
 def _configuration_url(config: Config) -> str | None:
-    """The link on the device's page: what is configured, else the node's own status page."""
+    """Return the link on the device's page: the configured one, else the node's status page."""
     if config.homeassistant.configuration_url is not None:
         return str(config.homeassistant.configuration_url)
     if not (config.web.enabled and config.web.on_the_network):
@@ -149,15 +149,15 @@ def _configuration_url(config: Config) -> str | None:
     host = socket.gethostname().partition(".")[0]
     try:
         name = parse_host(f"{host}.local")
-    except ValueError:  # the kernel lets a computer be called anything
+    except ValueError:  # the kernel accepts any name for a computer
         return None
     return f"http://{name}:{config.web.port}/"
 
 
 def components_of(payload: bytes, device: str) -> dict[str, Component]:
-    """The components that `device` has announced in a message, without removals.
+    """Return the components that `device` has announced in a message, without removals.
 
-    Of anything else nothing: somebody else may have published it.
+    Ignore anything else, because another client may have published it.
     """
     try:
         components = dict(msgspec.json.decode(payload)["cmps"])
@@ -175,7 +175,7 @@ def components_of(payload: bytes, device: str) -> dict[str, Component]:
 
 
 def is_of_host(key: str) -> bool:
-    """Whether it is a component that is there only as far as this computer tells it just now."""
+    """Return whether a component exists only while this computer reports its value."""
     return any(row.of_host and row.component == key for row in shown_fields().values())
 
 
@@ -189,14 +189,14 @@ def announced_status(payload: bytes) -> str:
 
 
 def removal_of(component: Component) -> Component:
-    """What stands in the place of a component to have it removed: its platform alone."""
+    """Return the entry that removes a component: only its platform."""
     return {"p": component["p"]}
 
 
 def _named(sensor: str, channel: str) -> str:
-    """`water_2`, `temperature` as `Water 2 temperature`: shown beside the name of the node.
+    """Return `Water 2 temperature` for `water_2`, `temperature`: shown after the node's name.
 
-    A sensor `gas` with a channel `gas_resistance` is not named twice.
+    For a sensor `gas` with a channel `gas_resistance`, `gas` is not repeated.
     """
     text = channel if f"{channel}_".startswith(f"{sensor}_") else f"{sensor} {channel}"
     words = [_ABBREVIATIONS.get(word.lower(), word) for word in text.replace("_", " ").split()]
@@ -205,10 +205,10 @@ def _named(sensor: str, channel: str) -> str:
 
 
 def _tell_apart(components: dict[str, Component]) -> None:
-    """Give a name that is not like another one's to what Home Assistant would number as it comes.
+    """Make names distinct that Home Assistant would otherwise number in order of arrival.
 
-    It makes entity ids of the names, of their letters and digits alone. A channel keeps its name,
-    then what is said of the node does, in the order of the components.
+    Home Assistant derives entity ids from the letters and digits of the names. Channels keep their
+    names first, then the values of the node, in the order of the components.
     """
     taken: set[str] = set()
     of_sensors = [key for key in components if "." in key]
@@ -226,12 +226,12 @@ def _tell_apart(components: dict[str, Component]) -> None:
 
 
 def _entity_id(name: str) -> str:
-    """The part of an entity id that Home Assistant makes of a name."""
+    """Return the part of an entity id that Home Assistant derives from a name."""
     return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:
-    """A component for each channel of a sensor."""
+    """Return a component for each channel of a sensor."""
     table = sensor.table
     available = [{"t": topics.status}, {"t": topics.availability(table.id)}]
     components: dict[str, Component] = {}
@@ -249,18 +249,18 @@ def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[s
             component["dev_cla"] = device_class
         if config.mqtt.payload == "plain":
             component["stat_t"] = topics.channel(table.id, channel.name)
-            # An empty payload takes the value back.
+            # An empty payload makes the value unknown.
             component["val_tpl"] = "{{ value or none }}"
         else:
             component["stat_t"] = topics.state(table.id)
-            # What is left out was rejected once: "" leaves the last value. null makes it unknown.
+            # A key is missing after one rejected value: "" keeps the last. null makes it unknown.
             component["val_tpl"] = _template(channel.name)
         components[f"{sensor.key}.{channel.name}"] = component
     return components
 
 
 def _template(key: str) -> str:
-    """A value of the JSON; written so, it is quiet about what is missing."""
+    """Return the template for a value of the JSON; a missing key does not cause a log entry."""
     return f"{{{{ value_json['{key}'] | default('') }}}}"
 
 
@@ -272,11 +272,11 @@ def _device_class(channel: AnnouncedChannel) -> str | None:
 
 
 def _expires_after_s(config: Config, sensor: AnnouncedSensor, channel: str) -> int:
-    """After how long a silence of its topic a channel's value is unknown."""
+    """Return how long after the last message a channel's value becomes unknown."""
     tables = sensor.table.channel
     if config.mqtt.payload == "plain":
         gap_s = tables.get(channel, ChannelTable()).longest_gap_s(sensor.table.interval)
-    else:  # any channel that is worth it brings all the others with it
+    else:  # any channel that is published brings all the others with it
         gap_s = min(
             tables.get(c.name, ChannelTable()).longest_gap_s(sensor.table.interval)
             for c in sensor.channels
@@ -285,7 +285,7 @@ def _expires_after_s(config: Config, sensor: AnnouncedSensor, channel: str) -> i
 
 
 def _diagnostics(topics: Topics, vitals: Vitals) -> dict[str, Component]:
-    """What the node says of itself, as far as this computer can tell: the rows of `node.health`."""
+    """Return the node's own values that this computer can report: the rows of `node.health`."""
     components: dict[str, Component] = {}
     for field, shown in shown_fields().items():
         if not shown.component or (shown.of_host and getattr(vitals, field) is None):
@@ -322,7 +322,7 @@ def _of_a_number(shown: Shown) -> Component:
 
 
 def _buttons(config: Config, topics: Topics, *, has_led: bool) -> dict[str, Component]:
-    """A button for each command that is allowed, and that this node can do."""
+    """Return a button for each command that is allowed, and that this node can carry out."""
     if not config.commands.enabled:
         return {}
     kinds: dict[str, Component] = {

@@ -1,8 +1,8 @@
-"""What each sensor is known by to Home Assistant, so that it is still itself under another id.
+"""The keys by which Home Assistant knows the sensors, so that a renamed sensor stays the same one.
 
-A sensor that gets another `id` in the configuration, and stays where it is wired, keeps its key;
-so does one that keeps its `id` and is wired elsewhere, or replaced. The keys are in
-`identities.json` in the state directory, which is written when they change.
+A sensor that gets another `id` in the configuration but keeps its wiring keeps its key. So does one
+that keeps its `id` but is wired elsewhere, or replaced. The keys are in `identities.json` in the
+state directory, which is written when they change.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 def sensor_keys(sensors: Sequence[SensorTable], state_dir: Path | None) -> dict[str, str]:
-    """Sensor id -> key: unique in the node, and a valid part of a topic.
+    """Return sensor id -> key; a key is unique in the node, and a valid part of a topic.
 
-    Without a folder to remember them in, every key is the id.
+    Without a state directory, every key is the id.
     """
     if state_dir is None:
         return {sensor.id: sensor.id for sensor in sensors}
@@ -60,7 +60,7 @@ def _assign(sensors: Sequence[SensorTable], before: list[_Known]) -> list[_Known
         if same is not None:
             gone.remove(same)
             key_of[sensor.id] = same.key
-            _log.info("%s is the sensor that was %s", sensor.id, same.id)
+            _log.info("%s is the sensor formerly named %s", sensor.id, same.id)
     for sensor in sensors:
         if sensor.id not in key_of:
             key_of[sensor.id] = _unused(sensor.id, set(key_of.values()))
@@ -82,7 +82,9 @@ def _read(file: Path) -> list[_Known]:
     except FileNotFoundError:
         return []
     except (OSError, msgspec.DecodeError) as error:
-        _log.warning("%s cannot be read (%s); a sensor with a new id is a new one", file, error)
+        _log.warning(
+            "%s cannot be read (%s); a sensor with a new id will be a new one", file, error
+        )
         return []
 
 
@@ -91,4 +93,6 @@ def _write(file: Path, known: list[_Known]) -> None:
         make_state_dir(file.parent)
         write_file(file, msgspec.json.encode(known), mode=0o640)
     except OSError as error:
-        _log.warning("%s cannot be written (%s); a sensor with a new id is a new one", file, error)
+        _log.warning(
+            "%s cannot be written (%s); a sensor with a new id will be a new one", file, error
+        )

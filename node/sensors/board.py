@@ -1,4 +1,4 @@
-"""Which board stands under the drivers: the real one, or a simulated one with the same sensors."""
+"""Opens the board for the drivers: the real one, or a simulated one with the same sensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["bare_board", "open_board", "preload_drivers", "typical_board"]
 
 _log = logging.getLogger(__name__)
 
-# Of each kind of bus something, with an identification or without.
+# Something on each kind of bus, with an identification or without.
 _TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
     ("bme280", {"address": 0x76}),
     ("mcp9808", {"address": 0x18}),
@@ -36,7 +36,7 @@ _TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
 
 
 def open_board(config: Config, *, simulate: bool) -> Board:
-    """The board for the sensors of `config`; no device is opened yet."""
+    """Return the board for the sensors of `config`; no device is opened yet."""
     if not simulate:
         return bare_board(simulate=False)
     from drivers.sim.board import SimulatedBoard
@@ -58,7 +58,7 @@ def open_board(config: Config, *, simulate: bool) -> Board:
 
 
 def bare_board(*, simulate: bool) -> Board:
-    """The board without sensors."""
+    """Return the board without sensors."""
     if simulate:
         from drivers.sim.board import SimulatedBoard
 
@@ -69,7 +69,7 @@ def bare_board(*, simulate: bool) -> Board:
 
 
 def typical_board() -> Board:
-    """The simulated board with some sensors, for where no configuration says which there are."""
+    """Return a simulated board with some sensors, for use without a configuration."""
     from drivers.sim.board import SimulatedBoard
 
     board = SimulatedBoard()
@@ -80,7 +80,7 @@ def typical_board() -> Board:
 
 
 def _faults(config: Config) -> dict[str, list[Fault]]:
-    """The faults of `[simulation]`, by sensor."""
+    """Return the faults of `[simulation]`, by sensor."""
     if config.simulation is None or not config.simulation.fault:
         return {}
     from drivers.sim.faults import DEFAULT_AMOUNTS, Fault
@@ -100,9 +100,9 @@ def _faults(config: Config) -> dict[str, list[Fault]]:
 
 
 def preload_drivers(config: Config) -> None:
-    """Import what drivers must have imported on the main thread, before signals are caught.
+    """Import the modules that drivers need imported on the main thread, before signals are caught.
 
-    What they print meanwhile goes to standard error: standard output is for results.
+    Anything they print meanwhile goes to standard error: standard output is for results.
     """
     wanted = {module: None for sensor in config.sensors for module in sensor.info.preload}
     for module in wanted:
@@ -110,5 +110,5 @@ def preload_drivers(config: Config) -> None:
             with contextlib.redirect_stdout(sys.stderr):
                 importlib.import_module(module)
         except Exception as error:  # noqa: BLE001, another package's may raise anything
-            # The driver runs into it again, and says what it means for its sensor.
+            # The driver will fail the same way, and report what that means for its sensor.
             _log.debug("%s cannot be imported: %s", module, error)

@@ -1,7 +1,7 @@
-"""What keeps a configured sensor from being read on this computer, as far as files show it.
+"""Finds what keeps a configured sensor from being read on this computer, as far as files show it.
 
-`check` prints it as notes; the doctor has steps of its own for buses and pins, and takes the rest.
-Nothing is opened, and no pin is moved.
+`check` prints the obstacles as notes. The doctor has separate steps for buses and pins, and uses
+the rest. Nothing is opened, and no pin is moved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from node.config.schema import Config, SensorTable
 __all__ = ["Obstacle", "obstacles", "one_wire_pins", "pins_on_one_wire"]
 
 _ONE_WIRE_PIN = 4
-"""Of `dtoverlay=w1-gpio` without gpiopin (boot/overlays/README of raspberrypi/firmware)."""
+"""The pin of `dtoverlay=w1-gpio` without gpiopin (boot/overlays/README of raspberrypi/firmware)."""
 _GPIO = re.compile(r"GPIO (\d+)")
 _OVERLAY = re.compile(r"\s*dtoverlay\s*=\s*w1-gpio(?:-pi5|-pullup)?\b(.*)")
 _NUMBERED = re.compile(r"(.*/(?:hwmon|iio:device)\d+)(/.*)?")
@@ -31,7 +31,7 @@ _USUALLY_FREE = (17, 27, 22, 23, 24, 25, 5, 6, 16, 26)
 
 
 class Obstacle(msgspec.Struct, frozen=True):
-    """One thing that is in the way, and what to do about it."""
+    """One obstacle, and its remedy."""
 
     message: str
     remedy: str
@@ -41,7 +41,7 @@ class Obstacle(msgspec.Struct, frozen=True):
 
 
 def obstacles(config: Config, board: Board) -> list[Obstacle]:
-    """Everything that is in the way of the sensors of `config` on this computer."""
+    """Return all obstacles to reading the sensors of `config` on this computer."""
     return [
         *_missing_packages(config),
         *_missing_buses(config, board),
@@ -51,7 +51,7 @@ def obstacles(config: Config, board: Board) -> list[Obstacle]:
 
 
 def _missing_packages(config: Config) -> Iterator[Obstacle]:
-    """The packages that drivers need and that are not here, each with its sensors."""
+    """Yield the missing packages of drivers, each with its sensors."""
     missing: dict[tuple[str, str], list[SensorTable]] = {}
     for sensor in config.sensors:
         if package := missing_package(sensor.info):
@@ -80,18 +80,18 @@ def _missing_buses(config: Config, board: Board) -> Iterator[Obstacle]:
         yield Obstacle(
             f"[[sensor]] {', '.join(sensors)}: this computer is not a Raspberry Pi, and has no "
             f"{kinds}",
-            "here they can be read with --simulate alone",
+            "on this computer they can only be simulated, with --simulate",
         )
         return
     for (kind, device), sensors_of_bus in missing.items():
         yield Obstacle(
-            f"{_named(sensors_of_bus)}: {device} is not there, {kind} is switched off",
+            f"{_named(sensors_of_bus)}: {device} is missing, because {kind} is switched off",
             how_to_switch_on(board, kind),
         )
 
 
 def _bus_of(sensor: SensorTable) -> tuple[str, str]:
-    """The kind of its bus, and the device file in words; empty where it needs none."""
+    """Return the kind of its bus, and the device file in words; empty if it needs none."""
     options = sensor.options
     if isinstance(options, I2CChipOptions):
         return "I2C", f"/dev/i2c-{options.bus_number}"
@@ -107,7 +107,7 @@ def _bus_of(sensor: SensorTable) -> tuple[str, str]:
 def _is_there(board: Board, kind: str, device: str) -> bool:
     if kind == "1-Wire":
         return any(board.path("/sys/bus/w1/devices").glob("w1_bus_master*"))
-    if kind == "GPIO":  # which no Pi can do without
+    if kind == "GPIO":  # every Pi has it
         return bool(model_of(board)) or any(board.path("/dev").glob("gpiochip*"))
     return (board.path("/dev") / device.rpartition("/")[2]).exists()
 
@@ -116,9 +116,9 @@ def _is_there(board: Board, kind: str, device: str) -> bool:
 
 
 def one_wire_pins(board: Board) -> set[int]:
-    """The GPIOs that 1-Wire has on this computer; empty where it is off, or nothing says so.
+    """Return the GPIOs that 1-Wire uses on this computer; empty if it is off or not known.
 
-    From the device tree that the kernel was started with, else from the overlays in config.txt.
+    The source is the device tree that the kernel was started with, else the overlays in config.txt.
     """
     pins = set()
     for gpios in board.path("/proc/device-tree").glob("onewire*/gpios"):
@@ -139,7 +139,7 @@ def one_wire_pins(board: Board) -> set[int]:
 
 
 def pins_on_one_wire(config: Config, board: Board) -> Iterator[Obstacle]:
-    """What is wired to the data wire of 1-Wire: the kernel has that pin, and nothing else can."""
+    """Yield the sensors on the data wire of 1-Wire: the kernel owns that pin exclusively."""
     pins = one_wire_pins(board)
     sensors = [sensor.id for sensor in config.sensors if sensor.options.bus() == "w1"]
     whose = f"which {', '.join(sensors)} needs" if sensors else "which config.txt switches on"
@@ -157,7 +157,7 @@ def pins_on_one_wire(config: Config, board: Board) -> Iterator[Obstacle]:
 
 
 def _pins(config: Config) -> Iterator[tuple[int, str]]:
-    """Every GPIO that the node takes for itself, and what for."""
+    """Yield every GPIO that the node uses itself, and its purpose."""
     if config.status_led is not None:
         yield config.status_led.pin, "[status_led]"
     if config.button is not None:
@@ -174,7 +174,7 @@ def _pins(config: Config) -> Iterator[tuple[int, str]]:
 
 
 def _passing_paths(config: Config, board: Board) -> Iterator[Obstacle]:
-    """Paths that the driver refuses: through a number that the kernel gives as it finds devices."""
+    """Yield paths that the driver refuses: they contain a number that may change at a boot."""
     for sensor in config.sensors:
         path = getattr(sensor.options, "path", None)
         if not isinstance(path, str):
@@ -190,5 +190,5 @@ def _passing_paths(config: Config, board: Board) -> Iterator[Obstacle]:
             yield Obstacle(
                 f"{_named([sensor])}: {path} goes through {number}, which may be another device "
                 "after a boot",
-                f"in place of path put name = what {match[1]}/name has",
+                f"replace path by name, with the content of {match[1]}/name",
             )

@@ -32,7 +32,7 @@ class SensorPort:
         self._prime: Callable[[], float] | None = None
         """The driver's, if it is a `drivers.base.Primed` too."""
         self.reading_since_s: float | None = None
-        """When the read under way began; None while there is none. May be looked at by others."""
+        """When the read under way began; None between reads. Other threads may look at it."""
 
     def read(self) -> ReadOutcome:
         """Take one reading, or the first half of it. Never raises."""
@@ -74,35 +74,35 @@ class SensorPort:
         """Close the driver; the next read opens it again."""
         driver, self._driver = self._driver, None
         if driver is not None:
-            with contextlib.suppress(Exception):  # what it still holds, the next opening reports
+            with contextlib.suppress(Exception):  # the next opening reports what it still holds
                 driver.close()
 
 
 def _check_names(channels: tuple[Channel, ...]) -> None:
-    """A channel's name is a key of the state and a part of a topic.
+    """Check the names of channels: each is a key of the state and a part of a topic.
 
     Raises:
-        BadFrame: it cannot be, or is taken by something else there.
+        BadFrame: a name is not valid, or is reserved there.
     """
     for channel in channels:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", channel.name) or channel.name in _TAKEN:
-            raise BadFrame(f"the driver has a channel {channel.name!r}, which cannot be a name")
+            raise BadFrame(f"the driver has a channel {channel.name!r}, which is not a valid name")
 
 
 def _checked(measurement: Measurement, channels: tuple[Channel, ...]) -> Measurement:
-    """Hold a driver to its contract: a finite number for channels that it has declared.
+    """Check a measurement: a finite number for each of some declared channels.
 
     Raises:
-        BadFrame: it gives something else.
+        BadFrame: the driver gave something else.
     """
     if not isinstance(measurement, dict):
-        raise BadFrame(f"the driver gives {measurement!r}, which is no measurement")
+        raise BadFrame(f"the driver returned {measurement!r}, which is not a measurement")
     declared = {channel.name for channel in channels}
     for name, value in measurement.items():
         if name not in declared:
-            raise BadFrame(f"the driver gives a channel {name!r} that it does not declare")
+            raise BadFrame(f"the driver returned a channel {name!r} that it does not declare")
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadFrame(f"the driver gives {name} = {value!r}, which is no number")
+            raise BadFrame(f"the driver returned {name} = {value!r}, which is not a number")
     if not measurement:
-        raise BadFrame("the driver gives no value")
+        raise BadFrame("the driver returned no value")
     return measurement

@@ -1,4 +1,4 @@
-"""Reads sensors once, each bus on a thread of its own: for `read` and `init`."""
+"""Reads sensors once, with one thread for each bus: for `read` and `init`."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class SensorResult(msgspec.Struct):
     values: dict[str, float] = {}
     units: dict[str, str] = {}
     raw: dict[str, float] = {}
-    """As the sensor gave it, in the driver's unit."""
+    """The values as the sensor gave them, in the driver's unit."""
     raw_units: dict[str, str] = {}
     accuracy: dict[str, str] = {}
-    """The datasheet's figure for each channel that it has one for."""
+    """The datasheet's figure, for each channel for which there is one."""
     took_s: float = 0.0
     error: str = ""
 
 
 def read_once(sensors: Sequence[SensorTable], board: Board) -> list[SensorResult]:
-    """Return what each sensor gave, or why it gave nothing, in their order.
+    """Return each sensor's values, or why it failed, in the order of the sensors.
 
-    Takes as long as the slowest bus, and no longer than the budgets of the sensors on it.
+    Takes as long as the slowest bus, and at most the budgets of the sensors on it.
     """
     outcomes = _read(sensors, board)
     return [_result(sensor, outcomes.get(sensor.id)) for sensor in sensors]

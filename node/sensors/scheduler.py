@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 _MARGIN_S = 0.1
-"""How much time there must be after an extra read, before the next one on its bus is due."""
+"""How much time an extra read must leave before the next read on its bus is due."""
 _LATEST_S = 1.0
-"""How much longer than its sensors may take an extra read may take, all in all."""
+"""How much longer than the budgets of its sensors an extra read may take in total."""
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A read has given values that passed the filters."""
+    """A read gave values that passed the filters."""
 
     sensor: Sensor
     values: dict[str, float]
@@ -57,18 +57,18 @@ class ChannelsFound(msgspec.Struct, frozen=True):
 
 
 class Complained(msgspec.Struct, frozen=True):
-    """Something new is wrong with a sensor."""
+    """A sensor has a new problem."""
 
     sensor: Sensor
 
 
 class ReadRequest:
-    """Some sensors are to be read now, out of their turn; as an event: it is done."""
+    """A request to read some sensors now, out of turn; as an event, the request is done."""
 
     def __init__(
         self, sensors: list[str], done: Callable[[ReadRequest], None] = lambda _request: None
     ) -> None:
-        """The loop calls `done` once each sensor is in `values` or in `errors`."""
+        """Keep the request. The loop calls `done` once each sensor is in `values` or `errors`."""
         self.sensors = sensors
         self.done = done
         self.values: dict[str, dict[str, float]] = {}
@@ -77,7 +77,7 @@ class ReadRequest:
 
     @property
     def waiting(self) -> list[str]:
-        """The sensors that have not answered."""
+        """Return the sensors that have not answered."""
         return [name for name in self.sensors if not (name in self.values or name in self.errors)]
 
 
@@ -85,14 +85,14 @@ SensorEvent = Measured | AvailabilityChanged | ChannelsFound | Complained | Read
 
 
 class Scheduler:
-    """Reads the sensors, and returns what came of it."""
+    """Reads the sensors, and returns the events that result."""
 
     def __init__(self, sensors: dict[str, Sensor], clock: Clock, *, workers: Workers) -> None:
         self._sensors = sensors
         self._clock = clock
         self._workers = workers
         self._events: list[SensorEvent] = []
-        """What has happened since `_returned` was called last."""
+        """The events since the last call of `_returned`."""
         self._timetable = Timetable(clock)
         self._jobs: dict[str, GridJob] = {}
         self._requests: list[ReadRequest] = []
@@ -106,7 +106,7 @@ class Scheduler:
 
     @property
     def unread(self) -> list[str]:
-        """Ids of the sensors that have had no turn yet, good or bad."""
+        """Return the ids of the sensors that were not read yet, successfully or not."""
         return [
             n for n, sensor in self._sensors.items() if not sensor.state.ok + sensor.state.failed
         ]
@@ -134,13 +134,13 @@ class Scheduler:
         return self._returned()
 
     def _returned(self) -> list[SensorEvent]:
-        """What has happened; each event once, even if what came after it failed."""
+        """Return the events so far; each one once, even if a later step failed."""
         events, self._events = self._events, []
         return events
 
     @property
     def begins_reads(self) -> bool:
-        """Whether `begin` lets any begin; then `next_due_s` is very soon."""
+        """Return whether `begin` has reads to begin; `next_due_s` is then very soon."""
         return self._workers.begins_reads
 
     def begin(self) -> None:
@@ -149,17 +149,17 @@ class Scheduler:
 
     @property
     def next_due_s(self) -> float:
-        """When there is something to do, if nothing happens until then."""
+        """Return when there is something to do, if nothing happens until then."""
         give_up_s = min((r.give_up_s for r in self._requests), default=math.inf)
         return min(
             self._timetable.next_due_s, self._next_check_s, self._workers.next_look_s, give_up_s
         )
 
     def read_now(self, request: ReadRequest) -> None:
-        """Read sensors out of their turn, without being in the way of any whose turn it is.
+        """Read sensors out of turn, without delaying scheduled reads.
 
-        What comes due on the same bus while a read may take goes first, and a sensor's own turn
-        serves its request too.
+        A scheduled read on the same bus that comes due during the extra read goes first. A sensor's
+        own scheduled read also answers the request.
         """
         now_s = self._clock.monotonic()
         begins = {name: self._begin_s(self._sensors[name], now_s) for name in request.sensors}
@@ -172,12 +172,14 @@ class Scheduler:
             self._finish(request)
 
     def _begin_s(self, sensor: Sensor, now_s: float) -> float:
-        """When an extra read of it may begin."""
+        """Return when an extra read of the sensor may begin."""
         rest_s = sensor.table.info.min_interval_s
         begin_s = max(now_s, sensor.begun_s + rest_s)
         own_turn_s = self._jobs[sensor.table.id].due_s
         if own_turn_s < begin_s + rest_s:
-            return max(now_s, own_turn_s)  # which would have to wait for the sensor to rest
+            return max(
+                now_s, own_turn_s
+            )  # the extra read would make it wait for the sensor to rest
         end_s = begin_s + 2 * sensor.took_s + _MARGIN_S
         due_s = min(
             self._jobs[name].due_s
@@ -189,13 +191,13 @@ class Scheduler:
     def _read_requested(self, sensor: Sensor, at_s: float) -> None:
         name = sensor.table.id
         if sensor.without_power:
-            supply = "its power has been switched off for a moment"
+            supply = "its power is switched off for a moment"
             self._answer(name, lambda request: request.errors.setdefault(name, supply))
         elif any(name in request.waiting for request in self._requests):
             self._read_due(sensor, at_s)
 
     def _answer(self, name: str, put: Callable[[ReadRequest], object]) -> None:
-        """Tell those who wait for a sensor."""
+        """Answer the requests that wait for a sensor."""
         for request in [r for r in self._requests if name in r.waiting]:
             put(request)
             if not request.waiting:
@@ -206,14 +208,14 @@ class Scheduler:
         self._events.append(request)
 
     def read_ended(self, done: ReadDone) -> list[SensorEvent]:
-        """Find out what a read has brought."""
+        """Evaluate a finished read."""
         if done.bus_free:
             self._workers.bus_free(done.bus)
         self._evaluate(self._sensors[done.outcome.sensor], done.outcome)
         return self._returned()
 
     def excuse(self, held_up_s: float) -> None:
-        """Allow every sensor more time: while the loop was held up, none was asked."""
+        """Allow every sensor more time, because none was read while the loop was held up."""
         for sensor in self._sensors.values():
             sensor.state.excuse(held_up_s)
         for request in self._requests:
@@ -225,7 +227,7 @@ class Scheduler:
             sensor.close()
 
     def _watch(self, now_s: float) -> None:
-        """Look for silence, when it may have lasted too long; remember when that is next."""
+        """Look for silent sensors when one may be due; remember when to look next."""
         if now_s < self._next_check_s:
             return
         for sensor in self._sensors.values():
@@ -245,15 +247,15 @@ class Scheduler:
         )
 
     def _was_not_begun(self, sensor: Sensor, now_s: float) -> bool:
-        """Whether a read was asked for, its bus is free, and still no thread has begun it.
+        """Return whether a requested read has not begun although its bus is free.
 
-        The processor, or the memory, is then what there is too little of.
+        The computer is then short of processor time or memory.
         """
         waits = sensor.state.busy_since_s is not None and now_s > sensor.begun_s + _MARGIN_S
         return waits and not self._is_busy(sensor.port.bus)
 
     def _is_busy(self, bus: str) -> bool:
-        """Whether a sensor on the bus is being read."""
+        """Return whether a sensor on the bus is being read."""
         ports = (sensor.port for sensor in self._sensors.values())
         return any(port.bus == bus and port.reading_since_s is not None for port in ports)
 

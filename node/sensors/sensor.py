@@ -1,4 +1,4 @@
-"""One sensor as the loop keeps it: what is known of it, its driver's port, and its supply."""
+"""One sensor as the loop keeps it: its state, its driver's port, and its supply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Sensor"]
 
 
 class Sensor:
-    """On the loop's thread, but for the port's driver."""
+    """Used on the loop's thread, except for the port's driver."""
 
     def __init__(self, table: SensorTable, board: Board, clock: Clock) -> None:
         self.table = table
@@ -27,29 +27,29 @@ class Sensor:
         if table.power_pin is not None:
             self.supply = SensorPower(table.id, table.power_pin, board)
         self.begun_s = -math.inf
-        """When it was asked last."""
+        """When it was last asked."""
         self.took_s = table.info.read_budget_s
-        """How long the last read took; before it, how long one may."""
+        """How long the last read took; before the first one, the longest that it may take."""
         self.without_power = False
         self._drop_next = False
 
     @property
     def settle_s(self) -> float:
-        """How long after the start it may be read first."""
+        """Return how long after the start the sensor may first be read."""
         return 0.0 if self.supply is None else power.SETTLE_S
 
     @property
     def ready(self) -> bool:
-        """It has power, and no read of it is under way."""
+        """Return whether the sensor has power, and is not being read."""
         return self.state.busy_since_s is None and not self.without_power
 
     def drops_first_after_power(self) -> bool:
-        """Whether this reading is the first after the power came back, which is dropped."""
+        """Return whether this reading is the first after the power came back; it is dropped."""
         first, self._drop_next = self._drop_next, False
         return first
 
     def mind_supply(self, *, works: bool, timetable: Timetable, now_s: float) -> None:
-        """Power-cycle it when it keeps failing."""
+        """Power-cycle the sensor when it keeps failing."""
         supply = self.supply
         if supply is None:
             return
@@ -69,7 +69,7 @@ class Sensor:
         timetable.once(now_s + power.OFF_S + power.SETTLE_S, settled)
 
     def close(self) -> None:
-        if self.state.busy_since_s is None:  # else its worker still has the driver
+        if self.state.busy_since_s is None:  # otherwise its worker still uses the driver
             self.port.close()
         if self.supply is not None:
             self.supply.close()

@@ -1,4 +1,4 @@
-"""What the loop knows of one sensor: filters, newest values, whether it is online, and why not."""
+"""The loop's view of one sensor: filters, newest values, whether it is online, and why not."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ _log = logging.getLogger(__name__)
 
 _GRACE = 0.1
 _MAX_GRACE_S = 0.2
-"""What the third reading may be late by, in intervals and in all."""
+"""How late the third reading may be, in intervals and in seconds."""
 _MAX_EXCUSED_S = 30.0
-"""How much time many small excuses may add up to: a loop that is always late must not keep a dead
-sensor online. A single longer one, of a process that was stopped, counts in full."""
+"""The most that many small excuses may add up to, so that a loop that is always late cannot keep a
+dead sensor online. A single longer one, of a process that was stopped, counts in full."""
 
 
 class SensorState:
     """One sensor, on the loop's thread.
 
-    It is online from its first good reading until it had none for three intervals. Every change
-    is logged once; while it is offline, each further kind of problem is, once.
+    It is online from its first good reading until it has been without one for three intervals.
+    Every change is logged once. While it is offline, each further kind of problem is logged once.
     """
 
     def __init__(self, table: SensorTable) -> None:
         self.table = table
         self.online = False
         self.busy_since_s: float | None = None
-        """When the read that was asked for last was due; None once it has ended."""
+        """When the last requested read was due; None once it has ended."""
         self.values: dict[str, float] = {}
         self.failures_in_a_row = 0
         self.ok = 0
         """Reads that gave a value."""
         self.failed = 0
-        """Reads that gave none."""
+        """Reads that failed."""
         self.rejected_for: Counter[str] = Counter()
-        """Reason -> how many values did not pass a filter."""
+        """Reason -> how many values a filter rejected."""
         self.last_error: str | None = None
         self.complaints = 0
-        """How often something new was said to be wrong."""
+        """How many new problems were reported."""
         self.missing_channels: set[str] = set()
-        """Channels without a value for too long, while others of the sensor have one."""
+        """Channels that have been without a value for too long while others have one."""
         self._stale_at_s = math.inf
         self._excused_s = 0.0
-        """How much time it was allowed since its last good reading."""
+        """How much extra time it was allowed since its last good reading."""
         self._filters: dict[str, ChannelFilters] = {}
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
@@ -60,7 +60,7 @@ class SensorState:
             for channel in table.info.channels_with(table.options):
                 self._filters_of(channel)
         self._known_channels = len(self._filters)
-        """How many channels there were when `found_channels` was asked last."""
+        """How many channels there were when `found_channels` was last called."""
         self._last_measurement: Measurement = {}
         self._repeats = 0
         self._last_problem = ("", "no reading yet")
@@ -68,18 +68,18 @@ class SensorState:
 
     @property
     def patience_s(self) -> float:
-        """Without a good reading for this long the sensor is offline."""
+        """Return how long the sensor stays online without a good reading."""
         interval_s = self.table.interval
         return self.table.stale_after_s + min(_GRACE * interval_s, _MAX_GRACE_S)
 
     @property
     def filters(self) -> list[ChannelFilters]:
-        """One for each channel that is known: from the beginning, or since it had a value."""
+        """Return the filters of each channel that is known, from the start or from a value."""
         return list(self._filters.values())
 
     @property
     def next_check_s(self) -> float:
-        """When `check` may have something to say, if nothing is heard until then."""
+        """Return when `check` may find something, if nothing happens until then."""
         if self.online:
             return self._stale_at_s
         if self.busy_since_s is not None and "stuck" not in self._kinds_said:
@@ -87,7 +87,7 @@ class SensorState:
         return math.inf
 
     def excuse(self, seconds: float) -> None:
-        """Allow it so much more time: it could not have been read meanwhile."""
+        """Allow the sensor more time, because it could not have been read meanwhile."""
         seconds = min(seconds, max(_MAX_EXCUSED_S, seconds) - self._excused_s)
         if seconds <= 0:
             return
@@ -101,10 +101,10 @@ class SensorState:
     def check(
         self, now_s: float, reading_since_s: float | None, *, bus_is_busy: bool = True
     ) -> None:
-        """Go offline after too long a silence; complain of a read that does not end.
+        """Go offline after too long a silence; report a read that does not end.
 
         `reading_since_s`: when the worker began to read it; None while it waits for its bus.
-        `bus_is_busy`: a sensor on its bus is being read, be it another one.
+        `bus_is_busy`: this or another sensor on its bus is being read.
         """
         if now_s < self.next_check_s:
             return
@@ -118,8 +118,8 @@ class SensorState:
         elif self.busy_since_s is not None and not bus_is_busy:
             self._last_problem = (
                 "stuck",
-                "this computer has not come to read it: it has too much to do, or too little "
-                "memory; raise the intervals, or stop other programs",
+                "this computer did not get to read it: it is overloaded or short of memory; "
+                "raise the intervals, or stop other programs",
             )
         elif self.busy_since_s is not None:
             self._last_problem = (
@@ -134,13 +134,13 @@ class SensorState:
         self._say(*self._last_problem)
 
     def accept(self, outcome: ReadOutcome, *, taken_s: float | None = None) -> dict[str, float]:
-        """The values of the outcome that passed the pipeline; empty for a failed read.
+        """Return the values of the outcome that passed the filters; empty for a failed read.
 
-        `taken_s`: when the loop took it, where that may be later than its end. Silence is counted
-        from there, because the sensor was not asked again before.
+        `taken_s`: when the loop took the outcome, if that may be later than the read's end. Silence
+        is counted from then, because the sensor was not read again before.
 
-        A read that took longer than the sensor may be silent is a failure too: what it brings
-        may have been measured when it began.
+        A read that took longer than the sensor may be silent is also a failure: its values may
+        have been measured when it began.
         """
         took_s = outcome.ended_s - outcome.started_s
         if outcome.measurement is None:
@@ -150,7 +150,7 @@ class SensorState:
         elif took_s > self.patience_s:
             values = {}
             took = duration_text(took_s)
-            self._last_problem = ("late", f"the reading took {took}, and was not used")
+            self._last_problem = ("late", f"the reading took {took}, and was discarded")
         else:
             values = self._filtered(outcome)
         if values:
@@ -174,7 +174,7 @@ class SensorState:
             self._last_problem = (
                 "frozen",
                 f"the same values to the last bit {self._repeats} times: the sensor has stopped "
-                "measuring; switch its power off and on",
+                "measuring; switch its power off and on again",
             )
             self.rejected_for["frozen"] += len(outcome.measurement)
             return {}
@@ -188,7 +188,7 @@ class SensorState:
         return values
 
     def _is_frozen(self, measurement: Measurement) -> bool:
-        """Whether the sensor repeats itself more often than one that measures ever would."""
+        """Return whether the sensor repeats itself more often than a working one ever would."""
         if not self.table.info.frozen_after:
             return False
         self._repeats = self._repeats + 1 if measurement == self._last_measurement else 1
@@ -218,12 +218,12 @@ class SensorState:
                 _log.info("%s (%s): %s is back", self.table.id, self.table.driver, name)
 
     def found_channels(self) -> bool:
-        """Whether it has given a channel that was not known when this was asked last."""
+        """Return whether the sensor has a channel that was not known at the last call."""
         before, self._known_channels = self._known_channels, len(self._filters)
         return self._known_channels > before
 
     def note_missing(self, now_s: float) -> list[str]:
-        """Return, and log, the channels that are newly silent for too long while others are not."""
+        """Log and return the channels that have newly been silent for too long, unlike others."""
         missing = [
             name
             for name, at_s in self._good_at_s.items()
@@ -234,22 +234,22 @@ class SensorState:
             if name in self._filters:
                 self._filters[name].forget()
             reason = self._rejections.get(
-                name, "the sensor gives no value; is its probe connected?"
+                name, "the sensor does not give a value; is its probe connected?"
             )
             _log.warning("%s (%s): no %s: %s", self.table.id, self.table.driver, name, reason)
         return missing
 
     def worth_publishing(self, values: dict[str, float], at_s: float) -> list[str]:
-        """The channels whose value is worth a message, by delta and heartbeat."""
+        """Return the channels whose value is worth a message, by delta and heartbeat."""
         return [name for name, v in values.items() if self._filters[name].worth_publishing(v, at_s)]
 
     def published(self, names: list[str], at_s: float) -> None:
-        """Remember that subscribers have the newest values of these channels."""
+        """Note that subscribers have the newest values of these channels."""
         for name in names:
             self._filters[name].published(self.values[name], at_s)
 
     def layout(self, values: dict[str, float]) -> Layout:
-        """What the numbers of these values are."""
+        """Return the sensor, channels and units of these values."""
         channels = tuple(values)
         layout = self._layouts.get(channels)
         if layout is None:
@@ -258,7 +258,7 @@ class SensorState:
         return layout
 
     def described(self) -> str:
-        """The newest values with their units."""
+        """Return the newest values with their units."""
         return ", ".join(
             f"{name} {value:g} {self._filters[name].unit}" for name, value in self.values.items()
         )

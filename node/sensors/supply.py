@@ -1,7 +1,7 @@
-"""Switches a sensor's supply off and on through a GPIO, after it has failed again and again.
+"""Switches a sensor's supply off and on through a GPIO, after repeated failures.
 
-Many a DHT22 that has stopped answering comes back only when it loses its power. Used on the
-loop's thread; a pin that cannot be had is reported once, and the sensor is read as it is.
+A DHT22 that has stopped answering often comes back only after a loss of power. Used on the
+loop's thread. A pin that cannot be opened is reported once, and the sensor is read without it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SensorPower:
             _log.error("%s: power_pin %d cannot be switched: %s", sensor, pin, error)
 
     def wants_cycle(self, failures_in_a_row: int) -> bool:
-        """Whether to switch off now; asks for twice as many failures after each cycle in vain."""
+        """Return whether to switch off now; each cycle in vain doubles the required failures."""
         return self._device is not None and failures_in_a_row >= self._patience
 
     def off(self) -> None:

@@ -1,12 +1,12 @@
-"""A thin layer round the `schedule` library that keeps it on its grid.
+"""A thin layer around the `schedule` library that keeps it on its grid.
 
-schedule 1.2.2 lives on the wall clock: after a backward step of the clock it runs nothing until
-the clock is back where it was, a slow job moves all later runs, and a job that raises stays due
-and starves the others. Here its jobs take the time from a monotonic clock, come due on a grid
-(start, start + interval, ...) whatever the job before took, skip slots that were missed, and are
-logged and put back on the grid when they raise.
+schedule 1.2.2 uses the wall clock. After a backward step of the clock it runs nothing until the
+clock is back where it was. A slow job moves all later runs, and a job that raises stays due and
+starves the others. Here its jobs take the time from a monotonic clock, come due on a grid
+(start, start + interval, ...) however long the previous job took, and skip missed slots. A job that
+raises is logged and put back on the grid.
 
-Used by the node loop alone, on its thread.
+Used only by the node loop, on its thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ORIGIN = datetime.datetime(2000, 1, 1)
 class GridJob(schedule.Job):
     """A `schedule.Job` whose `next_run` is a monotonic time, counted from `_ORIGIN`.
 
-    `due_s` is when it is due next.
+    `due_s` is when it is next due.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class GridJob(schedule.Job):
 
 
 class Timetable:
-    """What is to be done when; times are those of the clock's `monotonic()`."""
+    """Runs actions when they are due; times are those of the clock's `monotonic()`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -75,7 +75,7 @@ class Timetable:
     ) -> GridJob:
         """Call `action(due_s)` at `start_s`, and every `interval_s` after it.
 
-        Actions with the same interval and start are one job: they share their slots to the last
+        Actions with the same interval and start form one job: they share their slots to the last
         bit, and a thousand of them take little more time than one.
         """
         if (interval_s, start_s) not in self._shared:
@@ -108,7 +108,7 @@ class Timetable:
 
     @property
     def next_due_s(self) -> float:
-        """When `run_due` has something to do again; infinity for never."""
+        """Return when `run_due` next has something to do; infinity for never."""
         return self._next_due_s
 
     def _jobs(self) -> list[GridJob]:

@@ -1,14 +1,13 @@
 """The threads that wait for sensors, so that the node loop never does.
 
-Reads on one bus are done one after another; buses do not wait for each other. A thread takes
-whichever bus is ready, those that answer at once before the others, so quick sensors share one
-thread and one wake-up. When buses have waited for `PATIENCE_S` and the node has not been computing
-meanwhile, so the threads must be held up by their sensors, as many again take part, up to one per
-bus; where reads are known to take their time, from the start. A thread that never comes back holds
-its own bus alone.
+Reads on one bus run one after another; buses do not wait for each other. A thread takes any bus
+that is ready, fast ones first, so quick sensors share one thread and one wake-up. If buses have
+waited for `PATIENCE_S` while the node was not computing, sensors must be holding the threads up,
+and the number of threads is doubled, up to one per bus. Buses whose reads are known to be slow get
+more threads from the start. A thread that never comes back blocks only its own bus.
 
-`Workers` is used on the loop's thread; the threads are daemons (a stuck read must not keep the
-process from ending) and only take batches and report outcomes.
+`Workers` is used on the loop's thread. The threads are daemons, because a stuck read must not keep
+the process from ending. They only take batches and report outcomes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _TASKS = Path("/proc/self/task")
 
 
 class ReadDone(msgspec.Struct, frozen=True):
-    """A read has ended; `bus_free` with the last one that its bus had to do."""
+    """A read has ended; `bus_free` if it was the last one queued for its bus."""
 
     outcome: ReadOutcome
     bus: str
@@ -48,10 +47,9 @@ class ReadDone(msgspec.Struct, frozen=True):
 class Workers:
     """Distributes reads over threads.
 
-    Outcomes come by `report_quietly` while there is more to do at once and `help_out` is to be
-    called again, and by `report` with the last one, and once in `PATIENCE_S`: the loop is woken
-    once for a whole tick of quick sensors.
-    Both are called on the threads.
+    Outcomes are passed to `report_quietly` while there is more to do at once and `help_out` is to
+    be called again. The last one goes to `report`, and so does one every `PATIENCE_S`. So the loop
+    is woken once for a whole tick of quick sensors. Both are called on the threads.
     """
 
     def __init__(
@@ -62,31 +60,31 @@ class Workers:
         self._report = report
         self._report_quietly = report_quietly
         self._ready: deque[list[SensorPort]] = deque()
-        """Sensors of one bus each."""
+        """Batches of sensors, one bus each."""
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._rings = 0
         """How many threads `begin` is to wake."""
         self._waiting: dict[str, list[SensorPort]] = {}
         self._busy: set[str] = set()
         self._took_s: dict[str, float] = {}
-        """Bus -> how long its reads took the last time, or the time before where that was less."""
+        """Bus -> how long its reads took the last time or the time before, whichever was less."""
         self._last_took_s: dict[str, float] = {}
         self._threads = 0
         self._at_work: set[int] = set()
         """The threads that are not waiting for the bell."""
         self._looks = 0
         self._looked_at: tuple[float, float] | None = None
-        """When buses were found waiting last, and `_processor_s` then."""
+        """When buses were last found waiting, and `_processor_s` at that time."""
         self._rang_s = 0.0
         self.next_look_s = math.inf
-        """When `help_out` wants to be called next; infinity for never."""
+        """When `help_out` must be called next; infinity for never."""
 
     def submit(self, port: SensorPort) -> None:
-        """Read `port` when `dispatch` is called next and its bus is free."""
+        """Read `port` after the next `dispatch`, when its bus is free."""
         self._waiting.setdefault(port.bus, []).append(port)
 
     def bus_free(self, bus: str) -> None:
-        """Take note of a `ReadDone.bus_free`."""
+        """Note a `ReadDone.bus_free`."""
         self._busy.discard(bus)
         if not self._busy:
             self.next_look_s = math.inf
@@ -98,7 +96,7 @@ class Workers:
             return
         self.next_look_s = min(self.next_look_s, now_s + PATIENCE_S)
         self._looks = 2
-        if not self._ready:  # else those that wait would never be helped where much comes due
+        if not self._ready:  # otherwise waiting buses would never be helped when much comes due
             self._looked_at = None
         self._rang_s = now_s
         slow = {bus for bus in buses if self._took_s.get(bus, 0.0) > PATIENCE_S}
@@ -109,14 +107,14 @@ class Workers:
 
     @property
     def begins_reads(self) -> bool:
-        """Whether `begin` has reads to begin; `next_look_s` is then within `PATIENCE_S`."""
+        """Return whether `begin` has reads to begin; `next_look_s` is then within `PATIENCE_S`."""
         return self._rings > 0
 
     def begin(self) -> None:
         """Let the threads read what was dispatched.
 
-        To be called right before the loop sleeps: a thread that is woken while the loop goes on
-        has to sleep once more, until the interpreter is free.
+        Call it right before the loop sleeps: a thread that is woken while the loop goes on has to
+        sleep once more, until the interpreter is free.
         """
         if self._rings and self._threads == 0:
             self.add_thread()
@@ -125,10 +123,10 @@ class Workers:
         self._rings = 0
 
     def help_out(self, now_s: float) -> None:
-        """Some time after `dispatch`: start threads if buses have found none in the meantime.
+        """Start threads if, some time after `dispatch`, buses still wait for one.
 
-        The loop, awake for this, also sees the outcomes that were reported quietly before one
-        sensor took its time; the second look is for a thread that was about to report.
+        The loop, awake for this, also sees the outcomes that were reported quietly before a slow
+        sensor. The second look is for a thread that was about to report.
         """
         if now_s < self.next_look_s:
             return
@@ -142,7 +140,7 @@ class Workers:
         self.next_look_s = now_s + PATIENCE_S
 
     def _was_computing(self, now_s: float) -> bool:
-        """Whether more threads would not help, for the processor is what there is too little of.
+        """Return whether more threads would not help, because the processor is the bottleneck.
 
         At the first look nothing is known yet.
         """
@@ -150,7 +148,7 @@ class Workers:
         return before is None or self._looked_at[1] - before[1] > (now_s - before[0]) / 2
 
     def _add_help(self) -> None:
-        """Double the threads that take part, as far as there are buses waiting."""
+        """Double the number of threads, up to the number of waiting buses."""
         idle = self._threads - len(self._at_work)
         for _ in range(min(max(len(self._at_work), 1), len(self._ready))):
             if idle > 0:
@@ -165,8 +163,8 @@ class Workers:
             name = f"bus-worker-{self._threads + 1}"
             try:
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
-            except RuntimeError as error:  # a limit on tasks, or no memory: those there are go on
-                _log.debug("no thread more for the sensors: %s", error)
+            except RuntimeError as error:  # a limit on tasks, or no memory: the others go on
+                _log.debug("cannot start another thread for the sensors: %s", error)
             else:
                 self._threads += 1
 
@@ -192,7 +190,7 @@ class Workers:
                 if index == last:
                     self._note(port.bus, now_s - began_s)
                 more = index < last or bool(self._ready)
-                # Nobody looks for what is quiet later on, and the next read may never end.
+                # No one looks for quiet outcomes later, and the next read may never end.
                 is_looking = self.next_look_s < math.inf
                 if more and is_looking and now_s - self._rang_s < PATIENCE_S:
                     self._report_quietly(done)
@@ -201,15 +199,15 @@ class Workers:
                     self._report(done)
 
     def _note(self, bus: str, took_s: float) -> None:
-        """A thread that the system has interrupted was not held up by its sensor."""
+        """Note how long a read took; an interrupted thread was not held up by its sensor."""
         self._took_s[bus] = min(took_s, self._last_took_s.get(bus, took_s))
         self._last_took_s[bus] = took_s
 
 
 def _processor_s() -> float:
-    """What our threads have had of the processor, and have waited for it; in seconds.
+    """Return how long our threads have run on the processor and waited for it, in seconds.
 
-    A machine with more to do than it can makes us wait, and then more threads make it worse
+    An overloaded machine makes threads wait, and more threads then make it worse
     (kernel scheduler/sched-stats.rst: the first two numbers of schedstat, in ns).
     """
     total_ns = 0

@@ -1,7 +1,7 @@
-"""The first configuration: asks what cannot be found out, tries it, and writes the file.
+"""The first configuration: asks for what cannot be detected, tries it, and writes the file.
 
-`dialog` asks on the terminal, `brokers` finds a broker and tries what was typed, `sensors` finds
-out what is attached and on which pins, and `configuration_file` turns the answers into a
-commented `node.toml`. Called by `sensor-node init`, on its only thread; nothing is written before
-everything has been answered.
+`dialog` asks on the terminal, `brokers` finds a broker and tries the answer, `sensors` finds the
+attached sensors and their pins, and `configuration_file` turns the answers into a commented
+`node.toml`. Called by `sensor-node init`, on its only thread; nothing is written before everything
+has been answered.
 """

@@ -1,4 +1,4 @@
-"""Finds MQTT brokers in this network, and tries whether the node can log in to one."""
+"""Finds MQTT brokers in this network, and checks whether the node can log in to one."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class FoundBroker(msgspec.Struct, frozen=True):
 
 
 def brokers_here() -> list[FoundBroker]:
-    """Return what mDNS knows (RFC 6763, `_mqtt._tcp`), and a broker on this computer.
+    """Return the brokers in mDNS (RFC 6763, `_mqtt._tcp`), and one on this computer.
 
-    Takes at most `_BROWSE_S`. Without avahi's tools only this computer is looked at.
+    Takes at most `_BROWSE_S`. Without avahi's tools, only this computer is checked.
     """
     found = [broker for service in (*_SERVICES, _HOME_ASSISTANT) for broker in _browse(service)]
     if _listens("127.0.0.1", _DEFAULT_PORT):
@@ -73,7 +73,7 @@ def _browse(service: str) -> list[FoundBroker]:
 
 
 def brokers_of(text: str, service: str) -> list[FoundBroker]:
-    """Return the brokers in what `avahi-browse --parsable` prints (avahi-browse(1))."""
+    """Return the brokers in the output of `avahi-browse --parsable` (avahi-browse(1))."""
     found = []
     for line in text.splitlines():
         # =;eth0;IPv4;broker;_mqtt._tcp;local;broker.local;192.0.2.7;1883;"..."
@@ -128,7 +128,7 @@ def ask_broker(dialog: Dialog, given: MqttTable | None, node: str) -> tuple[Mqtt
     """Return the broker, and whether the node can log in to it.
 
     Raises:
-        Unanswered: there is no further input, or no broker was given where nobody is asked.
+        Unanswered: there is no further input, or no broker was given and no question is asked.
     """
     mqtt = _ask_address(dialog) if given is None else given
     while True:
@@ -143,7 +143,7 @@ def ask_broker(dialog: Dialog, given: MqttTable | None, node: str) -> tuple[Mqtt
         if not dialog.asks:
             return mqtt, False
         again = _mended(dialog, mqtt, failed)
-        if again is None and dialog.confirm("Use this broker all the same?", default=False):
+        if again is None and dialog.confirm("Use this broker anyway?", default=False):
             return mqtt, False
         mqtt = again or _ask_address(dialog)
 
@@ -172,7 +172,7 @@ def _ask_address(dialog: Dialog) -> MqttTable:
 
 
 def _mended(dialog: Dialog, mqtt: MqttTable, failed: Step) -> MqttTable | None:
-    """Ask for what was missing; None where that cannot be known."""
+    """Ask for the missing setting; return None if it is not known which one is missing."""
     replace = msgspec.structs.replace
     if failed.name == "login":
         username = dialog.ask("User name at the broker (Enter for none)", str)

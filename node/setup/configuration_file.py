@@ -16,11 +16,11 @@ PASSWORD_FILE = "mqtt.password"
 
 _HEAD = """\
 # The configuration of a sensor node, written by `sensor-node init`.
-# `sensor-node check` says what is wrong with it, and `sensor-node drivers` lists every sensor.
+# `sensor-node check` finds mistakes in it, and `sensor-node drivers` lists every sensor.
 # After a change: {restart}
 """
 _SENSORS = """\
-# Every sensor is read each 30 s. Another interval: interval = "60s".
+# Every sensor is read every 30 s. For another interval: interval = "60s".
 # Corrections, limits and units: [sensor.channel.temperature] below a sensor.
 """
 
@@ -28,7 +28,7 @@ _SENSORS = """\
 def configuration_text(
     node: str, mqtt: MqttTable, sensors: Sequence[ChosenSensor], *, restart: str
 ) -> str:
-    """Return the file; `restart` is the command that has the node read it again."""
+    """Return the text of the file; `restart` is the command that makes the node read it again."""
     parts = [
         _HEAD.format(restart=restart),
         f"[node]\nname = {toml_value('name', node)}\n",
@@ -57,7 +57,7 @@ def _mqtt_lines(mqtt: MqttTable) -> list[str]:
         if mqtt.tls.ca_file is not None:
             lines.append(f"ca_file = {_path(mqtt.tls.ca_file)}")
         else:
-            lines.append("# The authorities that this system trusts. Another one: ca_file = ...")
+            lines.append("# Trusts this system's authorities. For another one: ca_file = ...")
     return lines
 
 

@@ -19,19 +19,19 @@ _WIDTH = 78
 
 
 class Unanswered(Exception):
-    """The input has ended, or a question without a default was not to be asked."""
+    """The input has ended, or a question without a default could not be asked."""
 
 
 class Dialog:
     """Asks, and repeats a question until its answer is valid."""
 
     def __init__(self, *, accept_defaults: bool) -> None:
-        """With `accept_defaults` the default is the answer to every question."""
+        """With `accept_defaults`, answer every question with its default."""
         self._accept_defaults = accept_defaults
 
     @property
     def asks(self) -> bool:
-        """Whether a person answers."""
+        """Return whether a person answers."""
         return not self._accept_defaults
 
     def say(self, text: str = "", *, indent: str = "") -> None:
@@ -47,9 +47,9 @@ class Dialog:
         print("\n".join(lines), flush=True)
 
     def ask(self, question: str, convert: Callable[[str], _Answer], default: str = "") -> _Answer:
-        """Return `convert` of what was typed, or of `default` for an empty line.
+        """Return `convert` of the typed line, or of `default` for an empty one.
 
-        `convert` raises ValueError with a sentence that says what is expected.
+        `convert` raises ValueError with a sentence that describes the expected answer.
 
         Raises:
             Unanswered: there is no further input, or the default is not valid.
@@ -65,7 +65,7 @@ class Dialog:
                 self.say(f"{error}")
 
     def confirm(self, question: str, *, default: bool) -> bool:
-        """Ask a question that is answered by yes or no.
+        """Ask a yes-or-no question.
 
         Raises:
             Unanswered: there is no further input.

@@ -1,4 +1,4 @@
-"""Finds out which sensors there are: by a scan, and by asking for those that no scan can find."""
+"""Finds the attached sensors: by a scan, and by asking for those that a scan cannot find."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ChosenSensor", "ask_sensors", "parse_sensor"]
 
 _DHTS = ("dht22", "dht11")
 _FREE_FOR_DHT = (17, 27, 22, 23, 24, 25, 5, 6, 12, 13, 16, 26, 18, 19, 20, 21)
-"""GPIOs of the 40-pin header without another task, the usual ones first."""
+"""GPIOs of the 40-pin header without another function, the usual ones first."""
 _ONE_WIRE_PIN = 4
 _RESERVED = {
     **dict.fromkeys((0, 1), "an add-on board's EEPROM"),
@@ -43,12 +43,12 @@ def parse_sensor(written: str) -> tuple[str, dict[str, str | int]]:
     """Return driver and options of `dht22:pin=17`, as `--sensor` takes it.
 
     Raises:
-        ValueError: there is no such driver, or an option is not of the form KEY=VALUE.
+        ValueError: the driver is unknown, or an option is not of the form KEY=VALUE.
     """
     word, _, rest = written.partition(":")
     driver = driver_called(word)
     if driver is None:
-        raise ValueError(f'there is no driver "{word}"; {suggestion(word)}')
+        raise ValueError(f'unknown driver "{word}"; {suggestion(word)}')
     options: dict[str, str | int] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
@@ -67,7 +67,7 @@ def ask_sensors(
     result: Scan,
     given: Sequence[tuple[str, dict[str, str | int]]],
 ) -> list[ChosenSensor]:
-    """Return the sensors of `--sensor`, those found that are wanted, and those asked for.
+    """Return the sensors of `--sensor`, the wanted ones of the scan, and those asked for.
 
     Raises:
         Unanswered: there is no further input.
@@ -76,7 +76,7 @@ def ask_sensors(
     taken: set[str] = set()
 
     def add(driver: str, options: dict[str, str | int], comment: str) -> None:
-        # Easier to type than what scan suggests, which has the address in it.
+        # Easier to type than the suggestion of scan, which contains the address.
         suggested = free_id(suggest_id(str(options.get("name", driver)), {}), taken)
         name = dialog.ask("  Its name", lambda text: _new_id(text, taken), suggested)
         taken.add(name)
@@ -101,7 +101,7 @@ def ask_sensors(
 
 
 def _wanted(dialog: Dialog, finding: Finding) -> Found | None:
-    """Ask whether what was found is to be read, and what it is where its address does not say."""
+    """Ask whether to read a finding, and which chip it is if its address does not say."""
     if finding.sensor is not None:
         found = finding.sensor
         dialog.say(f"Found: {finding.where}: {found.summary or found.driver}")
@@ -109,7 +109,7 @@ def _wanted(dialog: Dialog, finding: Finding) -> Found | None:
             dialog.say(f"It needs: {install_command(found.missing_extra)}", indent="  ")
         return found if dialog.confirm("  Read it?", default=True) else None
     if not finding.possible:
-        note = finding.note or "no sensor that is known here has this address"
+        note = finding.note or "no known sensor has this address"
         dialog.say(f"Found: {finding.where}: {note}.")
         return None
     dialog.say(f"Found: {finding.where}. Several chips use this address.")
@@ -120,10 +120,10 @@ def _wanted(dialog: Dialog, finding: Finding) -> Found | None:
 
 
 def _ask_dhts(dialog: Dialog, board: Board, used: set[str | int]) -> Iterator[tuple[str, int]]:
-    """Ask for the sensors with one data wire, which do not answer before they are asked."""
+    """Ask for the sensors with a single data wire, which a scan cannot find."""
     dialog.say(
-        "A DHT22 (also sold as AM2302) or DHT11 cannot be found by a scan, because its pin has "
-        "to be known."
+        "A scan cannot find a DHT22 (also sold as AM2302) or DHT11, because its pin has to be "
+        "known."
     )
     another = ""
     while True:
@@ -134,7 +134,7 @@ def _ask_dhts(dialog: Dialog, board: Board, used: set[str | int]) -> Iterator[tu
             return
         free = next((pin for pin in _FREE_FOR_DHT if _is_free(board, pin, used)), None)
         pin = dialog.ask(
-            "  GPIO of its data wire (the number after GPIO, not that of the header's pin)",
+            "  GPIO of its data wire (the GPIO number, not the pin number of the header)",
             lambda text: _pin(text, used),
             "" if free is None else str(free),
         )
@@ -175,5 +175,5 @@ def _new_id(written: str, taken: set[str]) -> str:
     except ValueError as error:
         raise ValueError(f"A name consists of {str(error).removeprefix('expected ')}.") from error
     if name == "cmd" or name in taken:
-        raise ValueError(f'"{name}" is taken already.')
+        raise ValueError(f'"{name}" is already taken.')
     return name

@@ -425,7 +425,7 @@ def test_a_sensor_that_is_removed_meanwhile_is_gone_as_well(bench: Bench) -> Non
     before = set(bench.hass.entities())
     bench.hass.stop()
     bench.run(*(sensor for sensor in SENSORS if sensor != "air"))
-    bench.node_says("taking back from Home Assistant")
+    bench.node_says("removing from Home Assistant")
     bench.hass.start()
     gone = {entity("air", "temperature"), entity("air", "humidity")}
     wait_until(lambda: set(bench.hass.entities()) == before - gone, 30, "the air is gone")

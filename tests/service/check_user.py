@@ -234,7 +234,7 @@ def test_without_sudo_the_printed_line_would_not_do(user):
         ("check", False, "valid"),
         ("check --json", False, '"ok":true'),
         ("status", False, "runs as process"),
-        ("doctor", False, "runs as process"),
+        ("doctor", False, "running as process"),
         ("read", False, "21.5"),
         ("read t --json", False, "21.5"),
         ("watch", True, "sensors/box"),
