@@ -204,11 +204,11 @@ def test_the_lesson_takes_the_broker_away_and_brings_it_back(tmp_path, monkeypat
             remark = lesson.remark()
             if remark not in seen:
                 seen.append(remark)
-            assert _listens(broker.port) == ("taken away" not in remark)
+            assert _listens(broker.port) == ("been stopped" not in remark)
             clock.sleep(1.0)
         assert _listens(broker.port)
     assert not _listens(broker.port)
-    words = ("another terminal", "unplugged", "again", "taken away", "is back", "was all")
+    words = ("another terminal", "unplugged", "again", "been stopped", "is back", "was all")
     assert len(seen) == len(words)
     assert all(word in remark for word, remark in zip(words, seen, strict=True))
     assert f"--port {broker.port}" in seen[0]

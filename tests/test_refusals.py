@@ -161,4 +161,4 @@ def test_dead_letters_are_sent_again_by_hand(start_node, temperature_file):
     assert all(any(letter[1] in body for body in payloads) for letter in letters)
     assert dead_letters(node.state_dir) == []
     assert ledger_in(node.state_dir).dead_letters == 0
-    assert resend(node, config).stdout == "the broker has refused no history\n"
+    assert resend(node, config).stdout == "the broker has not refused any history\n"

@@ -1191,7 +1191,7 @@ def test_plot_leaves_the_file_that_was_there_when_the_disk_is_full(tmp_path, out
         (["s0", "--channel", "x", "-o", "-"], 1, "s0 has no channel x: humidity, temperature"),
         (["s0", "--since", "soon", "-o", "-"], 2, "expected a duration"),
         (["s0", "--since", "2999-01-01", "-o", "-"], 2, "not in the past"),
-        (["s0", "-o", "/nonexistent/x.svg"], 1, "No such file"),
+        (["s0", "-o", "/nonexistent/x.svg"], 1, "cannot be written: No such file"),
         (["s0", "-o", "t.png"], 2, "t.png: plot writes SVG; end the name in .svg"),
         (["s0", "-o", "T.PDF"], 2, "plot writes SVG"),
         (["s0"], 2, "--output"),

@@ -65,7 +65,7 @@ With --yes it asks nothing, and accepts every default.
     },
     exit_codes={
         0: "the file is written, and broker and sensors answered",
-        1: "nothing was written; or the file is written, but the broker or a sensor did not answer",
+        1: "nothing was written; or it was, but the broker or a sensor is silent",
     },
     without=(78,),
 )

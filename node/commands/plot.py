@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"cannot write {arguments.output}: {error.strerror}", file=sys.stderr)
+        print(f"{arguments.output} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 

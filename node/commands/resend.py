@@ -1,4 +1,4 @@
-"""`sensor-node resend`: sends again what the broker once refused for good."""
+"""`sensor-node resend`: sends history again that the broker once refused for good."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = CommandHelp(
     details="""\
-Sends the batches of history again that the broker would not take: a reading above its size limit,
-or with a payload that it refuses. They are in the log, and `status` and `health` count them. What
-is refused for a reason that may pass, as a quota or an ACL, is not among them: it waits in the log,
-and the node sends it by itself.
+Sends the batches of history again that the broker refused for good: with a reading above its size
+limit, or a payload that it rejects. They are in the log, and `status` and `health` count them. A
+batch that is refused temporarily, for example by a quota or an ACL, is not among them: it waits in
+the log, and the node sends it by itself.
 
-What the broker takes now is removed from the log. A refused value of a retained topic is not sent:
-it would look like a value of now. The node has to be stopped meanwhile.
+Batches that the broker now accepts are removed from the log. A refused value of a retained topic is
+not sent, because it would look current. Stop the node first.
 """,
     examples={
         "sudo sensor-node resend": "after sudo systemctl stop sensor-node",
     },
     exit_codes={
-        0: "all of it was taken, or there was nothing",
+        0: "everything was accepted, or there was nothing to send",
         1: "something was refused again, the node runs, or the broker does not answer",
     },
 )
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _resend(log: OutboxFile, visit: Visit) -> int:
     letters = [(n, letter) for n, letter in log.dead_letters() if letter.topic.endswith("/history")]
     if not letters:
-        print("the broker has refused no history")
+        print("the broker has not refused any history")
         return 0
     visit.begin()
     try:
@@ -89,5 +89,5 @@ def _resend(log: OutboxFile, visit: Visit) -> int:
     log.remove_dead_letters(taken)
     for index, why in sorted(refused.items()):
         print(f"{visible(letters[index][1].topic)} was refused again: {why}", file=sys.stderr)
-    print(f"the broker has taken {len(taken)} of {count(letters, 'message')}")
+    print(f"the broker has accepted {len(taken)} of {count(letters, 'message')}")
     return 1 if refused else 0

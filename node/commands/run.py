@@ -46,7 +46,7 @@ LED.
     },
     exit_codes={
         0: "ended by a signal, or by the MQTT command restart",
-        1: "the state directory belongs to another node, or to the other kind of hardware",
+        1: "the state directory is another node's, or of the other kind of hardware",
     },
 )
 

@@ -48,8 +48,8 @@ table has to be valid.
         "sensor-node web --state-dir ./state --host 0.0.0.0": "another node, for the network",
     },
     exit_codes={
-        0: "ended by a signal; --is-enabled: [web] is enabled",
-        1: "it cannot listen there, or waitress is missing; --is-enabled: [web] is not enabled",
+        0: "ended by a signal; --is-enabled: the page is enabled",
+        1: "it cannot listen, or waitress is missing; --is-enabled: it is not",
         78: "the configuration cannot be read, or its [web] table is invalid",
     },
 )
