@@ -105,7 +105,7 @@ _AIR = (
         checked="not the reset values",
         witness=_id(0xD0, 0x60),
         check=bosch_has_converted,
-        quirks="the library polls a busy chip forever; each property measures anew",
+        quirks="the library polls a busy chip forever; each property measures again",
     ),
     ChipRow(
         name="bmp280",
@@ -594,7 +594,7 @@ _THERMOMETERS = (
         settle_s=0.3,
         # It has no identification. T_os, 80 °C at power-on, is left alone by the library.
         witness=Witness(0x03, 2, None),
-        quirks="has nothing to tell it by: any LM75 does",
+        quirks="cannot be identified: any LM75 fits",
     ),
     ChipRow(
         name="tc74",
@@ -705,7 +705,7 @@ _GAS = (
         addresses=(0x64, 0x65),
         # CO2 first: reading it measures, the others are what that measurement gave.
         reads=(Reads(CO2, "CO2"), _celsius(-40, 125, 2), _humidity()),
-        accuracy="±100 ppm ±10 %; temperature and humidity as the SHT4x beside it",
+        accuracy="±100 ppm ±10 %; temperature and humidity as the SHT4x next to it",
         source="Sensirion STCC4, table 1",
         asked=True,
         check=stcc4_faults,
@@ -931,7 +931,7 @@ _PROBES = (
             ),
         ),
         reads=(_celsius(-200, 850, 2),),
-        accuracy="±0.5 °C, the sensor's own tolerance beside it",
+        accuracy="±0.5 °C plus the sensor's own tolerance",
         source="Maxim 19-6478, Features, table 1",
         asked=True,
         checked="fault-detection cycle, thresholds",

@@ -54,7 +54,9 @@ def example_options(info: DriverInfo) -> Options:
         _expect(table.pop("driver", None) == info.name, f"the example is not of {info.name}")
         return msgspec.convert(table, info.options)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise NotConformant(f"the example of {info.name} is no configuration: {error}") from error
+        raise NotConformant(
+            f"the example of {info.name} is not a configuration: {error}"
+        ) from error
 
 
 class Conformance:
@@ -121,7 +123,7 @@ class Conformance:
                 for _ in range(2):
                     self._check_measurement(sensor.read(), sensor.channels)
             except SensorError as error:
-                raise NotConformant(f"a healthy sensor gives no reading: {error}") from error
+                raise NotConformant(f"a healthy sensor does not give a reading: {error}") from error
             finally:
                 self._close_twice(sensor)
 
@@ -140,7 +142,7 @@ class Conformance:
             _expect(opened[name].unit == unit, f"{name} is declared in {unit}")
 
     def _check_measurement(self, measurement: Measurement, channels: tuple[Channel, ...]) -> None:
-        _expect(isinstance(measurement, dict), f"{measurement!r} is no measurement")
+        _expect(isinstance(measurement, dict), f"{measurement!r} is not a measurement")
         names = [channel.name for channel in channels]
         _expect(set(measurement) == set(names), f"{sorted(measurement)} for the channels {names}")
         for channel in channels:

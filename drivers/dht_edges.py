@@ -111,4 +111,4 @@ def header_chip() -> str:
                     return path
         except OSError:
             continue
-    raise MissingSupport("there is no GPIO chip of a Pi that may be opened", _REMEDY)
+    raise MissingSupport("a Pi's GPIO chip is missing, or this user may not open it", _REMEDY)

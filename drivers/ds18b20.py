@@ -32,7 +32,7 @@ __all__ = ["DS18B20", "Ds18b20", "Ds18b20Options"]
 
 _BUS = "the 1-Wire bus"
 _GONE = "is not on the bus"
-_NOBODY = f"1-Wire is on, and nobody answers; {PULL_UP}"
+_NOBODY = f"1-Wire is on, but nothing answers; {PULL_UP}"
 _ENABLE = "switch 1-Wire on: dtoverlay=w1-gpio in config.txt, and reboot"
 
 # Lowest and highest, °C: values that are not used for real alarms.
@@ -214,7 +214,7 @@ class Ds18b20:
         if trouble := one_wire_trouble(self._board):
             return SensorNotFound(f"{self._address} {how}; {trouble.what}", trouble.hint)
         if strangers := self._bus.strangers():
-            hint = f"there is {', '.join(strangers)}, which no other sensor is read from: "
+            hint = f"there is {', '.join(strangers)}, which is not read by any other sensor: "
             hint += f"was it swapped? Else {PULL_UP}"
         elif others := [a for a in self._bus.addresses() if a != self._address]:
             hint = f"there is {', '.join(others)}; {PULL_UP}"

@@ -117,7 +117,7 @@ def one_wire_refusal(address: str) -> WrongDriver:
     There the kernel shows everything that the sensor holds, including its power-on value of 85 °C.
     """
     return WrongDriver(
-        f"{address} is on 1-Wire, and these files tell no power-on value from a measured one",
+        f"{address} is on 1-Wire, and these files do not tell a power-on value from a measured one",
         f'use driver = "ds18b20" and address = "{address}"',
     )
 

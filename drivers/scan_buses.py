@@ -104,7 +104,7 @@ def _switch_on(board: Board, line: str) -> str:
         "spi": "that brings a spidev",
         "w1-gpio": "such as a DS9490R (then: sudo modprobe ds2490 w1-therm)",
     }[kind]
-    return f"This computer is no Raspberry Pi, and needs a USB adapter {adapter}."
+    return f"This computer is not a Raspberry Pi, so it needs a USB adapter {adapter}."
 
 
 def forbidden(board: Board) -> list[MissingSupport]:

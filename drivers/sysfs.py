@@ -43,7 +43,7 @@ class SysfsOptions(Options, frozen=True, kw_only=True):
         if (self.path is None) == (self.name is None):
             raise ValueError("give the path of a file or folder, or the name of a device")
         if self.device is not None and self.name is None:
-            raise ValueError("device has a meaning only beside name")
+            raise ValueError("device only applies together with name")
 
     def bus(self) -> str:
         return f"sysfs {self.where()}"

@@ -295,7 +295,7 @@ def test_phantoms_on_the_bus_mean_a_missing_pull_up(board, address):
 def test_a_bus_that_is_on_and_empty_is_not_to_be_switched_on(board):
     board.attach("ds18b20", Ds18b20Options())
     board.one_wire.unplugged["28-0316a2795bff"] = lambda: True
-    with pytest.raises(SensorNotFound, match="1-Wire is on, and nobody answers; check 3V3"):
+    with pytest.raises(SensorNotFound, match="1-Wire is on, but nothing answers; check 3V3"):
         DS18B20.open(Ds18b20Options(), board).read()
 
 

@@ -236,7 +236,7 @@ def test_a_file_that_fails_with_eio_is_an_error_and_no_value(board):
     [
         ({}, "give the path of a file or folder, or the name of a device"),
         ({"path": "/x", "name": "bmp280"}, "give the path"),
-        ({"path": "/x", "device": "1-0076"}, "only beside name"),
+        ({"path": "/x", "device": "1-0076"}, "only applies together with name"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, says):

@@ -203,7 +203,7 @@ def test_a_swapped_sensor_names_the_new_one(board):
     board.attach("ds18b20", Ds18b20Options(address=C))
     with pytest.raises(SensorNotFound) as caught:
         sensors[0].read()
-    assert f"{A} is not on the bus; there is {C}, which no other" in str(caught.value)
+    assert f"{A} is not on the bus; there is {C}, which is not read" in str(caught.value)
     assert B not in str(caught.value), "that one is in use"
     assert sensors[1].read()
 

@@ -22,7 +22,7 @@ from drivers.sim.room import Air, Room
 __all__ = ["DEFAULT_AMOUNTS", "KINDS", "Fault", "FaultPlan", "fault_kinds"]
 
 KINDS = {
-    "unplug": "nobody answers",
+    "unplug": "nothing answers",
     "hang": "an answer does not come to an end",
     "crc": "answers are damaged on their way",
     "spike": "the temperature is off by `amount` °C",
