@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import shutil
+import sys
 
 from node.system.state_dir import DEFAULT_STATE_DIR
 
-__all__ = ["add_state_dir_argument", "positive"]
+__all__ = ["add_state_dir_argument", "own_command", "positive"]
+
+_PROGRAM = "sensor-node"
 
 
 def add_state_dir_argument(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +22,20 @@ def add_state_dir_argument(parser: argparse.ArgumentParser) -> None:
         help="the folder where the node keeps readings until the broker has them "
         f"(default: $STATE_DIRECTORY, else {DEFAULT_STATE_DIR})",
     )
+
+
+def own_command() -> str:
+    """Return how this user calls this program: `sensor-node`, or its path in an environment."""
+    program = sys.argv[0]
+    found = shutil.which(_PROGRAM)
+    if found is None and os.path.basename(program) == _PROGRAM:
+        return shlex.quote(os.path.relpath(program) if _is_below(program) else program)
+    return _PROGRAM
+
+
+def _is_below(program: str) -> bool:
+    """Whether a program lies below the current folder."""
+    return not os.path.relpath(program).startswith("..")
 
 
 def positive(written: str) -> float:

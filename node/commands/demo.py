@@ -10,8 +10,6 @@ import argparse
 import contextlib
 import importlib.util
 import re
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drivers.packages import install_command
-from node.cli.arguments import positive
+from node.cli.arguments import own_command, positive
 from node.cli.help_text import CommandHelp
 from node.commands.web import PAGE_IS_AT
 from node.config import load as configuration
@@ -175,8 +173,7 @@ class _Lesson:
     def __init__(self, broker: EmbeddedBroker, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._began_s = now_s()
-        program = "sensor-node" if shutil.which("sensor-node") else shlex.quote(sys.argv[0])
-        watch_it = f"{program} watch --host 127.0.0.1 --port {broker.port}"
+        watch_it = f"{own_command()} watch --host 127.0.0.1 --port {broker.port}"
         self._steps: list[tuple[float, str, Callable[[], None]]] = [
             (0, f"From another terminal: {watch_it}", _nothing),
             (

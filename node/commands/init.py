@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from drivers.scanning import scan
-from node.cli.arguments import add_state_dir_argument
+from node.cli.arguments import add_state_dir_argument, own_command
 from node.cli.exit_codes import EXIT_FAILED
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
@@ -296,6 +296,6 @@ def _say_next(dialog: Dialog, file: Path, *, simulate: bool) -> None:
     shown = shlex.quote(os.path.relpath(file) if file.parent == Path.cwd() else str(file))
     dialog.say("Start the node:")
     simulated = " --simulate" if simulate else ""
-    print(f"    sensor-node run --config {shown} --state-dir state{simulated}")
+    print(f"    {own_command()} run --config {shown} --state-dir state{simulated}")
     dialog.say("See what it publishes, in another terminal:")
-    print(f"    sensor-node watch --config {shown}")
+    print(f"    {own_command()} watch --config {shown}")

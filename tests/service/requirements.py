@@ -13,6 +13,6 @@ optional = project["optional-dependencies"]
 # A checkout is built where it is installed, as a user does it.
 wanted = [*metadata["build-system"]["requires"], *project["dependencies"]]
 for name, requirements in optional.items():
-    if name not in ("demo", "test", "chips"):
-        wanted += requirements
+    if name not in ("test", "chips"):
+        wanted += [text for text in requirements if not text.startswith(project["name"])]
 print("\n".join(dict.fromkeys(wanted)))
