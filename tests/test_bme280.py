@@ -10,7 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import FakeClock
 
-from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound, SensorTimeout
+from drivers.errors import (
+    BadFrame,
+    ImplausibleValue,
+    SensorError,
+    SensorNotFound,
+    SensorTimeout,
+    WrongDriver,
+)
 from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import SimulatedBme280
@@ -73,9 +80,12 @@ def test_an_absent_chip_names_the_other_address(board):
 
 
 def test_another_chip_at_the_address_is_refused(board, chip):
-    """A BMP280 has the id 0x58."""
+    """A BMP280 has the id 0x58, and its driver is named; nothing known has 0x59."""
     chip.registers[0xD0] = 0x58
-    with pytest.raises(BadFrame, match="0x58"):
+    with pytest.raises(WrongDriver, match='driver = "bmp280"'):
+        BME280.open(options(), board)
+    chip.registers[0xD0] = 0x59
+    with pytest.raises(BadFrame, match="0x59"):
         BME280.open(options(), board)
 
 

@@ -101,7 +101,9 @@ def _command_first(argv: Sequence[str]) -> list[str]:
 def _no_command(word: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    # Of those that are like it, one as long: a letter is mistaken more often than left out.
+    close = difflib.get_close_matches(word, COMMANDS)
+    close.sort(key=lambda name: abs(len(name) - len(word)))
     hint = f"did you mean {close[0]}?" if close else "sensor-node --help lists them"
     return f'unknown command "{word}"; {hint}'
 

@@ -66,9 +66,13 @@ def test_a_first_node_by_init(user, house_broker, subscriber):
         assert "sensors/attic/tank/state" in shown
         status = ".venv/bin/sensor-node status --config node.toml --state-dir state"
         assert "online" in user.does(status)
-    finally:
-        user.system.run("pkill", "-u", "pi", "-f", "sensor-node run", check=False)
+        process = json.loads(user.does(f"{status} --json"))["process"]
+        user.system.run("kill", str(process))
         node.communicate(timeout=20)
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode == 0
     subscriber.wait_for("sensors/attic/status", "offline")
 
 

@@ -26,6 +26,7 @@ MakeWheel = Callable[..., Path]
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that an installation needs, and the node as it is in this checkout."""
     folder = tmp_path_factory.mktemp("wheels")
+    folder.chmod(0o755)  # a login user of a container installs from it, too
     for wheel in WHEELS.glob("*.whl"):
         (folder / wheel.name).symlink_to(wheel)
     copy = tmp_path_factory.mktemp("checkout")
