@@ -12,12 +12,12 @@ from rich.cells import cell_len
 
 from node.mqtt.topic_filters import check_filter, covers, without_covered
 from node.system.terminal import sparkline, table, visible
+from node.watch.discovery import device_in
 from node.watch.gaps import HistoryLog, batch_in
 from node.watch.model import LiveModel
 from node.watch.payloads import Message, decimals_of, described, from_json, value_text, values_in
 from node.watch.rows import TableRow, WatchTime
 from node.watch.table import Picture, frame
-from node.watch.units import units_in
 
 
 def message(topic: str, payload: str | bytes, *, retained: bool = False) -> Message:
@@ -244,7 +244,7 @@ DISCOVERY = {
 
 
 def test_units_come_from_discovery():
-    assert units_in(json.dumps(DISCOVERY).encode()) == {
+    assert device_in(json.dumps(DISCOVERY).encode()).units == {
         ("home/sensors/n/air/state", "temperature"): "°C",
         ("home/sensors/n/air/state", "humidity"): "%",
         ("home/sensors/n/air/pressure", ""): "hPa",
@@ -283,10 +283,10 @@ anything = st.recursive(
 @given(anything)
 def test_no_json_disturbs_what_reads_discovery_and_history(content):
     payload = json.dumps({"cmps": {"x": content}, "readings": [content], "stream": "s"}).encode()
-    for key, unit in units_in(payload).items():
+    for key, unit in device_in(payload).units.items():
         assert isinstance(key, tuple)
         assert unit.isprintable()
-    assert units_in(json.dumps(content).encode()) is not None
+    assert device_in(json.dumps(content).encode()) is not None
     batch = batch_in(payload)
     assert batch is not None
     assert len(batch.readings) + batch.misshapen == 1

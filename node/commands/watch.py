@@ -13,9 +13,9 @@ from node.config.schema import HomeAssistantTable, HostName, MqttTable, TopicPat
 from node.config.tls import TlsFiles
 from node.config.values import parse_host
 from node.mqtt.topic_filters import check_filter
+from node.watch.discovery import Units
 from node.watch.model import units_of
 from node.watch.session import watch
-from node.watch.units import Units
 
 __all__ = ["HELP", "add_arguments", "run"]
 

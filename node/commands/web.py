@@ -9,6 +9,7 @@ import logging
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,12 +18,18 @@ from node.cli.arguments import add_state_dir_argument
 from node.cli.exit_codes import EXIT_CONFIG, EXIT_FAILED
 from node.cli.help_text import CommandHelp
 from node.config.reader import ConfigError, find_file
-from node.config.schema import HostName, WebTable
+from node.config.schema import HomeAssistantTable, HostName, MqttTable, WebTable
+from node.config.tls import TlsFiles
 from node.config.values import parse_host
 from node.system.clock import SystemClock
 from node.system.state_dir import find_state_dir
 from node.system.systemd import Service, catch_signals
 from node.web.settings import Settings, read_settings
+
+if TYPE_CHECKING:  # waitress may not be installed
+    from node.watch.discovery import Units
+    from node.web.server import Looker
+    from node.web.site import Site
 
 __all__ = ["HELP", "PAGE_IS_AT", "add_arguments", "run"]
 
@@ -42,15 +49,22 @@ and as CSV. It reads the log and never writes to it, and a running node is not d
 [web] in the configuration sets the address and the password; the options override it. The page
 listens on 127.0.0.1 by default. A configuration file is optional. If there is one, only its [web]
 table has to be valid.
+
+With --broker it serves a page of all nodes that a broker knows: the condition of each, its
+sensors, its problems and a link to its own page, those in most trouble first. The same is at
+/api/v1/fleet as JSON. Without an ADDRESS it is the configured broker, with its login and
+base_topic; then the whole configuration must be valid.
 """,
     examples={
         "sudo sensor-node web": "the node of the service; then open http://127.0.0.1:8080/",
         "sensor-node web --state-dir ./state --host 0.0.0.0": "another node, for the network",
+        "sudo sensor-node web --broker --port 8081": "all nodes of the configured broker",
+        "sensor-node web --broker 192.168.1.10": "all nodes of a broker that wants no login",
     },
     exit_codes={
         0: "ended by a signal; --is-enabled: the page is enabled",
         1: "it cannot listen, or waitress is missing; --is-enabled: it is not",
-        78: "the configuration cannot be read, or its [web] table is invalid",
+        78: "the configuration cannot be read, or [web] (--broker: any of it) is wrong",
     },
 )
 
@@ -58,6 +72,15 @@ table has to be valid.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="HOST", help="address to listen on; 0.0.0.0 or :: is all")
     parser.add_argument("--port", metavar="N", type=_port, help="default: 8080; 0 picks a free one")
+    parser.add_argument(
+        "--broker",
+        nargs="?",
+        type=_address,
+        const=True,  # the configured one; a text would be parsed as an address
+        metavar="ADDRESS",
+        help="all nodes that a broker knows; HOST, HOST:PORT or mqtts://HOST instead of the "
+        "configured one",
+    )
     parser.add_argument(
         "--last-good",
         metavar="FILE",
@@ -70,6 +93,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve nothing; the exit code says whether [web] is enabled",
     )
     add_state_dir_argument(parser)
+
+
+def _address(written: str) -> MqttTable:
+    from node.setup.brokers import parse_address
+
+    try:
+        return parse_address(written)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _port(text: str) -> int:
@@ -92,7 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("waitress") is None:
         print(f"the status page needs waitress: {install_command('web')}", file=sys.stderr)
         return EXIT_FAILED
-    return _serve(settings, arguments)
+    if arguments.broker is not None:
+        return _serve_fleet(settings, arguments)
+    return _serve_node(settings, arguments)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -119,15 +153,66 @@ def _host(written: str) -> HostName:
         raise SystemExit(2) from error
 
 
-def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+def _serve_node(settings: Settings, arguments: argparse.Namespace) -> int:
     from node.web.application import Application
-    from node.web.mdns import announced
-    from node.web.server import listening_socket, make_server
     from node.web.watcher import Watcher
 
-    table = settings.web
+    listener = _listener(settings.web)
+    if listener is None:
+        return EXIT_FAILED
+    watcher = Watcher(find_state_dir(arguments.state_dir), SystemClock())
+    health = watcher.look().health  # the one long scan, before anybody waits for an answer
+    name = health.node if health else settings.node
+    return _serve(Application(watcher, settings), listener, watcher, settings, name)
+
+
+def _serve_fleet(settings: Settings, arguments: argparse.Namespace) -> int:
+    from node.web.fleet import Fleet
+    from node.web.fleet_application import FleetApplication
+    from node.web.fleet_watcher import FleetWatcher
+
     try:
-        listener = listening_socket(table.host, table.port)
+        mqtt, prefix, units = _broker(arguments)
+    except ConfigError as error:
+        print(error.report(for_owner=sys.stderr.isatty()), file=sys.stderr)
+        return EXIT_CONFIG
+    words = tuple(filter(None, (mqtt.host, mqtt.username)))
+    settings = msgspec.structs.replace(settings, broker=words)
+    listener = _listener(settings.web)
+    if listener is None:
+        return EXIT_FAILED
+    tls = None if mqtt.tls is None else TlsFiles(mqtt.tls)
+    fleet = Fleet(mqtt.base_topic, units, masked=settings.masked)
+    watcher = FleetWatcher(mqtt, SystemClock(), fleet, tls_context=tls, prefix=prefix)
+    application = FleetApplication(watcher, settings, mqtt.address)
+    watcher.start()
+    try:
+        return _serve(application, listener, watcher, settings, "all nodes")
+    finally:
+        watcher.stop()
+
+
+def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, str, Units]:
+    """Return the broker, the prefix of discovery there, and the units of the configured node.
+
+    Raises:
+        ConfigError: the configuration is wrong, or there is none.
+    """
+    if isinstance(arguments.broker, MqttTable):
+        return arguments.broker, HomeAssistantTable().prefix, {}
+    from node.config.load import load
+    from node.watch.model import units_of
+
+    config = load(find_file(arguments.config))
+    return config.mqtt, config.homeassistant.prefix, units_of(config)
+
+
+def _listener(table: WebTable) -> socket.socket | None:
+    """Return a socket where the page listens; None, with the reason printed, if it cannot."""
+    from node.web.server import listening_socket
+
+    try:
+        return listening_socket(table.host, table.port)
     except OSError as error:
         what = error.strerror or error
         print(
@@ -135,11 +220,18 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
             "with [web] host and port, or --host and --port",
             file=sys.stderr,
         )
-        return EXIT_FAILED
-    watcher = Watcher(find_state_dir(arguments.state_dir), SystemClock())
-    watcher.look()  # the one long scan, before the first request
+        return None
+
+
+def _serve(
+    application: Site, listener: socket.socket, watcher: Looker, settings: Settings, name: str
+) -> int:
+    from node.web.mdns import announced
+    from node.web.server import make_server
+
+    table = settings.web
     service = Service(SystemClock())
-    server = make_server(Application(watcher, settings), listener, watcher, service)
+    server = make_server(application, listener, watcher, service)
     catch_signals(_end)
     port = listener.getsockname()[1]
     url = _url(table.host, port)
@@ -150,8 +242,6 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
         _log.warning("the password and the page cross the network unencrypted, without TLS")
     elif table.on_the_network:
         _log.warning("everybody on the network can read the page: set [web] password to prevent it")
-    node = watcher.look().health
-    name = node.node if node else settings.node
     announce = announced(name, port) if table.on_the_network else contextlib.nullcontext(False)
     with announce:
         service.ready()

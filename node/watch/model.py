@@ -18,6 +18,7 @@ import msgspec
 from node.config.schema import Config
 from node.system.terminal import visible
 from node.topics import Topics
+from node.watch.discovery import Discovered, Units
 from node.watch.payloads import (
     NOT_CHANNELS,
     Message,
@@ -38,13 +39,13 @@ from node.watch.rows import (
     Value,
     WatchTime,
 )
-from node.watch.units import DiscoveredUnits, Units
 
 __all__ = ["LiveModel", "units_of"]
 
 MAX_ROWS = 2000
 _ARRIVALS = 9
 _MAX_TOPIC = 1000
+_MAX_PATH = 500
 _PASSED_OVER = 3
 """After this many plain values in a row, the model concludes that the state is not sent now."""
 _CLOCKS_DIFFER_S = 2.0
@@ -82,16 +83,18 @@ class LiveModel:
         *,
         others: bool = False,
         all_simulated: bool = False,
+        max_rows: int = MAX_ROWS,
     ) -> None:
         """`others`: topics that do not belong to a node get a row, too.
 
         `all_simulated`: only simulated readings are expected, so the rows do not mention it.
         """
+        self._max_rows = max_rows
         self._base = tuple(base_topic.split("/"))
         self.others = others
         self.all_simulated = all_simulated
         self._units = units or {}
-        self.discovered = DiscoveredUnits()
+        self.discovered = Discovered()
         self._series: dict[tuple[Levels, str], _Series] = {}
         """Keyed by the levels of the row's name, and the channel."""
         self._status: dict[Levels, str] = {}
@@ -131,7 +134,7 @@ class LiveModel:
             self._status[whose] = visible(described(message.payload), 12)
 
     def _room_beside(self, kept: Sized) -> bool:
-        if len(kept) >= MAX_ROWS:
+        if len(kept) >= self._max_rows:
             self.full = True
             return False
         return True
@@ -175,7 +178,8 @@ class LiveModel:
         """Return the series that `value` was added to; None if a state covers it, or if full."""
         series = self._series.get((whose, channel))
         if series is None:
-            if not self._room_beside(self._series):
+            if len(channel) > _MAX_PATH or not self._room_beside(self._series):
+                self.full = True
                 return None
             history: deque[float] = deque(maxlen=HISTORY)
             arrivals: deque[float] = deque(maxlen=_ARRIVALS)
@@ -201,11 +205,22 @@ class LiveModel:
         """Forget what is online: after a loss of the link, only new messages can say."""
         self._status.clear()
 
+    @property
+    def known(self) -> dict[Levels, None]:
+        """(node,) and (node, sensor) of all that have a status or a value, as an ordered set."""
+        return dict.fromkeys([*self._status, *(one.sensor for one in self._series.values())])
+
+    def status(self, whose: Levels) -> str:
+        """Return the status of (node,) or (node, sensor) by itself; `?` if it is not known."""
+        return self._status.get(whose, "?")
+
+    def is_simulated(self, node: str) -> bool:
+        return node in self._simulated
+
     def rows(self, now: WatchTime, *, linked: bool = True) -> list[TableRow]:
         """Return rows by node, sensor and channel; without a link none of them is current."""
         rows = {key: self._row(*key, series, now) for key, series in self._series.items()}
-        known = {series.sensor for series in self._series.values()} | self._status.keys()
-        nodes_with_sensors = {sensor[:1] for sensor in known if len(sensor) == 2}
+        nodes_with_sensors = {sensor[:1] for sensor in self.known if len(sensor) == 2}
         with_values = {series.sensor for series in self._series.values()} | nodes_with_sensors
         for whose in self._status.keys() - with_values:
             said = "no reading" if len(whose) == 2 else "no sensor"
@@ -232,19 +247,23 @@ class LiveModel:
             every_s=_every_s(series.arrivals),
             history=tuple(series.history),
             decimals=series.decimals,
+            whose=series.sensor,
+            expires_s=self.discovered.expires_s(series.topic, series.path),
         )
 
     def _silent(self, whose: Levels, said: str) -> TableRow:
         """Return the row of a node or sensor without a value."""
         what = self._shown(self._base + whose)
-        return TableRow(what, "", said, "", None, self._status_of(whose), None, (), silent=True)
+        return TableRow(
+            what, "", said, "", None, self._status_of(whose), None, (), silent=True, whose=whose
+        )
 
     def _shown(self, whose: Levels) -> str:
         return visible("/".join(whose if self.others else whose[len(self._base) :]))
 
     def unit(self, topic: str, path: str) -> str:
         """Return the unit from the node's discovery, else from a local configuration."""
-        return self.discovered.get(topic, path) or self._units.get((topic, path), "")
+        return self.discovered.unit(topic, path) or self._units.get((topic, path), "")
 
     def history_unit(self, topic: str) -> Callable[[str, str], str]:
         """Return a function for units of (sensor, path) on `topic`: those of the sensor's state."""

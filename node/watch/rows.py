@@ -56,6 +56,10 @@ class TableRow(msgspec.Struct, frozen=True):
     """The most decimals of any value so far, so that the point does not move."""
     silent: bool = False
     """The node or sensor does not have a value yet."""
+    whose: tuple[str, ...] = ()
+    """(node, sensor), as they are in the topic; () for a topic that does not belong to a node."""
+    expires_s: float | None = None
+    """How long after its reading the value is valid; None if the node does not say it."""
 
     @property
     def name(self) -> str:

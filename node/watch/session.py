@@ -12,32 +12,27 @@ import math
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from node.config.schema import MqttTable
-from node.mqtt.connection import BrokerConnection, Change
-from node.mqtt.events import Arrived, BrokerEvent, Subscription
 from node.mqtt.topic_filters import covers, without_covered
 from node.system.clock import SystemClock
 from node.system.terminal import is_plain
+from node.watch.discovery import Units, discovery_filter
 from node.watch.gaps import HistoryLog
-from node.watch.inbox import Inbox
 from node.watch.lines import JsonLines, TextLines
 from node.watch.model import LiveModel
 from node.watch.payloads import Message
 from node.watch.rows import WatchTime
-from node.watch.units import Units, discovery_filter
+from node.watch.subscriber import Subscriber
 
 __all__ = ["watch"]
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_GOODBYE_S = 0.5
-_THREAD_CHECK_S = 5.0
 _STUCK_S = 1.0
 """A running loop handles a signal within this time."""
 
@@ -94,10 +89,10 @@ def watch(
     model = LiveModel(mqtt.base_topic, units, others=others, all_simulated=all_simulated)
     log = HistoryLog() if history else None
     discovery = None if as_json else discovery_filter(prefix)
-    watcher = _Watcher(mqtt, wanted, discovery, model, log)
+    watcher = _Watcher(mqtt, tls_context, wanted, discovery, model, log)
     live = None if as_json else _live_table(model, log, title or topics, topics)
     view = live or (JsonLines(model, log) if as_json else TextLines(model, log))
-    watcher.connect(tls_context)
+    watcher.connect()
     try:
         with watcher.signals(live), live or contextlib.nullcontext():
             watcher.run(view, seconds, go_on, remark)
@@ -133,6 +128,7 @@ class _Watcher:
     def __init__(
         self,
         mqtt: MqttTable,
+        tls_context: Any,
         wanted: tuple[str, ...],
         discovery: str | None,
         model: LiveModel,
@@ -144,33 +140,30 @@ class _Watcher:
         self._model = model
         self._history = history
         self._clock = SystemClock()
-        self._inbox = Inbox()
-        self._link: BrokerConnection
         self._live: _LiveView | None = None
-        self._thread_check_s = self._clock.boot_s() + _THREAD_CHECK_S
-        self._reached = self._lost = False
+        self._view: _View
+        also = () if discovery is None else (discovery,)
+        self._subscriber = Subscriber(
+            mqtt,
+            self._clock,
+            name="sensor-node-watch",
+            tls_context=tls_context,
+            filters=(*wanted, *also),
+            on_message=self._arrived,
+            on_again=self._connected_again,
+        )
         self._asked_to_end_s = math.inf
         self.heard = False
 
-    def connect(self, tls_context: Any) -> None:
-        also = () if self._discovery is None else (self._discovery,)
-        self._link = BrokerConnection(
-            self._mqtt,
-            self._clock,
-            client_id=f"sensor-node-watch-{uuid.uuid4().hex[:5]}",
-            tls_context=tls_context,
-            report=self._inbox.report,
-            subscribe=tuple(map(Subscription, without_covered((*self._wanted, *also)))),
-        )
-        self._link.start()
+    def connect(self) -> None:
+        self._subscriber.connect()
 
     def disconnect(self) -> None:
-        self._inbox.close()
-        self._link.disconnect(wait_s=_GOODBYE_S)
+        self._subscriber.disconnect()
 
     def explain(self) -> None:
         """Log why nothing could be shown."""
-        if not self._reached:
+        if not self._subscriber.reached:
             _log.warning("no connection to %s", self._mqtt.address)
         elif not self.heard:
             _log.warning("no message on %s", ", ".join(self._wanted))
@@ -196,7 +189,7 @@ class _Watcher:
             if now_s - self._asked_to_end_s > _STUCK_S:
                 raise KeyboardInterrupt  # a second request: a write to the terminal may block
             self._asked_to_end_s = min(self._asked_to_end_s, now_s)
-        self._inbox.signalled(number)
+        self._subscriber.signalled(number)
 
     def run(
         self,
@@ -205,26 +198,16 @@ class _Watcher:
         go_on: Callable[[], bool],
         remark: Callable[[], str],
     ) -> None:
+        self._view = view
         end_s = self._clock.boot_s() + (seconds or math.inf)
         while math.isinf(self._asked_to_end_s) and go_on():
             left_s = end_s - self._clock.boot_s()
             if left_s <= 0:
                 break
-            for event in self._inbox.wait(min(_TICK_S, left_s)):
-                if isinstance(event, int):
-                    self._obey(event)
-                else:
-                    self._broker_event(event, view)
-            self._mind_network_thread()
-            view.tick(self._link.connected, self._link.described, self._now(), remark())
-
-    def _mind_network_thread(self) -> None:
-        now_s = self._clock.boot_s()
-        if now_s >= self._thread_check_s:
-            self._thread_check_s = now_s + _THREAD_CHECK_S
-            if not self._link.alive:
-                self._lost = True
-                self._link.restart()
+            for number in self._subscriber.turn(min(_TICK_S, left_s)):
+                self._obey(number)
+            link = self._subscriber
+            view.tick(link.connected, link.described, self._now(), remark())
 
     def _now(self) -> WatchTime:
         return WatchTime(self._clock.boot_s(), self._clock.utc_s())
@@ -239,26 +222,17 @@ class _Watcher:
         elif number == signal.SIGWINCH:
             self._live.resized()
 
-    def _broker_event(self, event: BrokerEvent, view: _View) -> None:
-        change = self._link.follow(event)
-        if change is Change.DOWN:
-            self._lost = True
-        elif change is Change.UP:
-            self._reached = True
-            if self._lost:
-                self._lost = False
-                self._model.forget_status()
-                if self._history is not None:
-                    self._history.interrupted()
-                _log.warning("connected to %s again", self._mqtt.address)
-        if isinstance(event, Arrived):
-            self._arrived(Message(event.topic, event.payload, event.retained), view)
+    def _connected_again(self) -> None:
+        self._model.forget_status()
+        if self._history is not None:
+            self._history.interrupted()
+        _log.warning("connected to %s again", self._mqtt.address)
 
-    def _arrived(self, message: Message, view: _View) -> None:
+    def _arrived(self, message: Message) -> None:
         if self._discovery is not None and covers(self._discovery, message.topic):
             self._model.discovered.learn(message.topic, message.payload)
         if any(covers(one, message.topic) for one in self._wanted):
             self.heard = True
             now = self._now()
             self._model.add(message, now)
-            view.show(message, now)
+            self._view.show(message, now)

@@ -1,4 +1,6 @@
-"""The status page: a separate process that reads the log, and never writes it.
+"""The status page, and the page of all nodes: separate processes from the node.
+
+The status page reads the log, and never writes it:
 
     outbox.db ──► watcher ──► summary ──► buckets (per channel: the last hour, and two days)
                      │
@@ -8,9 +10,16 @@
                        └───► metrics ─────► Prometheus    │        (routes, login)   (waitress)
     outbox.db ──► export ──► CSV ─────────────────────────┘
 
-`requests` parses requests, `login` checks passwords, `mdns` announces the page. `settings` reads
-the page's part of the configuration, and only the page's own secret. `static/` has the style sheet
-and the script. README.md in this folder documents the answers, and has the measurements.
+The page of all nodes (`web --broker`) shows what a subscriber hears:
+
+    broker ──► fleet_watcher ──► fleet (on node.watch.model) ──► fleet_page ──► HTML ┐
+               (a thread)                     └────────────────► api ─────────► JSON ├─► fleet_
+                                                                                     ┘ application
+
+`site` has what both applications share, `document` the frame of all pages. `requests` parses
+requests, `login` checks passwords, `mdns` announces the page. `settings` reads the page's part of
+the configuration, and only the page's own secret. `static/` has the style sheet and the script.
+README.md in this folder documents the answers, and has the measurements.
 
 `sensor-node run` does not import this package.
 """

@@ -11,9 +11,17 @@ from node import __version__
 from node.plot.buckets import Span, merged
 from node.plot.text import clean
 from node.system.clock import utc_text
+from node.web.fleet import FleetView
 from node.web.view import NodeView, SensorView
 
-__all__ = ["encoded", "history_answer", "node_answer", "now_answer", "sensor_answer"]
+__all__ = [
+    "encoded",
+    "fleet_answer",
+    "history_answer",
+    "node_answer",
+    "now_answer",
+    "sensor_answer",
+]
 
 
 def now_answer(node: NodeView, sensors: tuple[SensorView, ...]) -> dict[str, Any]:
@@ -135,6 +143,53 @@ def history_answer(
             {"time": utc_text(mark.at_ms), "count": mark.count}
             for mark in (sensor.sensor.marks if sensor.sensor else ())
             if mark.at_ms >= start_ms
+        ],
+    }
+
+
+def fleet_answer(view: FleetView, broker: str) -> dict[str, Any]:
+    """Return all nodes, in the order of the page; `broker`: "" if it must not be named."""
+    return {
+        "time": utc_text(round(view.utc_s * 1000)),
+        "broker": broker or None,
+        "connected": view.connected,
+        "link": view.link,
+        "nodes_online": view.online,
+        "complete": not view.full,
+        "nodes": [
+            {
+                "name": node.name,
+                "condition": node.condition,
+                "words": node.words,
+                "simulated": node.simulated,
+                "page": node.page or None,
+                "version": node.version or None,
+                "health_age_s": node.health_age_s,
+                "problems": list(node.problems),
+                "sensors_online": node.online,
+                "sensors": [
+                    {
+                        "id": sensor.id,
+                        "state": sensor.state,
+                        "why": sensor.why or None,
+                        "age_s": sensor.age_s,
+                        "last_error": sensor.last_error or None,
+                        "channels": [
+                            {
+                                "channel": channel.name,
+                                "value": channel.value,
+                                "text": channel.text,
+                                "unit": channel.unit,
+                                "current": not channel.why,
+                                "why": channel.why or None,
+                            }
+                            for channel in sensor.channels
+                        ],
+                    }
+                    for sensor in node.sensors
+                ],
+            }
+            for node in view.nodes
         ],
     }
 

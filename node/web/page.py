@@ -5,20 +5,18 @@ All text from the log or the configuration goes through `esc`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from urllib.parse import quote, urlencode
-
-import msgspec
 
 from node.plot.buckets import SPANS, Span
 from node.plot.svg import Plot, render
 from node.plot.text import age_text, esc, label_of, number_text, slug
 from node.plot.times import LocalZone
 from node.system.terminal import count
+from node.web.document import Assets, document, page_links, problem_list
 from node.web.page_facts import counts_of, events_section, footer_of, node_section
 from node.web.view import ChannelView, NodeView, SensorView
 
-__all__ = ["PER_PAGE", "Assets", "index_page", "plot_of", "sensor_page", "sensors_of_page"]
+__all__ = ["PER_PAGE", "index_page", "plot_of", "sensor_page", "sensors_of_page"]
 
 PER_PAGE = 24
 """Sensors per page; this bounds the page's size."""
@@ -28,13 +26,6 @@ _STATE_WORDS = {
     "stopped": "not running",
     "unknown": "unknown",
 }
-
-
-class Assets(msgspec.Struct, frozen=True):
-    """The addresses of the style sheet and the script, which change with their content."""
-
-    style: str
-    script: str
 
 
 def plot_of(
@@ -78,7 +69,7 @@ def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
     body = [
         _header(node),
         '<main id="main">',
-        _problems(node.problems),
+        problem_list(node.problems),
         '<section aria-label="Sensors"><div class="bar"><h2>Sensors</h2>',
         _span_links(span, page),
         "</div>",
@@ -86,13 +77,13 @@ def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
         *(_card(sensor, span, node.known.now.utc_ms) for sensor in shown),
         "</div>",
         "" if shown else '<p class="empty">No sensor has given a reading yet.</p>',
-        _page_links(span, page, pages),
+        page_links(page, pages, f"span={span.name}&amp;"),
         "</section>",
         node_section(node),
         events_section(node),
         "</main>",
     ]
-    return _document(f"{node.name} · sensor-node", body, node, assets)
+    return document(f"{node.name} · sensor-node", body, footer_of(node), assets)
 
 
 def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
@@ -101,7 +92,7 @@ def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
     body = [
         _header(node),
         '<main id="main"><p class="back"><a href="/">← all sensors</a></p>',
-        _problems(node.problems),
+        problem_list(node.problems),
         f'<article class="card wide" data-sensor="{esc(sensor.id)}">',
         _card_head(sensor, linked=False),
         _card_error(sensor),
@@ -115,24 +106,7 @@ def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
             body.append(f"<figure><figcaption>{span.label}</figcaption>{render(plot)}</figure>")
         body.append("</div>")
     body += [counts_of(sensor), "</article></main>"]
-    return _document(f"{sensor.id} · {node.name}", body, node, assets)
-
-
-def _document(title: str, body: Sequence[str], node: NodeView, assets: Assets) -> str:
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{esc(title)}</title>"
-        f'<link rel="stylesheet" href="{assets.style}">'
-        f'<link rel="icon" href="/icon.svg" type="image/svg+xml">'
-        f'<script src="{assets.script}" defer></script>'
-        '<noscript><meta http-equiv="refresh" content="30"></noscript>'
-        "</head><body>"
-        '<p id="lost" class="problem" role="alert" hidden>This page has lost its connection: '
-        "what it shows is old.</p>"
-        f"{''.join(body)}{footer_of(node)}</body></html>"
-    )
+    return document(f"{sensor.id} · {node.name}", body, footer_of(node), assets)
 
 
 def _header(node: NodeView) -> str:
@@ -160,11 +134,6 @@ def _condition(node: NodeView) -> str:
     return "running" if node.online == len(node.sensors) else "sensor-offline"
 
 
-def _problems(problems: Iterable[str]) -> str:
-    items = "".join(f"<li>{esc(problem)}</li>" for problem in problems)
-    return f'<ul class="problem" role="alert">{items}</ul>' if items else ""
-
-
 def _span_links(span: Span, page: int) -> str:
     def link(other: Span) -> str:
         query = urlencode({"span": other.name, **({"page": page} if page > 1 else {})})
@@ -173,18 +142,6 @@ def _span_links(span: Span, page: int) -> str:
 
     links = "".join(map(link, SPANS.values()))
     return f'<nav class="spans" aria-label="Time shown in the plots">{links}</nav>'
-
-
-def _page_links(span: Span, page: int, pages: int) -> str:
-    if pages == 1:
-        return ""
-    links = []
-    if page > 1:
-        links.append(f'<a rel="prev" href="/?span={span.name}&amp;page={page - 1}">← before</a>')
-    links.append(f"<span>{page} of {pages}</span>")
-    if page < pages:
-        links.append(f'<a rel="next" href="/?span={span.name}&amp;page={page + 1}">more →</a>')
-    return f'<nav class="pages" aria-label="Pages">{"".join(links)}</nav>'
 
 
 def _card(sensor: SensorView, span: Span, now_ms: int) -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from waitress.adjustments import Adjustments
 from waitress.channel import ClientDisconnected, HTTPChannel
@@ -21,9 +22,8 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from node.system.systemd import Service
-from node.web.watcher import Watcher
 
-__all__ = ["Server", "listening_socket", "make_server"]
+__all__ = ["Looker", "Server", "listening_socket", "make_server"]
 
 THREADS = 4
 MAX_CONNECTIONS = 250
@@ -44,6 +44,15 @@ _SEND_BUFFER_BYTES = 64 * 1024
 default grows up to tcp_wmem, 4 MB, which holds a whole export before the client has read it."""
 
 
+class Looker(Protocol):
+    """What the page shows; `look` keeps it up to date even without requests."""
+
+    on_progress: Callable[[], object]
+    """Called now and then during a look that takes long."""
+
+    def look(self) -> object: ...
+
+
 def listening_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens on the address; `::` also accepts IPv4.
 
@@ -58,7 +67,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 def make_server(
-    application: Any, listener: socket.socket, watcher: Watcher, service: Service
+    application: Any, listener: socket.socket, watcher: Looker, service: Service
 ) -> Server:
     """Return a server on a listening socket; call its `run`."""
     for name in ("waitress", "waitress.queue"):
@@ -125,7 +134,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         listener: socket.socket,
         adjustments: Adjustments,
         dispatcher: ThreadedTaskDispatcher,
-        watcher: Watcher,
+        watcher: Looker,
         service: Service,
     ) -> None:
         self._chores = _Chores(watcher, service)
@@ -192,7 +201,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
 class _Chores:
     """A task that the worker threads run in addition to the requests."""
 
-    def __init__(self, watcher: Watcher, service: Service) -> None:
+    def __init__(self, watcher: Looker, service: Service) -> None:
         self._watcher = watcher
         self._service = service
         self._queued = False

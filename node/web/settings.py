@@ -43,6 +43,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether everybody on the network can read the page."""
         return self.web.on_the_network and self.password is None
 
+    def masked(self, text: str) -> str:
+        """Return a text of the node, without the broker's host and login if all can read it."""
+        if not self.open_to_all or not self.broker:
+            return text
+        words = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in self.broker)
+        return re.sub(words, "...", text)
+
 
 def read_settings(source: Path, last_good: Path | None = None) -> Settings:
     """Read the file; if it is not TOML, read `last_good`, the copy that the node keeps.

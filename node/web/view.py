@@ -7,7 +7,7 @@ log that is no longer written cannot say so.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -89,7 +89,7 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
     """Look into the log, and return the view. The caller must hold `watcher.lock`."""
     known = watcher.look()
     if settings.open_to_all:
-        known = _without(settings.broker, known)
+        known = _masked(known, settings.masked)
     health = known.health
     if known.problem:
         state = "unknown"
@@ -112,15 +112,8 @@ def view_of(watcher: Watcher, settings: Settings) -> NodeView:
     )
 
 
-def _without(words: tuple[str, ...], known: Known) -> Known:
-    """Return what is known, with the words masked that are not for everybody."""
-    if not words:
-        return known
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))
-
-    def masked(text: str) -> str:
-        return pattern.sub("...", text)
-
+def _masked(known: Known, masked: Callable[[str], str]) -> Known:
+    """Return what is known, without the words that are not for everybody."""
     health = known.health
     if health is not None:
         problems = [masked(text) for text in health.problems]

@@ -168,6 +168,11 @@ function whatIsShown() {
 
 async function refresh() {
   try {
+    if (document.body.hasAttribute("data-whole")) {
+      await wholePage();
+      lost(false);
+      return;
+    }
     const now = await (await ask("/api/v1/now?" + whatIsShown())).json();
     const changed = signature !== null && signature !== now.signature;
     signature = now.signature;
