@@ -67,7 +67,7 @@ def test_a_first_node_by_init(user, house_broker, subscriber):
         status = ".venv/bin/sensor-node status --config node.toml --state-dir state"
         assert "online" in user.does(status)
         process = json.loads(user.does(f"{status} --json"))["process"]
-        user.system.run("kill", str(process))
+        user.does(f"kill {process}")
         node.communicate(timeout=20)
     finally:
         node.kill()
