@@ -174,7 +174,8 @@ place_files() {
     install -m 755 "$here/deploy/update" "$root/update"
     # The documents, in the folders that their links name.
     rm -rf "$root/doc"
-    (cd "$here" && find README.md deploy drivers node -name '*.md' -type f \
+    (cd "$here" && find README.md deploy drivers node -type f \
+        \( -name '*.md' -o -path 'deploy/wiring/*.svg' \) \
         -exec install -D -m 644 {} "$root/doc/{}" \;)
     for unit in sensor-node.service sensor-node-update.service sensor-node-web.service; do
         install -m 644 "$here/deploy/$unit" "$units/$unit"

@@ -27,8 +27,8 @@ CONFIG_README = (ROOT / "node" / "config" / "README.md").read_text()
 DRIVERS_README = (ROOT / "drivers" / "README.md").read_text()
 READMES = [
     str(file.relative_to(ROOT))
-    for folder in (".", "deploy", "drivers/**", "node/**")
-    for file in sorted(ROOT.glob(f"{folder}/README.md"))
+    for page in ("README.md", "deploy/*.md", "drivers/**/README.md", "node/**/README.md")
+    for file in sorted(ROOT.glob(page))
 ]
 
 CONFIG = """

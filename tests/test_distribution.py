@@ -132,3 +132,25 @@ def test_the_text_on_an_index_is_short_and_has_no_dead_link(metadata):
     assert 500 < len(text) < 3000
     assert re.findall(r"\]\((?!https://)[^)]*\)|<img", text) == []
     assert "DHT22" in text
+
+
+@pytest.mark.parametrize("attributes", [True, False])
+def test_an_archive_made_on_windows_has_the_line_ends_of_unix(tmp_path, attributes):
+    """Git for Windows converts text on its way out; a Pi does not run `bash\\r`.
+
+    The control, without .gitattributes, shows that it would.
+    """
+    for name in ("deploy/install.sh", "deploy/cloud-init/user-data", ".gitattributes"):
+        if attributes or name != ".gitattributes":
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    run("git", "init", "-q", folder=tmp_path)
+    run("git", "add", "--all", folder=tmp_path)
+    who = ("-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false")
+    run("git", *who, "commit", "-q", "--no-verify", "-m", "all", folder=tmp_path)
+    windows = ("-c", "core.autocrlf=true")
+    run("git", *windows, "archive", "--output=all.tar", "HEAD", "deploy", folder=tmp_path)
+    with tarfile.open(tmp_path / "all.tar") as tar:
+        texts = [tar.extractfile(member) for member in tar.getmembers() if member.isfile()]
+        ends = {b"\r\n" in text.read() for text in texts if text is not None}
+    assert ends == {not attributes}

@@ -55,6 +55,26 @@ def test_a_link_to_nowhere_would_be_found():
     assert broken_links(ROOT / "README.md", text) == ["gone.md", "#b", "node/README.md#gone", "#"]
 
 
+def names_on_an_index(text: str) -> list[str]:
+    """Commands that ask an index for the project by a name that it does not own there."""
+    return re.findall(r"\bpipx? (?:install|download|wheel)\b[^`\n]*\bpi-sensor-node\b.*", text)
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "pyproject.toml", "deploy/man/sensor-node.1"])
+def test_what_is_installed_comes_from_the_checkout(name):
+    """Anyone may register `pi-sensor-node`; what they publish there must not be installed."""
+    assert names_on_an_index((ROOT / name).read_text()) == []
+
+
+def test_a_command_that_asks_an_index_would_be_found():
+    assert names_on_an_index("`pip install 'pi-sensor-node[web]'`") != []
+    assert names_on_an_index("pip install '.[web]'\nthe distribution pi-sensor-node") == []
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 160
+
+
 def test_a_report_of_a_fault_brings_what_is_needed():
     form = (ROOT / ".github" / "ISSUE_TEMPLATE" / "fault.yml").read_text()
     for command in ("sensor-node doctor --json", "sensor-node status --json"):

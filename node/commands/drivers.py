@@ -15,6 +15,7 @@ from drivers.name_sentences import about
 from drivers.names import driver_called, drivers_matching, suggestion
 from drivers.packages import install_command, missing_package
 from drivers.registry import UnknownDriver, driver_names, find_driver
+from drivers.wiring import as_text, wirings_of
 from node.cli.help_text import CommandHelp
 from node.cli.option_text import OptionText, describe_options
 from node.system.terminal import table
@@ -30,8 +31,8 @@ HELP = CommandHelp(
     details="""\
 Without a WORD, lists every driver, including those of other packages. With the name of a driver,
 or a common name of its sensor (am2302, DS18B20+), shows its options, channels, accuracy and the
-source of that, its peculiarities, and an example. With any other word, lists the drivers whose
-name, alias or summary contains it.
+source of that, the wiring of the most common ones, its peculiarities, and an example. With any
+other word, lists the drivers whose name, alias or summary contains it.
 """,
     examples={
         "sensor-node drivers": "all of them",
@@ -176,6 +177,8 @@ def _in_full(info: DriverInfo) -> str:
     parts += [table([("CHANNEL", "UNIT", "RANGE"), *channels]), ""]
     if options:
         parts += [table([("OPTION", "DEFAULT", "VALUE"), *options]), ""]
+    for wiring in wirings_of(info.name):
+        parts += [f"Wiring: {as_text(wiring)}", ""]
     remarks = (("Accuracy", info.accuracy), ("Source", info.source), ("Mind", info.quirks))
     parts += [_remark(f"{title}:", text) for title, text in remarks if text]
     parts += [""] * any(text for _, text in remarks)

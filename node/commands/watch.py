@@ -61,7 +61,7 @@ whether it is online, how often it is published, and a trend. Rows come and go w
 Units come from the nodes' discovery messages. With --topic it also shows other topics; with
 --history it shows the readings that a node sends after an outage, and those that are missing.
 
-On a terminal (with `pip install rich`) the output is a live table, until Ctrl-C; otherwise, or
+On a terminal (with the package rich) the output is a live table, until Ctrl-C; otherwise, or
 with NO_COLOR, a line for each message.
 """,
     examples={

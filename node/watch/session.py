@@ -117,7 +117,9 @@ def _live_table(
     try:
         from node.watch.screen import LiveTable
     except ImportError:
-        _log.warning("for a live table: pip install rich")
+        from drivers.packages import install_command
+
+        _log.warning("for a live table: %s", install_command("view"))
         return None
     return LiveTable(model, history, title=title, topics=topics)
 
