@@ -5,8 +5,10 @@ For messages; this module neither installs nor runs a package.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -34,13 +36,14 @@ def missing_package(info: DriverInfo) -> str:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs the packages of one of our extras in this environment.
+    """Return the command that brings the packages of an extra of ours into this very environment.
 
-    pip finds the installed project by its name, and adds the extra's packages. So the command needs
-    neither an index nor a checkout with the project. A system Python that its distribution manages
-    refuses pip without an option (PEP 668); an environment without pip is uv's or pipx's.
+    It names the packages, not the project: anyone may register the project's name on an
+    index, and pip looks there for it as soon as a package cannot be had. A
+    system Python that its distribution manages refuses pip unless it is told (PEP 668); an
+    environment without pip is uv's or pipx's.
     """
-    wanted = shlex.quote(f"{_PROJECT}[{extra}]")
+    wanted = shlex.join(_requirements(extra) or [f"{Path(__file__).parents[1]}[{extra}]"])
     sudo = "" if os.access(sysconfig.get_path("purelib"), os.W_OK) else "sudo "
     if sys.prefix == sys.base_prefix:
         managed = Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
@@ -48,7 +51,7 @@ def install_command(extra: str) -> str:
         return f"{sudo}{sys.executable} -m pip install{force} {wanted}"
     if importlib.util.find_spec("pip") is None:
         if "pipx" in Path(sys.prefix).parts:
-            return f"pipx install --force {wanted}"
+            return f"pipx inject {shlex.quote(Path(sys.prefix).name)} {wanted}"
         if shutil.which("uv"):
             return f"{sudo}uv pip install --python {shlex.quote(sys.executable)} {wanted}"
         return (
@@ -61,3 +64,26 @@ def install_command(extra: str) -> str:
     if pip.exists():
         return f"{sudo}{shlex.quote(str(pip))} install {wanted}"
     return f"{sudo}{shlex.quote(sys.executable)} -m pip install {wanted}"
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return what an extra of the installed project lists, and the extras that it is made of.
+
+    Empty where the project is not installed, as in a checkout that is only on the path, or is so
+    in a version without this extra.
+    """
+    try:
+        lines = importlib.metadata.requires(_PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    found: list[str] = []
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        if marker.replace("'", '"').strip() != f'extra == "{extra}"':
+            continue
+        if own := re.fullmatch(rf"{_PROJECT}\[(.*)\]", requirement.strip()):
+            for part in own[1].split(","):
+                found += _requirements(part)
+        else:
+            found.append(requirement.strip())
+    return found

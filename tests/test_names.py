@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -291,8 +293,15 @@ def environment(tmp_path, monkeypatch):
     return tmp_path
 
 
+SHT31D = next(
+    shlex.quote(line.partition(";")[0])
+    for line in importlib.metadata.requires("pi-sensor-node") or []
+    if line.startswith("adafruit-circuitpython-sht31d")
+)
+
+
 def test_the_command_is_that_of_the_environments_own_pip(environment, monkeypatch):
-    wanted = "'pi-sensor-node[sht31d]'"
+    wanted = SHT31D
     python = environment / "bin" / "python"
     assert install_command("sht31d") == f"{python} -m pip install {wanted}"
     pip = environment / "bin" / "pip"
@@ -307,7 +316,7 @@ def test_the_command_is_that_of_the_environments_own_pip(environment, monkeypatc
 def test_the_command_where_the_distribution_manages_python_or_there_is_no_pip(
     environment, monkeypatch
 ):
-    wanted = "'pi-sensor-node[sht31d]'"
+    wanted = SHT31D
     python = environment / "bin" / "python"
     monkeypatch.setattr(sys, "base_prefix", str(environment))
     assert install_command("sht31d") == f"{python} -m pip install {wanted}"
@@ -318,3 +327,28 @@ def test_the_command_where_the_distribution_manages_python_or_there_is_no_pip(
     assert install_command("sht31d").startswith(f"{python} -m ensurepip && ")
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/uv")
     assert install_command("sht31d") == f"uv pip install --python {python} {wanted}"
+    monkeypatch.setattr(sys, "prefix", "/home/pi/.local/share/pipx/venvs/node")
+    assert install_command("sht31d") == f"pipx inject node {wanted}"
+
+
+def test_the_command_never_asks_an_index_for_the_project_by_its_name():
+    """Anyone may register it. An extra that is made of others brings what each of them does."""
+    names = {
+        found[1]
+        for line in importlib.metadata.requires("pi-sensor-node") or []
+        if (found := re.search(r'extra == "(\w+)"', line))
+    }
+    assert {"demo", "chips", "web"} <= names
+    for extra in names:
+        command = install_command(extra)
+        assert "pi-sensor-node" not in command
+        assert extra not in ("demo", "web") or "waitress<4" in command
+
+
+def test_the_command_of_a_project_that_is_not_installed_names_the_checkout(monkeypatch):
+    def requires(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    checkout = Path(packages.__file__).parents[1]
+    assert install_command("web").endswith(f"pip install '{checkout}[web]'")

@@ -654,4 +654,4 @@ def test_where_there_can_be_no_table_it_prints_lines(house, terminal, tmp_path, 
     shown.type("\x03")
     assert shown.wait() == 0
     assert b"\x1b" not in shown.written
-    assert (b"pi-sensor-node[view]" in shown.written) == ("rich" in why)
+    assert (b"for a live table: " in shown.written) == ("rich" in why)
