@@ -38,6 +38,14 @@ def run(*command: str, folder: Path, **env: str) -> str:
     return done.stdout
 
 
+def commit_all(folder: Path) -> None:
+    """Make a repository of the folder."""
+    run("git", "init", "-q", folder=folder)
+    run("git", "add", "--all", folder=folder)
+    who = ("-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false")
+    run("git", *who, "commit", "-q", "--no-verify", "-m", "all", folder=folder)
+
+
 @pytest.fixture(scope="module")
 def files() -> list[str]:
     """Those of the repository, with what is not committed yet."""
@@ -56,10 +64,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, files: list[str]) -> Path
     for name in files:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
-    run("git", "init", "-q", folder=checkout)
-    run("git", "add", "--all", folder=checkout)
-    who = ("-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false")
-    run("git", *who, "commit", "-q", "--no-verify", "-m", "all", folder=checkout)
+    commit_all(checkout)
     run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", folder=checkout)
     (archive,) = (checkout / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
@@ -144,10 +149,7 @@ def test_an_archive_made_on_windows_has_the_line_ends_of_unix(tmp_path, attribut
         if attributes or name != ".gitattributes":
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
-    run("git", "init", "-q", folder=tmp_path)
-    run("git", "add", "--all", folder=tmp_path)
-    who = ("-c", "user.name=test", "-c", "user.email=test", "-c", "commit.gpgsign=false")
-    run("git", *who, "commit", "-q", "--no-verify", "-m", "all", folder=tmp_path)
+    commit_all(tmp_path)
     windows = ("-c", "core.autocrlf=true")
     run("git", *windows, "archive", "--output=all.tar", "HEAD", "deploy", folder=tmp_path)
     with tarfile.open(tmp_path / "all.tar") as tar:

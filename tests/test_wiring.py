@@ -21,6 +21,7 @@ from drivers.registry import find_driver
 from drivers.wiring import HEADER, WIRINGS, Pad, Wiring, as_text, wirings_of
 
 GUIDE = "deploy/GUIDE.md"
+SVG = "{http://www.w3.org/2000/svg}"
 README = (ROOT / "drivers" / "README.md").read_text().partition("\n## Wiring\n")[2]
 every_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=lambda wiring: wiring.name)
 
@@ -50,7 +51,7 @@ ROW_OF = {"dht22": "`dht22`", "ds18b20": "`ds18b20`", "i2c": "`bme280`", "max318
 def texts_of(wiring: Wiring) -> list[str]:
     """Each text of the picture's file."""
     root = ElementTree.fromstring((PICTURES / f"{wiring.name}.svg").read_text())
-    return ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    return ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
 
 
 def pins_in(texts: list[str]) -> dict[str, str]:
@@ -72,6 +73,32 @@ def options_of(wiring: Wiring):
     table = dict(line.split(" = ") for line in wiring.example.splitlines())
     keys = {key: msgspec.json.decode(value) for key, value in table.items()}
     return msgspec.convert(keys, find_driver(keys.pop("driver")).options)
+
+
+@every_wiring
+def test_every_line_leads_from_the_pin_to_the_pad_that_names_it(wiring):
+    """As drawn: the pin in whose circle a line begins, and the text at whose height it ends."""
+    root = ElementTree.fromstring((PICTURES / f"{wiring.name}.svg").read_text())
+    texts = [
+        (float(text.get("x", 0)), float(text.get("y", 0)), "".join(text.itertext()))
+        for text in root.iter(f"{SVG}text")
+    ]
+    pins = {(x, y - 3): text for x, y, text in texts if text.isdecimal()}
+    assert len(pins) == 40
+    wanted = {y - 4: m[1] for _, y, text in texts if (m := re.search(r" pin (\d+), ", text))}
+    found = {}
+    for path in root.iter(f"{SVG}path"):
+        line = re.fullmatch(r"M(\d+),(\d+)(?:L\d+,(\d+)H(\d+))?V(\d+)H350", path.get("d", ""))
+        if line is None or not path.get("class", "").startswith("w "):
+            continue
+        if line[3]:
+            x, y = int(line[1]) - 6, int(line[2])
+            pin = next(pins[x, y + side] for side in (6, -6) if (x, y + side) in pins)
+            lane = line[4], line[3]
+        else:  # a branch, from the same upright wire as the line before
+            assert (line[1], line[2]) == lane
+        found[float(line[5])] = pin
+    assert found == wanted
 
 
 def test_the_header_is_that_of_the_board():
@@ -210,6 +237,12 @@ def test_the_guide_shows_the_picture_and_then_its_configuration(wiring):
     text = (ROOT / GUIDE).read_text()
     before, picture_of_it, after = text.partition(f"](wiring/{wiring.name}.svg)")
     assert picture_of_it, f"{GUIDE} does not show {wiring.name}.svg"
+    described = before.rpartition("![")[2]
+    for pin, name in re.findall(r"pin (\d+) \(([^)]+)\)", described):
+        assert HEADER[int(pin) - 1] == name
+    if "as above" not in described:
+        used = {pad.pin for part in wiring.parts for pad in part.left} - {None}
+        assert {int(pin) for pin in re.findall(r"pin (\d+)", described)} == used
     tables = [block for block in blocks_of(GUIDE) if block.language == "toml"]
     follows = next(block for block in tables if block.start > len(before))
     assert wiring.example in follows.text
