@@ -4,12 +4,13 @@
 
 A log of two days as of a greenhouse, with a gap, a sensor that is gone, readings from before the
 clock was set, and rejected values; a real node's lock on it; Chromium in light, dark, and as a
-phone.
+phone. For the page of all nodes a broker, and what five nodes would publish.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import random
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chromium import Chromium
-from support import replaced
+from support import Mosquitto, Subscriber, replaced, wait_until
 from web_log import health_text, log_of
 from web_support import WebProcess
 
@@ -132,11 +133,80 @@ def main() -> int:
                 page.go(web.url + path)
                 page.wait_for("document.getElementById('zone').textContent.includes('Berlin')")
                 save(page.picture("webp"), PICTURES / f"{picture}.webp")
+            picture_fleet(browser, Path(name))
         finally:
             browser.close()
             web.kill()
             os.close(lock)
     return 0
+
+
+NODES: dict[str, dict[str, dict[str, tuple[float, str]]]] = {
+    "attic": {"roof": {"temperature": (9.4, "°C")}, "air": {"temperature": (14.1, "°C")}},
+    "cellar": {"air": {"temperature": (12.6, "°C"), "humidity": (61.2, "%")}},
+    "garage": {"freezer": {"temperature": (-18.9, "°C")}},
+    "greenhouse": {
+        "air": {"temperature": (21.7, "°C"), "humidity": (48.3, "%")},
+        "tank": {"temperature": (17.44, "°C")},
+    },
+    "lab": {"air": {"temperature": (20.3, "°C"), "humidity": (44.8, "%")}},
+}
+"""Node -> sensor -> channel -> value and unit."""
+
+
+def picture_fleet(browser: Chromium, folder: Path) -> None:
+    broker = Mosquitto(folder).start()
+    publisher = Subscriber(broker.port)
+    web = WebProcess(folder / "state", "--broker", f"127.0.0.1:{broker.port}", folder=folder)
+    try:
+        publish_fleet(publisher)
+        wait_until(lambda: len(web.get("/api/v1/fleet").json["nodes"]) == len(NODES))
+        wait_until(lambda: "no health" not in web.get("/").text)
+        for picture, options in (
+            ("fleet", {"width": 1180, "height": 760}),
+            ("fleet-phone", {"width": 390, "height": 844, "scale": 1.5, "phone": True}),
+        ):
+            page = browser.page(**options)
+            page.go(web.url)
+            page.wait_for("document.getElementById('zone').textContent.includes('Berlin')")
+            save(page.picture("webp"), PICTURES / f"{picture}.webp")
+    finally:
+        web.kill()
+        publisher.close()
+        broker.stop()
+
+
+def publish_fleet(publisher: Subscriber) -> None:
+    """As five nodes: one is offline, one has a broken sensor, one is simulated."""
+
+    def say(topic: str, payload: object) -> None:
+        text = payload if isinstance(payload, str) else json.dumps(payload)
+        publisher.client.publish(topic, text, 1)
+
+    trouble = "no thermometer with this address; check 3V3, the data wire and the 4.7 kΩ pull-up"
+    for node, sensors in NODES.items():
+        components = {
+            f"{sensor}.{channel}": {
+                "stat_t": f"sensors/{node}/{sensor}/state",
+                "val_tpl": f"{{{{ value_json['{channel}'] }}}}",
+                "unit_of_meas": unit,
+            }
+            for sensor, channels in sensors.items()
+            for channel, (_, unit) in channels.items()
+        }
+        device = {"dev": {"cu": f"http://{node}.local:8080/"}, "cmps": components}
+        say(f"homeassistant/device/{node}/config", device)
+        say(f"sensors/{node}/status", "offline" if node == "cellar" else "online")
+        for sensor, channels in sensors.items():
+            say(f"sensors/{node}/{sensor}/state", {c: v for c, (v, _) in channels.items()})
+            say(
+                f"sensors/{node}/{sensor}/availability", "offline" if sensor == "roof" else "online"
+            )
+        told = {name: {"last_error": trouble} if name == "roof" else {} for name in sensors}
+        health = {"version": "0.1.0", "simulated": node == "lab", "sensors": told}
+        if node == "garage":
+            health["problems"] = ["the supply is too weak (under-voltage): use another one"]
+        say(f"sensors/{node}/health", health)
 
 
 def save(picture: bytes, file: Path) -> None:
