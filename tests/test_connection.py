@@ -206,7 +206,7 @@ def test_a_failure_to_connect_is_put_into_words(error, says):
         (ConnectionRefusedError(111, "refused"), "is the broker running, and the port right?"),
         (ConnectionResetError(104, "reset"), "b:8883: no TLS handshake"),
         (certificate_error(62), "is not for b;"),
-        (certificate_error(10), "has expired; renew it, or check this clock"),
+        (certificate_error(10), "has expired; renew it, or check this computer's clock"),
         (certificate_error(9), "is this computer's clock right?"),
         (certificate_error(19), "set [mqtt.tls] ca_file to the CA that signed it"),
         (ssl.SSLError(1, "wrong version number"), "is this the broker's TLS port"),

@@ -652,10 +652,10 @@ def test_history_that_is_denied_waits_in_the_log_and_the_rest_goes_on(
         config = sysfs_config(mosquitto.port, {"s": temperature_file}, interval="0.2s")
         node = start_node(with_outbox(config, history_interval="0.2s"))
         wait_until(lambda: subscriber.on("sensors/test/health") and subscriber.health()["problems"])
-        assert "takes no history for now: Not authorized" in subscriber.health()["problems"][0]
+        assert "rejects history at present: Not authorized" in subscriber.health()["problems"][0]
         seen = ledger_in(node.state_dir).last_seq
         wait_until(lambda: ledger_in(node.state_dir).last_seq >= seen + 10)
-        assert len(node.log_lines("does not take sensors/test/history: Not authorized")) == 1
+        assert len(node.log_lines("rejected sensors/test/history: Not authorized")) == 1
         node.terminate()
         letters = [topic for topic, _, _ in dead_letters(node.state_dir)]
         assert "sensors/test/history" not in letters
@@ -688,9 +688,9 @@ def test_a_broker_that_does_not_acknowledge_is_left_for_another_connection(
     broker = ScriptedBroker(answer)
     config = sysfs_config(broker.port, {"s": temperature_file}, interval="0.5s")
     node = start_node(with_outbox(config, history_interval="0.5s"))
-    node.wait_for_log("connecting anew", seconds=10 + PATIENCE_S)
+    node.wait_for_log("reconnecting", seconds=10 + PATIENCE_S)
     (line,) = node.log_lines("has not acknowledged a message for")
-    waited = re.search(r"for (\d+)s; connecting anew", line)
+    waited = re.search(r"for (\d+)s; reconnecting", line)
     assert waited is not None, line
     assert 10 <= int(waited[1]) < 15, "twice the keepalive"
     wait_until(lambda: len(node.log_lines("connected to")) == 2)

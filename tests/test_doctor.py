@@ -379,7 +379,7 @@ def test_a_client_certificate_that_is_missing(tmp_path, file, start_broker):
         assert list(report.failed) == ["TLS"]
         assert "client certificate" in report.failed["TLS"] + report.one("TLS")["remedy"]
         if version == "tlsv1.3":
-            assert "wants a client certificate" in report.failed["TLS"]
+            assert "requires a client certificate" in report.failed["TLS"]
             assert report.one("TLS")["remedy"] == "set [mqtt.tls] cert_file and key_file"
 
 

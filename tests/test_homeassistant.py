@@ -625,7 +625,7 @@ def test_home_assistant_that_starts_is_told_everything(broker, start_node, topic
 @pytest.mark.parametrize(
     ("settings", "why", "remedy"),
     [
-        ("max_packet_size 3000", "above the broker's maximum packet size of 3000; ", "raise that"),
+        ("max_packet_size 3000", "exceed the broker's maximum packet size of 3000; ", "raise that"),
         ("acl_file acl", "Not authorized; ", "allow the topic in the broker's ACL"),
     ],
     ids=["too large", "denied"],
@@ -647,7 +647,7 @@ def test_a_discovery_message_that_the_broker_does_not_take_is_a_problem_of_healt
 
         wait_until(lambda: subscriber.on("sensors/test/health") and problems())
         (problem,) = problems()
-        assert problem.startswith(f"the broker does not take {topic}: ")
+        assert problem.startswith(f"the broker rejected {topic}: ")
         assert why in problem
         assert problem.endswith(f"{remedy}, or set [homeassistant] enabled = false")
         assert node.log.count(problem) == 1
@@ -664,7 +664,7 @@ def test_a_discovery_message_that_is_taken_again_is_no_problem_any_more(
     """The limit was raised, and the broker started again."""
     mosquitto = Mosquitto(tmp_path, "max_packet_size 3000").start()
     node = start_two(start_node, mosquitto.port)
-    node.wait_for_log("does not take homeassistant")
+    node.wait_for_log("rejected homeassistant")
     mosquitto.stop()
     again = Mosquitto(tmp_path, port=mosquitto.port).start()
     try:

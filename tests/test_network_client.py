@@ -138,4 +138,4 @@ def test_what_a_paho_without_the_hooks_publishes_is_refused_by_its_code(
 
     broker = ScriptedBroker(answer)
     node = start_node(sysfs_config(broker.port, {"s": temperature_file}), env=newer_paho)
-    node.wait_for_log("does not take sensors/test/s/state: Not authorized")
+    node.wait_for_log("rejected sensors/test/s/state: Not authorized")

@@ -813,7 +813,7 @@ def test_a_page_that_is_gone_costs_its_own_readings_alone_and_they_are_counted(
     again.commit()
     assert 4800 < len(found) < 5000
     assert again.dropped == 5000 - len(found)
-    assert "unsent readings could be kept" in caplog.text
+    assert "unsent readings were recovered" in caplog.text
 
 
 def test_a_damaged_log_on_a_full_disk_is_copied_when_there_is_room(tmp_path, clock, monkeypatch):

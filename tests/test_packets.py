@@ -111,7 +111,7 @@ def test_a_refusal_that_paho_does_not_know_costs_a_message_and_not_the_connectio
 
     broker = ScriptedBroker(answer)
     node = start_node(sysfs_config(broker.port, {"s": temperature_file}, interval="0.2s"))
-    node.wait_for_log("does not take sensors/test/s/state: Packet too large")
+    node.wait_for_log("rejected sensors/test/s/state: Packet too large")
     wait_until(lambda: states >= 5)
     assert connects == 1
     assert len(node.log_lines("Packet too large")) == 1

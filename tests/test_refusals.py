@@ -78,7 +78,7 @@ def test_history_that_is_refused_for_now_waits_and_is_sent(start_node, temperatu
     )
     node.terminate()
     assert not dead_letters(node.state_dir)
-    assert len(node.log_lines("does not take sensors/test/history")) == 1
+    assert len(node.log_lines("rejected sensors/test/history")) == 1
 
 
 @pytest.mark.parametrize("code", [0x80, 0x97])
@@ -116,7 +116,7 @@ def test_an_acl_that_is_mended_has_cost_no_reading(
     try:
         config = sysfs_config(mosquitto.port, {"s": temperature_file}, interval="0.2s")
         node = start_node(f'{config}\n[outbox]\nhistory_interval = "0.2s"\n')
-        node.wait_for_log("does not take sensors/test/history: Not authorized; allow the topic")
+        node.wait_for_log("rejected sensors/test/history: Not authorized; allow the topic")
         acl.write_text("topic readwrite sensors/#\n")
         mosquitto._signal(signal.SIGHUP)
         subscriber = subscribe(mosquitto.port)

@@ -628,10 +628,10 @@ def test_when_nothing_was_heard_the_exit_code_says_so(broker):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--topic", "a/#/b"], "# stands for all that follows, so it must be the last level"),
-        (["--topic", "a/b+"], "+ and # stand for whole levels"),
+        (["--topic", "a/#/b"], "# matches all following levels, so it must be the last level"),
+        (["--topic", "a/b+"], "+ and # match whole levels"),
         (["--topic", ""], "a topic filter has at least one character"),
-        (["n#"], "+ and # stand for whole levels"),
+        (["n#"], "+ and # match whole levels"),
         (["a/b"], "a node's name has no /; for other topics use --topic"),
         (["--port", "0"], "expected a port from 1 to 65535"),
     ],

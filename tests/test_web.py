@@ -257,7 +257,7 @@ def test_a_crashed_log_whose_index_is_lost_waits_for_its_node(tmp_path, start_we
     (folder / "outbox.db-shm").unlink()
     before = snapshot(folder)
     web = start_web(folder)
-    assert "the node makes it anew when it is started" in web.get("/").text
+    assert "the node creates it again when it starts" in web.get("/").text
     assert snapshot(folder) == before
 
 
@@ -415,7 +415,7 @@ def test_a_log_of_a_later_version_is_not_guessed_at(tmp_path, start_web):
         db.execute("PRAGMA user_version = 99")
         db.commit()
     web = start_web(folder)
-    assert "restart the page with the version that the node has" in web.get("/").text
+    assert "restart the page with the node's version" in web.get("/").text
 
 
 def test_health_of_another_version_costs_only_itself(tmp_path, start_web):
@@ -506,7 +506,7 @@ def test_a_log_that_goes_on_failing_is_given_up_soon(tmp_path, monkeypatch):
     (tmp_path / "state" / "outbox.db-wal").touch()
     slept_s: list[float] = []
     monkeypatch.setattr("node.outbox.reader.time.sleep", slept_s.append)
-    with pytest.raises(sqlite3.OperationalError, match="was not closed in good order"):
+    with pytest.raises(sqlite3.OperationalError, match="was not closed properly"):
         look_into(tmp_path / "state" / "outbox.db", lambda log: log.ledger)
     assert sum(slept_s) < 1
 

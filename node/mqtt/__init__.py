@@ -1,10 +1,10 @@
-"""The connection to the broker, and what is on its way there.
+"""The connection to the broker, and the messages on their way there.
 
 `client` is paho's client and its thread, which only puts `events` into the loop's queue.
-`guarded_socket` stands between the network and paho, and lets pass what `sieve` does: whole packets
-that a broker may send, within bounds. `client` names the two hooks into paho that this takes, and
-goes on by its public methods where a newer one lacks them.
-`connection` connects again, chooses the version of MQTT and says why there is no broker;
+`guarded_socket` stands between the network and paho. It passes on only packets that `sieve`
+accepts: whole packets that a broker may send, within bounds. `client` names the two hooks into paho
+that this needs, and uses only public methods if a newer paho lacks them.
+`connection` reconnects, chooses the version of MQTT and reports why the broker is not reached;
 `publisher` keeps the window, and the newest message of each retained topic. Both are used on the
 loop's thread.
 """

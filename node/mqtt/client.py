@@ -52,27 +52,27 @@ from node.topics import OFFLINE
 
 __all__ = ["NetworkClient"]
 
-# A broker that is back must be noticed within 5 s. A connection attempt sends its SYN at 0, 1 and
-# 3 s and is given up after CONNECT_TIMEOUT_S, so the longest time without one is 1 s + the delay.
+# The node must notice within 5 s that a broker is back. A connection attempt sends its SYN at 0, 1
+# and 3 s and is given up after CONNECT_TIMEOUT_S, so the longest gap is 1 s + the delay.
 CONNECT_TIMEOUT_S = 4.0
 _FIRST_DELAY_S = (0.7, 1.3)
 _MAX_DELAY_S = (2.4, 3.2)
 UNACKNOWLEDGED_MS = 6_000
-"""How long the other end may leave bytes unacknowledged, at the level of TCP."""
+"""How long the other end may leave bytes unacknowledged in TCP."""
 PROBE_AFTER_S = 3
-"""After how long a silence the kernel asks the other end for a sign of life, and how often."""
+"""How long a silence may last before the kernel sends keep-alive probes, and their interval."""
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 MAX_INCOMING_BYTES = 1024 * 1024
-"""How large a packet of the broker's may be, for a client that asks for no less."""
+"""How large a packet of the broker may be, unless the client asks for less."""
 _OUR_IDS = range(0x8000, 0x10000)
-"""Message ids of what is published here; paho counts those of its own from 1 on."""
-DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: what no Receive Maximum means
+"""The first message id of messages published here; paho counts its own from 1 on."""
+DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: the default of Receive Maximum
 
 
 class NetworkClient(paho.Client):
-    """A client that is set up and not connected yet; `begin` connects it, for as long as it takes.
+    """A client that is set up but not connected yet; `begin` connects it, however long it takes.
 
     `report` is called on the network thread. The will is a retained `offline` on `will_topic`.
     """
@@ -100,22 +100,22 @@ class NetworkClient(paho.Client):
         self._asked_also: deque[str] = deque()
         """The topics of `listen_also` that are not answered yet."""
         self._asked: dict[int, str] = {}
-        """Message id -> topic, of the SUBSCRIBEs that are not answered yet."""
+        """Message id -> topic, for each SUBSCRIBE that is not answered yet."""
         self._attempt = 0
         self._over = threading.Event()
-        """Set while there is no network thread."""
+        """Set while the network thread does not run."""
         self._over.set()
         self._ended = False
         self._max_incoming_bytes = max_incoming_bytes
         self._guard: GuardedSocket | None = None
-        """The newest connection's."""
+        """The guard of the newest connection."""
         self._message_ids = itertools.cycle(_OUR_IDS)
         self._unacknowledged: set[int] = set()
-        """Message ids of what was published on this connection, or will be with the next `send`."""
+        """Ids of messages published on this connection, or to be sent with the next `send`."""
         self._unsent: list[bytes] = []
-        """Packets that were published and not handed to the network thread yet."""
+        """Packets that were published but not passed to the network thread yet."""
         self.hurried = False
-        """Messages wait for others to be acknowledged; set on another thread."""
+        """Whether messages wait for others to be acknowledged; set on another thread."""
         self.connect_timeout = CONNECT_TIMEOUT_S
         self.pause_before_reconnecting(0)
         if mqtt.username is not None:
@@ -144,9 +144,9 @@ class NetworkClient(paho.Client):
     def loop_forever(
         self, timeout: float = 1.0, retry_first_connection: bool = False
     ) -> MQTTErrorCode:
-        """As paho's, which `loop_start` runs on its thread, without waking up every second.
+        """Do what paho's method does on `loop_start`'s thread, without waking up every second.
 
-        A PINGREQ may be late by as much; a broker waits for half a keepalive.
+        A PINGREQ may be late by the same time; a broker tolerates half a keepalive.
         """
         try:
             return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
@@ -154,9 +154,9 @@ class NetworkClient(paho.Client):
             self._over.set()
 
     def _create_socket(self) -> Any:
-        """As paho's, guarded: the one hook into its inside for what comes from the broker.
+        """Create paho's socket with a guard: the only hook into paho for incoming packets.
 
-        A paho without it, or without `_packet_queue`, is used by its public methods alone.
+        A paho without this method, or without `_packet_queue`, is used only by public methods.
         """
         sock = super()._create_socket()
         if self._ended:  # while it connected
@@ -174,11 +174,11 @@ class NetworkClient(paho.Client):
 
     @property
     def guarded(self) -> bool:
-        """Whether this paho has the hooks for its socket to be guarded, and written to at once."""
+        """Return whether this paho has the hooks to guard its socket and write to it directly."""
         return self._guard is not None
 
     def _acknowledged(self, packets: list[tuple[int, int]]) -> int:
-        """Report those that were waited for; returns how many there were."""
+        """Report the expected acknowledgements; return how many there were."""
         if self.hurried:
             self._acknowledge_at_once()
         known = 0
@@ -193,8 +193,8 @@ class NetworkClient(paho.Client):
     def pause_before_reconnecting(self, pause_s: float) -> None:
         """Wait for `pause_s` more than usual before each connection attempt.
 
-        paho adds no jitter of its own; without it a whole fleet returns in the same second. Its
-        annotation says int, and it only adds and multiplies.
+        paho does not add jitter; without it a whole fleet returns in the same second. paho's
+        annotation says int, but it only adds and multiplies.
         """
         self.reconnect_delay_set(
             pause_s + at_random(*_FIRST_DELAY_S),  # type: ignore[arg-type]
@@ -203,35 +203,35 @@ class NetworkClient(paho.Client):
 
     @property
     def alive(self) -> bool:
-        """Whether the network thread lives; without it nothing would ever connect again."""
+        """Return whether the network thread lives; only that thread connects again."""
         return not self._over.is_set()
 
     def end(self, wait_s: float = 0) -> None:
         """Send DISCONNECT, so that the broker discards the will; the thread ends by itself.
 
-        `disconnect` alone would be forgotten by a thread that is just connecting: two clients
-        with one id would then end each other's connections for ever. See `_create_socket`.
+        A thread that is just connecting would forget `disconnect` alone. Two clients with one id
+        would then end each other's connections endlessly. See `_create_socket`.
         """
         self._ended = True
         self.disconnect()
         self._over.wait(wait_s)
 
     def abort(self) -> None:
-        """End the connection without a word, as the broker does not listen, and its thread with it.
+        """End the connection without DISCONNECT, because the broker does not listen; end its thread.
 
-        The thread may be in any call on the socket, so it is shut down behind its back.
+        The thread may be in any call on the socket, so the socket is shut down from here.
         """
         self._ended = True
         self.disconnect()
         sock: Any = self.socket()
         with (
-            contextlib.suppress(OSError, ValueError, AttributeError),  # it has just gone
+            contextlib.suppress(OSError, ValueError, AttributeError),  # it has just closed
             socket.socket(fileno=os.dup(sock.fileno())) as same,
         ):
             same.shutdown(socket.SHUT_RDWR)
 
     def _incoming_limit(self) -> Properties | None:
-        """What an MQTT 5 broker is asked to send at most (§3.1.2.11.4); `Sieve` sees to it."""
+        """Return the largest packet that MQTT 5 asks for (§3.1.2.11.4); `Sieve` enforces it."""
         if self.protocol != MQTTProtocolVersion.MQTTv5:
             return None
         properties = Properties(PacketTypes.CONNECT)
@@ -239,7 +239,7 @@ class NetworkClient(paho.Client):
         return properties
 
     def listen(self, subscription: Subscription) -> None:
-        """Subscribe, on this connection; `SubscribeRefused` tells of a refusal."""
+        """Subscribe on this connection; `SubscribeRefused` reports a refusal."""
         wanted: Any = (subscription.topic, 1)
         if self.protocol == MQTTProtocolVersion.MQTTv5:
             options = SubscribeOptions(
@@ -251,7 +251,7 @@ class NetworkClient(paho.Client):
             self._asked[message_id] = subscription.topic
 
     def listen_also(self, topics: list[str]) -> None:
-        """Subscribe to topics; `Subscribed` tells of the answer to the last, and of no refusal."""
+        """Subscribe to topics; `Subscribed` reports the last answer; refusals are not reported."""
         mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
         how: Any = SubscribeOptions(qos=1, noLocal=True) if mqtt_5 else 1
         self._asked_also.extend(topics)  # all of them before the first can be answered
@@ -259,12 +259,12 @@ class NetworkClient(paho.Client):
             self.subscribe([(topic, how)])
 
     def publish_at_qos_1(self, message: Outgoing) -> int:
-        """Publish with the next `send`; the id that it will be acknowledged by.
+        """Publish with the next `send`; return the message id of the acknowledgement.
 
-        paho's own `publish` keeps each message, to send it anew on the next connection, after
-        newer values; and it wakes the network thread for each, which then competes with ours for
-        the interpreter. Who publishes here keeps what must not be lost, and all that falls due at
-        one time leaves in one piece: on a radio that is one frame for ten readings.
+        paho's own `publish` keeps each message, and sends it again on the next connection, after
+        newer values. It also wakes the network thread for each, which then competes with ours for
+        the interpreter. Callers of this method keep the messages that must not be lost. Messages
+        that fall due together leave in one piece: on a radio, one frame for ten readings.
         """
         if not self.guarded:
             return self._publish_by_paho(message)
@@ -285,7 +285,7 @@ class NetworkClient(paho.Client):
         return self.publish(message.topic, message.payload, 1, message.retain, properties).mid
 
     def send(self) -> None:
-        """Hand what was published to the network thread; without a connection, drop it."""
+        """Pass the published messages to the network thread; without a connection, drop them."""
         if not self._unsent:
             return
         packets = b"".join(self._unsent)
@@ -304,7 +304,7 @@ class NetworkClient(paho.Client):
         self._unacknowledged.clear()
         if self._rate_limit is not None:
             self._rate_limit.begin_connection()
-        # A broker without wildcards ends the connection over one (MQTT 5, §3.2.2.3.11).
+        # A broker without wildcards ends the connection over a wildcard (MQTT 5, §3.2.2.3.11).
         wildcards = getattr(properties, "WildcardSubscriptionAvailable", 1) == 1
         impossible: list[str] = []
         for subscription in () if reason.is_failure else self._subscriptions:
@@ -322,11 +322,11 @@ class NetworkClient(paho.Client):
             )
         )
         for topic in impossible:
-            why = Reason(NO_WILDCARDS, "it has no subscriptions with wildcards")
+            why = Reason(NO_WILDCARDS, "it does not support subscriptions with wildcards")
             self._report(SubscribeRefused(self._generation, topic, why))
 
     def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
-        # Called from within paho's `except OSError:`, which keeps the reason to itself.
+        # Called from within paho's `except OSError:`, which does not pass the error on.
         error = sys.exception() or OSError("no connection")
         self._report(ConnectFailed(self._generation, error))
 
@@ -340,17 +340,17 @@ class NetworkClient(paho.Client):
     def _published(
         self, client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any
     ) -> None:
-        """Of what was published by paho alone; else the guard has the acknowledgement."""
+        """Report an acknowledgement of paho's own publish; otherwise the guard gets it."""
         refused = failure(PacketTypes.PUBACK, reason.value)
         self._report(Acknowledged(self._generation, message_id, refused))
 
     def _acknowledge_at_once(self) -> None:
-        """Tell the broker's TCP that its PUBACK is here, so that it sends those that wait (tcp(7)).
+        """Send a TCP ACK for the PUBACK, so that the broker sends waiting ones (tcp(7)).
 
-        Nagle's algorithm on its side holds back all PUBACKs but the first until then, and our
-        kernel takes 40 ms to tell it where we send nothing: a window in each 40 ms.
+        Nagle's algorithm on the broker's side holds back all but the first PUBACK until then. If
+        we send nothing, our kernel delays the ACK by 40 ms, which allows one window every 40 ms.
         """
-        sock: Any = self.socket()  # None, if the connection has just gone
+        sock: Any = self.socket()  # None, if the connection has just closed
         if sock is not None and _QUICKACK is not None:
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
@@ -369,7 +369,7 @@ class NetworkClient(paho.Client):
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
-        except UnicodeDecodeError:  # a broker that lets that pass is not to end this thread
+        except UnicodeDecodeError:  # a broker that lets it pass must not end this thread
             return
         if topic == SKIPPED:
             return
@@ -391,13 +391,12 @@ class NetworkClient(paho.Client):
         )
 
     def _socket_opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        """Send small packets at once, and give a dead peer up soon (tcp(7)).
+        """Send small packets immediately, and give up a dead peer soon (tcp(7)).
 
         Nagle's algorithm would hold a reading back until the last one's ACK. Without a user
-        time-out the kernel repeats unacknowledged bytes for a quarter of an hour, ever more
-        rarely; and where nothing is sent, nothing is noticed before the next PINGREQ. A broker
-        that vanished without a word, and is back, shall be noticed sooner; the kernel does that
-        without waking us.
+        time-out the kernel repeats unacknowledged bytes for a quarter of an hour, at growing
+        intervals. And if the node sends nothing, it notices nothing before the next PINGREQ. The
+        kernel detects sooner, without waking the node, that a broker vanished and came back.
         """
         self._attempt += 1
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -413,9 +412,10 @@ def _reason(code: ReasonCode) -> Reason:
 
 
 def _read_password(username: str, file: Path, client: paho.Client, _userdata: object) -> None:
-    """Take the password as it is now, for the connection that is about to be made.
+    """Read the present password for the next connection.
 
-    Where the file cannot be read, or holds none, the last one stays: it may be written just now.
+    If the file cannot be read or is empty, the last password stays, because the file may be in the
+    middle of being written.
     """
     with contextlib.suppress(OSError, ValueError):
         client.username_pw_set(username, read_password(file))

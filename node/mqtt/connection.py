@@ -1,7 +1,7 @@
 """The link to the broker: one client at a time, its MQTT version, and why it is down.
 
-Everything here runs on the thread of the link's owner, which gives each event that was reported
-to `follow`; acknowledgements and messages are none of its business.
+Everything here runs on the thread of the link's owner, which passes each reported event to
+`follow`, except acknowledgements and messages.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _log = logging.getLogger(__name__)
 
 SILENT_CLOSES = 2
 """Connections closed without CONNACK before another version is tried; twice as many each time,
-for a new client begins at once and with short delays."""
+because a new client begins at once and with short delays."""
 SILENT_CLOSES_LATER = 4
-"""As many by a broker that has answered before: it may just be starting, behind a proxy."""
+"""The same for a broker that has answered before: it may just be starting, behind a proxy."""
 _MAX_SILENT_CLOSES = 32
 SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
-"""Connections in a row that were lost within `SHORT_LIFE_S`: something is wrong."""
+"""Consecutive connections lost within `SHORT_LIFE_S` that indicate a problem."""
 MAX_PAUSE_S = 60.0
 
 
 class Change(enum.Enum):
-    """What an event did to the link."""
+    """The effect of an event on the link."""
 
     NONE = enum.auto()
     UP = enum.auto()
@@ -65,7 +65,7 @@ class Change(enum.Enum):
 
 
 class BrokerConnection:
-    """Connects, and stays connected; speaks MQTT 5, or 3.1.1 to a broker that knows no other."""
+    """Connects, and stays connected; speaks MQTT 5, or 3.1.1 to a broker that only knows that."""
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class BrokerConnection:
     ) -> None:
         """`report` is called on paho's thread. The will is a retained `offline`.
 
-        `rate_limit` bounds how many messages are let in, where there is one, `max_incoming_bytes`
-        how large they may be.
+        `rate_limit`, if given, bounds how many messages are accepted, `max_incoming_bytes` how
+        large they may be.
         """
         self._mqtt = mqtt
         self._clock = clock
@@ -99,29 +99,30 @@ class BrokerConnection:
         )
         self._generation = 0
         self._client: NetworkClient
-        """The present client; there is one from `start` on."""
+        """The present client; set from `start` on."""
         self._silent_closes = 0
         self._patience = SILENT_CLOSES
         self._only_3_1_1 = mqtt.protocol == "3.1.1"
-        """The broker has shown that it knows no MQTT 5; else 5 is tried first each time."""
+        """Whether the broker is known not to support MQTT 5; otherwise 5 is tried first."""
         self._closed_attempt = (0, 0)
         self._complaints: set[str] = set()
         self._up_since_s = 0.0
         self._short_lives = 0
         self._was_away = False
-        """No connection came about at some time since the last one was lost."""
+        """Whether a connection attempt has failed since the last connection was lost."""
         self.was_short_lived = False
-        """The last connection was lost soon after it came about."""
+        """Whether the last connection was lost soon after it was made."""
         self.connected = False
         self.guarded = True
-        """What the broker sends is bounded before paho parses it, on the newest connection."""
+        """Whether incoming packets are bounded before paho parses them, on the newest connection.
+        """
         self._trouble = "not connected yet"
         self.window = DEFAULT_WINDOW
-        """How many messages the broker takes before it has acknowledged the first."""
+        """How many messages the broker accepts before it has acknowledged the first."""
         self.max_packet_bytes = sys.maxsize
 
     def start(self) -> None:
-        """Begin to connect, in the background and for as long as it takes."""
+        """Begin to connect in the background, however long it takes."""
         self._generation += 1
         self._client = self._new_client()
         self._client.begin()
@@ -142,12 +143,12 @@ class BrokerConnection:
 
     @property
     def generation(self) -> int:
-        """Which client is the present one."""
+        """Return the number of the present client."""
         return self._generation
 
     @property
     def alive(self) -> bool:
-        """Whether the network thread lives."""
+        """Return whether the network thread lives."""
         return self._client.alive
 
     def restart(self) -> None:
@@ -158,24 +159,24 @@ class BrokerConnection:
 
     def give_up(self, why: str) -> None:
         """Leave this connection for another one."""
-        self._complain(f"{self._mqtt.address} {why}; connecting anew")
+        self._complain(f"{self._mqtt.address} {why}; reconnecting")
         self.connected = False
         self._client.abort()
         self.start()
 
     @property
     def described(self) -> str:
-        """`connected, MQTT 5`, or why there is no broker."""
+        """Return `connected, MQTT 5`, or why there is no connection."""
         return f"connected, MQTT {self._version_text}" if self.connected else self._trouble
 
     @property
     def mqtt_version(self) -> str | None:
-        """The version that is spoken; None without a connection."""
+        """Return the MQTT version in use; None without a connection."""
         return self._version_text if self.connected else None
 
     @property
     def short_connections(self) -> int:
-        """How many in a row were lost within `SHORT_LIFE_S`, unless the present one lasts."""
+        """Return how many in a row were lost within `SHORT_LIFE_S`, unless the present one lasts."""
         return 0 if self.connected and not self._is_young else self._short_lives
 
     @property
@@ -183,15 +184,15 @@ class BrokerConnection:
         return self._clock.monotonic() - self._up_since_s <= SHORT_LIFE_S
 
     def publish(self, message: Outgoing) -> int:
-        """Publish with the next `send`; the id that it will be acknowledged by."""
+        """Publish with the next `send`; return the message id of the acknowledgement."""
         return self._client.publish_at_qos_1(message)
 
     def send(self) -> None:
-        """Let what was published go."""
+        """Send the published messages."""
         self._client.send()
 
     def listen(self, topic: str) -> None:
-        """Subscribe again, after `ignore`; on connecting that is done in any case."""
+        """Subscribe again after `ignore`; a new connection subscribes anyway."""
         for subscription in self._subscribe:
             if subscription.topic == topic:
                 self._client.listen(subscription)
@@ -199,7 +200,7 @@ class BrokerConnection:
     def listen_also(self, topics: list[str]) -> None:
         """Subscribe to more topics, until `ignore` or the end of this connection.
 
-        `Subscribed` tells that the last one was answered, be it with a refusal.
+        `Subscribed` reports that the last one was answered, even with a refusal.
         """
         if topics:
             self._client.listen_also(topics)
@@ -210,15 +211,15 @@ class BrokerConnection:
             self._client.unsubscribe([*topics])
 
     def hurry(self, hurried: bool) -> None:
-        """Say whether messages wait for others to be acknowledged."""
+        """Note whether messages wait for others to be acknowledged."""
         self._client.hurried = hurried
 
     def disconnect(self, wait_s: float) -> None:
-        """End the connection in good order, within `wait_s`."""
+        """End the connection with DISCONNECT, within `wait_s`."""
         self._client.end(wait_s)
 
     def follow(self, event: BrokerEvent) -> Change:
-        """Find out what an event that was reported did; those of an earlier client are ignored."""
+        """Return the effect of a reported event; events of an earlier client are ignored."""
         if event.generation != self._generation:
             return Change.NONE
         if isinstance(event, Connected):
@@ -232,7 +233,7 @@ class BrokerConnection:
             self._complaints.add(event.topic)
             remedy = "" if event.reason.code == NO_WILDCARDS else "; allow it in the broker's ACL"
             _log.warning(
-                "the broker does not let us subscribe to %s: %s%s",
+                "the broker does not allow the subscription to %s: %s%s",
                 event.topic,
                 event.reason,
                 remedy,
@@ -273,7 +274,7 @@ class BrokerConnection:
             self._complain(f"lost {where}{known}; reconnecting")
             self._mind_short_lives(event.reason)
             if self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
-                # It was 3.1.1 because something closed connections; that may not be so any more.
+                # The node uses 3.1.1 because connections were closed; that may have changed.
                 self._change_version()
                 self._patience = SILENT_CLOSES
             return Change.DOWN
@@ -290,12 +291,12 @@ class BrokerConnection:
         return Change.NONE
 
     def _mind_short_lives(self, reason: Reason) -> None:
-        """Slow down when one connection after the other is lost soon after it came about.
+        """Slow down when consecutive connections are lost soon after they were made.
 
-        Two clients with one id do that to each other: each connection ends the other's
-        (MQTT 5, §3.1.4), for ever, and as fast as they reconnect. So does a broker over a message
-        that is too large. A broker that was away between is no such case: it may be restarted as
-        often as it likes, and is to be noticed soon each time.
+        Two clients with one id cause this: each connection ends the other's (MQTT 5, §3.1.4),
+        endlessly, and as fast as they reconnect. A broker also does it over a message that is too
+        large. A broker that was away in between does not count: it may be restarted repeatedly, and
+        the node must notice its return soon each time.
         """
         is_ours = reason.code in (SESSION_TAKEN_OVER, PACKET_TOO_LARGE)
         was_away, self._was_away = self._was_away or reason.code == SHUTTING_DOWN, False
@@ -308,8 +309,8 @@ class BrokerConnection:
         if pauses == 1:
             _log.error(
                 "connections do not last: is there another client with the id %s? Each node needs "
-                "a name and a machine id of its own; or does the broker close them over a message "
-                "that is too large for it? (see node/doctor/README.md)",
+                "a different name and machine id. Or does the broker close them because a message "
+                "is too large? (see node/doctor/README.md)",
                 self._client_id,
             )
         self._client.pause_before_reconnecting(min(2.0**pauses, MAX_PAUSE_S) if pauses > 0 else 0)
@@ -333,7 +334,7 @@ class BrokerConnection:
         self.start()
 
     def _complain(self, message: str) -> None:
-        """Log why there is no broker, each reason once until there is one."""
+        """Log why there is no connection; each reason once until there is one."""
         self._trouble = f"no broker: {message}"
         if message not in self._complaints:
             self._complaints.add(message)

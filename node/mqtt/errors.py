@@ -1,6 +1,6 @@
-"""Why the broker cannot be reached, in words, with what to try.
+"""Explains why the broker cannot be reached, and suggests a remedy.
 
-Pure: an exception of the network thread, or a reason of the broker's, becomes a `Failure`.
+Pure: an exception of the network thread, or a reason code of the broker, becomes a `Failure`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WRONG_HOST = {62, 64}
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What is wrong, and what to try; as a text, one sentence."""
+    """A problem and its remedy; one sentence as a text."""
 
     what: str
     remedy: str = ""
@@ -43,7 +43,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def connect_failure(error: BaseException, mqtt: MqttTable) -> Failure:
-    """Why no connection came about."""
+    """Return why there is no connection."""
     where = mqtt.address
     if isinstance(error, socket.gaierror):
         remedy = "check [mqtt] host, DNS and the network"
@@ -56,7 +56,7 @@ def connect_failure(error: BaseException, mqtt: MqttTable) -> Failure:
     if isinstance(error, TimeoutError):
         return Failure(f"{where} does not answer", "is the host up, and no firewall between?")
     if isinstance(error, ConnectionResetError):
-        remedy = "is it for TLS, or not a broker's port?"
+        remedy = "is it a TLS port, or not a broker's port?"
         return Failure(f"{where} closes the connection at once", remedy)
     if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return Failure(f"{where} cannot be reached: {error.strerror}", "is the network up?")
@@ -64,7 +64,7 @@ def connect_failure(error: BaseException, mqtt: MqttTable) -> Failure:
 
 
 def _tls_failure(error: BaseException, mqtt: MqttTable) -> Failure | None:
-    """Why there is no TLS; None if that is not what is wrong."""
+    """Return why TLS failed; None if the error has another cause."""
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -77,7 +77,7 @@ def _tls_failure(error: BaseException, mqtt: MqttTable) -> Failure | None:
     return Failure(f"{mqtt.address}: no TLS handshake ({reason})", _TLS_PORT)
 
 
-_TLS_PORT = "is this the broker's TLS port, and does it want a client certificate?"
+_TLS_PORT = "is this the broker's TLS port, and does it require a client certificate?"
 
 
 def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -> Failure:
@@ -86,7 +86,7 @@ def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -
         remedy = "set [mqtt] host to a name that is in the certificate"
         return Failure(f"{certificate} is not for {mqtt.host}", remedy)
     if code == _EXPIRED:
-        return Failure(f"{certificate} has expired", "renew it, or check this clock")
+        return Failure(f"{certificate} has expired", "renew it, or check this computer's clock")
     if code == _NOT_YET_VALID:
         return Failure(f"{certificate} is not valid yet", "is this computer's clock right?")
     ca_file = mqtt.tls.ca_file if mqtt.tls else None
@@ -98,10 +98,10 @@ def _certificate_failure(error: ssl.SSLCertVerificationError, mqtt: MqttTable) -
 
 
 def _alert(reason: str, where: str) -> Failure:
-    """What the broker has against this client, by the alert that it ended the handshake with."""
+    """Return why the broker ended the handshake, according to its alert."""
     if "CERTIFICATE_REQUIRED" in reason:
         remedy = "set [mqtt.tls] cert_file and key_file"
-        return Failure(f"{where} wants a client certificate", remedy)
+        return Failure(f"{where} requires a client certificate", remedy)
     if any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA")):
         return Failure(
             f"{where} does not accept this client's certificate ({reason})",
@@ -111,17 +111,17 @@ def _alert(reason: str, where: str) -> Failure:
 
 
 def no_answer(mqtt: MqttTable) -> Failure:
-    """The connection came about, and nothing else."""
+    """Return the failure of a connection without an answer."""
     return Failure(
         f"{mqtt.address} accepts the connection and does not answer",
-        'is it an MQTT broker, and does it run? (amqtt needs protocol = "3.1.1")',
+        'is an MQTT broker running there? (amqtt needs protocol = "3.1.1")',
     )
 
 
 def closed_early(mqtt: MqttTable) -> Failure:
-    """The connection was closed instead of an answer to the login."""
+    """Return the failure of a connection that was closed instead of answering the login."""
     question = (
-        "does it want a client certificate?"
+        "does it require a client certificate?"
         if mqtt.tls
         else "is this the port of an MQTT broker, and without TLS?"
     )
@@ -137,7 +137,7 @@ def not_a_broker(reason: Reason, mqtt: MqttTable) -> Failure:
 
 
 def refusal(reason: Reason, mqtt: MqttTable) -> Failure:
-    """Why the broker refused the login."""
+    """Return why the broker refused the login."""
     where = mqtt.address
     if reason.code in (BAD_LOGIN, NOT_AUTHORIZED):
         who = f'the user "{mqtt.username}"' if mqtt.username else "a client without a user name"

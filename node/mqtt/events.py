@@ -1,7 +1,7 @@
-"""What can happen on the link to the broker, and what is sent over it.
+"""The events of the link to the broker, and the messages that are sent over it.
 
-Made on paho's network thread, dealt with on the thread of the link's owner. `generation` tells
-which of the link's clients it was: what an earlier one still reports is of no interest.
+Events are created on paho's network thread, and handled on the thread of the link's owner.
+`generation` identifies the client: events of an earlier client are ignored.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Connected(msgspec.Struct, frozen=True):
     window: int
     max_packet_bytes: int
     guarded: bool = True
-    """What the broker sends is bounded before paho parses it."""
+    """Whether incoming packets are bounded before paho parses them."""
 
 
 class ConnectFailed(msgspec.Struct, frozen=True):
-    """No connection came about."""
+    """A connection attempt failed."""
 
     generation: int
     error: BaseException
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """A connection ended, the `attempt`-th of its client; may come twice for one."""
+    """A connection ended, the `attempt`-th of its client; may come twice for one connection."""
 
     generation: int
     attempt: int
@@ -52,7 +52,7 @@ class Disconnected(msgspec.Struct, frozen=True):
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """PUBACK for a message; `refused` is None for success, and always in MQTT 3.1.1."""
+    """PUBACK for a message; `refused` is None for success, and always None in MQTT 3.1.1."""
 
     generation: int
     message_id: int
@@ -60,20 +60,20 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """A message of a subscribed topic."""
+    """A message on a subscribed topic."""
 
     generation: int
     topic: str
     payload: bytes
     retained: bool
     response_topic: str = ""
-    """Where MQTT 5 asks for the answer."""
+    """The response topic of MQTT 5."""
     correlation: bytes = b""
-    """What is to stand beside the answer there."""
+    """The correlation data for the answer."""
 
 
 class SubscribeRefused(msgspec.Struct, frozen=True):
-    """The broker does not let us subscribe to `topic`."""
+    """The broker refused the subscription to `topic`."""
 
     generation: int
     topic: str
@@ -83,15 +83,15 @@ class SubscribeRefused(msgspec.Struct, frozen=True):
 class Subscribed(msgspec.Struct, frozen=True):
     """The broker has answered the last subscription of `listen_also`.
 
-    What is retained on the topics before it has arrived: a broker deals with the packets of a
-    connection one after the other, though none has to (MQTT 5, §4.6 speaks of PUBLISH alone).
+    The retained messages of the topics before it have arrived: brokers process the packets of a
+    connection one after the other, although they need not (MQTT 5, §4.6 only covers PUBLISH).
     """
 
     generation: int
 
 
 class Flooded(msgspec.Struct, frozen=True):
-    """So many messages arrive that most of them are dropped."""
+    """Too many messages arrive, and most of them are dropped."""
 
     generation: int
     topic: str
@@ -106,7 +106,7 @@ class Outgoing(msgspec.Struct, frozen=True):
     retain: bool = True
     correlation: bytes = b""
     is_answer: bool = False
-    """To a command: its topic is of somebody else's choosing."""
+    """Whether it answers a command: another client has chosen its topic."""
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -114,7 +114,7 @@ class Subscription(msgspec.Struct, frozen=True):
 
     topic: str
     show_retained: bool = False
-    """Tell of a message that is published retained while we listen, too (MQTT 5, §3.8.3.1)."""
+    """Whether the retain flag is kept for messages published later, too (MQTT 5, §3.8.3.1)."""
 
 
 BrokerEvent = (

@@ -1,8 +1,8 @@
-"""The one narrow place between the network and paho: each packet is held against `sieve` there.
+"""The narrow point between the network and paho, where each packet is checked by `sieve`.
 
-paho parses whatever a broker sends, of any size, in time that grows with the square of it, and
-keeps it; and it reads a packet in three calls, byte by byte. It asks a socket for bytes, so it is
-given a socket that reads ahead, and has bytes of whole packets only, within bounds.
+paho parses and keeps any packet of a broker, of any size, in time that grows with the square of the
+size. It also reads a packet in three calls, byte by byte. paho asks a socket for bytes, so it gets
+one that reads ahead and only returns bytes of whole packets within bounds.
 
 Used on paho's thread.
 """
@@ -20,15 +20,15 @@ __all__ = ["GuardedSocket"]
 _AT_ONCE = 4096
 _MOST_AT_ONCE = 65_536
 BREATH_S = 0.005
-"""How long a flood has to wait after so many packets: as long as Python lets a thread compute that
-another one waits for (`sys.getswitchinterval`)."""
+"""How long a flood has to wait after this many packets: as long as Python lets a thread compute
+while another one waits (`sys.getswitchinterval`)."""
 SIGN_OF_LIFE_S = 1.0
-"""How often the library sees a PUBACK: it asks a broker for a sign of life that sends it nothing
-(§3.1.2.10), and takes one for gone that does not answer."""
+"""How often the library sees a PUBACK. It pings a broker that sends nothing (§3.1.2.10), and
+considers the connection lost if there is no answer."""
 
 
 class GuardedSocket:
-    """As the socket it is given, TCP or TLS, but for `recv`."""
+    """Behaves like the given socket, TCP or TLS, except for `recv`."""
 
     def __init__(
         self,
@@ -38,8 +38,11 @@ class GuardedSocket:
         acknowledged: Callable[[list[tuple[int, int]]], int],
         is_writing: Callable[[], bool],
     ) -> None:
-        """`acknowledged` is called with what `Sieve.acknowledged` has, and returns how many of them
-        were waited for; `is_writing`: whether there are answers that have not left yet."""
+        """Wrap a socket.
+
+        `acknowledged` is called with the content of `Sieve.acknowledged`, and returns how many of
+        them were expected. `is_writing` returns whether some answers have not been sent yet.
+        """
         self._inner = inner
         self._sieve = sieve
         self._acknowledged = acknowledged
@@ -47,16 +50,16 @@ class GuardedSocket:
         self._ahead = b""
         self._at = 0
         self.fault = ""
-        """What the broker has sent that no broker may send."""
+        """The violation of the protocol by the broker, if any."""
         self._sign_of_life_s = 0.0
-        """When the library is to see a PUBACK next."""
+        """When the library should see the next PUBACK."""
         self._unasked = 0
-        """Packets that nobody has waited for, since the last breath."""
+        """Unexpected packets since the last pause."""
 
     def recv(self, size: int) -> bytes:
-        """At most `size` bytes, none at the end; raises what the socket does, and BrokerFault.
+        """Return at most `size` bytes, none at the end of the stream.
 
-        Raises BlockingIOError, too, while no whole packet has come.
+        Raises the socket's errors, BrokerFault, and BlockingIOError while a packet is incomplete.
         """
         if self._at == len(self._ahead):
             if not self._fill():
@@ -68,12 +71,12 @@ class GuardedSocket:
         return chunk
 
     def _fill(self) -> bool:
-        """Read ahead; False at the end of the stream."""
+        """Read ahead; return False at the end of the stream."""
         sieve = self._sieve
         self._ahead, self._at = b"", 0
         if self._unasked >= MAX_PASSED:
             time.sleep(BREATH_S)
-            if self._is_writing():  # a broker that does not read is not listened to either
+            if self._is_writing():  # do not listen to a broker that does not read
                 return True
             self._unasked = 0
         chunk = b""
@@ -97,7 +100,7 @@ class GuardedSocket:
         return True
 
     def pending(self) -> int:
-        """How many bytes there are that a select does not tell of; as of an SSLSocket."""
+        """Return how many bytes are available that select does not report, as an SSLSocket does."""
         inner = self._inner.pending() if hasattr(self._inner, "pending") else 0
         return len(self._ahead) - self._at + inner + self._sieve.waits
 

@@ -1,6 +1,6 @@
-"""MQTT packets as bytes: those that the node makes and takes apart itself. Pure.
+"""MQTT packets as bytes: those that the node itself builds and decodes. Pure.
 
-Clauses are those of MQTT 5.
+Clauses refer to MQTT 5.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _MESSAGE_EXPIRY_INTERVAL, _CORRELATION_DATA = b"\x02", b"\x09"  # §3.3.2.3
 
 
 def binary(content: bytes) -> bytes:
-    """Binary data (§1.5.6)."""
+    """Encode binary data (§1.5.6)."""
     return len(content).to_bytes(2, "big") + content
 
 
 def text(content: str) -> bytes:
-    """A UTF-8 encoded string (§1.5.4)."""
+    """Encode a string as UTF-8 (§1.5.4)."""
     return binary(content.encode())
 
 
 def length(size: int) -> bytes:
-    """A variable byte integer (§1.5.5)."""
+    """Encode a variable byte integer (§1.5.5)."""
     if size > _MAX_LENGTH:
         raise ValueError(f"{size} bytes are too many for a packet")
     encoded = bytearray()
@@ -37,12 +37,12 @@ def length(size: int) -> bytes:
 
 
 def framed(first: int, body: bytes) -> bytes:
-    """A whole packet: its first byte, its length, its body."""
+    """Return a whole packet: its first byte, its length, its body."""
     return bytes((first,)) + length(len(body)) + body
 
 
 def publish_packet(message: Outgoing, message_id: int, *, mqtt_5: bool) -> bytes:
-    """PUBLISH at QoS 1 (§3.3); in 3.1.1 without its properties."""
+    """Return a PUBLISH at QoS 1 (§3.3); in 3.1.1 without its properties."""
     first = _PUBLISH_AT_QOS_1 | (_RETAIN if message.retain else 0)
     properties = _properties(message) if mqtt_5 else b""
     parts = (text(message.topic), message_id.to_bytes(2, "big"), properties, message.payload)

@@ -1,10 +1,9 @@
-"""What is on its way to the broker: the newest message of each retained topic, and history.
+"""The messages on their way to the broker: the newest of each retained topic, and history.
 
-Of each retained topic at most one message is in flight and at most the newest one waits, so a
-topic never goes backwards. History may use a part of the window, so that it delays no state.
-Nothing is published while the link is down, and what was not acknowledged when a link broke is
-forgotten; the loop sets the current state afresh on connecting, and history goes back to its
-cursor.
+For each retained topic at most one message is in flight and only the newest one waits, so a topic
+never goes backwards. History may use a part of the window, so that it does not delay states.
+Nothing is published while the link is down, and unacknowledged messages are forgotten when a link
+breaks. On connecting the loop sets the current state again, and history goes back to its cursor.
 
 Used on the loop's thread.
 """
@@ -30,34 +29,34 @@ __all__ = ["Outcome", "Publisher"]
 _log = logging.getLogger(__name__)
 
 WINDOW = 20
-"""Messages in flight at most; mosquitto's own default for its side."""
+"""Most messages in flight; also mosquitto's default for its side."""
 
 _OVERHEAD_BYTES = 32
-"""Fixed header, message id and properties of a PUBLISH, amply."""
+"""An upper bound for the fixed header, message id and properties of a PUBLISH."""
 
 ALWAYS_TAKEN_BYTES = 1024
 MAX_ANSWERS = 20
-"""Answers to commands that may wait; more of them nobody has asked for in good faith."""
+"""Most answers to commands that may wait; honest clients do not cause more."""
 LOSSES = 2
-"""How many links in a row must have been lost over something, for it to be held to be the cause."""
+"""How many links in a row must be lost with a message before it is considered the cause."""
 _DISCONNECT_S = 0.5
 
 
 class Outcome(enum.Enum):
-    """What became of a message of history."""
+    """The outcome of a message of history."""
 
     TAKEN = enum.auto()
     REFUSED = enum.auto()
     LATER = enum.auto()
-    """It was refused for a reason that may pass: it is to be sent again after a while."""
+    """It was temporarily refused, and has to be sent again after a while."""
     TOO_LARGE = enum.auto()
-    """It is to be sent again in smaller parts, of `history_bytes` each."""
+    """It has to be sent again in smaller parts, of `history_bytes` each."""
 
 
 class Publisher:
     """Keeps the retained topics of one node up to date at the broker, and sends its history.
 
-    `refused(topic, payload, reason)` is called for each message that the broker does not take.
+    `refused(topic, payload, reason)` is called for each message that the broker rejects.
     """
 
     def __init__(
@@ -74,51 +73,51 @@ class Publisher:
         self._refused = refused
         self._retained = retained
         self._remedies: dict[str, str] = {}
-        """Topic -> what to do when the broker denies it, beside allowing it. What is made anew
-        for each connection, and whose loss costs no reading."""
+        """Topic -> the remedy in addition to allowing it, for topics that are published again on
+        each connection, and whose loss costs no reading."""
         self.left_out: dict[str, str] = {}
-        """Topic of `_remedies` -> why the broker has none of it, until it takes one."""
+        """Topic of `_remedies` -> why the broker rejects it, until it accepts a message."""
         self._denied_for_good: set[str] = set()
         self._losses_over: Counter[str] = Counter()
-        """Topic of `_remedies` -> how many links in a row were soon lost with it in flight."""
+        """Topic of `_remedies` -> how many links in a row were soon lost while it was in flight."""
         self._emptied: set[str] = set()
         """Topics that were emptied on this connection, which is said once."""
         self._waiting: dict[str, Outgoing] = {}
         self._in_flight: set[str] = set()
         """Retained topics with a message that is not acknowledged yet."""
         self._message_of: dict[int, Outgoing] = {}
-        """Message id -> message, for those in flight whose id is known."""
+        """Message id -> message in flight, if the id is known."""
         self._settlements: dict[int, Callable[[Outcome], None]] = {}
-        """Message id -> whom to tell the outcome; the history in flight."""
+        """Message id -> callback for the outcome; the history in flight."""
         self._answers: deque[Outgoing] = deque(maxlen=MAX_ANSWERS)
         self._refused_topics: set[str] = set()
         self._answer_was_refused = False
         self._largest_bytes = sys.maxsize
-        """How large a message may be, for all that refusals and losses of the link have taught."""
+        """How large a message may be, as learnt from refusals and lost links."""
         self._divisible: set[int] = set()
         """Message ids of those in flight that can be sent in smaller parts."""
         self._losses_in_flight = 0
         self._put_off: dict[str, Outgoing] = {}
-        """Topic -> the retained message that was refused for a reason that may pass."""
+        """Topic -> the retained message that was temporarily refused."""
         self.history_refusal = ""
-        """Why the broker takes no history for now; "" while it does."""
+        """Why the broker rejects history at present; "" while it accepts it."""
         self._oldest: int | None = None
-        """The message id of what has been in flight for longest, when that was looked at last."""
+        """The id of the message longest in flight, when last checked."""
         self._oldest_since_s = 0.0
 
     def can_do_without(self, topic: str, remedy: str) -> None:
-        """Let go of a topic that the broker does not take: it costs no reading.
+        """Allow the topic to be dropped if the broker rejects it: that costs no reading.
 
-        `remedy` goes into the log behind the advice to allow it.
+        `remedy` goes into the log after the advice to allow the topic.
         """
         self._remedies[topic] = remedy
 
     def set(self, topic: str, payload: bytes, *, expiry_s: float = 0, last: bool = False) -> None:
         """Make `payload` the retained message of `topic`, as soon as the link allows.
 
-        `expiry_s`: how long an MQTT 5 broker keeps it; 0 for ever. Without a link nothing is
+        `expiry_s`: how long an MQTT 5 broker keeps it; 0 for no limit. Without a link nothing is
         kept: the loop sets everything again on connecting. With `last` it is published after all
-        that waits now, also where an earlier message of the topic does.
+        waiting messages, even if an earlier message of the topic waits.
         """
         if not payload and topic in self._emptied:
             return
@@ -131,26 +130,26 @@ class Publisher:
 
     @property
     def put_off(self) -> bool:
-        """Whether there are retained messages that may be taken later; see `try_again`."""
+        """Return whether retained messages were temporarily refused; see `try_again`."""
         return bool(self._put_off)
 
     def try_again(self) -> None:
-        """Publish the retained messages again that were refused for a reason that may pass."""
+        """Publish the temporarily refused retained messages again."""
         for topic, message in self._put_off.items():
             self._waiting.setdefault(topic, message)
         self._put_off.clear()
 
     def stalled_for_s(self, now_s: float) -> float:
-        """For how long the message that is in flight for longest has been seen there."""
+        """Return how long the message longest in flight has been seen in flight."""
         oldest = next(iter(self._message_of), None)
         if oldest is None or oldest != self._oldest:
             self._oldest, self._oldest_since_s = oldest, now_s
         return now_s - self._oldest_since_s
 
     def flush(self) -> bool:
-        """Publish what is waiting, in the order of its setting, as far as the window allows.
+        """Publish waiting messages in the order in which they were set, as the window allows.
 
-        Whether there was anything for a retained topic.
+        Return whether there was one for a retained topic.
         """
         sendable = self._sendable()
         for message in sendable:
@@ -162,10 +161,10 @@ class Publisher:
     def send(
         self, message: Outgoing, settled: Callable[[Outcome], None], *, divisible: bool = False
     ) -> None:
-        """Publish a message of history; keep to `history_room`.
+        """Publish a message of history; callers keep to `history_room`.
 
         `settled(outcome)` is called when the broker has answered, unless the link breaks before.
-        It is TOO_LARGE for one that is `divisible` alone; another one has been refused.
+        Only a `divisible` message can be TOO_LARGE; any other one has then been refused.
         """
         if not self._fits(message):
             settled(Outcome.REFUSED)
@@ -177,13 +176,13 @@ class Publisher:
             self._divisible.add(message_id)
 
     def answer(self, message: Outgoing) -> None:
-        """Publish the answer to a command, once; without a link, nobody waits for it."""
+        """Publish the answer to a command once; drop it without a link."""
         if self._link.connected:
             self._answers.append(message)
 
     @property
     def history_room(self) -> int:
-        """How many messages of history may be sent now: none while state is waiting."""
+        """Return how many messages of history may be sent now: none while states wait."""
         if not self._link.connected or not self._in_flight.issuperset(self._waiting):
             return 0
         share = max(1, self._window * 3 // 4)
@@ -191,7 +190,7 @@ class Publisher:
 
     @property
     def history_bytes(self) -> int:
-        """How large the payload of a message of history may be, topic included."""
+        """Return how large the payload of a message of history may be, topic included."""
         return min(self._link.max_packet_bytes, self._largest_bytes) - _OVERHEAD_BYTES
 
     @property
@@ -203,10 +202,10 @@ class Publisher:
         return len(self._in_flight) + len(self._settlements)
 
     def _sendable(self) -> list[Outgoing]:
-        """Take out of those waiting what may be sent now, and count it as in flight."""
+        """Remove the messages that may be sent now from the waiting ones; count them in flight."""
         if not self._waiting or not self._link.connected:
             return []
-        window = self._window - self._window // 10  # a slot or two are left for history
+        window = self._window - self._window // 10  # leave a slot or two for history
         room = window - self._in_flight_count
         free = (topic for topic in self._waiting if topic not in self._in_flight)
         topics = list(islice(free, max(0, room)))
@@ -217,7 +216,7 @@ class Publisher:
         return messages
 
     def link_changed(self, change: Change) -> None:
-        """Forget what was in flight, and learn from a loss."""
+        """Forget the messages in flight, and learn from a lost link."""
         if change is Change.DOWN:
             self._mind_losses()
         if change is not Change.NONE:
@@ -252,12 +251,12 @@ class Publisher:
             settled(outcome)
 
     def _mind_losses(self) -> None:
-        """Send less when the link is lost again and again, soon, over what is in flight.
+        """Send less if the link is repeatedly lost soon with the same messages in flight.
 
         A broker that does not announce its maximum closes the connection over a larger message
-        (MQTT 5, §3.1.2.11.4; in 3.1.1 none does), and would for ever. History can be made
-        smaller, down to `ALWAYS_TAKEN_BYTES`; what is in `_remedies` can be left out, until a
-        connection has lasted.
+        (MQTT 5, §3.1.2.11.4; in 3.1.1 brokers cannot announce it), and would do so endlessly.
+        History can be made smaller, down to `ALWAYS_TAKEN_BYTES`. Topics in `_remedies` can be left
+        out, until a connection has lasted.
         """
         if not self._link.was_short_lived:
             self._losses_over.clear()
@@ -266,7 +265,7 @@ class Publisher:
             self._losses_over[topic] += 1
             if self._losses_over[topic] == LOSSES:
                 why = f"it ends the connection over it; raise its limit{self._remedies[topic]}"
-                _log.warning("the broker does not take %s: %s", topic, why)
+                _log.warning("the broker rejected %s: %s", topic, why)
         if not self._settlements or not self._link.was_short_lived:
             self._losses_in_flight = 0
             return
@@ -276,7 +275,7 @@ class Publisher:
             self._largest_bytes = max(ALWAYS_TAKEN_BYTES, largest // 2)
 
     def forget(self) -> None:
-        """What was in flight or waiting is void."""
+        """Forget the messages in flight and the waiting ones."""
         self._oldest = None
         self._emptied.clear()
         self._waiting.clear()
@@ -290,9 +289,9 @@ class Publisher:
         self.history_refusal = ""
 
     def ask_for_acknowledgements(self, *, more_history: bool) -> int:
-        """How many acknowledgements make it worth while to send more; 0: nothing waits.
+        """Return how many acknowledgements make it worth sending more; 0 if nothing waits.
 
-        Half a window, so that a long queue is sent in bulk; any one of a few that are in flight.
+        Half a window, so that a long queue is sent in bulk; any one if only a few are in flight.
         """
         waiting = bool(self._waiting or self._answers) or more_history
         self._link.hurry(waiting)
@@ -303,19 +302,19 @@ class Publisher:
 
     @property
     def sent(self) -> bool:
-        """Every message for a retained topic is on its way: what is set now comes after it."""
+        """Return whether every retained message is on its way, so that new ones come after it."""
         return not self._waiting
 
     @property
     def idle(self) -> bool:
-        """Nothing is on its way to the broker, or nothing can be."""
+        """Return whether nothing is on its way to the broker, or nothing can be."""
         return not self._link.connected or not (self._in_flight_count or self._waiting)
 
     def say_goodbye(self, also_offline: list[str]) -> None:
-        """Publish `offline`, of the node and on the topics `also_offline`, and nothing new besides.
+        """Publish `offline` for the node and on the topics `also_offline`, and nothing else.
 
-        What is in flight stays there: its acknowledgements still count, and it takes up its part
-        of the window (Receive Maximum; MQTT 5, §4.9).
+        Messages in flight stay in flight: their acknowledgements still count, and they occupy their
+        part of the window (Receive Maximum; MQTT 5, §4.9).
         """
         if self._link.connected:
             self._waiting.clear()
@@ -325,7 +324,7 @@ class Publisher:
             self.flush()
 
     def close(self) -> None:
-        """Disconnect, if the goodbye was acknowledged; else leave the link to break.
+        """Disconnect if the goodbye was acknowledged; otherwise let the link break.
 
         The broker publishes the will when a link breaks, and discards it on DISCONNECT.
         """
@@ -336,14 +335,14 @@ class Publisher:
         content = len(message.payload) + len(message.correlation)
         size = len(message.topic.encode()) + content + _OVERHEAD_BYTES
         if size > self._link.max_packet_bytes:
-            why = f"its {size} bytes are above the broker's maximum packet size of "
+            why = f"its {size} bytes exceed the broker's maximum packet size of "
             why += f"{self._link.max_packet_bytes}; raise that"
             self._refuse(message, why + self._remedies.get(message.topic, ""))
             return False
         return True
 
     def _refused_by_broker(self, message: Outgoing, reason: Reason, is_history: bool) -> Outcome:
-        """Keep what may be taken later, and put away what will not."""
+        """Keep a message that may be accepted later, and drop one that will not be."""
         why = reason.name
         if reason.code == NOT_AUTHORIZED:
             why += "; allow the topic in the broker's ACL"
@@ -363,27 +362,27 @@ class Publisher:
         return Outcome.LATER
 
     def _send_less_than(self, message: Outgoing) -> None:
-        """Halve what history may send at once, for the broker takes no message of this size."""
+        """Halve the size of messages of history, because the broker rejects this size."""
         size = len(message.payload)
         if size // 2 < self._largest_bytes:
             self._largest_bytes = size // 2
-            _log.info("%s: %d bytes are too much for the broker; sending half", message.topic, size)
+            _log.info("%s: %d bytes are too many for the broker; sending half", message.topic, size)
 
     def _refuse(self, message: Outgoing, why: str) -> None:
-        """Tell of a message that cannot be published; log it once per topic and connection.
+        """Report a message that cannot be published; log it once per topic and connection.
 
-        Of answers once in all: their topics are as many as somebody likes, and nothing is lost
-        that was ours to keep. Of those in `_remedies` once, too.
+        Answers are logged once in total: clients may choose any number of topics for them, and
+        nothing is lost that the node has to keep. Topics in `_remedies` are also logged once.
         """
         if message.is_answer:
             if not self._answer_was_refused:
                 self._answer_was_refused = True
-                _log.warning("the broker does not take an answer on %.80r: %s", message.topic, why)
+                _log.warning("the broker rejected an answer on %.80r: %s", message.topic, why)
             return
         if message.topic in self._remedies:
             self._leave_out(message.topic, why)
             return
-        if message.payload or not message.retain:  # what was to be emptied is nothing to keep
+        if message.payload or not message.retain:  # a deletion need not be kept
             self._refused(message.topic, message.payload, why)
         self._say_refused(message.topic, why)
 
@@ -392,10 +391,10 @@ class Publisher:
         self.left_out[topic] = why
         if topic not in self._denied_for_good:
             self._denied_for_good.add(topic)
-            _log.warning("the broker does not take %s: %s", topic, why)
+            _log.warning("the broker rejected %s: %s", topic, why)
 
     def _say_refused(self, topic: str, why: str) -> None:
         """Log it once per topic and connection."""
         if topic not in self._refused_topics:
             self._refused_topics.add(topic)
-            _log.error("the broker does not take %s: %s", topic, why)
+            _log.error("the broker rejected %s: %s", topic, why)

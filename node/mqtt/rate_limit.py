@@ -1,9 +1,9 @@
-"""How many messages the node lets in: what is above that is dropped before it costs anything.
+"""Bounds how many messages the node accepts, and drops the rest before they cost anything.
 
-Anybody who may publish commands may publish thousands of them. They are counted on paho's thread,
-where they arrive, and none above the bound wakes the loop, so that they delay no reading.
+A client that may publish commands may publish thousands of them. They are counted on paho's thread,
+where they arrive. Messages above the bound do not wake the loop, so they do not delay readings.
 
-Used on paho's thread alone.
+Used only on paho's thread.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["RateLimit", "Verdict"]
 BURST = 20
 PER_S = 5.0
 FLOOD = 200
-"""So many in a row that were dropped are a flood: the loop shall stop listening for a while."""
+"""This many dropped in a row are a flood, and the loop should stop listening for a while."""
 
 
 class Verdict(enum.Enum):
-    """What becomes of a message."""
+    """The decision on a message."""
 
     TAKEN = enum.auto()
     DROPPED = enum.auto()
@@ -34,21 +34,24 @@ class RateLimit:
     """A bucket that holds `BURST` tokens, and gets `PER_S` of them a second."""
 
     def __init__(self, clock: Clock, *, unlimited: Callable[[str], bool]) -> None:
-        """What is retained where `unlimited` says so is always taken, once a connection."""
+        """Start with a full bucket.
+
+        Retained messages on `unlimited` topics are always accepted, once per connection.
+        """
         self._clock = clock
         self._unlimited = unlimited
         self._came: set[str] = set()
-        """The unlimited topics of which what is retained has come."""
+        """The unlimited topics whose retained message has arrived."""
         self._tokens = float(BURST)
         self._filled_at_s = clock.monotonic()
         self._dropped = 0
 
     def begin_connection(self) -> None:
-        """What is retained comes again."""
+        """Expect the retained messages again."""
         self._came.clear()
 
     def judge(self, topic: str, *, retained: bool = False) -> Verdict:
-        """Take the next message, or not."""
+        """Decide whether to accept the next message."""
         if retained and topic not in self._came and self._unlimited(topic):
             self._came.add(topic)
             return Verdict.TAKEN

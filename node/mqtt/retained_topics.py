@@ -1,8 +1,8 @@
-"""Every retained topic that this node has ever published, so that none outlives its meaning.
+"""Every retained topic that this node has ever published, so that outdated ones can be deleted.
 
-The broker keeps what is retained, whatever becomes of the node's configuration. The topics are in
-`topics.json` in the state directory, by the node that they were published as: a topic is written
-there, and on the disk, before it is published first.
+The broker keeps retained messages whatever happens to the node's configuration. The topics are in
+`topics.json` in the state directory, by the node's name at the time. A topic is written there, and
+synced to the disk, before its first message is published.
 
 Used on the loop's thread.
 """
@@ -25,12 +25,13 @@ FILE_NAME = "topics.json"
 
 
 class RetainedTopics:
-    """The topics that may have something retained, of this node and of those that it was."""
+    """The topics that may have a retained message, under the present and former names."""
 
     def __init__(self, folder: Path | None, node: str) -> None:
-        """`folder`: where they are remembered; with None, as long as this process lives.
+        """Load the topics.
 
-        `node` is what is published below: `base_topic` and name, `sensors/greenhouse`.
+        `folder`: where to store them; with None they are lost with this process. `node`: the
+        beginning of the topics, `base_topic` and name, such as `sensors/greenhouse`.
         """
         self._file = folder / FILE_NAME if folder else None
         self._node = node
@@ -40,23 +41,23 @@ class RetainedTopics:
 
     @property
     def own(self) -> Set[str]:
-        """The topics of this node."""
+        """Return the topics of this node."""
         return self._topics[self._node]
 
     @property
     def others(self) -> dict[str, Set[str]]:
-        """The nodes that this one was: under another name, or with another base topic."""
+        """Return former names of this node, with another name or base topic, and their topics."""
         return {name: topics for name, topics in self._topics.items() if name != self._node}
 
     def remember(self, topics: Iterable[str]) -> None:
-        """Note topics before something is retained there."""
+        """Note topics before a retained message is published there."""
         if not self.own >= (topics := set(topics)):
             self._topics[self._node] |= topics
             self._changed = True
             self.save()
 
     def emptied(self, topic: str) -> None:
-        """Note that the broker has nothing there any more, to be written with the next `save`."""
+        """Note that the broker has no message there any longer; the next `save` writes it."""
         for name, topics in list(self._topics.items()):
             if topic in topics:
                 topics.discard(topic)
@@ -65,7 +66,7 @@ class RetainedTopics:
                     del self._topics[name]
 
     def save(self) -> None:
-        """Write what has changed; a disk that cannot be written costs no reading."""
+        """Write the changes; if the disk cannot be written, no reading is lost."""
         if self._file is None or not self._changed:
             return
         content = {name: sorted(topics) for name, topics in sorted(self._topics.items())}
@@ -77,8 +78,8 @@ class RetainedTopics:
             if not self._said:
                 self._said = True
                 _log.warning(
-                    "%s cannot be written (%s): after a change of the configuration, topics that "
-                    "are no more stay at the broker; `sensor-node forget` removes them",
+                    "%s cannot be written (%s): after a change of the configuration, former "
+                    "topics stay at the broker; `sensor-node forget` removes them",
                     self._file,
                     error.strerror,
                 )
@@ -93,8 +94,8 @@ def _read(file: Path | None) -> dict[str, list[str]]:
         return {}
     except (OSError, msgspec.DecodeError) as error:
         _log.warning(
-            "%s cannot be read (%s): what was published before stays at the broker, unless it is "
-            "published again; `sensor-node forget` removes it",
+            "%s cannot be read (%s): former topics stay at the broker, unless they are "
+            "published again; `sensor-node forget` removes them",
             file,
             error,
         )

@@ -1,18 +1,19 @@
-"""What a broker may send to a node, taken out of a stream of bytes: all else stays outside. Pure.
+"""Extracts the packets that a broker may send from a stream of bytes, and blocks all others. Pure.
 
-It knows MQTT's framing alone, 5 and 3.1.1 (clauses are those of MQTT 5), and holds each packet
-against bounds before a library parses it:
+It only knows MQTT's framing, 5 and 3.1.1 (clauses refer to MQTT 5), and checks each packet against
+bounds before a library parses it:
 
     CONNACK      once, and first; without texts for people
-    PUBLISH      QoS 0 and 1, up to a size; with the topic and data for an answer, and no other
-                 property. What is above a bound is skipped, and acknowledged at QoS 1, so that a
-                 retained message does not come again and again. QoS 2 nobody has asked for
-    PUBACK       goes to whoever publishes, past the library
-    SUBACK       of one subscription each
-    UNSUBACK     is skipped: nobody waits for it
+    PUBLISH      QoS 0 and 1, up to a size; with the response topic and correlation data, and
+                 without other properties. A packet above a bound is skipped, and acknowledged at
+                 QoS 1, so that a retained message does not return repeatedly. The node never asks
+                 for QoS 2
+    PUBACK       goes to the publisher, bypassing the library
+    SUBACK       with one reason code each
+    UNSUBACK     is skipped, because the node does not wait for it
     PINGRESP, DISCONNECT
 
-Whatever else comes is a fault, after which the connection is of no use.
+Anything else is a fault, after which the connection is unusable.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ __all__ = ["SKIPPED", "BrokerFault", "Sieve", "puback"]
 MAX_PROPERTIES_BYTES = 4096
 MAX_PROPERTIES = 32
 MAX_PASSED = 50
-"""Packets that are passed on of one piece; the rest of the piece waits."""
+"""Most packets that are passed on from one chunk; the rest of the chunk waits."""
 SKIPPED = "$skipped"
-"""The topic, of no broker's, of what stands for a message that was skipped: it has no payload, and
-its one purpose is that the library acknowledges it."""
+"""The topic of the stand-in for a skipped message; brokers do not use it. The stand-in has no
+payload, and only makes the library acknowledge the message."""
 
 _CONNACK, _PUBLISH, _PUBACK, _SUBACK, _UNSUBACK, _PINGRESP, _DISCONNECT = 2, 3, 4, 9, 11, 13, 14
 _PUBLISH_QOS_1 = 0x32
@@ -46,35 +47,35 @@ _ONCE = frozenset(_NUMBERS) | _TEXTS
 
 
 class BrokerFault(ConnectionError):
-    """The broker has sent what no broker may send; the message says what."""
+    """The broker has violated the protocol; the message says how."""
 
 
 class _Unreadable(Exception):
-    """Properties that are malformed, or too many."""
+    """Properties are malformed, or too many."""
 
 
 class Sieve:
-    """One connection's packets: `feed` it what has come, and pass on what it returns."""
+    """One connection's packets: `feed` it the received bytes, and pass on the bytes it returns."""
 
     def __init__(self, *, mqtt_5: bool, max_bytes: int) -> None:
-        """`max_bytes`: how large a whole packet may be."""
+        """Start a connection. `max_bytes`: how large a whole packet may be."""
         self._mqtt_5 = mqtt_5
         self._max_bytes = max_bytes
         self._held = b""
-        """The beginning of what follows, not whole yet."""
+        """The beginning of an incomplete packet."""
         self._to_skip = 0
         self._after_skip = b""
         self._answered = False
         self.packets = 0
-        """All that have come, whatever became of them."""
+        """All packets that have come, accepted or not."""
         self.skipped = 0
-        """Messages that were above a bound, or unreadable."""
+        """Messages that exceeded a bound, or were unreadable."""
         self.acknowledged: list[tuple[int, int]] = []
-        """(message id, reason code) of each PUBACK; whoever looks takes them out."""
+        """(message id, reason code) of each PUBACK; the reader removes them."""
 
     @property
     def wanted(self) -> int:
-        """How many bytes more make the packet whole whose beginning is here; 0: unknown."""
+        """Return how many more bytes complete the present packet; 0: unknown."""
         if self._to_skip:
             return self._to_skip
         head = _head_of(self._held)
@@ -82,18 +83,18 @@ class Sieve:
 
     @property
     def waits(self) -> bool:
-        """Whether there are whole packets that `feed` has not returned yet."""
+        """Return whether there are whole packets that `feed` has not returned yet."""
         try:
             head = _head_of(self._held)
-        except BrokerFault:  # `feed` says so
+        except BrokerFault:  # `feed` raises it
             return True
         return head is not None and sum(head) <= len(self._held)
 
     def feed(self, chunk: bytes) -> bytes:
-        """What may pass of `chunk`, and of what was held before it.
+        """Return the bytes of `chunk`, and of earlier chunks, that may pass.
 
         Raises:
-            BrokerFault: nothing that follows can be trusted.
+            BrokerFault: nothing after this point can be trusted.
         """
         if self._to_skip:
             skipped, chunk = chunk[: self._to_skip], chunk[self._to_skip :]
@@ -116,7 +117,7 @@ class Sieve:
             if kind == _PUBACK:
                 self._take_puback(content[start:end])
             elif kind == _PINGRESP and pings and not size:
-                pass  # one answers as well as a thousand
+                pass  # one answer is as good as a thousand
             else:
                 pings += kind == _PINGRESP
                 packet = self._sifted(content[at], content[start:end])
@@ -133,11 +134,11 @@ class Sieve:
         self.acknowledged.append((int.from_bytes(body[:2], "big"), code))
 
     def _skip(self, content: bytes, at: int, start: int, size: int) -> bytes:
-        """Let a packet go by that is above the bound; returns what stands for it, if it is here."""
+        """Skip a packet above the bound; return its stand-in, if enough of the packet is here."""
         if content[at] >> 4 != _PUBLISH or not self._answered:
             raise BrokerFault(f"a packet of type {content[at] >> 4} with {size} bytes")
         head = start
-        if content[at] & 0x06:  # the message id stands behind the topic (§3.3.2)
+        if content[at] & 0x06:  # the message id follows the topic (§3.3.2)
             topic_bytes = int.from_bytes(content[start : start + 2], "big")
             head = start + 2 + topic_bytes + 2
             if head - start > size:
@@ -154,7 +155,7 @@ class Sieve:
         return b""
 
     def _skipped(self, first: int, message_id: bytes) -> bytes:
-        """What stands for a message that does not pass: at QoS 1, what is acknowledged."""
+        """Return the stand-in for a blocked message: at QoS 1, one that gets acknowledged."""
         self.skipped += 1
         if first & 0x06 != 0x02:
             return b""
@@ -183,7 +184,7 @@ class Sieve:
         if self._answered:
             raise BrokerFault("a second CONNACK")
         self._answered = True
-        if len(body) == 2:  # 3.1.1, or a broker that knows no MQTT 5
+        if len(body) == 2:  # 3.1.1, or a broker without MQTT 5
             return framed(first, body)
         if not self._mqtt_5:
             raise BrokerFault(f"a CONNACK with {len(body)} bytes")
@@ -230,15 +231,15 @@ class Sieve:
 
 
 def puback(message_id: int) -> bytes:
-    """The shortest there is, in either version (§3.4)."""
+    """Return the shortest PUBACK, valid in either version (§3.4)."""
     return framed(_PUBACK << 4, message_id.to_bytes(2, "big"))
 
 
 def _head_of(content: bytes, at: int = 0) -> tuple[int, int] | None:
-    """The lengths of the fixed header of the packet at `at`, and of the rest (§2.1); None: unknown.
+    """Return the lengths of the fixed header at `at`, and of the rest (§2.1); None: unknown.
 
     Raises:
-        BrokerFault: the length is longer than a length may be (§1.5.5).
+        BrokerFault: the length field is longer than allowed (§1.5.5).
     """
     size = shift = 0
     for position in range(at + 1, min(at + 5, len(content))):
@@ -253,7 +254,7 @@ def _head_of(content: bytes, at: int = 0) -> tuple[int, int] | None:
 
 
 def _number(content: bytes, at: int) -> tuple[int, int]:
-    """A variable byte integer (§1.5.5), and where what follows it begins."""
+    """Return a variable byte integer (§1.5.5), and the position after it."""
     number = shift = 0
     for position in range(at, min(at + 4, len(content))):
         byte = content[position]
@@ -265,10 +266,10 @@ def _number(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _properties(body: bytes, at: int, keep: frozenset[int]) -> tuple[bytes, int]:
-    """Those of the properties at `at` that are in `keep` (§2.2.2), and where they end.
+    """Return the properties at `at` that are in `keep` (§2.2.2), and the position after all.
 
     Raises:
-        _Unreadable: they are malformed, or more than the bounds allow.
+        _Unreadable: they are malformed, or exceed the bounds.
     """
     size, at = _number(body, at)
     end = at + size
@@ -311,11 +312,13 @@ def _end_of_property(identifier: int, section: bytes, at: int) -> int:
 
 
 def _check_text(text: bytes) -> None:
-    """A topic in UTF-8 that the library reads, too: paho (2.2) takes U+FEFF, which MQTT 5 allows
-    (§1.5.4), for malformed, and ends the connection."""
+    """Check that a topic is UTF-8 that the library accepts.
+
+    MQTT 5 allows U+FEFF (§1.5.4), but paho (2.2) considers it malformed, and ends the connection.
+    """
     try:
         topic = text.decode()
     except UnicodeDecodeError:
         raise _Unreadable("a topic that is not UTF-8") from None
     if not topic or "\0" in topic or "\ufeff" in topic:
-        raise _Unreadable("a topic that cannot be one")
+        raise _Unreadable("a topic that is not valid")

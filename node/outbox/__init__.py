@@ -1,7 +1,6 @@
 """The log of readings, from the filters until the broker has acknowledged them.
 
-`outbox` is what the loop's thread appends to and commits; `store` keeps a usable file under it
-whatever happens to the disk; `file` is the SQLite database, `rows` and `records` what is in it.
-`reader` is how everybody else looks into the log (`status`, `doctor`, `plot` and the page), from
-other processes.
+The loop's thread appends to `outbox` and commits it. `store` keeps a usable file under it whatever
+happens to the disk. `file` is the SQLite database, and `rows` and `records` are its contents.
+`reader` reads the log from other processes (`status`, `doctor`, `plot` and the page).
 """

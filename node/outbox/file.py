@@ -1,16 +1,16 @@
 """The log of readings as a file: SQLite in WAL mode, synced to the disk with each commit.
 
-    tick         the readings, in rows (see `outbox_rows`), each with the cursor at its commit
-    layout       what the numbers of a reading are
+    tick         the readings, in rows (see `rows`), each with the cursor at its commit
+    layout       the meaning of the numbers of a reading
     boot         the boots of this computer that readings are from, and how its clock was set
-    ledger       one row: the stream, and what must be known when all ticks are gone
-    dead_letter  messages that the broker would not take
-    event        what was wrong, as it was logged
-    stream       which streams the readings are in; not there while there is only the ledger's
+    ledger       one row: the stream, and the facts that must outlive the ticks
+    dead_letter  messages that the broker rejected
+    event        warnings and errors, as logged
+    stream       the streams of the readings; absent while there is only the ledger's
 
-A commit that only appends touches one page of the table, and so writes about a kilobyte: that is
-what the small pages are for, and why the cursor stands in each row. Raises `sqlite3.Error`,
-`Damaged` and `NewerSchema`; `Outbox` knows what to do about them.
+A commit that only appends touches one page of the table, and so writes about a kilobyte. That is
+why the pages are small and each row contains the cursor. Raises `sqlite3.Error`, `Damaged` and
+`NewerSchema`; `Outbox` handles them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _MIGRATIONS = (
         level TEXT NOT NULL, message TEXT NOT NULL);
     """,
 )
-"""What makes schema n of schema n - 1; a new file begins at 0."""
+"""The steps that turn schema n - 1 into schema n; a new file begins at 0."""
 
 KEPT_DEAD_LETTERS = 500
 KEPT_EVENTS = 200
@@ -67,7 +67,7 @@ _STREAM_TABLE = (
     "CREATE TABLE IF NOT EXISTS stream "
     "(first_seq INTEGER PRIMARY KEY, id TEXT NOT NULL, checksum INTEGER NOT NULL)"
 )
-"""An earlier version passes it over, and so can still use the file after an update is undone."""
+"""An earlier version ignores it, and so can still use the file after an update is undone."""
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PAGE_BYTES = 1024
 _WAL_PAGES = 200
@@ -77,7 +77,7 @@ _AT_ONCE = 256
 _BUSY_S = 0.2
 
 _DAMAGE = {
-    sqlite3.SQLITE_ERROR,  # no such table: it is not our file
+    sqlite3.SQLITE_ERROR,  # a table is missing: it is not our file
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_MISMATCH,
@@ -90,7 +90,7 @@ class NewerSchema(Exception):
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether the file is beyond use; else it may do again, with the disk or its rights."""
+    """Return whether the file is unusable; otherwise it may work again, with disk or permissions."""
     if isinstance(error, Damaged | UnicodeDecodeError):
         return True
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
@@ -103,19 +103,19 @@ class OutboxFile:
     def __init__(
         self, path: Path, *, new_stream: str = "", read_only: bool = False, salvaging: bool = False
     ) -> None:
-        """Open the file, make or migrate it, and check it if it was not closed in good order.
+        """Open the file, create or migrate it, and check it if it was not closed properly.
 
-        `new_stream`: the id for a file that is made. `salvaging`: it is known to be damaged, and
-        what is not sound is passed over.
+        `new_stream`: the id for a new file. `salvaging`: the file is known to be damaged, and
+        damaged parts are skipped.
         """
         self.path = path
         wal = path.with_name(path.name + "-wal")
         left_open = _size_of(wal) > 0
         uri = path.absolute().as_uri()
         if read_only:
-            # Without a WAL there is no writer, and nothing that a reader should make beside it.
-            # With one, its index is only read too (https://sqlite.org/wal.html, "Read-Only
-            # Databases"), unless a crash has left none.
+            # Without a WAL there is no writer, and a reader should not create files next to the
+            # log. With a WAL, its index is only read, too (https://sqlite.org/wal.html, "Read-Only
+            # Databases"), unless a crash has removed it.
             uri += "?mode=ro" if wal.exists() else "?immutable=1"
             uri += "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
         self._db = sqlite3.connect(
@@ -123,7 +123,7 @@ class OutboxFile:
             uri=True,
             timeout=_BUSY_S,
             isolation_level=None,
-            check_same_thread=False,  # opened where the node is made, used where it runs
+            check_same_thread=False,  # opened where the node is built, used where it runs
         )
         self._db.text_factory = _text
         self._inode = 0
@@ -167,7 +167,7 @@ class OutboxFile:
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     def refresh(self) -> None:
-        """Look again at what the file has by now, the `ledger` above all."""
+        """Reload the present contents of the file, most of all the `ledger`."""
         self._load()
 
     def _load(self) -> None:
@@ -209,7 +209,7 @@ class OutboxFile:
         if tables.fetchone() is not None:
             begins = self._rows_of("SELECT * FROM stream", tuple[int, str])
         if self.stream and self.stream not in {name for _, name in begins}:
-            # An earlier version has begun another one: all that it sent from then on has it.
+            # An earlier version has begun another stream, and everything it sent later is in it.
             begins = [known for known in begins if known[0] <= self.ledger.cursor]
             begins.append((self.ledger.cursor + 1 if begins else 0, self.stream))
         return Streams(begins)
@@ -230,10 +230,10 @@ class OutboxFile:
         return None
 
     def _rows_of(self, query: str, kind: type[T]) -> list[T]:
-        """The rows of a query, without the checksum that each ends with.
+        """Return the rows of a query, without the checksum at the end of each.
 
         Raises:
-            Damaged: it differs, or a column has what it never had.
+            Damaged: a checksum differs, or a column has an impossible value.
         """
         rows = self._db.execute(query).fetchall()
         sound = [row for row in rows if row[-1] == checksum_of(*row[:-1])]
@@ -247,7 +247,7 @@ class OutboxFile:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """A commit; nothing of it, if anything fails."""
+        """Commit everything in the block, or nothing if anything fails."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -269,10 +269,10 @@ class OutboxFile:
         keep_ledger: bool,
         streams: Streams | None = None,
     ) -> None:
-        """Append readings, move the cursor, and note what else there is, in one commit.
+        """Append readings, move the cursor, and write everything else, in one commit.
 
-        `keep_ledger`: there is more to remember than the readings carry with them. `streams` are
-        written, too, where they are given.
+        `keep_ledger`: the ledger has news that the rows of readings do not contain. `streams` are
+        written, too, if given.
         """
         if not (keep_ledger or batch.retimings or batch.dead_letters or batch.events) and (
             row := self._as_one_row(batch.readings, ledger)
@@ -292,7 +292,7 @@ class OutboxFile:
                 self._write_streams(streams)
 
     def _as_one_row(self, readings: Sequence[Reading], ledger: Ledger) -> Row | None:
-        """The readings as a row, where that is all there is to write: one statement will do."""
+        """Return the readings as one row, if there is nothing else to write; one statement does it."""
         if not all(reading.layout in self._layout_numbers for reading in readings):
             return None
         if readings[0].boot_id not in self._boot_numbers:
@@ -324,7 +324,7 @@ class OutboxFile:
         self._db.executemany("INSERT INTO stream VALUES (?, ?, ?)", rows)
 
     def _note(self, table: str, notes: Sequence[DeadLetter] | Sequence[Event], keep: int) -> None:
-        """Append to a table of which the newest `keep` stay."""
+        """Append to a table, and keep its newest `keep` rows."""
         if not notes:
             return
         values = [(None, *msgspec.structs.astuple(note)) for note in notes]
@@ -363,7 +363,7 @@ class OutboxFile:
         )
 
     def purge(self, upto_seq: int, ledger: Ledger, *, stream: str) -> None:
-        """Delete the rows up to `upto_seq`, and what nothing refers to any more."""
+        """Delete the rows up to `upto_seq`, and boots that rows no longer refer to."""
         with self._transaction():
             self._write_ledger(stream, ledger)
             self._db.execute("DELETE FROM tick WHERE last_seq <= ?", (upto_seq,))
@@ -377,16 +377,16 @@ class OutboxFile:
 
     @property
     def first_seq(self) -> int | None:
-        """The oldest reading there is."""
+        """Return the seq of the oldest reading."""
         row = self._db.execute(
             "SELECT last_seq - count + 1 FROM tick ORDER BY last_seq LIMIT 1"
         ).fetchone()
         return None if row is None else int(row[0])
 
     def last_before(self, utc_ms: int) -> int:
-        """The last reading that was taken before `utc_ms`; 0 for none.
+        """Return the seq of the last reading taken before `utc_ms`; 0 for none.
 
-        Readings without a true time count with the next that has one.
+        Readings without a true time count with the next reading that has one.
         """
         found = 0
         rows = self._db.execute("SELECT last_seq, utc_ms, synced FROM tick ORDER BY last_seq")
@@ -399,7 +399,7 @@ class OutboxFile:
         return found
 
     def readings_after(self, seq: int, limit: int) -> list[Reading]:
-        """At most `limit` readings after `seq`, with their true times where they are known."""
+        """Return at most `limit` readings after `seq`, with their true times if known."""
         rows = self._db.execute(
             "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?", (seq, limit)
         )
@@ -421,10 +421,10 @@ class OutboxFile:
         ]
 
     def sound_readings(self) -> Iterator[list[Reading]]:
-        """What was not acknowledged, of a file that is damaged; what cannot be read is left out.
+        """Yield the unacknowledged readings of a damaged file, without the unreadable ones.
 
-        A page that is no more fails each query that meets it, so rows are asked for in smaller
-        numbers there, and one by one behind it, in growing steps.
+        Every query that meets a damaged page fails. So rows are read in smaller numbers there, and
+        one by one after it, in growing steps.
         """
         query = "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?"
         seq, limit, step = self.ledger.cursor, _AT_ONCE, 1
@@ -469,11 +469,11 @@ class OutboxFile:
             self._write_ledger(self.stream, self.ledger)
 
     def newest_readings(self, count: int) -> list[Reading]:
-        """About the last `count` readings, newest last."""
+        """Return about the last `count` readings, newest last."""
         return self.readings_after(max(0, self.ledger.last_seq - count), count)
 
     def events(self, count: int) -> list[Event]:
-        """The last `count` events, newest last."""
+        """Return the last `count` events, newest last."""
         rows = self._db.execute(
             "SELECT utc_ms, level, message FROM event ORDER BY id DESC LIMIT ?", (count,)
         )
@@ -481,20 +481,20 @@ class OutboxFile:
 
     @property
     def in_place(self) -> bool:
-        """Whether the file is still where it was opened."""
+        """Return whether the file is still where it was opened."""
         try:
             return os.stat(self.path).st_ino == self._inode
         except OSError:
             return False
 
     def close(self) -> None:
-        """Let SQLite put everything into the one file, if it can."""
+        """Close the file; SQLite moves the WAL's content into it if it can."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
 
 
 def _size_of(file: Path) -> int:
-    """0 for one that is not there, or has gone this instant."""
+    """Return the size of a file; 0 if it does not exist, or has just disappeared."""
     try:
         return file.stat().st_size
     except FileNotFoundError:
@@ -502,7 +502,7 @@ def _size_of(file: Path) -> int:
 
 
 def _text(content: bytes) -> str:
-    """A text column; one that is none is found by its checksum, and not by sqlite3."""
+    """Decode a text column; a damaged one is detected by its checksum, not by sqlite3."""
     return content.decode("utf-8", "replace")
 
 

@@ -1,10 +1,10 @@
-"""The outbox: every reading, from the pipeline until the broker has acknowledged it.
+"""The outbox: every reading, from the filters until the broker has acknowledged it.
 
     append ──► uncommitted ──commit──► OutboxStore (SQLite) ──read──► History ──► broker
                                             cursor ◄──acknowledge──────┘
 
-It is a log: sending moves a cursor, and old rows are deleted in bulk. While there is no file to
-write to, readings wait in memory, are sent from there, and are written when that works again.
+It is a log: sending moves a cursor, and old rows are deleted in bulk. While the file cannot be
+written, readings wait in memory, are sent from there, and are written when that works again.
 
 Used on the loop's thread.
 """
@@ -34,14 +34,14 @@ MAX_IN_MEMORY = 10_000
 """Readings that wait for a file to be written to."""
 PURGE_EVERY_S = 3600.0
 SLACK = 1000
-"""By how many readings the file may exceed `max_readings` before some are deleted, in bulk."""
+"""How many readings above `max_readings` the file may have before some are deleted in bulk."""
 _MAX_NOTES = 50
 _MAX_AT_ONCE = 500
 _MEMORY_IS_FULL = f"{MAX_IN_MEMORY} are kept in memory"
 
 
 class Outbox:
-    """The log of readings of one node, in `folder`; with None, in memory alone."""
+    """The log of readings of one node, in `folder`; with None, only in memory."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Outbox:
         self._ledger = Ledger()
         self._ledger_changed = False
         self._follows_a_file = False
-        """The numbers of readings go on from those of a file."""
+        """Whether the numbers of readings continue those of a file."""
         self._first_of_life = 1
         """The first reading of this process."""
         self._stored_cursor = 0
@@ -67,15 +67,15 @@ class Outbox:
         self._uncommitted: deque[Reading] = deque()
         self._retimings: dict[str, Retiming] = {}
         self._notes = Batch(retimings={}, dead_letters=[], events=[])
-        """What is to be written with the next readings."""
+        """The other content to write with the next readings."""
         self._acknowledged: dict[int, int] = {}
-        """First seq -> last seq, of what was acknowledged beyond the cursor."""
+        """First seq -> last seq of readings that were acknowledged beyond the cursor."""
         self._purge_at_s = clock.monotonic() + PURGE_EVERY_S
         self._reported_drops: set[str] = set()
         self._skipped = (0, 0)
-        """How many readings beyond the cursor were dropped from memory, and the last of them."""
+        """How many readings beyond the cursor were dropped from memory, and the last such seq."""
         self.numbering = 0
-        """Counts how often readings that had a seq were given another: those in flight are void."""
+        """Counts how often readings were renumbered; readings in flight are then void."""
         self.committed = 0
         self._open()
 
@@ -83,7 +83,7 @@ class Outbox:
 
     @property
     def stream(self) -> str:
-        """The id of the sequence that the next `seq` counts in."""
+        """Return the id of the sequence that the next `seq` counts in."""
         return self._store.streams.newest
 
     def stream_of(self, seq: int) -> str:
@@ -96,33 +96,33 @@ class Outbox:
 
     @property
     def cursor(self) -> int:
-        """Everything up to here was acknowledged, or dropped."""
+        """Return the last seq up to which everything was acknowledged or dropped."""
         return self._ledger.cursor
 
     @property
     def unsent(self) -> int:
-        """How many readings wait for the broker."""
+        """Return how many readings wait for the broker."""
         skipped, skipped_to = self._skipped
         return self.last_seq - self.cursor - (skipped if skipped_to > self.cursor else 0)
 
     @property
     def dropped(self) -> int:
-        """How many readings were lost to the bound, in the life of the file."""
+        """Return how many readings were dropped because of the bound, in the life of the file."""
         return self._ledger.dropped
 
     @property
     def dead_letters(self) -> int:
-        """How many messages the broker would not take, in the life of the file."""
+        """Return how many messages the broker rejected, in the life of the file."""
         return self._ledger.dead_letters
 
     @property
     def problem(self) -> str:
-        """Why readings are not written to the disk; "" while they are."""
+        """Return why readings are not written to the disk; "" while they are."""
         return self._store.problem
 
     @property
     def set_aside(self) -> list[str]:
-        """Files of logs that could not be used."""
+        """Return the names of log files that could not be used."""
         return self._store.set_aside
 
     def look_for_set_aside(self) -> None:
@@ -131,24 +131,24 @@ class Outbox:
 
     @property
     def notes_waiting(self) -> bool:
-        """So much was refused since the last commit that it should be written down."""
+        """Return whether so many messages were rejected since the last commit that it is due."""
         return len(self._notes.dead_letters) >= _MAX_NOTES // 2
 
     @property
     def condition(self) -> tuple[str, int, bool, bool]:
-        """What is wrong with it; worth telling when it changes."""
+        """Return the state of the outbox that is reported whenever it changes."""
         return self.problem, len(self.set_aside), self.dropped > 0, self.dead_letters > 0
 
     @property
     def cursor_lag(self) -> int:
-        """By how many readings the cursor is ahead of what was committed of it."""
+        """Return by how many readings the cursor is ahead of the committed one."""
         return self._ledger.cursor - self._stored_cursor
 
     def read(self, after_seq: int, limit: int) -> list[Reading]:
-        """At most `limit` readings after `after_seq`, with their true times where known.
+        """Return at most `limit` readings after `after_seq`, with their true times if known.
 
-        None of those in memory while there are some in the file that cannot be read: they are
-        not to be passed over.
+        While readings in the file cannot be read, return none of those in memory, so that the
+        former are not skipped.
         """
         found: list[Reading] = []
         in_memory_from = self._uncommitted[0].seq if self._uncommitted else math.inf
@@ -165,7 +165,7 @@ class Outbox:
         return found
 
     def retimed(self, reading: Reading) -> Reading:
-        """The reading with its true time, if that has become known."""
+        """Return the reading with its true time, if that has become known."""
         retiming = self._retimings.get(reading.boot_id)
         return reading if retiming is None else retiming.apply(reading)
 
@@ -180,7 +180,7 @@ class Outbox:
         utc_s: float,
         synced: bool,
     ) -> Reading:
-        """Take a reading in, to be written with the next `commit`; it gets its seq here."""
+        """Add a reading, to be written with the next `commit`; it gets its seq here."""
         self._ledger.last_seq += 1
         reading = Reading(
             seq=self._ledger.last_seq,
@@ -195,7 +195,10 @@ class Outbox:
         return reading
 
     def acknowledge(self, first_seq: int, last_seq: int) -> None:
-        """The broker has these readings; the cursor moves when it has all before them too."""
+        """Note that the broker has these readings.
+
+        The cursor moves when the broker also has all earlier ones.
+        """
         if last_seq > self.cursor:
             self._acknowledged[first_seq] = last_seq
             self._follow_acknowledged()
@@ -208,18 +211,18 @@ class Outbox:
             self._ledger.cursor = max(self.cursor, self._acknowledged.pop(first_seq))
 
     def forget_acknowledged(self) -> None:
-        """The link is new: what is beyond the cursor is sent again, and acknowledged again."""
+        """Forget acknowledgements beyond the cursor: on a new link the readings are sent again."""
         self._acknowledged.clear()
 
     def clock_was_set(self, *, boot_s: float, utc_s: float) -> None:
-        """Now that the time is known, it is for all readings of this boot up to now."""
+        """Apply the time, now that it is known, to all readings of this boot up to now."""
         boot_ms = round(boot_s * 1000)
         retiming = Retiming(set_at_ms=boot_ms, offset_ms=round(utc_s * 1000) - boot_ms)
         self._retimings[self._clock.boot_id] = retiming
         self._notes.retimings[self._clock.boot_id] = retiming
 
     def refused(self, topic: str, payload: bytes, reason: str) -> None:
-        """Keep a message that the broker would not take, with the next commit."""
+        """Keep a message that the broker rejected, with the next commit."""
         self._ledger.dead_letters += 1
         utc_ms = round(self._clock.utc_s() * 1000)
         self._notes.dead_letters = [
@@ -232,14 +235,14 @@ class Outbox:
         self._notes.events = [*self._notes.events[-_MAX_NOTES + 1 :], event]
 
     def set_health(self, snapshot: str) -> None:
-        """Keep what the node knows of itself, with the next commit."""
+        """Keep the node's health, with the next commit."""
         if snapshot != self._ledger.health:
             self._ledger.health = snapshot
             self._ledger_changed = True
 
     @property
     def unsaved(self) -> bool:
-        """Whether `commit` has something to write, be it only a moved cursor."""
+        """Return whether `commit` has something to write, even if only a moved cursor."""
         notes = self._notes
         return bool(
             self._uncommitted
@@ -251,7 +254,7 @@ class Outbox:
         )
 
     def commit(self) -> None:
-        """Write what there is to write, in one transaction, and delete what is old."""
+        """Write everything that is new, in one transaction, and delete old rows."""
         if not self._store.writable:
             self._open()
         self._count_lost()
@@ -276,7 +279,7 @@ class Outbox:
         return True
 
     def try_file_again(self) -> int:
-        """Write what is left in memory, however lately that failed; return what is not written.
+        """Write the readings in memory, even soon after a failure; return how many remain.
 
         Only readings that the broker has not acknowledged are counted.
         """
@@ -289,7 +292,7 @@ class Outbox:
         return sum(reading.seq > self.cursor for reading in self._uncommitted)
 
     def close(self) -> None:
-        """Write what is left, and close the file in good order."""
+        """Write the remaining readings, and close the file properly."""
         if (lost := self.try_file_again()) and self._store.has_folder:
             _log.error(
                 "%d readings are lost: they could be neither written (%s) nor sent",
@@ -327,7 +330,7 @@ class Outbox:
         self._follow_acknowledged()
 
     def _drop_from_memory(self, seq: int) -> None:
-        """Let go of a reading in memory; what is unsent in the file before it stays."""
+        """Drop a reading from memory; unsent readings in the file before it stay."""
         if seq <= self.cursor:
             return
         if seq == self.cursor + 1:
@@ -365,14 +368,14 @@ class Outbox:
     # -- the file
 
     def begin_stream(self) -> None:
-        """Let another stream begin with the next reading."""
+        """Begin another stream with the next reading."""
         self._begin_stream(self.last_seq + 1)
 
     def begin_stream_since(self, newer_than_ms: int | None) -> None:
-        """Let another stream begin where this log went another way than its original.
+        """Begin another stream at the point where this log diverged from its original.
 
-        That is with the first reading of this life, or the first unsent one that is newer than
-        `newer_than_ms`, UTC: what was taken before may have been sent under the old stream.
+        That is the first reading of this process, or the first unsent one that is newer than
+        `newer_than_ms`, UTC: earlier readings may have been sent under the old stream.
         """
         first_seq, after_seq = self._first_of_life, self.cursor
         while newer_than_ms is not None and (found := self.read(after_seq, _MAX_AT_ONCE)):
@@ -389,7 +392,7 @@ class Outbox:
         self.numbering += 1
 
     def _open(self, *, at_once: bool = False) -> None:
-        """Open the file, or try again; what is in memory by then comes after what it holds."""
+        """Open the file, or try again; readings in memory by then follow those in the file."""
         found = self._store.open(at_once=at_once)
         if found is None:
             return
@@ -402,7 +405,7 @@ class Outbox:
         self._stored_from = self._store.first_seq() or found.last_seq + 1
 
     def _renumber(self, found: Ledger) -> None:
-        """Go on where the file ends, with what was not sent from memory meanwhile."""
+        """Renumber the readings that were not sent from memory to follow the end of the file."""
         unsent = [reading for reading in self._uncommitted if reading.seq > self.cursor]
         self._uncommitted.clear()
         for seq, reading in enumerate(unsent, found.last_seq + 1):

@@ -1,6 +1,6 @@
-"""The log for all who only look: page, plot, `status`, `doctor`. What is sound of a damaged one.
+"""Read-only access to the log for the page, `plot`, `status` and `doctor`, also to a damaged one.
 
-It is held for milliseconds, and never changed.
+The log is held for milliseconds, and never changed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _AGAIN_AFTER_S = 0.02
 _AT_ONCE = 1000
 """Readings of one query: the log is held for some milliseconds at a time."""
 _MAX_UNSOUND = 300
-"""Readings that cannot be read, in one look; behind so many it is given up for now."""
+"""The most unreadable readings in one look; after that many, the reader gives up for now."""
 
 
 @contextlib.contextmanager
 def open_log(file: Path) -> Iterator[OutboxFile]:
-    """The log, for as short as can be.
+    """Open the log, for as short a time as possible.
 
     Raises:
         One of LOG_TROUBLE.
@@ -55,7 +55,7 @@ def open_log(file: Path) -> Iterator[OutboxFile]:
 
 
 def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
-    """What `look` finds in the log.
+    """Return what `look` finds in the log.
 
     Raises:
         One of LOG_TROUBLE.
@@ -69,7 +69,7 @@ def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
 
 
 def _patiently(attempt: Callable[[], T]) -> T:
-    """A node that opens or closes the log makes and removes its WAL meanwhile: try again, then."""
+    """Try repeatedly, because a node that opens or closes the log creates or removes its WAL."""
     for _ in range(_AGAIN):
         try:
             return attempt()
@@ -80,12 +80,12 @@ def _patiently(attempt: Callable[[], T]) -> T:
 
 def _opened_once(file: Path) -> OutboxFile:
     if not file.exists():
-        raise FileNotFoundError("there is none yet: has the node been started?")
+        raise FileNotFoundError("it does not exist yet: has the node been started?")
     wal, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
     if wal.exists() and not index.exists():
         raise sqlite3.OperationalError(
-            "it was not closed in good order, and the index of its WAL is gone; "
-            "the node makes it anew when it is started"
+            "it was not closed properly, and the index of its WAL is missing; "
+            "the node creates it again when it starts"
         )
     return OutboxFile(file, read_only=True)
 
@@ -93,9 +93,9 @@ def _opened_once(file: Path) -> OutboxFile:
 def readings_from(
     log: OutboxFile, seq: int, unsound: Callable[[], None] | None = None, *, most: int = 1 << 62
 ) -> Iterator[list[Reading]]:
-    """The readings after `seq`, some at a time, about `most` of them; damaged ones are left out.
+    """Yield about `most` readings after `seq`, some at a time, without damaged ones.
 
-    `unsound` is called for each query that met one.
+    `unsound` is called for each query that met a damaged one.
     """
     limit, step, failed, found = _AT_ONCE, 1, 0, 0
     while found < most and seq < log.ledger.last_seq:
@@ -123,7 +123,7 @@ def readings_from(
 
 
 def why_not(file: Path, error: Exception) -> str:
-    """Why the log cannot be read, and what to do."""
+    """Return why the log cannot be read, and what to do."""
     if isinstance(error, FileNotFoundError):
         return f"there is no log in {file.parent} yet: has the node been started?"
     what_to_do = remedy(file)
@@ -131,14 +131,14 @@ def why_not(file: Path, error: Exception) -> str:
         return f"the log {file} cannot be read: Permission denied; {what_to_do}"
     hint = "may the page's user read it?"
     if isinstance(error, NewerSchema):
-        hint = "restart the page with the version that the node has"
+        hint = "restart the page with the node's version"
     elif is_damage(error):
-        hint = "it is damaged; the node sets it aside when it is started, or meets the damage"
+        hint = "it is damaged; the node sets it aside when it starts, or finds the damage"
     return f"the log {file} cannot be read: {error} ({hint})"
 
 
 def health_in(ledger: Ledger) -> Health | None:
-    """What the node knew of itself last; None where it is of another version."""
+    """Return the node's last health; None if it is from another version."""
     try:
         return msgspec.json.decode(ledger.health, type=Health)
     except msgspec.DecodeError:
@@ -146,9 +146,9 @@ def health_in(ledger: Ledger) -> Health | None:
 
 
 def health_of(ledger: Ledger, process: int | None) -> Health | None:
-    """What the process that holds the log knew of itself last; without one, what the last one did.
+    """Return the last health of the process that holds the log, or of the last one that did.
 
-    None where it is of another version, or of an earlier process than the one that runs.
+    None if it is from another version, or from an earlier process than the running one.
     """
     health = health_in(ledger)
     return health if health is None or process in (None, health.process) else None

@@ -1,4 +1,4 @@
-"""What is kept in the log beside the readings themselves."""
+"""The records that the log keeps in addition to the readings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Batch", "DeadLetter", "Event", "Ledger", "Retiming"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that the broker would not take."""
+    """A message that the broker rejected."""
 
     utc_ms: int
     topic: str
@@ -35,7 +35,7 @@ class Retiming(msgspec.Struct, frozen=True):
     offset_ms: int
 
     def apply(self, reading: Reading) -> Reading:
-        """The reading with its true time, if this tells it."""
+        """Return the reading with its true time, if this setting of the clock applies to it."""
         if reading.synced or reading.boot_ms > self.set_at_ms:
             return reading
         utc_ms = reading.boot_ms + self.offset_ms
@@ -43,21 +43,21 @@ class Retiming(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct):
-    """What must be known when all ticks are gone."""
+    """The facts that must outlive the ticks."""
 
     last_seq: int = 0
     cursor: int = 0
     """Everything up to here was acknowledged, or dropped."""
     dropped: int = 0
-    """Readings that were lost to the bound."""
+    """Readings that were dropped because of the bound."""
     dead_letters: int = 0
-    """Messages that the broker would not take."""
+    """Messages that the broker rejected."""
     health: str = ""
-    """What the node knew of itself last, as JSON."""
+    """The node's last health, as JSON."""
 
 
 class Batch(msgspec.Struct):
-    """What is written in one commit."""
+    """The content of one commit."""
 
     readings: Sequence[Reading] = ()
     retimings: dict[str, Retiming] = {}

@@ -1,9 +1,9 @@
 """Readings as rows of the log, and back: pure functions.
 
-A row holds the readings of a tick that share one state of the clock. It is made small, for every
+A row holds the readings of a tick that share one state of the clock. It is small, because every
 byte is written to an SD card twice: readings are a JSON list of `[layout, milliseconds after the
-row's time, number, ...]`. Its checksum is there because SQLite has none for its pages: what a card
-made of them shall not be taken for a reading.
+row's time, number, ...]`. A row has a checksum because SQLite does not have one for its pages, and
+data that the card has corrupted must not be taken for a reading.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from node.reading import Layout, Reading
 __all__ = ["MAX_READINGS", "Damaged", "Row", "checksum_of", "readings_of", "rows_of"]
 
 MAX_READINGS = 200
-"""Of one row, so that to read one of them does not mean to decode thousands."""
+"""The most readings in one row, so that reading one of them does not mean decoding thousands."""
 _MAX_STEP_MS = 50
-"""How far two clocks may drift apart between two readings of a row; more is a step."""
+"""How far two clocks may drift apart between two readings of a row; more than that is a step."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[list[int | float]]).decode
 
 
 class Damaged(Exception):
-    """Something in the log is not what was written."""
+    """The log differs from what was written."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def checksum_of(*values: int | str | bytes | None) -> int:
-    """CRC-32 of the values of a row."""
+    """Return the CRC-32 of the values of a row."""
     return zlib.crc32(repr(values).encode())
 
 
@@ -62,7 +62,7 @@ def rows_of(
     layout_number: Callable[[Layout], int],
     boot_number: Callable[[str], int],
 ) -> Iterator[Row]:
-    """Readings in order of seq as as few rows as can be."""
+    """Pack readings, in seq order, into as few rows as possible."""
     start = 0
     for end in range(1, len(readings) + 1):
         if end == len(readings) or not _share_a_row(readings[end - 1], readings[end], end - start):
@@ -101,10 +101,10 @@ def _share_a_row(before: Reading, after: Reading, count: int) -> bool:
 def readings_of(
     row: Row, layouts: Mapping[int, Layout], boot_ids: Mapping[int, str]
 ) -> list[Reading]:
-    """The readings of a row, as they were appended.
+    """Return the readings of a row, as they were appended.
 
     Raises:
-        Damaged: the checksum differs, or the row speaks of what is not there.
+        Damaged: the checksum differs, or the row refers to something that does not exist.
     """
     if row.checksum != row.expected_checksum:
         raise Damaged(f"the checksum of the readings up to {row.last_seq} differs")

@@ -1,9 +1,9 @@
 """Keeps a usable log file under the outbox, whatever happens to the disk.
 
-A disk that is full, read-only or without the rights leaves the file as it is: what is in it can
-still be read, and writing is tried again. A file that is damaged, or of a later version, is set
-aside under another name; what is sound in a damaged one is copied into the new one. No trouble is
-raised: `problem` and `set_aside` tell of it.
+If the disk is full or read-only, or permissions are missing, the file stays as it is: its content
+can still be read, and writing is tried again. A file that is damaged, or from a later version, is
+set aside under another name, and the undamaged readings are copied into the new one. Problems are
+not raised, but reported by `problem` and `set_aside`.
 
 Used by `Outbox`, on the loop's thread.
 """
@@ -35,11 +35,11 @@ _log = logging.getLogger(__name__)
 FILE_NAME = "outbox.db"
 TRY_AGAIN_S = 5.0
 _REPLACE_AT_MOST_EVERY_S = 30.0
-_NO_FOLDER = "there is no folder for the log"
+_NO_FOLDER = "the log has no folder"
 _SET_ASIDE = "outbox-set-aside-"
 _KEPT_SET_ASIDE = 3
 
-# UnicodeDecodeError: a text that is none, or a message of SQLite that quotes one.
+# UnicodeDecodeError: an invalid text, or a message of SQLite that quotes one.
 _FILE_TROUBLE = (
     sqlite3.Error,
     Damaged,
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 class OutboxStore:
-    """The log file in `folder`; with None, no file at all."""
+    """The log file in `folder`; with None there is no file."""
 
     def __init__(self, folder: Path | None, clock: Clock, hold: Callable[[], None]) -> None:
         """`hold` takes the folder for this process, and raises StateDirTaken."""
@@ -64,7 +64,7 @@ class OutboxStore:
         """A file set aside whose unsent readings could not be copied yet."""
         self._replaced_at_s = -math.inf
         self._lost = 0
-        """Unsent readings that damage has cost, since `losses` was called last."""
+        """Unsent readings lost to damage since the last call of `losses`."""
         self._file: OutboxFile | None = None
         self._may_write = False
         self._try_at_s = -math.inf
@@ -73,8 +73,8 @@ class OutboxStore:
         self.streams = Streams()
         """The ids of the sequences that `seq` counts in.
 
-        Another one begins when writing fails: what is sent from memory then, and might get its
-        seq once more after a crash, must not be taken for what is written later.
+        Another sequence begins when writing fails. A reading sent from memory then might share its
+        seq with a later one after a crash, and must not be confused with it.
         """
         self._streams_written = True
         self._last_written = 0
@@ -88,14 +88,15 @@ class OutboxStore:
 
     @property
     def writable(self) -> bool:
-        """Whether there is a file that may be written to, for all that is known."""
+        """Return whether there is a file that can be written, as far as known."""
         return self._file is not None and self._may_write
 
     def open(self, *, at_once: bool = False) -> Ledger | None:
-        """Open the file, or try again after some trouble; return its ledger where it was opened.
+        """Open the file, or try again after a failure; return its ledger if it was opened.
 
-        A file that cannot be written is opened to be read, once: what waits in it is sent. None
-        while nothing new can be done, or was tried not long ago, unless `at_once`.
+        A file that cannot be written is opened for reading, once, and its waiting readings are
+        sent. Returns None if opening failed less than TRY_AGAIN_S ago, unless `at_once`, or if
+        there is nothing new to try.
         """
         now_s = self._clock.monotonic()
         if self._folder is None or (now_s < self._try_at_s and not at_once):
@@ -128,7 +129,7 @@ class OutboxStore:
         return self._file.ledger
 
     def _lock_folder(self) -> None:
-        """Make the folder, and hold it."""
+        """Create the folder, and hold it."""
         assert self._folder is not None
         make_state_dir(self._folder)
         for suffix in ("", "-wal"):
@@ -148,12 +149,12 @@ class OutboxStore:
         return file.ledger
 
     def losses(self) -> int:
-        """Return how many unsent readings damage has cost; each is counted once."""
+        """Return how many unsent readings were lost to damage; each is counted once."""
         lost, self._lost = self._lost, 0
         return lost
 
     def commit(self, batch: Batch, ledger: Ledger, *, keep_ledger: bool) -> bool:
-        """Write it, if the file can be written; whether that was so."""
+        """Write the batch; return whether it succeeded."""
 
         def write(file: OutboxFile) -> bool:
             streams = None if self._streams_written else self.streams
@@ -173,7 +174,7 @@ class OutboxStore:
         return True
 
     def _mind_deletion(self) -> None:
-        """Begin a new file when ours has been deleted or replaced, for it would go with us."""
+        """Begin a new file if ours was deleted or replaced: it would vanish with this process."""
         if self._file is not None and not self._file.in_place:
             self._replace(Damaged("it was deleted, or replaced by another"))
 
@@ -183,7 +184,7 @@ class OutboxStore:
             self.set_aside = self._found_set_aside()
 
     def read(self, after_seq: int, limit: int) -> list[Reading] | None:
-        """At most `limit` readings after `after_seq`; None, if they cannot be read now."""
+        """Return at most `limit` readings after `after_seq`; None if they cannot be read now."""
         if self._unsalvaged is not None:
             return None
         if self._file is None:
@@ -195,7 +196,7 @@ class OutboxStore:
         return found
 
     def first_seq(self) -> int | None:
-        """The oldest reading in the file; None for none."""
+        """Return the seq of the oldest reading in the file; None if it is empty."""
         return self._try(lambda file: file.first_seq)
 
     def last_before(self, utc_ms: int) -> int:
@@ -209,13 +210,13 @@ class OutboxStore:
             self._streams_written = False
 
     def begin_stream(self, first_seq: int) -> None:
-        """Let another stream begin with the reading `first_seq`."""
+        """Begin another stream with the reading `first_seq`."""
         self.streams.begin(first_seq)
         self._streams_written = False
 
     @property
     def retimings(self) -> dict[str, Retiming]:
-        """Boot id -> how its clock was set, as the file knew it when it was opened."""
+        """Return boot id -> how its clock was set, as in the file when it was opened."""
         return {} if self._file is None else self._file.retimings
 
     def close(self) -> None:
@@ -251,7 +252,7 @@ class OutboxStore:
         self.problem = problem
 
     def _why_disk(self) -> str:
-        """Say that the disk is read-only, where it is (statvfs(3)): a card that is worn out."""
+        """Say so if the disk is read-only (statvfs(3)), as when a card is worn out."""
         try:
             read_only = os.statvfs(self._folder or "").f_flag & os.ST_RDONLY
         except OSError:
@@ -259,7 +260,7 @@ class OutboxStore:
         return "; its disk is mounted read-only, as when a card is worn out" if read_only else ""
 
     def _replace(self, error: Exception) -> Ledger | None:
-        """Set the file aside, and begin a new one with what is sound of it."""
+        """Set the file aside, and begin a new one with its undamaged readings."""
         assert self._folder is not None
         try:
             self._lock_folder()
@@ -268,7 +269,7 @@ class OutboxStore:
             return None
         now_s = self._clock.monotonic()
         if now_s < self._replaced_at_s + _REPLACE_AT_MOST_EVERY_S:
-            self._cannot_write(error)  # again, and so soon: the disk itself is not sound
+            self._cannot_write(error)  # again, and so soon: the disk itself is faulty
             return None
         self._replaced_at_s = now_s
         path = self._folder / FILE_NAME
@@ -293,7 +294,7 @@ class OutboxStore:
         return self._use(file)
 
     def _salvage(self, file: OutboxFile, old: OutboxFile | None = None) -> None:
-        """Copy what was not acknowledged yet, as far as it is sound, under the numbers it had."""
+        """Copy the unacknowledged readings that are undamaged, and keep their numbers."""
         aside, self._unsalvaged = self._unsalvaged, None
         try:
             if old is None and aside is not None:
@@ -302,25 +303,25 @@ class OutboxStore:
                 return
             old.refresh()
             ledger, copied, streams = old.ledger, 0, old.streams
-            # What the damage has cost may have been sent: its numbers are not given out again.
+            # The lost readings may have been sent, so their numbers are not used again.
             streams.begin(ledger.last_seq + 1)
             for readings in old.sound_readings():
                 file.commit(Batch(readings), ledger, stream=streams.newest, keep_ledger=True)
                 copied += len(readings)
             unsent = ledger.last_seq - ledger.cursor
             self._lost += unsent - copied
-            _log.warning("%d of %d unsent readings could be kept", copied, unsent)
+            _log.warning("%d of %d unsent readings were recovered", copied, unsent)
             stream = streams.newest
             file.commit(Batch(), ledger, stream=stream, keep_ledger=True, streams=streams)
             file.ledger, file.streams = ledger, streams
         except _FILE_TROUBLE as error:
-            _log.error("nothing of the old log could be kept: %s", error)
+            _log.error("nothing could be recovered from the old log: %s", error)
         finally:
             if old is not None:
                 old.close()
 
     def _rename(self, path: Path) -> Path:
-        """Move the file and its WAL out of the way; all but the newest few are deleted."""
+        """Move the file and its WAL out of the way; delete all but the newest few such files."""
         stamp = utc_text(round(self._clock.utc_s() * 1000))[:19].replace(":", "")
         aside = path.with_name(f"{_SET_ASIDE}{stamp}.db")
         number = 1

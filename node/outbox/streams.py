@@ -1,8 +1,8 @@
-"""Which stream each reading of the log belongs to.
+"""The stream that each reading of the log belongs to.
 
-Another stream begins where a `seq` may have been given out that this log does not know of: what
-was sent from memory alone, what a damaged log has lost, what a restored card has forgotten. The
-readings before keep theirs, because a consumer knows a duplicate by (stream, seq).
+Another stream begins where a `seq` may have been used that this log does not know of: for readings
+that were only sent from memory, were lost with a damaged log, or are missing on a restored card.
+Earlier readings keep their stream, because consumers recognise duplicates by (stream, seq).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Streams:
 
     @property
     def begins(self) -> tuple[tuple[int, str], ...]:
-        """(first seq, id), oldest first."""
+        """Return (first seq, id) of each stream, oldest first."""
         return tuple(self._begins)
 
     @property
     def newest(self) -> str:
-        """The stream of the readings to come."""
+        """Return the stream of the next reading."""
         return self._begins[-1][1]
 
     def of(self, seq: int) -> str:
@@ -38,7 +38,7 @@ class Streams:
         return self._begins[0][1]
 
     def begin(self, first_seq: int) -> None:
-        """Let another stream begin with the reading `first_seq`."""
+        """Begin another stream with the reading `first_seq`."""
         self._begins = [known for known in self._begins if known[0] < first_seq]
         self._begins.append((first_seq, new_stream()))
 

@@ -1,4 +1,4 @@
-"""The health of now, from the parts of the node that know it."""
+"""Collects the node's present health from its parts."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ def collect_health(
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
-    """The health of now; `started_s` is the monotonic time at which the node began.
+    """Return the present health; `started_s` is the monotonic time at which the node began.
 
-    `config` is the digest of the configuration file; `simulated` whether the hardware is not real;
-    `tls` names the certificates of the node;
-    `name_problem` what is wrong with the node's name;
-    `left_out` is topic -> why the broker does not take it, of those that no reading is lost by;
-    `device_problem` what is wrong with Home Assistant's device; `notice` a problem that was there
-    before it began (`node.system.update_notice`); `bad_configuration` what is wrong with the
-    configuration, where the node runs on the last good one.
+    `config`: the digest of the configuration file. `simulated`: the hardware is not real. `tls`
+    names the certificates of the node. `name_problem`: a problem with the node's name. `left_out`:
+    topic -> why the broker rejects it, for topics whose loss costs no reading. `device_problem`: a
+    problem with Home Assistant's device. `notice`: a problem from before the start
+    (`node.system.update_notice`). `bad_configuration`: the problem of the configuration, if the
+    node runs on the last good one.
     """
     from node.system.host import read_vitals
 
@@ -60,24 +59,24 @@ def collect_health(
     problems = [text for text in told if text]
     if not link.guarded:
         problems.append(
-            "this paho-mqtt is newer than this program: what the broker sends is not bounded "
-            "before it is parsed; install paho-mqtt 2.2"
+            "this paho-mqtt is newer than this program: packets of the broker are not bounded "
+            "before they are parsed; install paho-mqtt 2.2"
         )
     problems += [f"a log that could not be used was set aside as {n}" for n in outbox.set_aside]
     if outbox.dropped:
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
     if history.refusal:
-        problems.append(f"the broker takes no history for now: {history.refusal}")
-    problems += [f"the broker does not take {topic}: {why}" for topic, why in left_out.items()]
+        problems.append(f"the broker rejects history at present: {history.refusal}")
+    problems += [f"the broker rejected {topic}: {why}" for topic, why in left_out.items()]
     if outbox.dead_letters:
-        problems.append(f"the broker did not take {outbox.dead_letters} messages")
+        problems.append(f"the broker rejected {outbox.dead_letters} messages")
     if tls is not None:
         from node.config.certificates import ending_soon
 
         problems += ending_soon(tls, clock.utc_s())
     if vitals.under_voltage:
         problems.append(
-            "the supply is too weak (under-voltage): use a better one, or a shorter cable"
+            "the supply is too weak (under-voltage): use a better supply, or a shorter cable"
         )
     return Health(
         node=node,

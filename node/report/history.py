@@ -1,8 +1,8 @@
 """Sends every committed reading, in order, in batches, and moves the cursor as they arrive.
 
-Rounds begin on connecting and then every `history_interval`; a round sends what there was when it
-began, at most `drain_rate` messages a second. Readings from before the clock was set wait for it,
-at most until two minutes after boot.
+A round begins on connecting and then every `history_interval`. It sends the readings that existed
+when it began, at most `drain_rate` messages a second. Readings from before the clock was set wait
+for that, at most until two minutes after boot.
 
 Used on the loop's thread, which calls `send_due` in each turn and wakes up for `next_due_s`.
 """
@@ -27,23 +27,23 @@ from node.topics import history_payload
 __all__ = ["AFTER_READS_S", "History"]
 
 BATCH = 50
-"""Readings in a message, at most."""
+"""Most readings in a message."""
 READ_AHEAD = 10 * BATCH
 LOOK_AGAIN_S = 1.0
-"""When readings wait for their time, or cannot be read, whether that has changed."""
+"""How often to check readings again that wait for their time or cannot be read."""
 AFTER_READS_S = 0.9
-"""How long after the reads that begin with a round it is sent, so that it has them, too; what is
-read with a round and not sent would look like a backlog."""
+"""How long a round waits for the reads that begin with it, so that it includes them; otherwise
+they would look like a backlog."""
 TOGETHER_S = 0.001
-"""Messages that `drain_rate` allows within so short a time are sent together."""
+"""Messages that `drain_rate` allows within this time are sent together."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-"""How long history waits after a refusal that may pass."""
+"""How long history waits after a temporary refusal."""
 WAIT_FOR_CLOCK_S = 120.0
 """How long after boot the clock may take to be set, before readings are sent without it."""
 
 
 class History:
-    """The way of readings from the outbox to the broker."""
+    """Sends readings from the outbox to the broker."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class History:
         clock_found_set: Callable[[], None],
         simulated: bool = False,
     ) -> None:
-        """`clock_found_set` is called when readings need the time, and it has become known."""
+        """Keep the parts. `clock_found_set` is called when waiting readings can get their time."""
         self._interval_s = table.history_interval
         self._bound = table.max_readings
         self._pause_s = 1.0 / table.drain_rate
@@ -70,7 +70,7 @@ class History:
         self._finishes = False
         self._numbering = outbox.numbering
         self._position = outbox.cursor
-        """The last reading that was handed to the publisher."""
+        """The last reading that was passed to the publisher."""
         self._goal = outbox.cursor
         """The last reading of this round."""
         self._read_ahead: deque[Reading] = deque()
@@ -80,43 +80,43 @@ class History:
         self.sent = 0
         """Readings that the broker has acknowledged."""
         self.waiting = False
-        """More could be sent, were there not so much in flight."""
+        """Whether only the messages in flight keep more from being sent."""
         self.next_due_s = math.inf
 
     @property
     def under_way(self) -> bool:
-        """The broker has not acknowledged all of this round yet."""
+        """Return whether the broker has not acknowledged all of this round yet."""
         return self._connected and self._outbox.cursor < self._goal
 
     @property
     def interval_s(self) -> float:
-        """How often a round begins, in seconds; 0: whenever there is a reading."""
+        """Return how often a round begins, in seconds; 0: whenever there is a reading."""
         return float(self._interval_s)
 
     def start(self, start_s: float) -> None:
-        """Put the rounds on a grid soon after the one of the reads, which begins at `start_s`."""
+        """Put the rounds on a grid soon after that of the reads, which begins at `start_s`."""
         self._start_s = start_s + min(AFTER_READS_S, self._interval_s / 2)
         self._round_at_s = start_s
 
     @property
     def refusal(self) -> str:
-        """Why the broker takes no history for now; "" while it does."""
+        """Return why the broker rejects history at present; "" while it accepts it."""
         return self._publisher.history_refusal
 
     def link_up(self) -> None:
-        """Begin again at the cursor, at once."""
+        """Begin again at the cursor immediately."""
         self._connected = True
         self._round_at_s = self._clock.monotonic()
         self._begin_at_cursor()
 
     def link_down(self) -> None:
-        """What is in flight is void."""
+        """Forget the messages in flight."""
         self._connected = False
         self.waiting = False
         self.next_due_s = math.inf
 
     def clock_was_set(self) -> None:
-        """Readings may have other times by now."""
+        """Note that readings may have other times by now."""
         self._read_ahead.clear()
 
     def _begin_at_cursor(self) -> None:
@@ -134,7 +134,7 @@ class History:
         self.send_due(now_s)
 
     def send_due(self, now_s: float) -> None:
-        """Send what may be sent now; set when there is more to do."""
+        """Send the messages that are allowed now; set when there is more to do."""
         if not self._connected:
             return
         if self._numbering != self._outbox.numbering:
@@ -158,7 +158,7 @@ class History:
                 self.next_due_s = now_s + LOOK_AGAIN_S
                 return
             self._send(batch)
-            # One message may be made up for that came late.
+            # At most one late message may be made up for.
             self._allowed_at_s = max(self._allowed_at_s, now_s - self._pause_s) + self._pause_s
         if self._interval_s and self._position < self._outbox.last_seq:
             self.next_due_s = self._round_at_s
@@ -170,7 +170,7 @@ class History:
         return self._start_s + (passed + 1) * self._interval_s
 
     def _next_batch(self) -> list[Reading]:
-        """The next readings of this round; none, if they have to wait or cannot be read now."""
+        """Return the next readings of this round; none if they must wait or are unreadable now."""
         while self._read_ahead and self._read_ahead[0].seq <= self._position:
             self._read_ahead.popleft()
         if not self._read_ahead:
@@ -207,11 +207,11 @@ class History:
     def _settled(
         self, numbering: int, first_seq: int, last_seq: int, count: int, outcome: Outcome
     ) -> None:
-        """The broker has the batch, or will never take it; what it refuses is a dead letter.
+        """Note that the broker has the batch, or rejects it for good, as a dead letter.
 
-        One that is too large is sent again, in smaller ones, and with it what was sent after it:
-        a reading may come twice, and never out of order but once. So is one that was refused for a
-        reason that may pass, after a pause.
+        A batch that is too large is sent again in smaller ones, together with all batches sent
+        after it: a reading may come twice, but never out of order the first time. A temporarily
+        rejected batch is sent again in the same way, after a pause.
         """
         if numbering != self._outbox.numbering:
             return

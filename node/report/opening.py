@@ -1,12 +1,12 @@
-"""What comes before `online` on a new connection, so that no old value looks current.
+"""The steps before `online` on a new connection, so that old values do not look current.
 
-    subscribe ─► availability `offline` of every sensor, and what is no more emptied
-              ─► (answered) what this node has published under another name emptied
-              ─► the Reporter says `online`, and all the rest
+    subscribe ─► availability `offline` of every sensor, former topics deleted
+              ─► (answered) topics that this node has published under another name deleted
+              ─► the Reporter publishes `online`, and everything else
 
 After a crash the broker has `online` and a value of every sensor. They must be gone before the
-status says `online` again: the broker takes the messages of a connection in their order (MQTT 5,
-§4.6). What others have retained has arrived when the last of the subscriptions is answered.
+status says `online` again. The broker processes the messages of a connection in order (MQTT 5,
+§4.6). The retained messages of others have arrived when the last of the subscriptions is answered.
 
 Used on the loop's thread.
 """
@@ -29,11 +29,11 @@ __all__ = ["Opening"]
 _log = logging.getLogger(__name__)
 
 MAX_WAIT_S = 3.0
-"""How long a broker may take to answer subscriptions before the node goes on all the same."""
+"""How long the node waits for the broker's answer to subscriptions before it goes on."""
 
 
 class Opening:
-    """Takes a new connection to where the node may say that it is online."""
+    """Takes a new connection to the point where the node may publish `online`."""
 
     def __init__(
         self,
@@ -47,9 +47,10 @@ class Opening:
         states: Sequence[str],
         is_current: Callable[[str], bool],
     ) -> None:
-        """`availability` and `states` are the topics of the sensors.
+        """Keep the topics.
 
-        `is_current` says of a topic whether the node still publishes there.
+        `availability` and `states` are the topics of the sensors. `is_current` returns whether the
+        node still publishes on a topic.
         """
         self._link = link
         self._publisher = publisher
@@ -60,21 +61,21 @@ class Opening:
         self._states = states
         self._is_current = is_current
         self._steps: list[Callable[[], None]] = []
-        """What is to be done yet, each when all before it is sent."""
+        """The remaining steps; each begins when all messages before it are sent."""
         self._first = True
         self._status_of = {f"{node}/status": node for node in retained.others}
         self._heard_all = True
         self._wait_until_s = -math.inf
         self._statuses: dict[str, bytes] = {}
-        """Node that this one was -> what its status says."""
+        """Former name of this node -> the status there."""
 
     @property
     def under_way(self) -> bool:
-        """Nothing but this is to be published yet."""
+        """Return whether the steps are not complete, so that nothing else may be published."""
         return bool(self._steps)
 
     def begin(self) -> None:
-        """A connection has come about."""
+        """Begin the steps for a new connection."""
         self._statuses.clear()
         topics = [*self._status_of, *(self._states if self._first else ())]
         self._heard_all = not (self._first or topics)
@@ -84,18 +85,18 @@ class Opening:
         self._steps = [self._empty_others, self._end]
         gone = sorted(topic for topic in self._retained.own if not self._is_current(topic))
         if gone:
-            _log.info("removing from the broker what is no more: %s", ", ".join(gone))
+            _log.info("removing former topics from the broker: %s", ", ".join(gone))
         for topic in gone:
             self._publisher.set(topic, b"")
         for topic in self._availability:
             self._publisher.set(topic, OFFLINE)
 
     def link_down(self) -> None:
-        """The next connection begins again."""
+        """Begin again at the next connection."""
         self._steps = []
 
     def hear(self, message: Arrived) -> bool:
-        """Take note of what a node says that this one was; whether the message is one of it."""
+        """Note a message under a former name of this node; return whether it was one."""
         node = self._status_of.get(message.topic)
         if node is None:
             return False
@@ -105,16 +106,16 @@ class Opening:
         return True
 
     def heard_all(self) -> None:
-        """What the broker has retained has arrived."""
+        """Note that the broker's retained messages have arrived."""
         self._heard_all = True
 
     @property
     def next_due_s(self) -> float:
-        """When it goes on without the broker's answer; infinity for never."""
+        """Return when to go on without the broker's answer; infinity for never."""
         return math.inf if self._heard_all or not self._steps else self._wait_until_s
 
     def proceed(self) -> bool:
-        """Do the next step, when all of the one before is sent; whether it was the last."""
+        """Do the next step if the previous one is sent; return whether it was the last."""
         self._heard_all |= self._clock.monotonic() >= self._wait_until_s
         while self._steps and self._heard_all and self._publisher.sent:
             self._steps.pop(0)()
@@ -127,15 +128,15 @@ class Opening:
             self._empty(node)
 
     def _empty(self, node: str) -> None:
-        """Empty what this node has published as another one, unless that one is online.
+        """Delete the topics that this node has published as another one, unless that is online.
 
-        It then lives, and its card was copied; or it is this node in its last life, which the
-        broker has not noticed to be over: its will says `offline` when it does.
+        If it is online, either it runs and its card was copied, or it was this node's previous
+        process, whose end the broker has not noticed yet. Its will then says `offline`.
         """
         topics = self._retained.others.get(node, set())
         if not topics or self._statuses.get(node) == ONLINE:
             return
-        _log.info("removing from the broker what this node has published as %s", node)
+        _log.info("removing the topics that this node published as %s from the broker", node)
         for topic in sorted(topics):
             if not self._is_current(topic):
                 self._publisher.set(topic, b"")

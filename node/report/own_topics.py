@@ -1,7 +1,7 @@
-"""Listens where only this node publishes: for another node of its name, and for a restored card.
+"""Listens on this node's own topics, to detect another node of its name or a restored card.
 
-Two nodes of one name say `offline` for each other, and their values alternate. A card that was
-restored from a copy gives out numbers for the second time: the broker then has one of this log's
+Two nodes with one name publish `offline` for each other, and their values alternate. A card that
+was restored from a copy uses numbers a second time: the broker then has a number of this log's
 stream that the log does not have, or has for another reading.
 
 Used on the loop's thread.
@@ -26,11 +26,11 @@ __all__ = ["OwnTopics"]
 _log = logging.getLogger(__name__)
 
 _KEPT_S = 600.0
-"""For how long another node is spoken of after it was heard last; its health comes each minute."""
+"""How long another node is reported after its last message; its health comes each minute."""
 _SAY_AGAIN_S = 1.0
-"""How often the node says at most that it is online, to whoever says that it is not."""
+"""The least time between corrections of a false `offline`."""
 _A_COPY = (
-    "the broker has readings of this log's stream that the log does not have; the card was "
+    "the broker has readings of this log's stream that are not in the log; the card was "
     "restored from a copy, or another node has a copy of it"
 )
 _OWN_KEPT = 5
@@ -38,7 +38,7 @@ _SAME_TIME_MS = 1000
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """What health and state say of the log that they are from."""
+    """The fields of health and state that describe their log."""
 
     stream: str = ""
     seq: int = 0
@@ -47,7 +47,7 @@ class _Said(msgspec.Struct, frozen=True):
 
     @property
     def utc_ms(self) -> int | None:
-        """When it was said; None by a clock that was not set."""
+        """Return when it was published; None if the clock was not set."""
         try:
             moment = datetime.fromisoformat(self.time)
         except ValueError:
@@ -56,7 +56,7 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 class OwnTopics:
-    """What others say in this node's name."""
+    """Watches what others publish in this node's name."""
 
     def __init__(self, topics: Topics, outbox: Outbox, clock: Clock) -> None:
         self._topics = topics
@@ -68,26 +68,26 @@ class OwnTopics:
         self._contradicted = False
         self._say_at_s = -math.inf
         self._unknown: list[_Said] = []
-        """What the broker has of our stream, and the log has not."""
+        """The readings of our stream that the broker has and the log does not."""
 
     @property
     def problem(self) -> str:
-        """What is wrong with the node's name; "" when nothing is."""
+        """Return the problem with the node's name; "" if there is none."""
         if self._clock.monotonic() > self._heard_at_s + _KEPT_S:
             return ""
         return (
             f"another node is named {self._topics.node} at this broker, below {self._topics.base}: "
-            "give each a name of its own ([node] name)"
+            "give each a different name ([node] name)"
         )
 
     def published_health(self, payload: bytes) -> None:
-        """Remember what is ours, for a broker that sends it back."""
+        """Remember our own message, because the broker sends it back."""
         self._own_health.append(payload)
 
     def hear(self, message: Arrived, *, opening: bool) -> bool:
-        """Take note of a message; whether it is on a topic of this node.
+        """Note a message; return whether it is on a topic of this node.
 
-        `opening`: the node has not said yet that it is online.
+        `opening`: the node has not published `online` yet.
         """
         if message.topic == self._topics.status:
             if message.payload == OFFLINE and not message.retained and not opening:
@@ -103,17 +103,17 @@ class OwnTopics:
             return True
         if message.retained:
             self._compare(said, is_health=is_health)
-            if not opening:  # a broker that answers subscriptions before it is done with them
+            if not opening:  # some brokers answer subscriptions before they have finished them
                 self.opened()
         elif is_health and message.payload not in self._own_health:
-            self._another_node(f"{message.topic} has what this node did not say")
+            self._another_node(f"{message.topic} has a message that is not from this node")
             if said.stream == self._outbox.stream:
                 _log.warning("%s: another stream is begun", _A_COPY)
                 self._outbox.begin_stream()
         return True
 
     def contradicts(self, now_s: float) -> bool:
-        """Whether it is time to say again that the node is online."""
+        """Return whether it is time to publish `online` again."""
         if not self._contradicted or now_s < self._say_at_s:
             return False
         self._contradicted = False
@@ -122,11 +122,11 @@ class OwnTopics:
 
     @property
     def next_due_s(self) -> float:
-        """When `contradicts` has something to say; infinity for never."""
+        """Return when `contradicts` may be true next; infinity for never."""
         return self._say_at_s if self._contradicted else math.inf
 
     def opened(self) -> None:
-        """All that the broker has retained was heard: nothing has been sent of the log yet."""
+        """Compare the log with the retained messages, before any of the log is sent."""
         if self._unknown:
             times = [said.utc_ms for said in self._unknown if said.utc_ms is not None]
             _log.warning("%s: another stream is begun", _A_COPY)
@@ -140,7 +140,7 @@ class OwnTopics:
             _log.error("%s: %s", self.problem, how)
 
     def _compare(self, said: _Said, *, is_health: bool) -> None:
-        """Note what was published from a log that went another way than this one."""
+        """Note messages from a log that diverged from this one."""
         if said.stream != self._outbox.stream_of(said.seq) or not said.stream:
             return
         if said.seq > self._outbox.last_seq:

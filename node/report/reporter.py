@@ -3,8 +3,8 @@
     measured ──► outbox ──commit──► retained topics (the newest) ──► Publisher ──► broker
                            └──────► History (all of them) ─────────────┘
 
-A reading is committed before it is published, so no seq is ever given to two. All that a turn of
-the loop brought is committed at once.
+A reading is committed before it is published, so two readings never get the same seq. All readings
+of a turn of the loop are committed together.
 
 Used on the loop's thread.
 """
@@ -44,25 +44,25 @@ __all__ = ["Reporter"]
 HEALTH_EVERY_S = 60.0
 HEALTH_AT_MOST_EVERY_S = 1.0
 HEALTH_WAITS_S = 5.0
-"""How long the health of each minute waits for the history of that minute to be acknowledged. It
-would count as unsent what is just being sent."""
+"""How long the health of each minute waits until the history of that minute is acknowledged.
+Otherwise it would count readings as unsent that are just being sent."""
 STATUS_KEPT_S = 180.0
-"""How long an MQTT 5 broker keeps `online` when it is not renewed, as it is with each health."""
+"""How long an MQTT 5 broker keeps `online` without renewal; each health renews it."""
 STATUS_SOONER_S = 10.0
 OLDER_S = 1.0
-"""What the newest reading may be older by than its sensor may be silent."""
+"""How much older the newest reading may be than its sensor may be silent."""
 SAVE_AT_LEAST_EVERY_S = 60.0
-"""How long a moved cursor or a line of the log may wait for readings to be committed with."""
+"""How long a moved cursor or a line of the log may wait to be committed together with readings."""
 SAVE_HEALTH_WITHIN_S = 1.0
 """How long a change of health may wait for that, before `sensor-node status` shows it. The first
-health, and that of a new connection, wait for nothing."""
+health, and that of a new connection, do not wait."""
 GIVE_WAY_S = 0.005
-"""How long the loop sleeps while readings are sent, if it has more to do: a thread that computes
-gives the interpreter away no sooner (`sys.getswitchinterval`), not even when it reads files."""
+"""How long the loop sleeps while readings are sent, if it has more to do: a computing thread does
+not yield the interpreter sooner (`sys.getswitchinterval`), even when it reads files."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
-"""When a retained message is published again that was refused for a reason that may pass."""
+"""How long after a temporary refusal a retained message is published again."""
 CURSOR_LAG = 1000
-"""By how many readings the cursor may move before it is committed without waiting for any."""
+"""How far the cursor may move before it is committed without waiting for readings."""
 
 
 class Reporter:
@@ -127,41 +127,41 @@ class Reporter:
         self._newest: dict[str, Reading] = {}
         """Sensor -> its newest reading."""
         self._uncommitted = False
-        """There are readings since the last commit."""
+        """Whether there are readings since the last commit."""
         self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
-        """Readings that are to be published with the commit, and their channels worth it."""
+        """Readings to publish with the commit, and their channels that are worth a message."""
         self._withheld: set[str] = set()
-        """Sensors that are online, and whose newest reading was too old for a new connection."""
+        """Online sensors whose newest reading was too old for a new connection."""
         self._newly_online: list[Sensor] = []
-        """Sensors whose availability is to be published with the commit."""
+        """Sensors whose availability to publish with the commit."""
         self._gives_way = False
         self._not_before_s = -math.inf
-        """When what is due may be done, so that readings are sent first."""
+        """When other due work may be done, so that readings are sent first."""
         self._clock_known = False
         self._started_s = clock.monotonic()
         self._health_at_s = self._save_at_s = self._started_s
         self._health_stale = True
         self._health_waits = False
-        """It is due, and waits for history."""
+        """Whether health is due, and waits for history."""
         self._health_at_once = False
-        """It leaves with the states of a new connection: that of an earlier life is not to stand
-        beside them."""
+        """Whether health is sent with the states of a new connection, so that the health of an
+        earlier process does not appear with them."""
         self._rejected_saved = 0
         self._health_not_before_s = -math.inf
         self._outbox_condition = outbox.condition
         self._link_said = ""
         self._status_at_s = -math.inf
-        """When `online` is to be renewed."""
+        """When to renew `online`."""
         self._trouble_said: tuple[str, str, str, dict[str, str]] = ("", "", "", {})
         self._retry = BackOff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._retries = False
-        """Retained messages wait to be published again."""
+        """Whether retained messages wait to be published again."""
 
     def start(self, start_s: float) -> None:
-        """Put what is done at intervals on a grid soon after the one of the reads, from `start_s`.
+        """Put periodic work on a grid soon after that of the reads, which begins at `start_s`.
 
-        The first health is committed here: as soon as the service is up, `sensor-node status`
-        describes this process.
+        The first health is committed here, so that `sensor-node status` describes this process as
+        soon as the service is up.
         """
         self._history.start(start_s)
         self._started_s = start_s
@@ -173,7 +173,7 @@ class Reporter:
     # -- what happens
 
     def link_changed(self, change: Change) -> None:
-        """The link has come up or gone down, or the reason why it is down has changed."""
+        """React to a link that came up or went down, or to a new reason why it is down."""
         if self._link.described != self._link_said:
             self._link_said = self._link.described
             self._health_stale = True
@@ -186,7 +186,7 @@ class Reporter:
             self._link_is_down()
 
     def link_lost(self) -> None:
-        """The connection is gone without an event, and with it what was in flight."""
+        """React to a connection lost without an event, and with it the messages in flight."""
         self._publisher.forget()
         self._link_is_down()
 
@@ -196,23 +196,23 @@ class Reporter:
         self._announcer.link_down()
 
     def hear(self, message: Arrived) -> bool:
-        """Take note of a message; whether it is on a topic that this node publishes on."""
+        """Note a message; return whether it is on a topic that this node publishes on."""
         opening = self._opening.under_way
         return self._opening.hear(message) or self._own_topics.hear(message, opening=opening)
 
     def heard_all(self) -> None:
-        """What the broker has retained on the topics of this node has arrived."""
+        """Note that the retained messages on this node's topics have arrived."""
         self._opening.heard_all()
 
     def _mind_acknowledgements(self, now_s: float) -> None:
-        """Leave a broker that answers pings, and does not acknowledge: nobody hears us there."""
+        """Leave a broker that answers pings but does not acknowledge: it does not pass messages on."""
         stalled_s = self._publisher.stalled_for_s(now_s)
         if stalled_s > self._patience_s and self._link.connected:
             self._link.give_up(f"has not acknowledged a message for {duration_text(stalled_s)}")
             self.link_lost()
 
     def measured(self, event: Measured) -> None:
-        """Keep the values of a read, to be committed and published with `save`."""
+        """Keep the values of a read; `save` commits and publishes them."""
         sensor, values, outcome = event.sensor, event.values, event.outcome
         if outcome.synced and not self._clock_known:
             self._clock_was_set(outcome.boot_s, outcome.utc_s)
@@ -237,7 +237,7 @@ class Reporter:
             self._sensor_topics.clear(sensor.table, name)
 
     def availability_changed(self, sensor: Sensor) -> None:
-        """Publish it; of a sensor that is online again, after the value that makes it so."""
+        """Publish the availability; for a sensor that came online, after its value."""
         if sensor.state.online:
             self._newly_online.append(sensor)
         else:
@@ -245,14 +245,14 @@ class Reporter:
         self._health_stale = True
 
     def complained(self) -> None:
-        """Something new is wrong with a sensor."""
+        """Note that a sensor has a new problem."""
         self._health_stale = True
 
     def _clock_found_set(self) -> None:
         self._clock_was_set(self._clock.boot_s(), self._clock.utc_s())
 
     def _clock_was_set(self, boot_s: float, utc_s: float) -> None:
-        """Give the readings of this boot their true times; the newest ones anew."""
+        """Give the readings of this boot their true times; publish the newest ones again."""
         self._clock_known = True
         self._outbox.clock_was_set(boot_s=boot_s, utc_s=utc_s)
         self._history.clock_was_set()
@@ -266,9 +266,9 @@ class Reporter:
     # -- what is done about it, in each turn of the loop
 
     def publish_due(self, now_s: float) -> None:
-        """Publish what may be published now.
+        """Publish the messages that may be published now.
 
-        Readings go first: what takes time to make waits until they are sent.
+        Readings go first: slow work waits until they are sent.
         """
         self._mind_acknowledgements(now_s)
         if self._opening.under_way:
@@ -301,7 +301,7 @@ class Reporter:
         self._publisher.flush()
 
     def save(self, now_s: float) -> None:
-        """Commit what this turn has brought, and set the retained topics to it."""
+        """Commit the results of this turn, and set the retained topics accordingly."""
         lag = self._outbox.cursor_lag >= CURSOR_LAG or self._outbox.notes_waiting
         overdue = now_s >= self._save_at_s and self._outbox.unsaved
         if not (self._uncommitted or lag or overdue):
@@ -313,7 +313,7 @@ class Reporter:
         if self._outbox.condition != self._outbox_condition:
             self._outbox_condition = self._outbox.condition
             self._health_stale = True
-        if not self._opening.under_way:  # else they are published when that is done
+        if not self._opening.under_way:  # otherwise they are published after it
             for sensor, reading, channels in self._fresh:
                 self._set_reading(sensor, self._outbox.retimed(reading), channels)
             for sensor in self._newly_online:
@@ -323,7 +323,7 @@ class Reporter:
 
     @property
     def next_due_s(self) -> float:
-        """When there is something to do, if nothing happens until then."""
+        """Return when there is something to do, if nothing happens until then."""
         health_s = self._health_not_before_s if self._health_stale else self._health_at_s
         if self._health_waits and not self._health_stale:
             health_s += HEALTH_WAITS_S
@@ -338,12 +338,12 @@ class Reporter:
         return max(due_s, self._not_before_s)
 
     def ask_for_acknowledgements(self) -> int:
-        """How many acknowledgements are worth a wake-up; 0: however many."""
+        """Return how many acknowledgements are worth a wake-up; 0: any number is not."""
         waiting = self._history.waiting or self._health_waits or self._opening.under_way
         return self._publisher.ask_for_acknowledgements(more_history=waiting)
 
     def _mind_refusals(self, now_s: float) -> None:
-        """Publish again what was refused for a reason that may pass, after a while."""
+        """Publish temporarily refused messages again, after a while."""
         trouble = (
             self._publisher.history_refusal,
             self._own_topics.problem,
@@ -372,7 +372,7 @@ class Reporter:
             self._publish_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
 
     def _next_health_s(self, now_s: float) -> float:
-        """When health is due next, if nothing changes until then."""
+        """Return when health is next due, if nothing changes until then."""
         passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
         return self._started_s + AFTER_READS_S + (passed + 1) * HEALTH_EVERY_S
 
@@ -405,13 +405,13 @@ class Reporter:
         if now_s >= self._status_at_s:
             self._say_online(now_s)
         if changed or health.rejected != self._rejected_saved:
-            # What was rejected is nowhere else in the log: the status page marks when it was.
+            # Rejections are nowhere else in the log; the status page marks when they happened.
             self._rejected_saved = health.rejected
             self._outbox.set_health(payload.decode())
             self._save_at_s = min(self._save_at_s, save_at_s)
 
     def _note_warnings(self) -> None:
-        """Keep what was logged as wrong, for whoever asks later."""
+        """Keep logged warnings and errors for later inspection."""
         records = self._warnings.records if self._warnings else ()
         while records:
             record = records.popleft()
@@ -419,20 +419,20 @@ class Reporter:
             self._outbox.note(Event(round(record.created * 1000), record.levelname, text))
 
     def _publish_everything(self) -> None:
-        """A connection has come about: say what is, in the order of the contract."""
+        """Publish the present state on a new connection, in the order of the contract."""
         self._say_online(self._clock.monotonic())
         self._announcer.announce()
         self._publish_sensors(are_offline=True)
 
     def _say_online(self, now_s: float) -> None:
-        """Say it for a while: a broker that comes back alone shall not say it for ever."""
+        """Publish `online` with an expiry, so that a broker that returns alone drops it."""
         self._publisher.set(self._topics.status, ONLINE, expiry_s=STATUS_KEPT_S)
         self._status_at_s = now_s + HEALTH_EVERY_S - STATUS_SOONER_S
 
     def _publish_sensors(self, *, are_offline: bool = False) -> None:
-        """Publish of each sensor whether it is online, after the value that makes it so.
+        """Publish each sensor's availability, after the value of a sensor that is online.
 
-        `are_offline`: the broker has that of all sensors, so of those it is not said again.
+        `are_offline`: the broker has `offline` of all sensors, so it is not repeated.
         """
         for sensor in self._sensors:
             newest = self._newest.get(sensor.table.id)
@@ -449,7 +449,7 @@ class Reporter:
                     self._withheld.add(sensor.table.id)
 
     def _is_current(self, sensor: Sensor, reading: Reading) -> bool:
-        """Whether it is no older than a sensor may be silent; a sleeping computer's time counts."""
+        """Return whether a reading is no older than its sensor may be silent, suspension included."""
         age_s = self._clock.boot_s() - reading.boot_ms / 1000
         return age_s <= sensor.state.patience_s + OLDER_S
 
@@ -469,7 +469,7 @@ class Reporter:
 
     @property
     def idle(self) -> bool:
-        """Nothing is on its way to the broker, or nothing can be."""
+        """Return whether nothing is on its way to the broker, or nothing can be."""
         return self._publisher.idle
 
     def has_unwritten(self) -> bool:
@@ -482,17 +482,17 @@ class Reporter:
         return self._link.connected and self._outbox.unsent > 0
 
     def say_goodbye(self) -> None:
-        """Publish `offline`, and nothing else any more.
+        """Publish `offline` for the node and its sensors, and then nothing else.
 
-        Of the sensors too: when the node is started again, and says that it is online, none of
-        their values of before is to look as if it were of now.
+        When the node starts again and publishes `online`, the old values of its sensors must not
+        look current.
         """
         self._history.link_down()
         online = [sensor for sensor in self._sensors if sensor.state.online]
         self._publisher.say_goodbye([self._topics.availability(s.table.id) for s in online])
 
     def close(self) -> None:
-        """Leave the broker, and close the log."""
+        """Disconnect from the broker, and close the log."""
         self._publisher.close()
         self._note_warnings()
         self._outbox.close()

@@ -1,6 +1,6 @@
-"""The retained topics of a node: what is set there, and for how long it holds.
+"""The retained topics of a node's sensors: their content, and how long it is valid.
 
-Used on the loop's thread; `Publisher` sees to it that they arrive.
+Used on the loop's thread; `Publisher` ensures that the messages arrive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["SensorTopics"]
 
 
 class SensorTopics:
-    """Sets the topics of sensors as `[mqtt] payload` and `retain_for` want it."""
+    """Sets the topics of sensors according to `[mqtt] payload` and `retain_for`."""
 
     def __init__(
         self,
@@ -32,16 +32,16 @@ class SensorTopics:
         self._publisher = publisher
         self._retained = retained
         self._values_set: set[str] = set()
-        """The topics with a plain value of a sensor that has been online since."""
+        """The topics with a plain value, for sensors that have been online since then."""
         self._simulated = simulated
 
     @property
     def whole(self) -> bool:
-        """Readings are published whole, as a state with every channel in it."""
+        """Return whether readings are published whole, as a state with every channel."""
         return self._payload == "json"
 
     def availability(self, sensor: SensorTable, *, online: bool) -> None:
-        """Set it after the values that it is about; those of before it was offline are deleted."""
+        """Set the availability after the values; delete those from before it was offline."""
         values = self._topics.channel(sensor.id, "")
         if not online:
             self._values_set = {t for t in self._values_set if not t.startswith(values)}
@@ -54,7 +54,7 @@ class SensorTopics:
         self._publisher.set(topic, availability(online), last=True)
 
     def forget(self) -> None:
-        """A connection is new: no value has been set on it."""
+        """Forget the values that were set, because the connection is new."""
         self._values_set.clear()
 
     def reading(
@@ -65,7 +65,7 @@ class SensorTopics:
         channels: list[str],
         missing: set[str],
     ) -> None:
-        """Set the newest reading, and the plain values of `channels`; say which are `missing`."""
+        """Set the newest reading, and the plain values of `channels`; mark the `missing` ones."""
         expiry_s = sensor.kept_for_s(self._retain_for_s)
         if self._payload != "plain":
             topic = self._topics.state(sensor.id)
@@ -79,7 +79,7 @@ class SensorTopics:
                 self._values_set.add(topic)
 
     def clear(self, sensor: SensorTable, channel: str) -> None:
-        """Delete the plain value of a channel that fails while the others go on."""
+        """Delete the plain value of a channel that fails while others work."""
         if self._payload != "json":
             topic = self._topics.channel(sensor.id, channel)
             self._publisher.set(topic, b"")

@@ -1,4 +1,4 @@
-"""Every topic of a node: what it publishes and why, and what it listens to.
+"""Lists every topic of a node: what it publishes there, and what it listens to.
 
 Pure; for the node itself, for `check`, and for `doctor`.
 """
@@ -17,10 +17,10 @@ __all__ = ["current_topics", "published_topics", "received_topics", "subscriptio
 
 
 def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
-    """What the node with the id `device` listens to.
+    """Return what the node with the id `device` listens to.
 
-    Its own status and health are among it, to find out about another node of its name. Its own
-    discovery topic is even where it announces nothing: it takes back what it has announced before.
+    That includes its own status and health, to detect another node of its name. It includes its
+    own discovery topic even if the node announces nothing, to remove a former announcement.
     """
     topics = Topics(config.mqtt.base_topic, config.node.name)
     wanted = [
@@ -36,7 +36,7 @@ def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
 
 
 def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
-    """Every topic that the node publishes on, and what stands there."""
+    """Return every topic that the node publishes on, and its content."""
     topics = Topics(config.mqtt.base_topic, config.node.name)
     rows = [(topics.status, "online, offline")]
     if config.homeassistant.enabled:
@@ -57,10 +57,10 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
 
 
 def current_topics(config: Config, device: str) -> Callable[[str], bool]:
-    """Return what says of a topic whether the node still publishes there."""
+    """Return a function that returns whether the node still publishes on a topic."""
     published = frozenset(topic for topic, _ in published_topics(config, device))
     topics = Topics(config.mqtt.base_topic, config.node.name)
-    # Where the channels are known only when the sensor is read, every plain value may be one.
+    # If the channels are known only after a read, any topic of a plain value may be one.
     open_ended = tuple(
         topics.channel(sensor.id, "")
         for sensor in config.sensors
@@ -76,13 +76,13 @@ def current_topics(config: Config, device: str) -> Callable[[str], bool]:
 
 
 def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
-    """Every topic that the node listens to, and what comes there."""
+    """Return every topic that the node listens to, and the messages that it expects there."""
     topics = Topics(config.mqtt.base_topic, config.node.name)
     meanings = {
-        discovery_topic(config.homeassistant.prefix, device): "what was announced before",
+        discovery_topic(config.homeassistant.prefix, device): "the former announcement",
         topics.status: "another node of this name",
         topics.health: "another node of this name",
-        topics.command_filter: f"commands: {', '.join(config.commands.allow) or 'none is allowed'}",
+        topics.command_filter: f"commands: {', '.join(config.commands.allow) or 'none allowed'}",
     }
     return [
         (s.topic, meanings.get(s.topic, "the start of Home Assistant"))
@@ -101,10 +101,10 @@ def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list
     rows = []
     if config.mqtt.payload != "plain":
         channels = ", ".join(f"{name} {unit}" for name, unit in units.items())
-        more = ", whatever else the folder has" if sensor.info.more_channels else ""
+        more = ", and other values in the folder" if sensor.info.more_channels else ""
         rows.append((topics.state(sensor.id), f"{channels}{more}, {every}"))
     if config.mqtt.payload != "json":
         rows += [(topics.channel(sensor.id, name), f"{u}, {every}") for name, u in units.items()]
         if sensor.info.more_channels:
-            rows.append((topics.channel(sensor.id, "..."), "whatever else the folder has"))
+            rows.append((topics.channel(sensor.id, "..."), "other values in the folder"))
     return rows
