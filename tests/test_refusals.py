@@ -65,7 +65,9 @@ def test_history_that_is_refused_for_now_waits_and_is_sent(start_node, temperatu
     config = sysfs_config(broker.broker.port, {"s": temperature_file}, interval="0.2s")
     node = start_node(f'{config}\n[outbox]\nhistory_interval = "0.2s"\n')
     wait_until(lambda: len(broker.refused) >= 3)
-    wait_until(lambda: b"takes no history for now" in b"".join(broker.taken["sensors/test/health"]))
+    wait_until(
+        lambda: b"rejects history at present" in b"".join(broker.taken["sensors/test/health"])
+    )
     pauses = [
         after - before for before, after in zip(broker.refused, broker.refused[1:], strict=False)
     ]
@@ -73,7 +75,7 @@ def test_history_that_is_refused_for_now_waits_and_is_sent(start_node, temperatu
     broker.refusing = False
     wait_until(lambda: broker.seqs and broker.seqs == set(range(1, max(broker.seqs) + 1)))
     wait_until(
-        lambda: b"takes no history" not in broker.taken["sensors/test/health"][-1],
+        lambda: b"rejects history" not in broker.taken["sensors/test/health"][-1],
         what="health says no more of it",
     )
     node.terminate()

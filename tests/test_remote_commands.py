@@ -478,7 +478,7 @@ def test_a_broker_without_wildcards_gets_the_readings_all_the_same(start_node, t
     broker = ScriptedBroker(answer)
     node = start_node(sysfs_config(broker.port, {"s": temperature_file}))
     node.wait_for_log(
-        "subscribe to sensors/test/cmd/+: it does not support subscriptions with wildcards\n"
+        "subscription to sensors/test/cmd/+: it does not support subscriptions with wildcards\n"
     )
     wait_until(lambda: published.count("sensors/test/s/state") > 2)
     assert broker.connections == 1

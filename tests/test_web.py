@@ -415,7 +415,7 @@ def test_a_log_of_a_later_version_is_not_guessed_at(tmp_path, start_web):
         db.execute("PRAGMA user_version = 99")
         db.commit()
     web = start_web(folder)
-    assert "restart the page with the node's version" in web.get("/").text
+    assert "restart the page with the version that the node has" in web.get("/").text
 
 
 def test_health_of_another_version_costs_only_itself(tmp_path, start_web):

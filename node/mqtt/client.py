@@ -217,7 +217,7 @@ class NetworkClient(paho.Client):
         self._over.wait(wait_s)
 
     def abort(self) -> None:
-        """End the connection without DISCONNECT, because the broker does not listen; end its thread.
+        """End the connection and its thread without DISCONNECT: the broker does not listen.
 
         The thread may be in any call on the socket, so the socket is shut down from here.
         """

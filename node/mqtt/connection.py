@@ -176,7 +176,7 @@ class BrokerConnection:
 
     @property
     def short_connections(self) -> int:
-        """Return how many in a row were lost within `SHORT_LIFE_S`, unless the present one lasts."""
+        """Return how many in a row were lost within `SHORT_LIFE_S`; 0 if the present one lasts."""
         return 0 if self.connected and not self._is_young else self._short_lives
 
     @property

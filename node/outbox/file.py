@@ -90,7 +90,7 @@ class NewerSchema(Exception):
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether the file is unusable; otherwise it may work again, with disk or permissions."""
+    """Return whether the file is unusable; otherwise it may work again with the disk."""
     if isinstance(error, Damaged | UnicodeDecodeError):
         return True
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
@@ -292,7 +292,7 @@ class OutboxFile:
                 self._write_streams(streams)
 
     def _as_one_row(self, readings: Sequence[Reading], ledger: Ledger) -> Row | None:
-        """Return the readings as one row, if there is nothing else to write; one statement does it."""
+        """Return the readings as one row, if there is nothing else to write; else None."""
         if not all(reading.layout in self._layout_numbers for reading in readings):
             return None
         if readings[0].boot_id not in self._boot_numbers:

@@ -131,7 +131,7 @@ def why_not(file: Path, error: Exception) -> str:
         return f"the log {file} cannot be read: Permission denied; {what_to_do}"
     hint = "may the page's user read it?"
     if isinstance(error, NewerSchema):
-        hint = "restart the page with the node's version"
+        hint = "restart the page with the version that the node has"
     elif is_damage(error):
         hint = "it is damaged; the node sets it aside when it starts, or finds the damage"
     return f"the log {file} cannot be read: {error} ({hint})"

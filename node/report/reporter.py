@@ -205,7 +205,7 @@ class Reporter:
         self._opening.heard_all()
 
     def _mind_acknowledgements(self, now_s: float) -> None:
-        """Leave a broker that answers pings but does not acknowledge: it does not pass messages on."""
+        """Leave a broker that answers pings but does not acknowledge messages."""
         stalled_s = self._publisher.stalled_for_s(now_s)
         if stalled_s > self._patience_s and self._link.connected:
             self._link.give_up(f"has not acknowledged a message for {duration_text(stalled_s)}")
@@ -449,7 +449,7 @@ class Reporter:
                     self._withheld.add(sensor.table.id)
 
     def _is_current(self, sensor: Sensor, reading: Reading) -> bool:
-        """Return whether a reading is no older than its sensor may be silent, suspension included."""
+        """Return whether a reading is recent enough; time in suspension counts."""
         age_s = self._clock.boot_s() - reading.boot_ms / 1000
         return age_s <= sensor.state.patience_s + OLDER_S
 
