@@ -138,9 +138,9 @@ class Site(abc.ABC):
         if not host and environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
             return  # not a browser's request
         if not self._names.has(host):
-            what = "this computer has another name: open http://localhost"
+            what = "unknown host name: open http://localhost"
             if self.settings.web.on_the_network:
-                what = "this computer has another name: open it by its address, or its name.local"
+                what = "unknown host name: use the address of this computer, or its name.local"
             raise Refused(421, what)
 
     def _check_password(self, environ: Environ) -> None:
@@ -154,7 +154,7 @@ class Site(abc.ABC):
             retry = ("Retry-After", str(math.ceil(wait_s)))
             raise Refused(429, "too many wrong passwords: wait", retry)
         realm = ("WWW-Authenticate", 'Basic realm="sensor-node", charset="UTF-8"')
-        raise Refused(401, "the password of the page is wanted; any name goes with it", realm)
+        raise Refused(401, "password required (any user name)", realm)
 
 
 def plain_answer(code: int, text: str, *headers: tuple[str, str]) -> Answer:
