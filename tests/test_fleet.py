@@ -110,6 +110,12 @@ def test_the_condition_is_the_worst_of_the_node(heard, topic, payload, condition
     assert not heard.view().well
 
 
+def test_a_node_without_any_sensor_is_not_in_order(heard):
+    heard.say("a/status", "online")
+    heard.say("a/health", {})
+    assert (heard.only().condition, heard.only().words) == ("sensors-unknown", "online, no sensor")
+
+
 def test_a_value_of_a_node_that_is_offline_is_old_and_says_so(heard):
     heard.node("a", problems=["under-voltage"])
     heard.say("a/status", "offline")

@@ -256,7 +256,13 @@ def mixed(broker, subscribe, start_fleet) -> WebProcess:
     say(f"{EVIL}/{'s' * 200}/state", {EVIL: 1.5, "y" * 300: 2, "0": "text"})
     say(f"{EVIL}/words/plain", EVIL * 50)
     web: WebProcess = start_fleet(f"127.0.0.1:{broker.port}")
-    wait_until(lambda: len(nodes(web)) == 7)
+
+    def all_heard() -> bool:
+        seen = nodes(web).values()
+        healths = sum(node["health_age_s"] is not None for node in seen)
+        return len(seen) == 7 and healths == 6 and all(node["sensors"] for node in seen)
+
+    wait_until(all_heard)
     return web
 
 

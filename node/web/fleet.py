@@ -322,6 +322,8 @@ def _condition(
         return "problems", "online, with problems"
     if not lives:
         return "no-health", "online, no health"
+    if not states:
+        return "sensors-unknown", "online, no sensor"
     if unknown := states.count("unknown"):
         return "sensors-unknown", f"{unknown} {of_all} unknown"
     return ("simulated", "online, simulated") if simulated else ("online", "online")
