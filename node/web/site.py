@@ -140,7 +140,7 @@ class Site(abc.ABC):
         if not self._names.has(host):
             what = "unknown host name: open http://localhost"
             if self.settings.web.on_the_network:
-                what = "unknown host name: use the address of this computer, or its name.local"
+                what = "unknown host name: open it by its address, or its name.local"
             raise Refused(421, what)
 
     def _check_password(self, environ: Environ) -> None:
