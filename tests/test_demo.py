@@ -96,7 +96,7 @@ def test_it_serves_the_status_page_of_its_node_and_says_where():
         [sys.executable, "-c", WITHOUT_WAITRESS.replace("DEMO", "'demo'")],
         lambda out: "sensors/demo/box/state temperature" in out,
     )
-    assert re.match(r"no status page without .*pip install 'pi-sensor-node\[web\]'", out)
+    assert re.match(r"no status page without .*pip install 'waitress[^']*'", out)
 
 
 WITHOUT_WAITRESS = """
