@@ -74,7 +74,7 @@ def test_without_a_question_it_takes_what_is_identified(broker, tmp_path):
 def test_what_it_prints_next_works(broker, tmp_path):
     """The commands that it prints, typed as they stand there."""
     done = init(tmp_path, "--yes", "--broker", f"127.0.0.1:{broker.port}", cwd=tmp_path)
-    commands = [line.strip() for line in done.stdout.splitlines() if line.startswith("    sensor")]
+    commands = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
     run, watch = commands
     environment = {**os.environ, "PATH": f"{Path(SENSOR_NODE).parent}:{os.environ['PATH']}"}
     with subprocess.Popen(
