@@ -126,7 +126,7 @@ def test_four_inputs_are_four_sensors(board, tmp_path):
         ("sensor = 'tmp36'\nsteinhart_hart = [1.0, 1.0, 1.0]", "steinhart_hart is for a therm"),
         ("steinhart_hart = [1.0, 1.0, 1.0]", "steinhart_hart is for sensor"),
         ("sensor = 'tmp40'", "tmp40"),
-        ("sensor = 'tmp36'\n[sensor.channel.voltage]\ndecimals = 1", "no such channel"),
+        ("sensor = 'tmp36'\n[sensor.channel.voltage]\ndecimals = 1", "does not have this channel"),
         ("input = 1\n[[sensor]]\nid = 'b'\ndriver = 'tmp117'", "address 0x48 is used by"),
     ],
 )
