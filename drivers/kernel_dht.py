@@ -16,8 +16,12 @@ __all__ = ["DHT_KIND", "MEMORY_S", "KernelDht", "find_dht"]
 
 DHT_KIND = "dht11"
 """The kernel's name for both models."""
-MEMORY_S = 4.0
-"""A DHT that was last asked longer ago than this answers with an outdated measurement."""
+MEMORY_S = 4.5
+"""A DHT that was last asked longer ago than this answers with an outdated measurement.
+
+Between two usual intervals: with a sensor that is read as often as this, some reads would be double
+and 2 s late, and others not.
+"""
 
 _WIRING = "check 3V3, the data wire, the pull-up, and gpiopin of the overlay"
 

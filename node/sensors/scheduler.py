@@ -177,9 +177,8 @@ class Scheduler:
         begin_s = max(now_s, sensor.begun_s + rest_s)
         own_turn_s = self._jobs[sensor.table.id].due_s
         if own_turn_s < begin_s + rest_s:
-            return max(
-                now_s, own_turn_s
-            )  # the extra read would make it wait for the sensor to rest
+            # The extra read would make its own turn wait for the sensor to rest.
+            return max(now_s, own_turn_s)
         end_s = begin_s + 2 * sensor.took_s + _MARGIN_S
         due_s = min(
             self._jobs[name].due_s
