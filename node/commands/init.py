@@ -22,14 +22,13 @@ from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.mqtt import default_name
 from node.config.reader import DEFAULT_FILE
-from node.config.schema import Config, MqttTable, Secret, TopicPart
-from node.config.values import convert_value
+from node.config.schema import Config, MqttTable, Secret
 from node.sensors.board import bare_board, open_board, preload_drivers, typical_board
 from node.sensors.read_once import as_table, read_once
 from node.setup.brokers import ask_broker, parse_address
 from node.setup.configuration_file import PASSWORD_FILE, configuration_text
 from node.setup.dialog import Dialog, Unanswered
-from node.setup.sensors import ChosenSensor, ask_sensors, parse_sensor
+from node.setup.sensors import ChosenSensor, ask_sensors, parse_name, parse_sensor
 from node.system.safe_files import write_file
 from node.system.state_dir import find_state_dir, lock_holder
 
@@ -127,7 +126,7 @@ def _init(arguments: argparse.Namespace, dialog: Dialog) -> int:
     print()
     node = dialog.ask(
         "Name of this node, the first word of its topics",
-        _node_name,
+        parse_name,
         arguments.name or default_name(),
     )
     mqtt, broker_answers = ask_broker(dialog, given_broker, node)
@@ -214,13 +213,6 @@ def _is_untouched(file: Path) -> bool:
         return tomllib.loads(file.read_text(encoding="utf-8")) == _TEMPLATE
     except (OSError, ValueError):
         return False
-
-
-def _node_name(written: str) -> str:
-    try:
-        return str(convert_value(TopicPart, written))
-    except ValueError as error:
-        raise ValueError(f"A name consists of {str(error).removeprefix('expected ')}.") from error
 
 
 def _checked(file: Path, node: str, mqtt: MqttTable, sensors: Sequence[ChosenSensor]) -> Config:

@@ -157,8 +157,7 @@ def try_broker(mqtt: MqttTable, node: str) -> Step | None:
 
 
 def _ask_address(dialog: Dialog) -> MqttTable:
-    if dialog.asks:
-        dialog.say("Looking for MQTT brokers in this network ...")
+    dialog.say("Looking for MQTT brokers in this network ...")
     found = brokers_here()
     for broker in found:
         dialog.say(broker.label, indent="  ")

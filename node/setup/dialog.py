@@ -55,14 +55,7 @@ class Dialog:
             Unanswered: there is no further input, or the default is not valid.
         """
         prompt = f"{question} [{default}]: " if default else f"{question}: "
-        while True:
-            written = self._read(prompt, default)
-            try:
-                return convert(written)
-            except ValueError as error:
-                if not self.asks:
-                    raise Unanswered(f"{question}: {error}") from error
-                self.say(f"{error}")
+        return self._valid(prompt, convert, default, question)
 
     def confirm(self, question: str, *, default: bool) -> bool:
         """Ask a yes-or-no question.
@@ -80,12 +73,7 @@ class Dialog:
             raise ValueError("Please answer y or n.")
 
         choices = "Y/n" if default else "y/N"
-        while True:
-            written = self._read(f"{question} [{choices}] ", "y" if default else "n")
-            try:
-                return yes_or_no(written)
-            except ValueError as error:
-                self.say(str(error))
+        return self._valid(f"{question} [{choices}] ", yes_or_no, "y" if default else "n", question)
 
     def choose(self, question: str, choices: Sequence[str]) -> int | None:
         """Show numbered choices and return the index of one; None for an empty line or 0.
@@ -119,6 +107,19 @@ class Dialog:
             return getpass.getpass(f"{question} (not shown while you type): ")
         except EOFError:
             raise Unanswered(question) from None
+
+    def _valid(
+        self, prompt: str, convert: Callable[[str], _Answer], default: str, question: str
+    ) -> _Answer:
+        """Ask until the answer is valid."""
+        while True:
+            written = self._read(prompt, default)
+            try:
+                return convert(written)
+            except ValueError as error:
+                if not self.asks:
+                    raise Unanswered(f"{question}: {error}") from error
+                self.say(str(error))
 
     def _read(self, prompt: str, default: str) -> str:
         if not self.asks:

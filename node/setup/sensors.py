@@ -11,11 +11,12 @@ from drivers.names import driver_called, suggestion
 from drivers.packages import install_command
 from drivers.registry import find_driver
 from drivers.scanning import Finding, Found, Scan
+from node.config.schema import TopicPart
 from node.config.sensor_toml import free_id, suggest_id
 from node.config.values import convert_value
 from node.setup.dialog import Dialog
 
-__all__ = ["ChosenSensor", "ask_sensors", "parse_sensor"]
+__all__ = ["ChosenSensor", "ask_sensors", "parse_name", "parse_sensor"]
 
 _DHTS = ("dht22", "dht11")
 _FREE_FOR_DHT = (17, 27, 22, 23, 24, 25, 5, 6, 12, 13, 16, 26, 18, 19, 20, 21)
@@ -167,13 +168,20 @@ def _pin(written: str, used: set[str | int]) -> int:
     return int(digits)
 
 
-def _new_id(written: str, taken: set[str]) -> str:
-    from node.config.schema import TopicPart
+def parse_name(written: str) -> str:
+    """Return a name that can be a level of a topic.
 
+    Raises:
+        ValueError: it cannot.
+    """
     try:
-        name = str(convert_value(TopicPart, written))
+        return str(convert_value(TopicPart, written))
     except ValueError as error:
         raise ValueError(f"A name consists of {str(error).removeprefix('expected ')}.") from error
+
+
+def _new_id(written: str, taken: set[str]) -> str:
+    name = parse_name(written)
     if name == "cmd" or name in taken:
         raise ValueError(f'"{name}" is already taken.')
     return name
