@@ -147,6 +147,18 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@contextlib.contextmanager
+def small_disk_at(folder: Path) -> Iterator[Path]:
+    """A file system of half a megabyte, in a folder that is made for it."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount, as root has it: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def is_open(folder: Path) -> bool:
     """Whether other users can get into a folder, through all that it is in."""
     return all(f.stat().st_mode & 0o001 for f in (folder, *folder.parents))

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import NodeProcess, Subscriber, sysfs_config, wait_until
+from support import NodeProcess, Subscriber, small_disk_at, sysfs_config, wait_until
 
 
 @pytest.fixture
 def small_state_dir(tmp_path: Path) -> Iterator[Path]:
     """The state directory of the nodes that a test starts, on a disk of half a megabyte."""
-    folder = tmp_path / "state"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"needs the right to mount, as root has it: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk_at(tmp_path / "state") as folder:
+        yield folder
 
 
 def fill(disk: Path, node: NodeProcess) -> Path:
