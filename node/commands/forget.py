@@ -9,7 +9,7 @@ import sys
 
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
-from node.config.tls import TlsFiles
+from node.config.tls import tls_files
 from node.mqtt.leftovers import Leftovers, NoBroker
 from node.system.terminal import count, table, visible
 from node.topics import ONLINE, Topics
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     topics = Topics(mqtt.base_topic, arguments.node)
     client = f"snforget{os.urandom(4).hex()}"
     filters = [f"{topics.root}/#", f"{prefix}/device/+/config", f"{prefix}/+/+/+/config"]
-    tls = None if mqtt.tls is None else TlsFiles(mqtt.tls)
+    tls = tls_files(mqtt.tls)
     leftovers = Leftovers(mqtt, tls, client, filters)
     try:
         found = {

@@ -9,7 +9,7 @@ import sys
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
-from node.config.tls import TlsFiles
+from node.config.tls import tls_files
 from node.mqtt.events import Outgoing
 from node.mqtt.leftovers import NoBroker, Visit
 from node.outbox.file import OutboxFile
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     except LOG_TROUBLE as error:
         print(f"{file} cannot be used: {error}", file=sys.stderr)
         return 1
-    tls = None if config.mqtt.tls is None else TlsFiles(config.mqtt.tls)
+    tls = tls_files(config.mqtt.tls)
     visit = Visit(config.mqtt, tls, f"snresend{os.urandom(4).hex()}")
     try:
         return _resend(log, visit)

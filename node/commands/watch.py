@@ -10,7 +10,7 @@ from node.cli.arguments import positive
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import HomeAssistantTable, HostName, MqttTable, TopicPath
-from node.config.tls import TlsFiles
+from node.config.tls import tls_files
 from node.config.values import parse_host
 from node.mqtt.topic_filters import check_filter
 from node.watch.discovery import Units
@@ -140,5 +140,5 @@ def _broker(arguments: argparse.Namespace) -> tuple[MqttTable, object, str, Unit
     config = configuration.load(configuration.find_file(arguments.config))
     mqtt = msgspec.structs.replace(config.mqtt, **given)
     config = msgspec.structs.replace(config, mqtt=mqtt)
-    tls = None if mqtt.tls is None else TlsFiles(mqtt.tls)
+    tls = tls_files(mqtt.tls)
     return mqtt, tls, config.homeassistant.prefix, units_of(config)

@@ -19,7 +19,7 @@ from node.cli.exit_codes import EXIT_CONFIG, EXIT_FAILED
 from node.cli.help_text import CommandHelp
 from node.config.reader import ConfigError, find_file
 from node.config.schema import HomeAssistantTable, HostName, MqttTable, WebTable
-from node.config.tls import TlsFiles
+from node.config.tls import tls_files
 from node.config.values import parse_host
 from node.system.clock import SystemClock
 from node.system.state_dir import find_state_dir
@@ -181,7 +181,7 @@ def _serve_fleet(settings: Settings, arguments: argparse.Namespace) -> int:
     listener = _listener(settings.web)
     if listener is None:
         return EXIT_FAILED
-    tls = None if mqtt.tls is None else TlsFiles(mqtt.tls)
+    tls = tls_files(mqtt.tls)
     fleet = Fleet(mqtt.base_topic, units, masked=settings.masked)
     watcher = FleetWatcher(mqtt, SystemClock(), fleet, tls_context=tls, prefix=prefix)
     application = FleetApplication(watcher, settings, mqtt.address)

@@ -8,7 +8,7 @@ from typing import Any
 
 from node.config.schema import TlsTable
 
-__all__ = ["BadTlsFile", "TlsFiles", "tls_context"]
+__all__ = ["BadTlsFile", "TlsFiles", "tls_context", "tls_files"]
 
 
 class BadTlsFile(ValueError):
@@ -43,6 +43,11 @@ class TlsFiles:
             raise ConnectionError(str(error)) from error
         assert context is not None
         return context.wrap_socket(sock, **options)
+
+
+def tls_files(table: TlsTable | None) -> TlsFiles | None:
+    """Return what stands in for the context of the table; None without one."""
+    return None if table is None else TlsFiles(table)
 
 
 def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:
