@@ -33,7 +33,7 @@ from drivers.base import (
     refuse_implausible,
 )
 from drivers.bus import Board, DhtSensor
-from drivers.dht_frame import WIRING, check_frame, decode_frame
+from drivers.dht_frame import TEMPERATURES, WIRING, agree, check_frame, decode_frame
 from drivers.errors import (
     BadFrame,
     MissingSupport,
@@ -57,12 +57,6 @@ ATTEMPTS = 3
 _TRIGGERS = ATTEMPTS + 1
 # One attempt captures for 0.25 s; the first one starts a child that imports Blinka.
 _ATTEMPT_S, _START_S = 0.5, 10.0
-
-# AM2302 and ASAIR DHT11 datasheets, "Technical specification".
-_ACCURACY = {
-    "DHT22": {"temperature": 0.5, "humidity": 2.0},
-    "DHT11": {"temperature": 2.0, "humidity": 5.0},
-}
 
 _COMPUTER = "/proc/device-tree/model"
 
@@ -191,10 +185,8 @@ class Dht:
 
     def _agree(self, one: Measurement, other: Measurement) -> bool:
         """Return whether two readings differ by no more than the sensor's accuracy."""
-        return all(
-            abs(one[name] - other[name]) <= accuracy
-            for name, accuracy in _ACCURACY[self._model].items()
-        )
+        first, second = ((m["temperature"], m["humidity"]) for m in (one, other))
+        return agree(self._model, first, second)
 
     def _unconfirmed(self, measurement: Measurement) -> SensorError:
         temperature, humidity = measurement["temperature"], measurement["humidity"]
@@ -303,14 +295,14 @@ def _info(
 
 DHT22 = _info(
     "DHT22",
-    Channel("temperature", "°C", (-40.0, 80.0), 1),
+    Channel("temperature", "°C", TEMPERATURES["DHT22"], 1),
     "±0.5 °C, ±2 %",
     "Aosong AM2302",
     aliases=("am2302", "am2301", "dht21", "rht03"),
 )
 DHT11 = _info(
     "DHT11",
-    Channel("temperature", "°C", (-20.0, 60.0), 1),
+    Channel("temperature", "°C", TEMPERATURES["DHT11"], 1),
     "±2 °C, ±5 %",
     "ASAIR DHT11",
     aliases=("ky015",),

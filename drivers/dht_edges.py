@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from drivers.dht_frame import TRIGGER_US, decode_edges
+from drivers.dht_frame import TRIGGER_US, TwoMeanings, agree, decode_edges, decode_frame
 from drivers.errors import MissingSupport
 
 __all__ = ["EdgeWire", "EdgesDht", "GpioEdges", "header_chip"]
@@ -32,21 +32,37 @@ class EdgeWire(Protocol):
 
 
 class EdgesDht:
-    """`drivers.bus.DhtSensor` with our own decoder; each measurement is a new one."""
+    """`drivers.bus.DhtSensor` with our own decoder; each measurement is a new one.
+
+    A capture with two meanings needs another one that agrees with it. On a computer that always
+    listens too late, a fifth of a DHT22's frames has two.
+    """
 
     def __init__(self, model: str, wire: EdgeWire) -> None:
         self.frame = bytearray()
         self._model = model
         self._wire = wire
+        self._last: tuple[float, float] | None = None
+        """The last capture, in °C and %, whether it was certain or not."""
 
     def measure(self) -> None:
         """Trigger the sensor, and keep the frame that it sends.
 
         Raises:
-            SensorNotFound, BadFrame: see `decode_edges`.
+            SensorNotFound, BadFrame, TwoMeanings: see `decode_edges`.
         """
         self.frame = bytearray()
-        self.frame = bytearray(decode_edges(self._wire.falling_edges(TRIGGER_US[self._model])))
+        edges_ns = self._wire.falling_edges(TRIGGER_US[self._model])
+        before = self._last
+        try:
+            frame = decode_edges(self._model, edges_ns)
+        except TwoMeanings as error:
+            frame = error.frame
+            self._last = decode_frame(self._model, frame)
+            if before is None or not agree(self._model, before, self._last):
+                raise
+        self._last = decode_frame(self._model, frame)
+        self.frame = bytearray(frame)
 
     def exit(self) -> None:
         """Do nothing: the line is only held during a measurement."""
@@ -82,10 +98,10 @@ class GpioEdges:
             time.sleep(low_us / 1e6)
             line.reconfigure_lines({self._pin: listen})
             deadline_s = time.monotonic() + _MAX_ANSWER_S
-            while len(edges_ns) < _EDGES:
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not line.wait_edge_events(left_s):
-                    break
+            # The kernel keeps the edges that came while this process had to wait.
+            while len(edges_ns) < _EDGES and line.wait_edge_events(
+                max(0.0, deadline_s - time.monotonic())
+            ):
                 edges_ns += [event.timestamp_ns for event in line.read_edge_events()]
         return edges_ns
 

@@ -11,22 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import adafruit_dht
-import gpiod
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support import PATIENCE_S, FakeClock, wait_until
 
-from drivers import dht_edges, dht_process
-from drivers.dht import DHT11, DHT22, DhtOptions, backends_for
-from drivers.dht_edges import GpioEdges
-from drivers.dht_frame import decode_edges, decode_frame
+from drivers import dht_process
+from drivers.dht import DHT22, DhtOptions, backends_for
+from drivers.dht_frame import decode_frame
 from drivers.dht_process import DhtProcess
 from drivers.errors import (
     BadFrame,
-    ImplausibleValue,
     MissingSupport,
-    SensorError,
     SensorNotFound,
     SensorTimeout,
 )
@@ -38,88 +32,6 @@ from drivers.sim.room import Air
 MEASURE_S = dht_process.MEASURE_S
 
 HELPER = Path(__file__).with_name("pulsein_helper.py")
-
-
-def edges_ns(frame: bytes) -> list[int]:
-    """The falling edges of a frame without noise."""
-    line = DhtLine("DHT22", lambda: Air(20, 50, 1000))
-    line.frame = lambda: frame
-    return line.falling_edges(20_000)
-
-
-FRAMES = st.binary(min_size=4, max_size=4).map(lambda body: body + bytes([sum(body) & 0xFF]))
-
-
-def test_the_edges_of_the_datasheets_frame_are_decoded():
-    """AM2302 datasheet, "Single-bus": 0292 010D A2, 65.8 %, 26.9 °C; and 8065, -10.1 °C."""
-    frame = bytes.fromhex("0292010da2")
-    assert len(edges_ns(frame)) == 42
-    assert decode_edges(edges_ns(frame)) == frame
-    assert decode_frame("DHT22", frame) == (26.9, 65.8)
-    assert decode_frame("DHT22", bytes.fromhex("0000806500"))[0] == -10.1
-
-
-@given(st.integers(-400, 800), st.integers(0, 1000))
-def test_every_value_of_a_dht22_makes_the_round_trip(tenths, permille):
-    frame = encode_frame("DHT22", tenths / 10, permille / 10)
-    assert decode_frame("DHT22", decode_edges(edges_ns(frame))) == (tenths / 10, permille / 10)
-
-
-@given(st.integers(-200, 600), st.integers(0, 100))
-def test_every_value_of_a_dht11_makes_the_round_trip(tenths, percent):
-    frame = encode_frame("DHT11", tenths / 10, percent)
-    assert decode_frame("DHT11", decode_edges(edges_ns(frame))) == (tenths / 10, percent)
-
-
-@given(FRAMES, st.lists(st.integers(-7000, 7000), min_size=42, max_size=42), st.booleans())
-def test_seven_microseconds_of_jitter_at_each_edge_change_nothing(frame, jitter_ns, late):
-    """Property; nor does a capture that begins after the response."""
-    shaken = [edge + jitter for edge, jitter in zip(edges_ns(frame), jitter_ns, strict=True)]
-    assert decode_edges(shaken[1:] if late else shaken) == frame
-
-
-@given(FRAMES, st.sets(st.integers(0, 41), min_size=1, max_size=6))
-def test_missed_edges_are_an_error_or_change_nothing(frame, missed):
-    edges = [edge for number, edge in enumerate(edges_ns(frame)) if number not in missed]
-    if missed == {0}:
-        assert decode_edges(edges) == frame
-        return
-    with pytest.raises(BadFrame):
-        decode_edges(edges)
-
-
-@given(FRAMES, st.lists(st.integers(0, 5_000_000), min_size=1, max_size=3), st.integers(0, 2))
-def test_edges_too_many_are_an_error_or_change_nothing(frame, extra_ns, missed):
-    """Glitches anywhere in the frame, also where as many true edges are missed."""
-    true = edges_ns(frame)
-    del true[5 : 5 + missed]
-    glitches = [true[0] + offset for offset in extra_ns]
-    try:
-        decoded = decode_edges(sorted({*true, *glitches}))
-    except SensorError:
-        return
-    assert decoded == frame
-
-
-@pytest.mark.parametrize(
-    ("edge", "later_us", "says"),
-    [(9, 100, "a bit of"), (9, -30, "a bit of"), (41, 100, "a bit of"), (1, 50, "a response of")],
-)
-def test_a_time_that_no_bit_takes_is_refused(edge, later_us, says):
-    """The count of edges is right; the rest of the frame is moved by so much."""
-    edges = edges_ns(bytes.fromhex("0292010da2"))
-    moved = edges[:edge] + [ns + later_us * 1000 for ns in edges[edge:]]
-    with pytest.raises(BadFrame, match=says):
-        decode_edges(moved)
-
-
-@given(st.lists(st.integers(0, 10_000_000), max_size=90).map(sorted))
-def test_no_edges_make_the_decoder_raise_anything_else(edges):
-    try:
-        frame = decode_edges(edges)
-    except (BadFrame, SensorNotFound):
-        return
-    assert sum(frame[:4]) & 0xFF == frame[4]
 
 
 def dht22(board: SimulatedBoard, backend: Any):
@@ -141,49 +53,6 @@ def library_on_fake_time(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_backend_is_simulated(board, backend):
     for _ in range(3):
         assert 15 < dht22(board, backend).read()["temperature"] < 27
-
-
-@pytest.mark.parametrize(
-    ("fault", "error", "says"),
-    [
-        ("silence", SensorNotFound, "pull-up"),
-        ("checksum", BadFrame, "checksum"),
-        ("missing edges", BadFrame, "41 edges|39 edges"),
-        ("zeros", ImplausibleValue, "held low"),
-        ("too humid", ImplausibleValue, "dht11"),
-        ("too hot", ImplausibleValue, "outside -40 to 80"),
-        ("nothing", None, ""),
-    ],
-)
-def test_each_fault_of_the_edges_is_an_error_that_names_the_remedy(board, fault, error, says):
-    """The same as through the library; "nothing" is the negative control."""
-    sensor = dht22(board, "edges")
-    good = encode_frame("DHT22", 20, 50)
-    frames = {
-        "silence": None,
-        "checksum": good[:4] + bytes([good[4] ^ 1]),
-        "zeros": bytes(5),
-        "too humid": encode_frame("DHT22", 20, 120),
-        "too hot": encode_frame("DHT22", 150, 50),
-    }
-    line = board.dht_lines[4]
-    line.frame = lambda: frames.get(fault, good)
-    if fault == "missing edges":
-        line.distort = lambda widths: widths[:20] + widths[26:]
-    if error is None:
-        assert sensor.read() == {"temperature": 20, "humidity": 50}
-        return
-    with pytest.raises(error, match=says) as caught:
-        sensor.read()
-    assert "DHT22 through edges" in str(caught.value)
-
-
-def test_edges_trigger_a_dht11_for_as_long_as_it_needs(board):
-    """18 ms; with the 1 ms of a DHT22 it stays silent."""
-    options = DhtOptions(pin=4, backend="edges")
-    board.attach("dht11", options)
-    assert DHT11.open(options, board).read()
-    assert board.dht_lines[4].falling_edges(1_100) == []
 
 
 def test_the_kernels_driver_is_retried_after_two_seconds(board, clock):
@@ -356,73 +225,6 @@ def test_auto_where_nothing_is_there_says_all_of_it_and_looks_again(clock):
 def test_auto_does_not_bitbang_where_it_hardly_ever_works(computer, last):
     assert backends_for(computer)[0] == "kernel"
     assert backends_for(computer)[-1] == last
-
-
-class FakeLine:
-    """A requested line that tells what was done to it, and gives edges in two portions."""
-
-    def __init__(self, edges: list[int]) -> None:
-        self.done: list[Any] = []
-        self._portions = [edges[:20], edges[20:]]
-
-    def __enter__(self) -> FakeLine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.append("released")
-
-    def set_value(self, pin: int, value: object) -> None:
-        self.done.append((pin, value, time.monotonic()))
-
-    def reconfigure_lines(self, config: dict[int, gpiod.LineSettings]) -> None:
-        self.done.append((config, time.monotonic()))
-
-    def wait_edge_events(self, timeout: float) -> bool:
-        return bool(self._portions and self._portions[0])
-
-    def read_edge_events(self):
-        falling = gpiod.EdgeEvent.Type.FALLING_EDGE.value
-        return [gpiod.EdgeEvent(falling, ns, 4, 0, 0) for ns in self._portions.pop(0)]
-
-
-@pytest.mark.real_time
-@pytest.mark.parametrize("count", [42, 30, 0])
-def test_the_line_is_held_low_and_then_listened_to(monkeypatch, count):
-    """gpiod's own settings and events; the character device alone is not there."""
-    edges = edges_ns(bytes.fromhex("0292010da2"))[:count]
-    held_s = [line_held_s(monkeypatch, edges) for _ in range(5)]
-    assert min(held_s) >= 0.018, "ASAIR DHT11: 18 to 30 ms"
-    while min(held_s) >= 0.03 and len(held_s) < 50:  # the computer had something else to do
-        held_s.append(line_held_s(monkeypatch, edges))
-    assert min(held_s) < 0.03
-
-
-def line_held_s(monkeypatch: pytest.MonkeyPatch, edges: list[int]) -> float:
-    """How long the line was held low, by a capture that gives `edges`."""
-    line = FakeLine(edges)
-    requested: list[dict[int, gpiod.LineSettings]] = []
-
-    def request(path: str, *, config, event_buffer_size: int, **_: object) -> FakeLine:
-        requested.append(config)
-        assert path == "/dev/gpiochip0"
-        assert event_buffer_size >= 42
-        return line
-
-    monkeypatch.setattr(gpiod, "request_lines", request)
-    monkeypatch.setattr(dht_edges, "header_chip", lambda: "/dev/gpiochip0")
-    assert GpioEdges(4).falling_edges(18_500) == edges
-    assert requested[0][4].direction is gpiod.line.Direction.OUTPUT
-    low, listening, released = line.done
-    assert low[:2] == (4, gpiod.line.Value.INACTIVE)
-    assert listening[0][4].edge_detection is gpiod.line.Edge.FALLING
-    assert released == "released"
-    held_s: float = listening[1] - low[2]
-    return held_s
-
-
-def test_a_computer_without_header_gpio_says_so():
-    with pytest.raises(MissingSupport, match="--simulate"):
-        GpioEdges(4)
 
 
 PI = """

@@ -19,6 +19,7 @@ __all__ = ["DhtLine", "LibraryDht", "encode_frame", "library_dht", "pulses_us"]
 _RESPONSE = (80, 80)
 _BIT_LOW = 50
 _ZERO, _ONE = 26, 70
+_WAIT = 30  # 20 to 40, from the release to the response
 _SHORTEST_TRIGGER_US = {"DHT22": 800, "DHT11": 18_000}
 
 
@@ -50,7 +51,8 @@ class DhtLine:
     datasheet, "Single-bus"; ASAIR DHT11 1.3, "Precautions").
 
     Replace `frame` to choose the sent bytes (None: silence), `distort` to damage the pulses, and
-    `before_answer` to make the sensor slow or stuck.
+    `before_answer` to make the sensor slow or stuck. Edges up to `deaf_us` after the release of the
+    line come before the computer listens.
     """
 
     def __init__(self, model: str, air: Callable[[], Air]) -> None:
@@ -61,6 +63,7 @@ class DhtLine:
         self.frame: Callable[[], bytes | None] = self._previous
         self.distort: Callable[[list[int]], list[int]] = lambda widths: widths
         self.before_answer: Callable[[], object] = lambda: None
+        self.deaf_us = 0
 
     def _previous(self) -> bytes:
         measured, self._measured = self._measured, self._air()
@@ -77,11 +80,11 @@ class DhtLine:
 
     def falling_edges(self, low_us: int) -> list[int]:
         """Implement `drivers.dht_edges.EdgeWire`: an edge begins each low pulse except our own."""
-        now_ns, falling_ns = 1_000_000_000, []
+        now_us, falling_ns = _WAIT, []
         for number, width_us in enumerate(self.respond(low_us)):
-            if number % 2 == 0:
-                falling_ns.append(now_ns)
-            now_ns += width_us * 1000
+            if number % 2 == 0 and now_us > self.deaf_us:
+                falling_ns.append(1_000_000_000 + now_us * 1000)
+            now_us += width_us
         return falling_ns
 
 
