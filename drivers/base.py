@@ -53,6 +53,8 @@ class Channel(msgspec.Struct, frozen=True):
     """Decimal places that the sensor's resolution deserves."""
     overshoot: float = 0.0
     """How far beyond the ends of `plausible` the sensor's own error may take a value."""
+    diagnostic: bool = False
+    """Whether it says how the sensor is (battery, signal), and not what it measures."""
 
     def cut_off(self, value: float) -> float:
         """Return `value`, or the end of `plausible` if it is exceeded by at most `overshoot`."""
