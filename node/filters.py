@@ -21,7 +21,15 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from drivers.base import Channel
-from node.units import Rate, Seconds, all_units, convert, convertible, decimals_in
+from node.units import (
+    Rate,
+    Seconds,
+    all_units,
+    convert,
+    convert_back,
+    convertible,
+    decimals_in,
+)
 
 __all__ = [
     "ChannelFilters",
@@ -311,8 +319,11 @@ class Decimals(Filter):
     def __init__(self, table: ChannelTable, channel: Channel) -> None:
         super().__init__(table, channel)
         self._decimals = _decimals_of(table, channel)
+        self.exact = math.nan
+        """The last value before it was rounded, for what is derived from it."""
 
     def apply(self, value: float, at_s: float) -> float:
+        self.exact = value
         if self._decimals == 0:
             return round(value)  # 21, not 21.0
         return round(value, self._decimals) + 0.0  # no -0.0
@@ -424,6 +435,7 @@ class ChannelFilters:
             one.later = self._filters[index:]
         # Most filters do one of two things. A reading does not pay for calls without effect.
         self._changing = [f for f in self._filters if type(f).apply is not Filter.apply]
+        self._rounding = next(f for f in self._filters if isinstance(f, Decimals))
         self._thinning = [
             f for f in self._filters if type(f).worth_publishing is not Filter.worth_publishing
         ]
@@ -438,6 +450,11 @@ class ChannelFilters:
         for one in self._changing:
             value = one.apply(value, at_s)
         return value
+
+    @property
+    def exact(self) -> float:
+        """Return the last accepted value before it was rounded, in the unit of the driver."""
+        return convert_back(self._rounding.exact, self.channel.unit, self.unit)
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Return whether all filters consider a value worth a message."""

@@ -137,6 +137,9 @@ class Node:
             bad_configuration=bool(config.stands_in_for),
         )
         sensors = {table.id: Sensor(table, board, clock) for table in config.sensors}
+        states = {name: sensor.state for name, sensor in sensors.items()}
+        for state in states.values():
+            state.others = states
         outbox = Outbox(state_dir, config.outbox, clock, hold=hold_state_dir)
         self._publisher = Publisher(
             self._link, status_topic=topics.status, refused=outbox.refused, retained=retained

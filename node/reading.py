@@ -7,7 +7,10 @@ import msgspec
 from drivers.base import Channel, Measurement
 from drivers.errors import SensorError
 
-__all__ = ["Layout", "ReadOutcome", "Reading"]
+__all__ = ["TAKEN_NAMES", "Layout", "ReadOutcome", "Reading"]
+
+TAKEN_NAMES = frozenset({"time", "clock", "seq", "stream", "sensor", "state", "availability"})
+"""What no channel may be named, because its topics and payloads have something else there."""
 
 
 class ReadOutcome(msgspec.Struct, frozen=True):

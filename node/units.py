@@ -10,6 +10,7 @@ __all__ = [
     "Seconds",
     "all_units",
     "convert",
+    "convert_back",
     "convertible",
     "decimals_in",
     "duration_text",
@@ -78,6 +79,7 @@ _FROM_NATIVE = {
         "mmHg": (0.750061683, 0.0),
         "inHg": (0.0295299831, 0.0),
     },
+    "kPa": {"kPa": (1.0, 0.0), "hPa": (10.0, 0.0), "Pa": (1000.0, 0.0)},
 }
 
 
@@ -112,3 +114,11 @@ def convert(value: float, native: str, unit: str) -> float:
         return value
     factor, offset = _FROM_NATIVE[native][unit]
     return value * factor + offset
+
+
+def convert_back(value: float, native: str, unit: str) -> float:
+    """Convert `value` from `unit` (one of `convertible(native)`) to `native`."""
+    if native == unit:
+        return value
+    factor, offset = _FROM_NATIVE[native][unit]
+    return (value - offset) / factor

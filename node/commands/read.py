@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
     chosen = [sensors[name] for name in dict.fromkeys(arguments.ids or sensors)]
-    results = read_once(chosen, board)
+    results = read_once(chosen, board, of_all=config.sensors)
     if arguments.json:
         print(msgspec.json.encode(results).decode())
     else:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from drivers.base import BcmPin, DriverInfo, Options
+from drivers.base import BcmPin, Channel, DriverInfo, Options
+from node.derive import Derived
 from node.filters import ChannelTable
 from node.units import Seconds, duration_text
 
@@ -208,10 +209,18 @@ class SensorTable(_Table, frozen=True, kw_only=True):
     interval: Seconds = Seconds(30)
     power_pin: BcmPin | None = None
     channel: dict[str, ChannelTable] = {}
+    derive: tuple[Derived, ...] = ()
+    """In an order in which each comes after its parts."""
     info: DriverInfo
     """The driver, found by its name; not a key of the file."""
     options: Options
     """The driver's own keys; not a key of the file."""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Return the measured channels that are known before a read, then the derived ones."""
+        measured = self.info.channels_with(self.options)
+        return (*measured, *(derived.channel for derived in self.derive))
 
     @property
     def stale_after_s(self) -> float:

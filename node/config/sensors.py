@@ -11,6 +11,7 @@ from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_called, nearest
+from node.derive import Derived
 from node.filters import channel_problems
 from node.units import duration_text, unit_called
 
@@ -21,7 +22,8 @@ __all__ = ["Claimed", "check_claims", "check_expiry", "read_sensors"]
 
 MIN_INTERVAL_S = 0.1
 
-_SENSOR_KEYS = ("id", "driver", "interval", "power_pin", "channel")
+_COMMON_KEYS = ("id", "driver", "interval", "power_pin")
+_SENSOR_KEYS = (*_COMMON_KEYS, "channel", "derive")
 
 
 Claimed = tuple[Claim, str, "KeyPath"]
@@ -67,7 +69,7 @@ def _read_sensor(
         reader.problem(path, "expected a table")
         return None
     before = len(reader.problems)
-    common = reader.right_keys(SensorTable, written, path, only=_SENSOR_KEYS[:-1])
+    common = reader.right_keys(SensorTable, written, path, only=_COMMON_KEYS)
     owner = f'sensor "{reader.sensor_ids.get(index, f"#{index + 1}")}"'
     if "power_pin" in common:
         power = Claim(f"GPIO {common['power_pin']}", "power")
@@ -82,16 +84,21 @@ def _read_sensor(
     if options is not None:
         claimed += [(claim, owner, path) for claim in options.claims()]
     measured = info.channels if options is None else info.channels_with(options)
-    channels = _read_channels(
-        reader, info, measured, written.get("channel", {}), (*path, "channel")
-    )
+    known: dict[str, Channel | None] = {channel.name: channel for channel in measured}
+    derived: tuple[Derived, ...] = ()
+    if "derive" in written:
+        from node.config.derive import read_derived
+
+        derived = read_derived(reader, written["derive"], (*path, "derive"), known)
+        known |= {d.channel.name: d.channel if d.channel.unit else None for d in derived}
+    channels = _read_channels(reader, info, known, written.get("channel", {}), (*path, "channel"))
     shortest_s = max(MIN_INTERVAL_S, info.min_interval_s)
     if common.get("interval", 30.0) < shortest_s:
         message = f"{info.name} cannot be read more often than every {shortest_s:g} s"
         reader.problem((*path, "interval"), message)
     if options is None or len(reader.problems) > before:
         return None
-    return SensorTable(**common, channel=channels, info=info, options=options)
+    return SensorTable(**common, channel=channels, derive=derived, info=info, options=options)
 
 
 def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) -> DriverInfo | None:
@@ -160,14 +167,14 @@ def _read_options(
 def _read_channels(
     reader: TableReader,
     info: DriverInfo,
-    measured: tuple[Channel, ...],
+    known: dict[str, Channel | None],
     written: object,
     path: KeyPath,
 ) -> dict[str, ChannelTable]:
+    """`known`: the channels by name; None for one of which only the name is known."""
     if not isinstance(written, dict):
         reader.problem(path, "expected tables: [sensor.channel.temperature]")
         return {}
-    known = {channel.name: channel for channel in measured}
     tables: dict[str, ChannelTable] = {}
     for name, table in written.items():
         if name not in known and not info.more_channels:

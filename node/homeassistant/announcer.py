@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -278,10 +278,7 @@ class Announcer:
             AnnouncedSensor(
                 sensor.table,
                 self._keys[sensor.table.id],
-                tuple(
-                    AnnouncedChannel(p.channel.name, p.unit, p.decimals)
-                    for p in sensor.state.filters
-                ),
+                tuple(_announced(sensor)),
             )
             for sensor in self._sensors
         ]
@@ -293,6 +290,14 @@ class Announcer:
             "simulated" if self._simulated else _model(self._board),
             has_led=self._has_led(),
         )
+
+
+def _announced(sensor: Sensor) -> Iterator[AnnouncedChannel]:
+    """Yield every channel of a sensor that is known, as it is published."""
+    quantities = {derived.channel.name: derived.quantity for derived in sensor.table.derive}
+    for filters in sensor.state.filters:
+        name = filters.channel.name
+        yield AnnouncedChannel(name, filters.unit, filters.decimals, quantities.get(name, ""))
 
 
 def _model(board: Board) -> str:

@@ -25,6 +25,7 @@ from node.config.schema import (
     SensorTable,
 )
 from node.config.values import parse_host
+from node.derive import functions
 from node.health import Shown, shown_fields
 from node.system.host import Vitals
 from node.topics import Topics
@@ -62,6 +63,7 @@ _DEVICE_CLASSES = {
     "mA": "current",
     "W": "power",
     "lx": "illuminance",
+    "g/m³": "absolute_humidity",
 }
 """Unit -> device class, for units with only one that fits."""
 _NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide"}
@@ -79,6 +81,8 @@ class AnnouncedChannel(msgspec.Struct, frozen=True):
     name: str
     unit: str
     decimals: int
+    quantity: str = ""
+    """What it is a value of, if that is not its name; see `node.derive.Derived`."""
 
 
 class AnnouncedSensor(msgspec.Struct, frozen=True):
@@ -265,8 +269,11 @@ def _template(key: str) -> str:
 
 
 def _device_class(channel: AnnouncedChannel) -> str | None:
+    function = functions().get(channel.quantity)
+    if function is not None and function.device_class:
+        return function.device_class
     for (name, unit), device_class in _NAMED_CLASSES.items():
-        if channel.name.startswith(name) and channel.unit == unit:
+        if (channel.quantity or channel.name).startswith(name) and channel.unit == unit:
             return device_class
     return _DEVICE_CLASSES.get(channel.unit)
 

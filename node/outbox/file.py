@@ -398,6 +398,14 @@ class OutboxFile:
         rows.close()
         return found
 
+    def last_of_other_boots(self, boot_id: str) -> int:
+        """Return the seq of the last reading of a boot other than `boot_id`; 0 for none."""
+        this = next((number for number, name in self._boot_ids.items() if name == boot_id), None)
+        (last,) = self._db.execute(
+            "SELECT MAX(last_seq) FROM tick WHERE boot IS NOT ?", (this,)
+        ).fetchone()
+        return int(last or 0)
+
     def readings_after(self, seq: int, limit: int) -> list[Reading]:
         """Return at most `limit` readings after `seq`, with their true times if known."""
         rows = self._db.execute(

@@ -59,7 +59,7 @@ class Outbox:
         self._ledger_changed = False
         self._follows_a_file = False
         """Whether the numbers of readings continue those of a file."""
-        self._first_of_life = 1
+        self.first_of_life = 1
         """The first reading of this process."""
         self._stored_cursor = 0
         self._stored_from = 1
@@ -163,6 +163,15 @@ class Outbox:
             wanted = islice(self._uncommitted, skipped, skipped + limit - len(found))
             found += map(self.retimed, wanted)
         return found
+
+    def last_before(self, utc_ms: int) -> int:
+        """See `OutboxFile.last_before`."""
+        return self._store.last_before(utc_ms)
+
+    @property
+    def last_of_other_boots(self) -> int:
+        """Return the seq of the last reading of an earlier boot; 0 for none."""
+        return self._store.last_of_other_boots(self._clock.boot_id)
 
     def retimed(self, reading: Reading) -> Reading:
         """Return the reading with its true time, if that has become known."""
@@ -377,7 +386,7 @@ class Outbox:
         That is the first reading of this process, or the first unsent one that is newer than
         `newer_than_ms`, UTC: earlier readings may have been sent under the old stream.
         """
-        first_seq, after_seq = self._first_of_life, self.cursor
+        first_seq, after_seq = self.first_of_life, self.cursor
         while newer_than_ms is not None and (found := self.read(after_seq, _MAX_AT_ONCE)):
             newer = next((r.seq for r in found if r.utc_ms > newer_than_ms), None)
             if newer is not None:
@@ -397,7 +406,7 @@ class Outbox:
         if found is None:
             return
         if not self._follows_a_file and found.last_seq > 0:
-            self._first_of_life = found.last_seq + 1
+            self.first_of_life = found.last_seq + 1
             self._renumber(found)
         self._follows_a_file = True
         self._retimings = {**self._store.retimings, **self._retimings}

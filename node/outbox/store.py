@@ -203,6 +203,10 @@ class OutboxStore:
         """See `OutboxFile.last_before`."""
         return self._try(lambda file: file.last_before(utc_ms)) or 0
 
+    def last_of_other_boots(self, boot_id: str) -> int:
+        """See `OutboxFile.last_of_other_boots`."""
+        return self._try(lambda file: file.last_of_other_boots(boot_id)) or 0
+
     def purge(self, upto_seq: int, ledger: Ledger) -> None:
         """Delete the rows up to `upto_seq`."""
         self._try(lambda file: file.purge(upto_seq, ledger, stream=self.streams.newest))

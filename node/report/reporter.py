@@ -29,6 +29,7 @@ from node.report.collect_health import collect_health
 from node.report.history import AFTER_READS_S, History
 from node.report.opening import Opening
 from node.report.own_topics import OwnTopics
+from node.report.refill import refill_windows
 from node.report.sensor_topics import SensorTopics
 from node.report.topic_list import current_topics
 from node.sensors.scheduler import Measured
@@ -163,6 +164,7 @@ class Reporter:
         The first health is committed here, so that `sensor-node status` describes this process as
         soon as the service is up.
         """
+        self._refill_windows()
         self._history.start(start_s)
         self._started_s = start_s
         self._health_at_s = self._next_health_s(start_s)
@@ -256,12 +258,16 @@ class Reporter:
         self._clock_known = True
         self._outbox.clock_was_set(boot_s=boot_s, utc_s=utc_s)
         self._history.clock_was_set()
+        self._refill_windows()
         for sensor in self._sensors:
             newest = self._newest.get(sensor.table.id)
             if newest is not None and not newest.synced:
                 newest = self._newest[sensor.table.id] = self._outbox.retimed(newest)
                 if sensor.state.online:
                     self._publish_newest(sensor, newest)
+
+    def _refill_windows(self) -> None:
+        refill_windows((sensor.state for sensor in self._sensors), self._outbox, self._clock)
 
     # -- what is done about it, in each turn of the loop
 

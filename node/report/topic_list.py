@@ -96,7 +96,7 @@ def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list
         channel.name: sensor.channel[channel.name].unit or channel.unit
         if channel.name in sensor.channel
         else channel.unit
-        for channel in sensor.info.channels_with(sensor.options)
+        for channel in sensor.channels
     }
     rows = []
     if config.mqtt.payload != "plain":

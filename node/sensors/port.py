@@ -11,12 +11,10 @@ from drivers.base import Channel, Driver, Measurement
 from drivers.bus import Board
 from drivers.errors import BadFrame, SensorError, as_sensor_error
 from node.config.schema import SensorTable
-from node.reading import ReadOutcome
+from node.reading import TAKEN_NAMES, ReadOutcome
 from node.system.clock import Clock
 
 __all__ = ["SensorPort"]
-
-_TAKEN = {"time", "clock", "seq", "stream", "sensor", "state", "availability"}
 
 
 class SensorPort:
@@ -85,7 +83,7 @@ def _check_names(channels: tuple[Channel, ...]) -> None:
         BadFrame: a name is not valid, or is reserved there.
     """
     for channel in channels:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", channel.name) or channel.name in _TAKEN:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", channel.name) or channel.name in TAKEN_NAMES:
             raise BadFrame(f"the driver has a channel {channel.name!r}, which is not a valid name")
 
 

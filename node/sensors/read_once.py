@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from drivers.accuracy import accuracy_of
+from drivers.base import Channel
 from drivers.bus import Board
 from node.config.schema import ChannelTable, SensorTable
+from node.derive import Missing, OverWindow
 from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
 from node.sensors.port import SensorPort
@@ -32,40 +34,66 @@ class SensorResult(msgspec.Struct):
     raw: dict[str, float] = {}
     """The values as the sensor gave them, in the driver's unit."""
     raw_units: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    """Derived channel -> why it has no value."""
     accuracy: dict[str, str] = {}
     """The datasheet's figure, for each channel for which there is one."""
     took_s: float = 0.0
     error: str = ""
 
 
-def read_once(sensors: Sequence[SensorTable], board: Board) -> list[SensorResult]:
+def read_once(
+    sensors: Sequence[SensorTable], board: Board, *, of_all: Sequence[SensorTable] = ()
+) -> list[SensorResult]:
     """Return each sensor's values, or why it failed, in the order of the sensors.
 
-    Takes as long as the slowest bus, and at most the budgets of the sensors on it.
+    `of_all`: all sensors of the configuration. Those are read too that have a part of a derived
+    channel. Takes as long as the slowest bus, and at most the budgets of the sensors on it.
     """
-    outcomes = _read(sensors, board)
-    return [_result(sensor, outcomes.get(sensor.id)) for sensor in sensors]
+    wanted = _with_parts(sensors, {sensor.id: sensor for sensor in of_all})
+    outcomes = _read(wanted, board)
+    values = _Values(wanted, outcomes)
+    return [_result(sensor, outcomes.get(sensor.id), values) for sensor in sensors]
+
+
+def _with_parts(
+    sensors: Sequence[SensorTable], known: Mapping[str, SensorTable]
+) -> list[SensorTable]:
+    """Return the sensors, and those that have a part of one of their derived channels."""
+    wanted = {sensor.id: sensor for sensor in sensors}
+    open_ends = list(sensors)
+    while open_ends:
+        for derived in open_ends.pop().derive:
+            for name, _ in derived.sources.values():
+                if name not in wanted and name in known:
+                    wanted[name] = known[name]
+                    open_ends.append(known[name])
+    return list(wanted.values())
 
 
 def as_table(results: Sequence[SensorResult]) -> str:
     """Return the results for people, in columns; an error is a line below them."""
     rows = [("SENSOR", "DRIVER", "CHANNEL", "RAW", "VALUE", "ACCURACY", "TOOK")]
     for result in results:
-        for name, raw in result.raw.items():
+        for name, unit in result.units.items():
             value = result.values.get(name)
+            raw = result.raw.get(name)
             rows.append(
                 (
                     result.sensor,
                     result.driver,
                     name,
-                    f"{raw:.6g} {result.raw_units[name]}",
-                    "rejected" if value is None else f"{value:g} {result.units[name]}",
+                    "derived" if raw is None else f"{raw:.6g} {result.raw_units[name]}",
+                    ("missing" if raw is None else "rejected")
+                    if value is None
+                    else f"{value:g} {unit}",
                     result.accuracy.get(name, ""),
                     f"{result.took_s:.2f} s",
                 )
             )
     lines = [table_text(rows)] if len(rows) > 1 else []
     lines += [f"{r.sensor} ({r.driver}): {r.error}" for r in results if r.error]
+    lines += [f"{r.sensor}: no {name}: {why}" for r in results for name, why in r.missing.items()]
     return "\n".join(lines) or "no sensor is configured"
 
 
@@ -94,7 +122,55 @@ def _read(sensors: Sequence[SensorTable], board: Board) -> dict[str, ReadOutcome
     return outcomes
 
 
-def _result(table: SensorTable, outcome: ReadOutcome | None) -> SensorResult:
+class _Values:
+    """The values of all channels that were read, and of those derived from them."""
+
+    def __init__(self, sensors: Sequence[SensorTable], outcomes: Mapping[str, ReadOutcome]) -> None:
+        self._outcomes = outcomes
+        self._derived = {(s.id, d.channel.name): d for s in sensors for d in s.derive}
+        self._tables = {sensor.id: sensor for sensor in sensors}
+        self._found: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def published(self, sensor: str, name: str) -> float:
+        """Return the value as it would be published.
+
+        Raises:
+            Missing, Rejected: there is none.
+        """
+        return self._value(sensor, name)[0]
+
+    def _part(self, sensor: str, name: str) -> float:
+        try:
+            return self._value(sensor, name)[1]
+        except Rejected as rejection:
+            raise Missing(str(rejection)) from rejection
+
+    def _value(self, sensor: str, name: str) -> tuple[float, float]:
+        """Return the value as published, and unrounded in the unit of the driver."""
+        if (sensor, name) not in self._found:
+            channel, raw = self._raw(sensor, name)
+            table = self._tables[sensor].channel.get(name, ChannelTable())
+            filters = ChannelFilters(channel, table)
+            self._found[sensor, name] = filters.accept(raw, 0.0), filters.exact
+        return self._found[sensor, name]
+
+    def _raw(self, sensor: str, name: str) -> tuple[Channel, float]:
+        derived = self._derived.get((sensor, name))
+        if derived is not None:
+            if isinstance(derived.function, OverWindow):
+                raise Missing("only the running node knows what was before")
+            parts = {key: self._part(*source) for key, source in derived.sources.items()}
+            return derived.channel, derived.value(parts)
+        outcome = self._outcomes.get(sensor)
+        if outcome is None or outcome.measurement is None:
+            raise Missing(f"{sensor} did not answer")
+        if name not in outcome.measurement:
+            raise Missing(f"{sensor} has no {name}")
+        channel = next(channel for channel in outcome.channels if channel.name == name)
+        return channel, outcome.measurement[name]
+
+
+def _result(table: SensorTable, outcome: ReadOutcome | None, values: _Values) -> SensorResult:
     result = SensorResult(sensor=table.id, driver=table.driver)
     if outcome is None:
         result.error = f"no answer within {duration_text(table.info.read_budget_s)}"
@@ -104,18 +180,21 @@ def _result(table: SensorTable, outcome: ReadOutcome | None) -> SensorResult:
         result.error = str(outcome.error)
         return result
     accuracy = table.options.accuracy() or table.info.accuracy
-    for channel in outcome.channels:
-        if channel.name not in outcome.measurement:
+    derived = [each.channel for each in table.derive]
+    for channel in (*outcome.channels, *derived):
+        name = channel.name
+        if name in outcome.measurement:
+            result.raw[name] = outcome.measurement[name]
+            result.raw_units[name] = channel.unit
+            if figure := accuracy_of(accuracy, channel, outcome.channels):
+                result.accuracy[name] = figure
+        elif channel not in derived:
             continue
-        raw = outcome.measurement[channel.name]
-        pipeline = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
-        result.raw[channel.name] = raw
-        result.raw_units[channel.name] = channel.unit
-        if figure := accuracy_of(accuracy, channel, outcome.channels):
-            result.accuracy[channel.name] = figure
-        result.units[channel.name] = pipeline.unit
+        result.units[name] = table.channel.get(name, ChannelTable()).unit or channel.unit
         try:
-            result.values[channel.name] = pipeline.accept(raw, outcome.ended_s)
+            result.values[name] = values.published(table.id, name)
         except Rejected as rejection:
             result.error = str(rejection)
+        except Missing as reason:
+            result.missing[name] = str(reason)
     return result

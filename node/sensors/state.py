@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 from drivers.base import Channel, Measurement
 from node.config.schema import ChannelTable, SensorTable
+from node.derive import Missing
 from node.filters import ChannelFilters, Rejected
 from node.reading import Layout, ReadOutcome
+from node.sensors.derived import DerivedValues, Window
 from node.units import duration_text
 
 __all__ = ["SensorState"]
@@ -49,6 +52,8 @@ class SensorState:
         """How many new problems were reported."""
         self.missing_channels: set[str] = set()
         """Channels that have been without a value for too long while others have one."""
+        self.others: Mapping[str, SensorState] = {}
+        """Sensor -> its state, for derived channels with parts of other sensors."""
         self._stale_at_s = math.inf
         self._excused_s = 0.0
         """How much extra time it was allowed since its last good reading."""
@@ -59,6 +64,9 @@ class SensorState:
         if not table.info.more_channels:
             for channel in table.info.channels_with(table.options):
                 self._filters_of(channel)
+        self._derived = DerivedValues(table.derive) if table.derive else None
+        for derived in table.derive:
+            self._filters_of(derived.channel)
         self._known_channels = len(self._filters)
         """How many channels there were when `found_channels` was last called."""
         self._last_measurement: Measurement = {}
@@ -185,7 +193,55 @@ class SensorState:
                 self.rejected_for[rejection.reason] += 1
                 self.last_error = self._rejections[name] = str(rejection)
                 self._last_problem = (rejection.reason, str(rejection))
+        if self._derived is not None and values:
+            self._derive(self._derived, values, outcome)
         return values
+
+    def _derive(
+        self, derived: DerivedValues, values: dict[str, float], outcome: ReadOutcome
+    ) -> None:
+        """Add the derived channels that have a value; note why others do not."""
+
+        def part(sensor: str, channel: str) -> float:
+            if sensor != self.table.id:
+                return self.others[sensor].newest(channel, outcome.ended_s)
+            if channel not in values:
+                raise Missing(f"there is no {channel}")
+            return self._filters[channel].exact
+
+        for name, found in derived.values(part, outcome.boot_s):
+            if isinstance(found, Missing):
+                self._rejections[name] = str(found)
+                continue
+            try:
+                values[name] = self._filters[name].accept(found, outcome.ended_s)
+            except Rejected as rejection:
+                self.rejected_for[rejection.reason] += 1
+                self.last_error = self._rejections[name] = str(rejection)
+
+    def newest(self, channel: str, now_s: float) -> float:
+        """Return the newest value of a channel, unrounded, in the unit of the driver.
+
+        Raises:
+            Missing: the channel has none that is current at `now_s`.
+        """
+        if not self.online or now_s > self._stale_at_s:
+            raise Missing(f"{self.table.id} is offline")
+        if channel not in self.values:
+            raise Missing(f"{self.table.id} has no {channel} at present")
+        return self._filters[channel].exact
+
+    @property
+    def windows(self) -> list[tuple[tuple[str, str], Window, str]]:
+        """Return the windows of the sensor, each with the (sensor, channel) that it is of, and the
+        unit of its values."""
+        if self._derived is None:
+            return []
+        return [
+            (d.sources["of"], self._derived.windows[d.channel.name], d.channel.unit)
+            for d in self.table.derive
+            if d.channel.name in self._derived.windows
+        ]
 
     def _is_frozen(self, measurement: Measurement) -> bool:
         """Return whether the sensor repeats itself more often than a working one ever would."""
@@ -209,7 +265,8 @@ class SensorState:
         if not self.online:
             self.online = True
             self._kinds_said.clear()
-            self._good_at_s = {channel.name: taken_s for channel in outcome.channels}
+            expected = (*outcome.channels, *(derived.channel for derived in self.table.derive))
+            self._good_at_s = {channel.name: taken_s for channel in expected}
             _log.info("%s (%s): online, %s", self.table.id, self.table.driver, self.described())
         for name in values:
             self._good_at_s[name] = taken_s

@@ -300,7 +300,7 @@ def units_of(config: Config) -> Units:
     topics = Topics(config.mqtt.base_topic, config.node.name)
     units: Units = {}
     for sensor in config.sensors:
-        native = {c.name: c.unit for c in sensor.info.channels_with(sensor.options)}
+        native = {c.name: c.unit for c in sensor.channels}
         chosen = {name: table.unit for name, table in sensor.channel.items() if table.unit}
         for channel, unit in (native | chosen).items():
             units[topics.state(sensor.id), channel] = unit
