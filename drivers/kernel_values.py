@@ -42,7 +42,7 @@ _KINDS = {
 # Drivers that scale a raw temperature to °C, not to m°C, unless their scale is a thousand times as
 # large: drivers/iio/pressure/mpl3115.c, drivers/iio/accel/sca3000.c, and ST's drivers for motion
 # sensors (STMems_Linux_IIO_drivers issue 10).
-_SCALES_TO_CELSIUS = re.compile(r"mpl3115|sca3000_|[ai]sm330|lsm6d|iis3d")
+_SCALES_TO_CELSIUS = r"mpl3115|sca3000_|[ai]sm330|lsm6d|iis3d"
 # With this step in m°C, 16 bits would only cover 16 °C: thermometers have larger steps.
 _TOO_FINE_FOR_MILLIDEGREES = 0.25
 # Faults of a thermocouple or RTD: ABI/testing/sysfs-bus-iio-temperature-max31856, -max31865.
@@ -182,7 +182,7 @@ def _temperature_factor(folder: Path, scale_file: Path) -> tuple[float, bool]:
         name = (folder / "name").read_text(encoding="utf-8", errors="replace")
     except (OSError, BadFrame):  # the reading will report it
         return usual, False
-    if scale < 1 and _SCALES_TO_CELSIUS.match(name):
+    if scale < 1 and re.match(_SCALES_TO_CELSIUS, name):
         return 1.0, False
     return usual, scale <= _TOO_FINE_FOR_MILLIDEGREES
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import re
 import subprocess
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from support import SENSOR_NODE, sysfs_config, wait_until
 
 from node.system import node_ids
+from node.system.lean_imports import lean_imports
 
 DRIVER = '''
 """A sensor that reads 21.5 °C if a library does what it does in any Python."""
@@ -175,11 +178,12 @@ def test_the_ids_are_those_of_uuid5_without_hashlib_again(text):
     assert node_ids._digits(text) == uuid.uuid5(node_ids._APPLICATION, text).hex
 
 
-def test_run_brings_no_tls_where_there_is_none(tmp_path):
-    """Neither OpenSSL, nor an HTTP client, nor e-mail is in the node's process."""
-    heavy = ("ssl", "_ssl", "_hashlib", "http", "email", "inspect")
-    config = tmp_path / "node.toml"
-    config.write_text(sysfs_config(1, {"s": tmp_path / "temp"}))
+@pytest.fixture(scope="module")
+def after_run(tmp_path_factory) -> dict[str, object]:
+    """The state of a process whose `run` had a second without a broker."""
+    folder = tmp_path_factory.mktemp("run")
+    config = folder / "node.toml"
+    config.write_text(sysfs_config(1, {"s": folder / "temp"}))
     script = (
         "import os, signal, sys, threading, time\n"
         "from node.cli import main as cli\n"
@@ -190,10 +194,57 @@ def test_run_brings_no_tls_where_there_is_none(tmp_path):
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "threading.Thread(target=end, daemon=True).start()\n"
         f"assert cli.main(['run', '--config', {str(config)!r}, '--state-dir', "
-        f"{str(tmp_path / 'state')!r}]) == 0\n"
-        f"print([m for m in {heavy!r} if m in sys.modules])\n"
+        f"{str(folder / 'state')!r}]) == 0\n"
+        "modules = list(sys.modules)\n"
+        "import gc, json\n"
+        "print(json.dumps({'modules': modules, 'collects': gc.isenabled(), "
+        "'frozen': gc.get_freeze_count()}))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    assert done.stdout == "[]\n", done.stderr
+    assert done.stdout, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_run_brings_no_tls_where_there_is_none(after_run):
+    """Neither OpenSSL, nor an HTTP client, nor e-mail is in the node's process."""
+    heavy = ("ssl", "_ssl", "_hashlib", "http", "email", "inspect")
+    assert not {*heavy} & {*after_run["modules"]}
+
+
+def test_run_brings_no_module_that_only_other_commands_use(after_run):
+    """Each of them costs a node from half a per cent to two of its start, on every start."""
+    heavy = (
+        *("shutil", "bz2", "lzma", "shlex", "subprocess", "tempfile", "json", "difflib"),
+        *("platform", "msgspec.inspect", "importlib.metadata", "dataclasses", "statistics"),
+    )
+    assert not {*heavy} & {*after_run["modules"]}
+
+
+def test_run_collects_garbage_but_skips_the_objects_of_its_imports(after_run):
+    assert after_run["collects"]
+    assert after_run["frozen"] > 10_000
+
+
+def test_garbage_is_collected_again_after_an_import_that_failed():
+    with pytest.raises(ImportError), lean_imports():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_paho_gets_the_name_of_the_system_without_the_real_platform():
+    """paho 2.2 asks while it is imported; whatever it asks later is answered by the real one."""
+    script = (
+        "import sys\n"
+        "from node.system.lean_imports import lean_imports\n"
+        "with lean_imports():\n"
+        "    import platform\n"
+        "    early = platform.system()\n"
+        "assert 'platform' not in sys.modules\n"
+        "version = platform.python_version()\n"
+        "import platform as real\n"
+        "assert platform is not real and (early, version) == (real.system(), "
+        "real.python_version())\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

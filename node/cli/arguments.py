@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
-import shutil
 import sys
 
 from node.system.state_dir import DEFAULT_STATE_DIR
@@ -26,6 +24,9 @@ def add_state_dir_argument(parser: argparse.ArgumentParser) -> None:
 
 def own_command() -> str:
     """Return how this user calls this program: `sensor-node`, or its path in an environment."""
+    import shlex
+    import shutil
+
     program = sys.argv[0]
     found = shutil.which(_PROGRAM)
     if found is None and os.path.basename(program) == _PROGRAM:

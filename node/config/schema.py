@@ -92,7 +92,7 @@ TopicPath = Annotated[
         # Excludes wildcards, empty levels, control characters and non-characters (MQTT 5, §1.5.4
         # and §4.7): a broker may end the connection over them, and Home Assistant rejects the whole
         # message. Topics that begin with $ are the broker's own.
-        pattern=rf"^(?!\$)[^/+#{_NOT_IN_A_TOPIC}]+(/[^/+#{_NOT_IN_A_TOPIC}]+)*\Z",
+        pattern=rf"^(?!\$|/|.*//|.*/\Z)[^+#{_NOT_IN_A_TOPIC}]+\Z",
         max_length=128,
         description="a topic without wildcards, empty levels or a $ at the beginning",
     ),

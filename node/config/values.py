@@ -32,7 +32,7 @@ __all__ = [
 
 
 _LONGEST_ADDRESS = 200
-_ADDRESS = re.compile(
+_ADDRESS = (
     r"https?://(?:[^/?#@\[\]]+@)?(?:\[([0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\]|([^/?#@:\[\]]*))"
     r"(?::([0-9]{0,5}))?(?:[/?#].*)?"
 )
@@ -136,7 +136,7 @@ def parse_web_address(written: object) -> WebAddress:
         raise ValueError(
             "an address cannot have spaces or control characters: write %20 for a space"
         )
-    parts = _ADDRESS.fullmatch(written)
+    parts = re.fullmatch(_ADDRESS, written)
     if parts is None:
         raise ValueError("expected an address like http://HOST:8080/PAGE, with a number as port")
     bracketed, host, port = parts.groups()

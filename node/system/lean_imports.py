@@ -1,16 +1,18 @@
 """Imports libraries without modules that the node never uses: a quarter of its start time.
 
-Four modules are replaced by stand-ins, only while paho and msgspec are imported. A later import of
-one of them, by a third party's driver for example, gets the real module. So does paho as soon as
-it uses more of it than the node needs. This module can go with Python 3.15, whose lazy imports
-(PEP 810) do the same; for each stand-in, the list below says when it can go earlier.
+Six modules are replaced by stand-ins, only while paho and msgspec are imported. A later import of
+one of them, by a third party's driver for example, gets the real module. So do paho and msgspec as
+soon as they use more of it than the node needs. This module can go with Python 3.15, whose lazy
+imports (PEP 810) do the same; for each stand-in, the list below says when it can go earlier.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -26,8 +28,11 @@ _SSL_ERRORS = {
 
 @contextlib.contextmanager
 def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
-    """Give libraries imported within the context only the parts of four modules that they need.
+    """Give libraries imported within the context only the parts of six modules that they need.
 
+    - platform: paho (2.2), and uuid for msgspec, ask it for the system's name. Can go when both
+      import it where they use it.
+    - msgspec.inspect, which is needed only for JSON Schema. Can go when msgspec imports it there.
     - typing_extensions, which imports inspect: msgspec (0.23) prefers it to typing if it is
       installed. Can go when msgspec stops this.
     - urllib.request, which imports an HTTP client and e-mail: paho (2.2) finds proxies with it, if
@@ -38,14 +43,22 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
       websockets. Can go with ssl.
 
     A module that was imported before is left unchanged.
+
+    Objects created during import live as long as the process: no garbage is looked for meanwhile,
+    and later collections skip them.
     """
-    stand_ins: dict[str, types.ModuleType | None] = {"typing_extensions": None}
+    stand_ins: dict[str, types.ModuleType | None] = {
+        "platform": _Later("platform", system=lambda: os.uname().sysname),
+        "msgspec.inspect": _Later("msgspec.inspect"),
+        "typing_extensions": None,
+    }
     if importlib.util.find_spec("socks") is None:
         stand_ins["urllib.request"] = _Later("urllib.request")
     if not with_ssl:
         stand_ins |= {"_hashlib": None, "ssl": _Later("ssl", **_SSL_ERRORS)}
     new = stand_ins.keys() - sys.modules.keys()
     had_hashlib = "hashlib" in sys.modules
+    gc.disable()
     sys.modules.update({name: stand_ins[name] for name in new})  # type: ignore[misc]
     try:
         yield
@@ -54,6 +67,8 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
             del sys.modules[name]
         if "_hashlib" in new and not had_hashlib:
             sys.modules.pop("hashlib", None)  # lacks OpenSSL's functions, such as scrypt
+        gc.freeze()
+        gc.enable()
 
 
 class _Later(types.ModuleType):
@@ -65,7 +80,7 @@ class _Later(types.ModuleType):
         self._until_then = until_then
 
     def __getattr__(self, name: str) -> object:
-        if name in self._until_then and self.__name__ not in sys.modules:
+        if name in self._until_then and sys.modules.get(self.__name__, self) is self:
             return self._until_then[name]
         if sys.modules.get(self.__name__) is self or name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} yet")
