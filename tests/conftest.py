@@ -15,10 +15,12 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from support import FakeClock, Mosquitto, NodeProcess, Subscriber, open_folder
+from web_support import WebProcess
 
 from drivers.sim.board import SimulatedBoard
 
@@ -193,3 +195,18 @@ def temperature_file(tmp_path: Path) -> Path:
     file = tmp_path / "temp1_input"
     file.write_text("21500\n")
     return file
+
+
+@pytest.fixture
+def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
+    """Starts pages that are killed at the end."""
+    started: list[WebProcess] = []
+
+    def start(state_dir: Path | None = None, *arguments: str, **options: Any) -> WebProcess:
+        folder = state_dir or tmp_path / "state"
+        started.append(WebProcess(folder, *arguments, folder=tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for web in started:
+        web.kill()

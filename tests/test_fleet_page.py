@@ -19,10 +19,10 @@ from support import (
     sysfs_config,
     wait_until,
 )
-from test_web_browser import _COLOURS, chromium, luminance, no_tab_stays, only_from, start_web
+from test_web_browser import _COLOURS, chromium, luminance, no_tab_stays, only_from
 from web_support import WebProcess
 
-__all__ = ["chromium", "no_tab_stays", "start_web"]
+__all__ = ["chromium", "no_tab_stays"]
 
 ROOT = Path(__file__).parent.parent
 EVIL = "<script>alert(1)<script>\"'&"

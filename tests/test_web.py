@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,21 +43,6 @@ from node.web.watcher import Watcher
 pytestmark = pytest.mark.real_time
 
 EVIL = "<script>alert(1)</script>\"'&\x1b[31m\u202e"
-
-
-@pytest.fixture
-def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
-    """Starts pages that are killed at the end."""
-    started: list[WebProcess] = []
-
-    def start(state_dir: Path | None = None, *arguments: str, **options: Any) -> WebProcess:
-        folder = state_dir or tmp_path / "state"
-        started.append(WebProcess(folder, *arguments, folder=tmp_path, **options))
-        return started[-1]
-
-    yield start
-    for web in started:
-        web.kill()
 
 
 @contextlib.contextmanager
@@ -737,7 +722,7 @@ def test_no_answer_has_a_style_or_script_of_its_own_and_all_have_the_headers(sho
         assert policy.startswith("default-src 'none'; style-src 'self'; script-src 'self'")
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
         assert "server" not in answer.headers
     page = shown.get("/").text

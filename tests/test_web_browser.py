@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,19 +37,6 @@ def chromium() -> Iterator[Chromium]:
 def no_tab_stays(chromium: Chromium) -> Iterator[None]:
     yield
     chromium.close_pages()
-
-
-@pytest.fixture
-def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
-    started: list[WebProcess] = []
-
-    def start(state_dir: Path, *arguments: str, **options: Any) -> WebProcess:
-        started.append(WebProcess(state_dir, *arguments, folder=tmp_path, **options))
-        return started[-1]
-
-    yield start
-    for web in started:
-        web.kill()
 
 
 @pytest.fixture
@@ -329,3 +319,68 @@ def test_an_address_with_the_password_in_it_is_kept_fresh_too(chromium, tmp_path
     assert page.js("ask('/api/v1/node').then(answer => answer.status)") == 200
     refused = page.js("fetch('/api/v1/node').then(answer => '', error => String(error))")
     assert "credentials" in refused, "the control"
+
+
+@pytest.fixture
+def protected(
+    broker, subscribe, start_node, start_web, temperature_file
+) -> tuple[WebProcess, str, Any]:
+    """A page with a password and a node behind it; its address, and a subscriber."""
+    subscriber = subscribe(broker.port)
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="1h")
+    node = start_node(config + '\n[web]\npassword = "sesame"\n')
+    subscriber.wait_for_states("s", 1)
+    web = start_web(node.state_dir, "--config", str(node.config))
+    right = {"Authorization": "Basic " + base64.b64encode(b":sesame").decode()}
+    wait_until(lambda: web.get("/api/v1/health", **right).json["current"], what="health")
+    return web, f"http://anybody:sesame@127.0.0.1:{web.port}/", subscriber
+
+
+def key(page: Page, name: str, text: str = "") -> None:
+    for kind in ("keyDown", "keyUp"):
+        pressed = {"type": kind, "key": name, "code": name, "text": text}
+        code = {"Enter": 13, "Tab": 9}[name]
+        page.call("Input.dispatchKeyEvent", windowsVirtualKeyCode=code, **pressed)
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_sensor_is_read_by_keyboard(chromium, protected, temperature_file, scripts):
+    _, address, subscriber = protected
+    page = chromium.page(scripts=scripts)
+    page.go(address)
+    temperature_file.write_text("33300\n")
+    page.js("document.querySelector('.card h3 a').focus()")
+    key(page, "Tab")
+    assert page.js("document.activeElement.ariaLabel") == "Read s now"
+    key(page, "Enter", "\r")
+    wait_until(lambda: page.text(".result"), what="the result")
+    assert page.js("location.pathname") == "/sensor/s"
+    assert "s: temperature 33.3 °C" in page.text(".result")
+    assert page.js("document.querySelector('.result').role") == "status"
+    assert subscriber.on("sensors/test/cmd/read") == ["s"]
+
+
+def test_a_button_keeps_its_focus_when_the_page_is_made_fresh(chromium, protected):
+    page = chromium.page()
+    page.go(protected[1])
+    page.js("document.querySelector('.card button').focus()")
+    page.js("wholePage()")
+    assert page.js("document.activeElement.ariaLabel") == "Read s now"
+
+
+def test_another_site_cannot_have_a_sensor_read_by_its_visitor(chromium, protected, tmp_path):
+    """The browser knows the password, and sends it along."""
+    web, address, subscriber = protected
+    page = chromium.page()
+    page.go(address)
+    form = f"<form method=post action={web.url}/read></form>"
+    attack = f"{form}<script>document.forms[0].submit()</script>"
+    (tmp_path / "attack.html").write_text(attack)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        page.call("Page.navigate", url=f"http://localhost:{site.server_port}/attack.html")
+        page.wait_for("location.pathname === '/read' && document.readyState === 'complete'")
+        site.shutdown()
+    assert "another site has made this request" in page.text()
+    assert subscriber.on("sensors/test/cmd/read") == []

@@ -75,11 +75,18 @@ class WebProcess:
         assert self.process.poll() is None, self.log
         return re.search(r"the status page is at http://.*:(\d+)/", self.log)
 
-    def get(self, path: str, method: str = "GET", **headers: str) -> Reply:
+    def post(self, path: str, body: str = "", **headers: str) -> Reply:
+        """What a form sends."""
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self.get(path, "POST", body.encode(), **{**kind, **headers})
+
+    def get(
+        self, path: str, method: str = "GET", body: bytes | None = None, /, **headers: str
+    ) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             names = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, headers=names)
+            connection.request(method, path, body, names)
             answer = connection.getresponse()
             return Reply(
                 answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()

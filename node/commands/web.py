@@ -44,7 +44,8 @@ HELP = CommandHelp(
     details="""\
 Serves a page with the newest values of the node on this machine, plots of the last hour and
 days, its broker, its outbox and its last errors; the same as JSON, as metrics for Prometheus,
-and as CSV. It reads the log and never writes to it, and a running node is not disturbed.
+and as CSV. It reads the log and never writes to it, and a running node is not disturbed. A page
+with a password also has a button that has a sensor read now, by the command `read` over MQTT.
 
 [web] in the configuration sets the address and the password; the options override it. The page
 listens on 127.0.0.1 by default. A configuration file is optional. If there is one, only its [web]

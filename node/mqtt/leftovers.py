@@ -1,6 +1,7 @@
 """Visits to the broker in the foreground: a client of its own, that waits for it alone.
 
-`Visit` publishes messages; `Leftovers` finds and removes what a node that is gone has left.
+`Visit` publishes messages, or a question and waits for the answer; `Leftovers` finds and removes
+what a node that is gone has left.
 """
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ from typing import Any
 from node.config.schema import MqttTable
 from node.event_queue import EventQueue
 from node.mqtt.connection import BrokerConnection, Change
-from node.mqtt.events import Acknowledged, Arrived, BrokerEvent, Outgoing, Subscribed, Subscription
+from node.mqtt.events import (
+    Acknowledged,
+    Arrived,
+    BrokerEvent,
+    Connected,
+    ConnectFailed,
+    Outgoing,
+    Subscribed,
+    SubscribeRefused,
+    Subscription,
+)
+from node.mqtt.reasons import UNSUPPORTED_VERSION, Reason
 from node.system.clock import SystemClock
 
-__all__ = ["Leftovers", "NoBroker", "Visit"]
+__all__ = ["Leftovers", "NoAnswer", "NoBroker", "Visit"]
 
 CONNECT_S = 20.0
 ANSWER_S = 10.0
@@ -27,6 +39,10 @@ _AT_ONCE = 20
 
 class NoBroker(Exception):
     """The broker cannot be reached, or does not answer; the text says why."""
+
+
+class NoAnswer(NoBroker):
+    """The broker is connected, but what was waited for did not come in time."""
 
 
 class Visit:
@@ -47,14 +63,42 @@ class Visit:
             subscribe=tuple(map(Subscription, filters)),
         )
 
-    def begin(self) -> None:
+    def begin(self, within_s: float = CONNECT_S) -> None:
         """Connect.
 
         Raises:
-            NoBroker: the broker does not let us in, or does not answer.
+            NoBroker: the broker cannot be reached or refuses, or does not answer in time.
         """
+
+        def is_up(event: BrokerEvent) -> bool:
+            change = self._link.follow(event)
+            if isinstance(event, ConnectFailed) or _is_final(event):
+                raise NoBroker(self._link.described)
+            return change is Change.UP
+
         self._link.start()
-        self._wait(CONNECT_S, lambda event: self._link.follow(event) is Change.UP)
+        self._wait(within_s, is_up)
+
+    def ask(
+        self, question: Outgoing, within_s: float, is_answer: Callable[[Arrived], bool]
+    ) -> None:
+        """Publish a question, and wait for a message that is the answer.
+
+        Raises:
+            NoAnswer: it did not come in time.
+            NoBroker: the broker refuses it or the subscription, or the connection is lost.
+        """
+        message_id = self._link.publish(question)
+
+        def is_it(event: BrokerEvent) -> bool:
+            if isinstance(event, Acknowledged) and event.message_id == message_id:
+                _expect_access(event.refused, question.topic, "write")
+            elif isinstance(event, SubscribeRefused):
+                _expect_access(event.reason, event.topic, "read")
+            return isinstance(event, Arrived) and is_answer(event)
+
+        self._link.send()
+        self._wait(within_s, is_it)
 
     def publish(self, messages: Sequence[Outgoing]) -> dict[int, str]:
         """Publish messages; return index -> why, of those that the broker refuses.
@@ -101,7 +145,8 @@ class Visit:
         """Take events until one is it.
 
         Raises:
-            NoBroker: there is none in time, or the connection is lost.
+            NoAnswer: there is none in time.
+            NoBroker: the connection is lost, or there was none.
         """
         deadline_s = time.monotonic() + seconds
         was_up = self._link.connected
@@ -116,7 +161,21 @@ class Visit:
                 return
             if was_up and not self._link.connected:
                 break
-        raise NoBroker(self._link.described if not self._link.connected else "no answer in time")
+        if self._link.connected:
+            raise NoAnswer("no answer in time")
+        raise NoBroker(self._link.described)
+
+
+def _is_final(event: BrokerEvent) -> bool:
+    """Return whether the broker refuses us in whichever version of MQTT."""
+    refused = event.refused if isinstance(event, Connected) else None
+    return refused is not None and refused.code != UNSUPPORTED_VERSION
+
+
+def _expect_access(refused: Reason | None, topic: str, right: str) -> None:
+    if refused is not None:
+        what = f"the broker rejected {topic}: {refused.name}"
+        raise NoBroker(f"{what}; allow this login to {right} there, in the broker's ACL")
 
 
 class Leftovers(Visit):

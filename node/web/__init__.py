@@ -1,6 +1,6 @@
 """The status page, and the page of all nodes: separate processes from the node.
 
-The status page reads the log, and never writes it:
+The status page reads the log, and never writes it. `read_now` asks the node by the broker:
 
     outbox.db ──► watcher ──► summary ──► buckets (per channel: the last hour, and two days)
                      │
@@ -8,7 +8,8 @@ The status page reads the log, and never writes it:
                    Known ──► page, plot ──► HTML with SVG ┐
                        ├───► api ─────────► JSON          ├─► application (WSGI) ─► server
                        └───► metrics ─────► Prometheus    │        (routes, login)   (waitress)
-    outbox.db ──► export ──► CSV ─────────────────────────┘
+    outbox.db ──► export ──► CSV ─────────────────────────┘                          │
+    broker ◄──────────────────────── read_now ◄─────────── POST /read ◄──────────────┘
 
 The page of all nodes (`web --broker`) shows what a subscriber hears:
 

@@ -1,4 +1,4 @@
-"""The node's page as a WSGI application: its routes.
+"""The node's page as a WSGI application: its routes, and the one action, `/read`.
 
 Runs on the server's threads. The watcher's lock is held while an answer is made, not while it is
 sent.
@@ -7,6 +7,7 @@ sent.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 
@@ -16,25 +17,59 @@ from node.system.terminal import visible
 from node.web.export import csv_pieces
 from node.web.metrics import CONTENT_TYPE, metrics_text
 from node.web.page import index_page, sensor_page
+from node.web.page_reads import Reads, address_of
+from node.web.read_now import ReadNow, TooSoon
 from node.web.requests import Refused, api_answer, number_of, sensor_of, span_of
 from node.web.settings import Settings
 from node.web.site import Answer, Site, html_answer, json_answer, plain_answer
-from node.web.view import view_of
+from node.web.view import NodeView, view_of
 from node.web.watcher import Watcher
 
 __all__ = ["Application"]
 
 MAX_EXPORTS = 2
 """Concurrent exports: each holds a thread for as long as its reader takes."""
+_SOON = ("Retry-After", "5")
 
 
 class Application(Site):
     """One page, over one log."""
 
+    actions = ("/read",)
+
     def __init__(self, watcher: Watcher, settings: Settings) -> None:
         super().__init__(settings)
         self._watcher = watcher
         self._exports = threading.BoundedSemaphore(MAX_EXPORTS)
+        self._reads = None
+        if settings.password and settings.takes_reads and settings.file is not None:
+            self._reads = ReadNow(settings.file)
+
+    def act(self, path: str, form: dict[str, str]) -> Answer:
+        """Have the node read a sensor, or all; then lead to the page that shows the result."""
+        if self._reads is None:
+            why = "[commands] of the configuration does not allow the command read"
+            if self.settings.password is None:
+                why = "only a page with a password offers this: set [web] password or password_file"
+            raise Refused(403, why)
+        if form.keys() - {"sensor"}:
+            raise Refused(400, "unknown field: there is sensor")
+        with self._watcher.lock:
+            node = view_of(self._watcher, self.settings)
+        if node.health is None:
+            raise Refused(503, "the node does not run, or has just been started", _SOON)
+        sensors = tuple(node.health.sensors)
+        if "sensor" in form:
+            sensors = (form["sensor"],) if form["sensor"] in sensors else ()
+        if not sensors:
+            raise Refused(404, "the node has no such sensor")
+        try:
+            self._reads.ask(node.name, sensors, all_of_them="sensor" not in form)
+        except TooSoon as error:
+            retry = ("Retry-After", str(math.ceil(error.wait_s)))
+            raise Refused(429, str(error), retry) from None
+        there = address_of(form["sensor"]) if "sensor" in form else "/"
+        return plain_answer(303, "the result is on the page", ("Location", there))
 
     def answer_to(self, path: str, query: dict[str, str]) -> Answer:
         if path == "/export.csv":
@@ -46,11 +81,11 @@ class Application(Site):
         """Return an answer made from the current content of the log."""
         node = view_of(self._watcher, self.settings)
         if path == "/":
-            html = index_page(node, span_of(query), number_of(query, "page", 1), self.assets)
-            return html_answer(html)
+            span, page = span_of(query), number_of(query, "page", 1)
+            return html_answer(index_page(node, span, page, self.assets, self._offered(node)))
         if path.startswith("/sensor/"):
-            html = sensor_page(node, sensor_of(node, path.removeprefix("/sensor/")), self.assets)
-            return html_answer(html)
+            sensor = sensor_of(node, path.removeprefix("/sensor/"))
+            return html_answer(sensor_page(node, sensor, self.assets, self._offered(node)))
         if path == "/metrics":
             return Answer(200, CONTENT_TYPE, metrics_text(node).encode())
         if path == "/healthz":
@@ -60,6 +95,12 @@ class Application(Site):
         if path.startswith("/api/v1/"):
             return json_answer(api_answer(node, path.removeprefix("/api/v1/").split("/"), query))
         raise Refused(404, "there is nothing here")
+
+    def _offered(self, node: NodeView) -> Reads:
+        if self._reads is None:
+            return Reads()
+        sensors = frozenset(node.health.sensors if node.health is not None else ())
+        return Reads(sensors=sensors, result=self._reads.result)
 
     def _export(self, query: dict[str, str]) -> Answer:
         unknown = sorted(query.keys() - {"since", "sensor"})

@@ -5,7 +5,7 @@ All text from the log or the configuration goes through `esc`.
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from node.plot.buckets import SPANS, Span
 from node.plot.svg import Plot, render
@@ -14,6 +14,14 @@ from node.plot.times import LocalZone
 from node.system.terminal import count
 from node.web.document import Assets, document, page_links, problem_list
 from node.web.page_facts import counts_of, events_section, footer_of, node_section
+from node.web.page_reads import (
+    Reads,
+    address_of,
+    read_all_button,
+    read_button,
+    read_form,
+    result_section,
+)
 from node.web.view import ChannelView, NodeView, SensorView
 
 __all__ = ["PER_PAGE", "index_page", "plot_of", "sensor_page", "sensors_of_page"]
@@ -61,7 +69,7 @@ def sensors_of_page(node: NodeView, page: int) -> tuple[SensorView, ...]:
     return node.sensors[(page - 1) * PER_PAGE : page * PER_PAGE]
 
 
-def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
+def index_page(node: NodeView, span: Span, page: int, assets: Assets, reads: Reads) -> str:
     """Return the page with all sensors, each with a plot of one span; then the node itself."""
     pages = _pages(node)
     page = min(page, pages)
@@ -70,11 +78,14 @@ def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
         _header(node),
         '<main id="main">',
         problem_list(node.problems),
+        result_section(node, reads),
+        read_form(reads),
         '<section aria-label="Sensors"><div class="bar"><h2>Sensors</h2>',
+        read_all_button(reads),
         _span_links(span, page),
         "</div>",
         f'<div class="cards{" few" if len(shown) < 3 else ""}">',
-        *(_card(sensor, span, node.known.now.utc_ms) for sensor in shown),
+        *(_card(sensor, span, node.known.now.utc_ms, reads) for sensor in shown),
         "</div>",
         "" if shown else '<p class="empty">No sensor has given a reading yet.</p>',
         page_links(page, pages, f"span={span.name}&amp;"),
@@ -86,15 +97,17 @@ def index_page(node: NodeView, span: Span, page: int, assets: Assets) -> str:
     return document(f"{node.name} · sensor-node", body, footer_of(node), assets)
 
 
-def sensor_page(node: NodeView, sensor: SensorView, assets: Assets) -> str:
+def sensor_page(node: NodeView, sensor: SensorView, assets: Assets, reads: Reads) -> str:
     """Return the page of one sensor, with a large plot of each span."""
     now_ms = node.known.now.utc_ms
     body = [
         _header(node),
         '<main id="main"><p class="back"><a href="/">← all sensors</a></p>',
         problem_list(node.problems),
+        result_section(node, reads),
+        read_form(reads),
         f'<article class="card wide" data-sensor="{esc(sensor.id)}">',
-        _card_head(sensor, linked=False),
+        _card_head(sensor, reads, linked=False),
         _card_error(sensor),
         "".join(_reading(channel, now_ms) for channel in sensor.channels),
     ]
@@ -144,10 +157,10 @@ def _span_links(span: Span, page: int) -> str:
     return f'<nav class="spans" aria-label="Time shown in the plots">{links}</nav>'
 
 
-def _card(sensor: SensorView, span: Span, now_ms: int) -> str:
+def _card(sensor: SensorView, span: Span, now_ms: int, reads: Reads) -> str:
     parts = [
         f'<article class="card" data-sensor="{esc(sensor.id)}">',
-        _card_head(sensor, linked=True),
+        _card_head(sensor, reads, linked=True),
         _card_error(sensor),
     ]
     for channel in sensor.channels:
@@ -159,10 +172,10 @@ def _card(sensor: SensorView, span: Span, now_ms: int) -> str:
     return "".join(parts)
 
 
-def _card_head(sensor: SensorView, *, linked: bool) -> str:
+def _card_head(sensor: SensorView, reads: Reads, *, linked: bool) -> str:
     title = f"<h2>{esc(sensor.id)}</h2>"
     if linked:
-        title = f'<h3><a href="/sensor/{quote(sensor.id, safe="")}">{esc(sensor.id)}</a></h3>'
+        title = f'<h3><a href="{address_of(sensor.id)}">{esc(sensor.id)}</a></h3>'
     age = "" if sensor.newest is None else age_text(sensor.age_s)
     unsynced = ""
     if sensor.newest is not None and not sensor.synced:
@@ -171,7 +184,7 @@ def _card_head(sensor: SensorView, *, linked: bool) -> str:
     return (
         f'<div class="head">{title}'
         f'<p><span class="pill {sensor.state}">{sensor.state}</span> '
-        f'<span class="age"{known}>{age}</span>{unsynced}</p></div>'
+        f'<span class="age"{known}>{age}</span>{unsynced} {read_button(reads, sensor.id)}</p></div>'
     )
 
 

@@ -11,7 +11,16 @@ from node.web import api
 from node.web.page import sensors_of_page
 from node.web.view import NodeView, SensorView
 
-__all__ = ["Refused", "api_answer", "number_of", "parameters_of", "sensor_of", "span_of"]
+__all__ = [
+    "Refused",
+    "api_answer",
+    "expect_own_page",
+    "form_of",
+    "number_of",
+    "parameters_of",
+    "sensor_of",
+    "span_of",
+]
 
 _MAX_PARAMETERS = 10
 
@@ -26,13 +35,45 @@ class Refused(Exception):
 
 
 def parameters_of(environ: dict[str, Any]) -> dict[str, str]:
+    return _parsed(environ.get("QUERY_STRING", ""))
+
+
+def form_of(environ: dict[str, Any]) -> dict[str, str]:
+    """Return the fields of a form; the server bounds the size of the request."""
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind not in ("", "application/x-www-form-urlencoded"):
+        raise Refused(400, "expected a form: application/x-www-form-urlencoded")
+    return _parsed(environ["wsgi.input"].read().decode("utf-8", "replace"))
+
+
+def _parsed(text: str) -> dict[str, str]:
     try:
-        pairs = parse_qsl(
-            environ.get("QUERY_STRING", ""), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS
-        )
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS))
     except ValueError:
         raise Refused(400, "too many parameters") from None
-    return dict(pairs)
+
+
+def expect_own_page(environ: dict[str, Any]) -> None:
+    """Refuse a request that a page of another site has a visitor's browser make.
+
+    A browser adds the password that it knows to such a request, too. Since 2020 browsers name the
+    origin of every POST, and to a page with TLS they also send its relation (Fetch Metadata, §2.1).
+    A request with neither is a program's, which has no visitor.
+    """
+    relation = environ.get("HTTP_SEC_FETCH_SITE")
+    origin = environ.get("HTTP_ORIGIN")
+    if relation is not None:
+        is_own = relation in ("same-origin", "none")
+    else:
+        is_own = origin is None or _host_of(origin) == environ.get("HTTP_HOST", "").lower()
+    if not is_own:
+        raise Refused(403, "another site has made this request: use the button on the page itself")
+
+
+def _host_of(origin: str) -> str | None:
+    """Return host and port of an origin; None for `null`, and for what is not an origin."""
+    scheme, separator, host = origin.partition("://")
+    return host.lower() if separator and scheme in ("http", "https") else None
 
 
 def span_of(query: dict[str, str], default: str = "hour") -> Span:

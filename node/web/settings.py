@@ -1,8 +1,8 @@
 """The page's part of the configuration: `[web]`, the node's name, and the sensors' intervals.
 
 The rest is not checked, so the page works even if the node's configuration is wrong. Of the rest,
-only the words that must not be shown to everybody are read; this process never knows the broker's
-password.
+only the words that must not be shown to everybody are read, and whether the node takes `read`. The
+broker's password is read by `broker_of` for one request to read a sensor, and is not kept.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from node.config.mqtt import web_password
+from node.config.mqtt import read_mqtt, web_password
 from node.config.reader import ConfigError, TableReader, unreadable
-from node.config.schema import Secret, WebTable
+from node.config.schema import CommandsTable, MqttTable, Secret, WebTable
 from node.units import Seconds
 
-__all__ = ["Settings", "read_settings", "settings_of"]
+__all__ = ["Settings", "broker_of", "read_settings", "settings_of"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +37,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The broker's host and user name, which a page that is open to all must not show."""
     notes: tuple[str, ...] = ()
     """Remarks that are not errors but worth knowing."""
+    file: Path | None = None
+    """The file that these settings come from."""
+    takes_reads: bool = False
+    """Whether `[commands]` lets the node take the command `read`."""
 
     @property
     def open_to_all(self) -> bool:
@@ -73,17 +77,13 @@ def settings_of(source: Path) -> Settings:
     Raises:
         ConfigError: the file cannot be read, is not TOML, or `[web]` is wrong.
     """
-    try:
-        text = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-        document = tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(source, error) from error
-    reader = TableReader(source, text)
+    reader, document = _opened(source)
     values = reader.table(WebTable, document.get("web", {}), ("web",))
     table = WebTable(**values) if values is not None else WebTable()
     password = web_password(reader, table)
     if reader.problems:
         raise ConfigError(source, reader.problems)
+    commands = reader.table(CommandsTable, document.get("commands", {}), ("commands",))
     # The password is not needed beyond here, and must not be in a second place.
     table = msgspec.structs.replace(table, password=None)
     return Settings(
@@ -93,7 +93,39 @@ def settings_of(source: Path) -> Settings:
         intervals=_intervals(document),
         broker=_broker(document),
         notes=tuple(reader.notes),
+        file=source,
+        takes_reads=commands is not None and _takes_reads(CommandsTable(**commands)),
     )
+
+
+def broker_of(source: Path) -> MqttTable:
+    """Return `[mqtt]` of a file, with the password.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or `[mqtt]` is wrong.
+    """
+    reader, document = _opened(source)
+    mqtt, _ = read_mqtt(reader, document.get("mqtt"))
+    if mqtt is None:
+        raise ConfigError(source, reader.problems)
+    return mqtt
+
+
+def _opened(source: Path) -> tuple[TableReader, dict[str, Any]]:
+    """Return what reads the tables of a file, and its content.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        text = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+        return TableReader(source, text), tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(source, error) from error
+
+
+def _takes_reads(table: CommandsTable) -> bool:
+    return table.enabled and "read" in table.allow
 
 
 def _node_name(document: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from node.web import api
 from node.web.document import Assets
 from node.web.login import HostNames, Login
-from node.web.requests import Refused, parameters_of
+from node.web.requests import Refused, expect_own_page, form_of, parameters_of
 from node.web.settings import Settings
 
 __all__ = ["Answer", "Site", "html_answer", "json_answer", "plain_answer"]
@@ -28,13 +28,14 @@ _log = logging.getLogger(__name__)
 _STATIC = Path(__file__).with_name("static")
 _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 _HEADERS = (
     ("Content-Security-Policy", _POLICY),
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
+    # Not no-referrer: the page's own form would come from the origin `null` (Fetch, §3.2).
+    ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
 )
@@ -45,8 +46,10 @@ _ICON = (
 )
 _REASONS = {
     200: "OK",
+    303: "See Other",
     400: "Bad Request",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     421: "Misdirected Request",
@@ -72,6 +75,9 @@ class Answer(msgspec.Struct):
 
 class Site(abc.ABC):
     """A page: who may read it, its style and script, and what `answer_to` adds."""
+
+    actions: tuple[str, ...] = ()
+    """The paths that take a POST; `act` answers it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -111,17 +117,31 @@ class Site(abc.ABC):
         return [answer.body] if isinstance(answer.body, bytes) else answer.body
 
     def _answer(self, environ: Environ) -> Answer:
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        path = _path(environ)
+        acts = path in self.actions
+        if acts and environ["REQUEST_METHOD"] != "POST":
+            raise Refused(405, "this address takes a form of the page alone", ("Allow", "POST"))
+        if not acts and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             raise Refused(405, "this page can only be read", ("Allow", "GET, HEAD"))
         self._check_host(environ)
         self._check_password(environ)
-        path = _path(environ)
+        if acts:
+            expect_own_page(environ)
+            return self.act(path, form_of(environ))
         if path in ("/page.css", "/page.js"):
             kind = "text/css" if path == "/page.css" else "text/javascript"
             return Answer(200, f"{kind}; charset=utf-8", self._files[path[1:]], lasting=True)
         if path in ("/icon.svg", "/favicon.ico"):
             return Answer(200, "image/svg+xml", _ICON.encode(), lasting=True)
         return self.answer_to(path, parameters_of(environ))
+
+    def act(self, path: str, form: dict[str, str]) -> Answer:
+        """Do what a form of the page asks for, at one of the `actions`.
+
+        Raises:
+            Refused: it may not be done, or something in the form is wrong.
+        """
+        raise NotImplementedError(path)
 
     @abc.abstractmethod
     def answer_to(self, path: str, query: dict[str, str]) -> Answer:

@@ -127,11 +127,12 @@ async function wholePage() {
     const old = document.querySelector(name);
     const next = fresh.querySelector(name);
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
-    const address = focused && focused.getAttribute("href");
+    const markOf = (part) => part.getAttribute("href") || part.value;
+    const mark = focused && markOf(focused);
     old.replaceWith(document.importNode(next, true));
-    if (address) {
-      const again = [...document.querySelectorAll(`${name} a`)];
-      again.find((link) => link.getAttribute("href") === address)?.focus();
+    if (mark) {
+      const again = [...document.querySelectorAll(`${name} ${focused.localName}`)];
+      again.find((part) => markOf(part) === mark)?.focus();
     }
   }
   seenAt = performance.now();
@@ -200,5 +201,9 @@ setInterval(showAges, 1000);
 document.addEventListener("pointermove", showValueAt);
 document.addEventListener("pointerdown", showValueAt);
 document.documentElement.addEventListener("pointerleave", showValueAt);
+document.addEventListener("submit", ({ submitter }) => {
+  submitter.textContent = "Reading …";
+  setTimeout(() => { submitter.disabled = true; });  // not before its name and value are sent
+});
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 go();
