@@ -215,6 +215,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The datasheet, with the section, that accuracy and ranges are from."""
     quirks: str = ""
     """What a person should know about the sensor, or about the code that reads it."""
+    computed: bool = False
+    """The node computes it from other sensors: it has no hardware, and `open` is not called."""
     more_channels: bool = False
     """The hardware may have channels beyond `channels` (an IIO folder)."""
     min_interval_s: float = 0.0

@@ -38,7 +38,7 @@ ROWS = {row.name: row for row in CATALOGUE}
 NOT_SIMULATED = ROWS.keys() - {*I2C_CHIPS, *SPI_CHIPS}
 
 SUBJECTS: dict[str, tuple[str, dict[str, object] | None]] = {
-    **{name: (name, None) for name in driver_names()},
+    **{name: (name, None) for name in driver_names() if not find_driver(name).computed},
     "dht22 edges": ("dht22", {"pin": 4, "backend": "edges"}),
     "dht22 kernel": ("dht22", {"pin": 4, "backend": "kernel"}),
     "sysfs by path": ("sysfs", {"path": "/sys/class/hwmon/hwmon0/temp1_input"}),

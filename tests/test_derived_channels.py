@@ -24,6 +24,9 @@ from node.watch.model import units_of
 AIR = '[[sensor]]\nid = "air"\ndriver = "dht22"\npin = 23\n'
 CELLAR = '[[sensor]]\nid = "cellar"\ndriver = "dht22"\npin = 24\n'
 
+BME_AIR = '[[sensor]]\nid = "air"\ndriver = "bme280"\naddress = 0x76\n'
+BME_CELLAR = '[[sensor]]\nid = "cellar"\ndriver = "bme280"\naddress = 0x77\n'
+
 
 def config_of(tmp_path: Path, text: str, mqtt: str = "") -> Config:
     file = tmp_path / "node.toml"
@@ -345,10 +348,10 @@ def test_a_reading_is_never_in_the_window_twice(tmp_path):
 
 
 def test_it_is_published_announced_and_read_as_any_channel(broker, start_node):
-    second = CELLAR + derive('vpd = {temperature = "air/temperature"}')
+    second = BME_CELLAR + derive('vpd = {temperature = "air/temperature"}')
     text = f'[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
     keys = ("dew_point = true", 'day = {function = "mean", of = "humidity", window = "1h"}')
-    start_node(text + AIR + derive(*keys) + second, "--simulate")
+    start_node(text + BME_AIR + derive(*keys) + second, "--simulate")
     topic = "sensors/test/air/state"
     seen = wait_until(lambda: "dew_point" in retained(broker.port, topic).get(topic, ""))
     assert seen
@@ -373,18 +376,18 @@ def test_it_is_published_announced_and_read_as_any_channel(broker, start_node):
 
 def test_read_shows_it_with_the_parts_of_a_sensor_that_was_not_asked_for(tmp_path, capsys):
     keys = ('dew_point = {humidity = "cellar/humidity"}', DAY.splitlines()[1])
-    config_of(tmp_path, AIR + derive(*keys) + CELLAR)
+    config_of(tmp_path, BME_AIR + derive(*keys) + BME_CELLAR)
     arguments = ["read", "air", "--simulate", "--config", str(tmp_path / "node.toml")]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     row = next(line for line in shown.splitlines() if "dew_point" in line)
-    assert row.split()[:4] == ["air", "dht22", "dew_point", "derived"]
+    assert row.split()[:4] == ["air", "bme280", "dew_point", "computed"]
     assert row.split()[5] == "°C"
     assert "cellar" not in shown
     assert "air: no day: only the running node knows what was before" in shown
     assert main([*arguments, "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
-    assert set(result["values"]) == {"temperature", "humidity", "dew_point"}
+    assert set(result["values"]) == {"temperature", "humidity", "pressure", "dew_point"}
 
 
 # -- the documents

@@ -68,7 +68,7 @@ def message(config: Config, vitals: Vitals = NOTHING, *, has_led: bool = True) -
     sensors = []
     for table in config.sensors:
         channels = []
-        for channel in table.info.channels_with(table.options):
+        for channel in table.channels:
             pipeline = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
             channels.append(AnnouncedChannel(channel.name, pipeline.unit, pipeline.decimals))
         sensors.append(AnnouncedSensor(table, keys[table.id], tuple(channels)))
@@ -86,6 +86,8 @@ def message(config: Config, vitals: Vitals = NOTHING, *, has_led: bool = True) -
 def test_the_message_for_every_driver_is_what_home_assistant_documents(tmp_path, driver, payload):
     example = find_driver(driver).example
     mqtt = f'payload = "{payload}"\n[[sensor]]\nid = "s-1"\n{example}\n'
+    for pin, other in enumerate(("air", "attic"), start=23):  # those of the example of `agree`
+        mqtt += f'[[sensor]]\nid = "{other}"\ndriver = "dht22"\npin = {pin}\n' * (driver == "agree")
     components = message(load(tmp_path, mqtt), EVERYTHING)["cmps"]
     for channel in find_driver(driver).channels:
         if f"s-1.{channel.name}" in components:

@@ -1,7 +1,7 @@
-"""The `[sensor.derive]` tables: which function, and which channels it takes.
+"""The `[sensor.derive]` tables and the driver `agree`: which channels are computed of which.
 
 `read_derived` reads one table, beside the other keys of its sensor. `find_parts` follows, with all
-sensors, because a part may be the channel of another one, or be derived itself.
+sensors, because a part may be the channel of another one, or be computed itself.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from drivers.base import CO2, HUMIDITY, PRESSURE, TEMPERATURE, Channel
+from drivers.agree import Agreed, AgreeOptions
+from drivers.base import CO2, HUMIDITY, PRESSURE, TEMPERATURE, Channel, Options
 from node.config.reader import TableReader
 from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_like_a_key, nearest
 from node.derive import Derived, Function, OverWindow, function_called, functions, parts_of
 from node.reading import TAKEN_NAMES
-from node.units import convertible
+from node.units import Seconds, convertible, duration_text
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
 
-__all__ = ["find_parts", "read_derived"]
+__all__ = ["agreed_name", "find_parts", "read_derived"]
 
 _USUAL = {channel.name: channel for channel in (TEMPERATURE, HUMIDITY, PRESSURE, CO2)}
 """What a sensor may have whose channels are known only after a read."""
@@ -115,6 +116,12 @@ def _channel_of(function: Function, name: str, part: Channel | None) -> Channel:
     return msgspec.structs.replace(part, name=name)
 
 
+def agreed_name(options: Options) -> str:
+    """Return the name of the channel of the driver `agree`: that of the first that it compares."""
+    assert isinstance(options, AgreeOptions)
+    return options.of[0].partition("/")[2]
+
+
 def find_parts(
     reader: TableReader, sensors: list[tuple[int, SensorTable]]
 ) -> list[tuple[int, SensorTable]]:
@@ -124,22 +131,29 @@ def find_parts(
 
 
 class _Finder:
-    """Finds the parts of derived channels, each after those that it is derived from."""
+    """Finds the parts of computed channels, each after those that it is computed of."""
 
     def __init__(self, reader: TableReader, sensors: list[tuple[int, SensorTable]]) -> None:
         self._reader = reader
         self._index = {table.id: index for index, table in sensors}
         self._tables = {table.id: table for _, table in sensors}
         self._written = {(t.id, d.channel.name): d for _, t in sensors for d in t.derive}
-        self._done: dict[Ref, Derived | None] = {}
+        self._agreeing = {(t.id, agreed_name(t.options)) for _, t in sensors if t.info.computed}
+        self._done: dict[Ref, Derived | Channel | None] = {}
         """In the order in which they were completed; None if a part was not found."""
         self._under_way: list[Ref] = []
 
     def completed(self, table: SensorTable) -> SensorTable:
         """Return a sensor with the parts of its derived channels."""
+        if table.info.computed:
+            table = self._agreed(table)
         for derived in table.derive:
             self._complete((table.id, derived.channel.name))
-        found = [d for (sensor, _), d in self._done.items() if sensor == table.id and d is not None]
+        found = [
+            derived
+            for (sensor, _), derived in self._done.items()
+            if sensor == table.id and isinstance(derived, Derived)
+        ]
         channels = {**table.channel}
         for derived in found:
             name = derived.channel.name
@@ -158,16 +172,15 @@ class _Finder:
         return None
 
     def _complete(self, ref: Ref) -> Channel | None:
-        """Return a derived channel whose parts are found; None if one is not."""
+        """Return a computed channel whose parts are found; None if one is not."""
         if ref not in self._done:
             self._under_way.append(ref)
-            self._done[ref] = None
-            found = self._with_parts(ref)
-            del self._done[ref]
+            find = self._agreement if ref in self._agreeing else self._with_parts
+            found = find(ref)
             self._done[ref] = found
             self._under_way.pop()
         done = self._done[ref]
-        return None if done is None else done.channel
+        return done.channel if isinstance(done, Derived) else done
 
     def _with_parts(self, ref: Ref) -> Derived | None:
         written = self._written[ref]
@@ -202,8 +215,70 @@ class _Finder:
         quantity = kind.name
         if "of" in sources:
             inner = self._done.get(sources["of"])
-            quantity = sources["of"][1] if inner is None else inner.quantity
+            quantity = inner.quantity if isinstance(inner, Derived) else sources["of"][1]
         return Derived(channel, written.function, sources, quantity)
+
+    # -- the driver `agree`
+
+    def _agreed(self, table: SensorTable) -> SensorTable:
+        """Return a sensor of the driver `agree` with its channel and its interval."""
+        channel = self._complete((table.id, agreed_name(table.options)))
+        options = table.options
+        assert isinstance(options, AgreeOptions)
+        if channel is not None:
+            options = Agreed(of=options.of, within=options.within, channel=channel)
+        path: KeyPath = ("sensor", self._index[table.id])
+        if table.power_pin is not None:
+            message = "agree has no hardware: put power_pin where the sensor is"
+            self._reader.problem((*path, "power_pin"), message)
+        longest_s = self._interval_s(table.id)
+        if channel is not None and 0 < table.interval < longest_s:
+            message = (
+                f"is shorter than that of one of its sensors, {duration_text(longest_s)}; "
+                "leave it out, and it is the longest of theirs"
+            )
+            self._reader.problem((*path, "interval"), message)
+        interval = Seconds(max(table.interval, longest_s if channel is not None else 1.0))
+        return msgspec.structs.replace(table, options=options, interval=interval)
+
+    def _interval_s(self, sensor: str) -> float:
+        """Return the longest interval of the sensors that a sensor of `agree` compares."""
+        table = self._tables[sensor]
+        if not isinstance(table.options, AgreeOptions) or None in self._done.values():
+            return table.interval
+        parts = {name.partition("/")[0] for name in table.options.of}
+        return max(
+            max(self._tables[part].interval, self._interval_s(part))
+            for part in parts
+            if part in self._tables
+        )
+
+    def _agreement(self, ref: Ref) -> Channel | None:
+        """Return the channel of an agreement: it may have any value that one of its parts may."""
+        options = self._tables[ref[0]].options
+        assert isinstance(options, AgreeOptions)
+        path = ("sensor", self._index[ref[0]], "of")
+        if len(set(options.of)) < len(options.of):
+            self._reader.problem(path, "has a channel twice")
+            return None
+        found = [self._channel(self._source("", name), path, name) for name in options.of]
+        channels = [channel for channel in found if channel is not None]
+        if len(channels) < len(found):
+            return None
+        units = {channel.unit: None for channel in channels}
+        if len(units) > 1:
+            message = f"expected channels in one unit; they are in {' and '.join(units)}"
+            self._reader.problem(path, message)
+            return None
+        return Channel(
+            ref[1],
+            channels[0].unit,
+            (min(c.plausible[0] for c in channels), max(c.plausible[1] for c in channels)),
+            max(c.decimals for c in channels),
+            max(c.overshoot for c in channels),
+        )
+
+    # -- the channels
 
     @staticmethod
     def _source(sensor: str, name: str) -> Ref:
@@ -215,8 +290,8 @@ class _Finder:
         return f'this sensor has no channel {key}: name one, {{{key} = "SENSOR/CHANNEL"}}'
 
     def _has(self, ref: Ref, *, usual: bool) -> bool:
-        sensor, name = ref
-        return ref in self._written or name in self._measured(sensor, usual=usual)
+        computed = ref in self._written or ref in self._agreeing
+        return computed or ref[1] in self._measured(ref[0], usual=usual)
 
     def _measured(self, sensor: str, *, usual: bool = True) -> dict[str, Channel]:
         """Return the channels that a sensor measures; the `usual` ones too, if it may have them."""
@@ -225,25 +300,29 @@ class _Finder:
         more = _USUAL if usual and table.info.more_channels else {}
         return {**more, **{channel.name: channel for channel in channels}}
 
-    def _channel(self, ref: Ref, path: KeyPath) -> Channel | None:
-        """Return a channel; None if it is not known, which is reported."""
+    def _channel(self, ref: Ref, path: KeyPath, written: str = "") -> Channel | None:
+        """Return a channel; None if it is not known, which is reported.
+
+        `written`: its name, for a key with several.
+        """
         sensor, name = ref
+        which = f"{written}: " if written else ""
         if sensor not in self._tables:
             ids = self._reader.sensor_ids.values()
             if sensor not in ids:
                 hint = did_you_mean(sensor, ids)
-                self._reader.problem(path, f"there is no sensor of this name; {hint}")
+                self._reader.problem(path, f"{which}there is no sensor of this name; {hint}")
             return None  # otherwise its own problem is reported
         if ref in self._under_way:
             circle = self._under_way[self._under_way.index(ref) :]
             way = " from ".join("/".join(each) for each in (*circle, ref))
             self._reader.problem(path, f"is a circle: {way}")
             return None
-        if ref in self._written:
+        if ref in self._written or ref in self._agreeing:
             return self._complete(ref)
         measured = self._measured(sensor)
         if name not in measured:
-            derived = [d.channel.name for d in self._tables[sensor].derive]
-            hint = did_you_mean(name, [*measured, *derived])
-            self._reader.problem(path, f"{sensor} does not have this channel; {hint}")
+            computed = [c for s, c in (*self._written, *self._agreeing) if s == sensor]
+            hint = did_you_mean(name, [*measured, *computed])
+            self._reader.problem(path, f"{which}{sensor} does not have this channel; {hint}")
         return measured.get(name)

@@ -118,7 +118,7 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     node = read_node(reader, document.get("node", {}))
     mqtt, retain_for_s = read_mqtt(reader, document.get("mqtt"))
     sensors = read_sensors(reader, document.get("sensor", []), claimed)
-    if any(sensor.derive for _, sensor in sensors):
+    if any(sensor.derive or sensor.info.computed for _, sensor in sensors):
         from node.config.derive import find_parts
 
         sensors = find_parts(reader, sensors)

@@ -13,7 +13,7 @@ from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_called, nearest
 from node.derive import Derived
 from node.filters import channel_problems
-from node.units import duration_text, unit_called
+from node.units import Seconds, duration_text, unit_called
 
 if TYPE_CHECKING:
     from node.config.toml_lines import KeyPath
@@ -85,6 +85,10 @@ def _read_sensor(
         claimed += [(claim, owner, path) for claim in options.claims()]
     measured = info.channels if options is None else info.channels_with(options)
     known: dict[str, Channel | None] = {channel.name: channel for channel in measured}
+    if info.computed and options is not None:
+        from node.config.derive import agreed_name
+
+        known[agreed_name(options)] = None
     derived: tuple[Derived, ...] = ()
     if "derive" in written:
         from node.config.derive import read_derived
@@ -98,6 +102,8 @@ def _read_sensor(
         reader.problem((*path, "interval"), message)
     if options is None or len(reader.problems) > before:
         return None
+    if info.computed:
+        common.setdefault("interval", Seconds(0))  # as long as that of its sensors
     return SensorTable(**common, channel=channels, derive=derived, info=info, options=options)
 
 

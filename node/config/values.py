@@ -67,16 +67,20 @@ def _choices(target: Any) -> list[str]:
 
 
 def _rule(target: Any) -> msgspec.Meta | None:
-    """Return the schema's rule for a text, if the schema also describes it in words."""
-    for part in (target, *get_args(target)):
-        for meta in getattr(part, "__metadata__", ()):
-            if isinstance(meta, msgspec.Meta) and meta.description:
-                return meta
-    return None
+    """Return the schema's rule for a text, if the schema also describes it in words.
+
+    It may be the rule for each text of a list.
+    """
+    for meta in getattr(target, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta
+    return next((rule for part in get_args(target) if (rule := _rule(part))), None)
 
 
 def _fits(written: object, rule: msgspec.Meta) -> bool:
     """Return whether a text matches the rule; True also for other types, a different mistake."""
+    if isinstance(written, list):
+        return all(_fits(each, rule) for each in written)
     return not isinstance(written, str) or re.search(rule.pattern or "", written) is not None
 
 

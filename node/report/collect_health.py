@@ -57,6 +57,7 @@ def collect_health(
         configuration_problem = f"{bad_configuration}: the node runs on the last good configuration"
     told = (configuration_problem, name_problem, device_problem, notice, outbox.problem)
     problems = [text for text in told if text]
+    problems += [f"{s.table.id}: {s.concern}" for s in sensors if s.concern and s.online]
     if not link.guarded:
         problems.append(
             "this paho-mqtt is newer than this program: packets of the broker are not bounded "

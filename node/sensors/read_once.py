@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from drivers.accuracy import accuracy_of
+from drivers.agree import Agreed, AgreeOptions
 from drivers.base import Channel
 from drivers.bus import Board
 from node.config.schema import ChannelTable, SensorTable
 from node.derive import Missing, OverWindow
 from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
+from node.sensors.agreement import verdict_on
 from node.sensors.port import SensorPort
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import SystemClock
@@ -35,7 +37,7 @@ class SensorResult(msgspec.Struct):
     """The values as the sensor gave them, in the driver's unit."""
     raw_units: dict[str, str] = {}
     missing: dict[str, str] = {}
-    """Derived channel -> why it has no value."""
+    """Computed channel -> why it has no value."""
     accuracy: dict[str, str] = {}
     """The datasheet's figure, for each channel for which there is one."""
     took_s: float = 0.0
@@ -50,8 +52,8 @@ def read_once(
     `of_all`: all sensors of the configuration. Those are read too that have a part of a derived
     channel. Takes as long as the slowest bus, and at most the budgets of the sensors on it.
     """
-    wanted = _with_parts(sensors, {sensor.id: sensor for sensor in of_all})
-    outcomes = _read(wanted, board)
+    wanted = _with_parts(sensors, {sensor.id: sensor for sensor in of_all or sensors})
+    outcomes = _read([sensor for sensor in wanted if not sensor.info.computed], board)
     values = _Values(wanted, outcomes)
     return [_result(sensor, outcomes.get(sensor.id), values) for sensor in sensors]
 
@@ -63,11 +65,13 @@ def _with_parts(
     wanted = {sensor.id: sensor for sensor in sensors}
     open_ends = list(sensors)
     while open_ends:
-        for derived in open_ends.pop().derive:
-            for name, _ in derived.sources.values():
-                if name not in wanted and name in known:
-                    wanted[name] = known[name]
-                    open_ends.append(known[name])
+        table = open_ends.pop()
+        parts = {name for derived in table.derive for name, _ in derived.sources.values()}
+        if isinstance(table.options, AgreeOptions):
+            parts |= {name.partition("/")[0] for name in table.options.of}
+        for name in sorted(parts - wanted.keys()):
+            wanted[name] = known[name]
+            open_ends.append(known[name])
     return list(wanted.values())
 
 
@@ -83,7 +87,7 @@ def as_table(results: Sequence[SensorResult]) -> str:
                     result.sensor,
                     result.driver,
                     name,
-                    "derived" if raw is None else f"{raw:.6g} {result.raw_units[name]}",
+                    "computed" if raw is None else f"{raw:.6g} {result.raw_units[name]}",
                     ("missing" if raw is None else "rejected")
                     if value is None
                     else f"{value:g} {unit}",
@@ -161,6 +165,9 @@ class _Values:
                 raise Missing("only the running node knows what was before")
             parts = {key: self._part(*source) for key, source in derived.sources.items()}
             return derived.channel, derived.value(parts)
+        options = self._tables[sensor].options
+        if isinstance(options, Agreed):
+            return options.channel, self._agreed(options)
         outcome = self._outcomes.get(sensor)
         if outcome is None or outcome.measurement is None:
             raise Missing(f"{sensor} did not answer")
@@ -169,9 +176,29 @@ class _Values:
         channel = next(channel for channel in outcome.channels if channel.name == name)
         return channel, outcome.measurement[name]
 
+    def _agreed(self, options: Agreed) -> float:
+        values: dict[str, float] = {}
+        missing: dict[str, str] = {}
+        for name in options.of:
+            sensor, _, channel = name.partition("/")
+            try:
+                values[name] = self._part(sensor, channel)
+            except Missing as reason:
+                missing[name] = str(reason)
+        verdict = verdict_on(values, missing, within=options.within, unit=options.channel.unit)
+        if verdict.value is None:
+            raise Missing(verdict.problem)
+        return verdict.value
+
 
 def _result(table: SensorTable, outcome: ReadOutcome | None, values: _Values) -> SensorResult:
     result = SensorResult(sensor=table.id, driver=table.driver)
+    if table.info.computed:
+        _add_computed(result, table, table.channels, values)
+        if not result.values:
+            result.error = "; ".join(dict.fromkeys(result.missing.values()))
+            result.missing = {}
+        return result
     if outcome is None:
         result.error = f"no answer within {duration_text(table.info.read_budget_s)}"
         return result
@@ -180,21 +207,34 @@ def _result(table: SensorTable, outcome: ReadOutcome | None, values: _Values) ->
         result.error = str(outcome.error)
         return result
     accuracy = table.options.accuracy() or table.info.accuracy
-    derived = [each.channel for each in table.derive]
-    for channel in (*outcome.channels, *derived):
+    for channel in outcome.channels:
         name = channel.name
-        if name in outcome.measurement:
-            result.raw[name] = outcome.measurement[name]
-            result.raw_units[name] = channel.unit
-            if figure := accuracy_of(accuracy, channel, outcome.channels):
-                result.accuracy[name] = figure
-        elif channel not in derived:
+        if name not in outcome.measurement:
             continue
-        result.units[name] = table.channel.get(name, ChannelTable()).unit or channel.unit
+        result.raw[name] = outcome.measurement[name]
+        result.raw_units[name] = channel.unit
+        if figure := accuracy_of(accuracy, channel, outcome.channels):
+            result.accuracy[name] = figure
+        result.units[name] = _unit_of(table, channel)
         try:
             result.values[name] = values.published(table.id, name)
         except Rejected as rejection:
             result.error = str(rejection)
-        except Missing as reason:
-            result.missing[name] = str(reason)
+    _add_computed(result, table, [derived.channel for derived in table.derive], values)
     return result
+
+
+def _add_computed(
+    result: SensorResult, table: SensorTable, channels: Iterable[Channel], values: _Values
+) -> None:
+    """Add the channels that are not read but computed."""
+    for channel in channels:
+        result.units[channel.name] = _unit_of(table, channel)
+        try:
+            result.values[channel.name] = values.published(table.id, channel.name)
+        except (Rejected, Missing) as reason:
+            result.missing[channel.name] = str(reason)
+
+
+def _unit_of(table: SensorTable, channel: Channel) -> str:
+    return table.channel.get(channel.name, ChannelTable()).unit or channel.unit

@@ -96,6 +96,8 @@ class Scheduler:
         self._timetable = Timetable(clock)
         self._jobs: dict[str, GridJob] = {}
         self._requests: list[ReadRequest] = []
+        self._to_agree: dict[str, float] = {}
+        """Sensors to compute, as soon as their sensors have answered -> when to do it at last."""
         self._next_check_s = math.inf
         self.online = 0
         """How many sensors are."""
@@ -127,6 +129,8 @@ class Scheduler:
         self._workers.dispatch(now_s)
         self._workers.help_out(now_s)
         self._watch(now_s)
+        if self._to_agree:
+            self._agree(now_s)
         for request in [r for r in self._requests if now_s >= r.give_up_s]:
             for name in request.waiting:
                 request.errors[name] = "no answer yet"
@@ -151,9 +155,9 @@ class Scheduler:
     def next_due_s(self) -> float:
         """Return when there is something to do, if nothing happens until then."""
         give_up_s = min((r.give_up_s for r in self._requests), default=math.inf)
-        return min(
-            self._timetable.next_due_s, self._next_check_s, self._workers.next_look_s, give_up_s
-        )
+        agree_s = min(self._to_agree.values(), default=math.inf)
+        parts = (self._timetable.next_due_s, self._next_check_s, self._workers.next_look_s)
+        return min(*parts, give_up_s, agree_s)
 
     def read_now(self, request: ReadRequest) -> None:
         """Read sensors out of turn, without delaying scheduled reads.
@@ -211,6 +215,8 @@ class Scheduler:
         if done.bus_free:
             self._workers.bus_free(done.bus)
         self._evaluate(self._sensors[done.outcome.sensor], done.outcome)
+        if self._to_agree:
+            self._agree(self._clock.monotonic())
         return self._returned()
 
     def excuse(self, held_up_s: float) -> None:
@@ -259,13 +265,52 @@ class Scheduler:
         return any(port.bus == bus and port.reading_since_s is not None for port in ports)
 
     def _read_due(self, sensor: Sensor, due_s: float) -> None:
-        if sensor.ready:
+        if sensor.agreement is not None:
+            budgets = (self._sensors[n].table.info.read_budget_s for n in sensor.agreement.sensors)
+            self._to_agree.setdefault(sensor.table.id, self._clock.monotonic() + sum(budgets))
+        elif sensor.ready:
             sensor.state.busy_since_s = due_s
             sensor.begun_s = self._clock.monotonic()
             self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)
             self._workers.submit(sensor.port)
 
-    def _evaluate(self, sensor: Sensor, outcome: ReadOutcome) -> None:
+    def _agree(self, now_s: float) -> None:
+        """Compute the sensors that are due and no longer wait for another; those that are parts of
+        others come first."""
+        computed = True
+        while computed:
+            computed = False
+            for name, at_last_s in list(self._to_agree.items()):
+                if now_s >= at_last_s or not self._awaits_a_part(self._sensors[name]):
+                    del self._to_agree[name]
+                    self._compute(self._sensors[name])
+                    computed = True
+
+    def _awaits_a_part(self, sensor: Sensor) -> bool:
+        assert sensor.agreement is not None
+        return any(
+            name in self._to_agree or self._sensors[name].state.busy_since_s is not None
+            for name in sensor.agreement.sensors
+        )
+
+    def _compute(self, sensor: Sensor) -> None:
+        """Compare the newest values of the sensors that must agree."""
+        assert sensor.agreement is not None
+        outcome = sensor.agreement.outcome({n: s.state for n, s in self._sensors.items()})
+        if outcome is None:
+            values = sensor.state.values
+            self._answer(sensor.table.id, lambda r: r.values.setdefault(sensor.table.id, values))
+            return
+        self._evaluate(sensor, outcome, taken_s=outcome.ended_s)
+        complaints = sensor.state.complaints
+        if outcome.measurement is not None:
+            sensor.state.note_concern(sensor.agreement.concern, sensor.agreement.numbers)
+        if sensor.state.complaints != complaints:
+            self._events.append(Complained(sensor))
+
+    def _evaluate(
+        self, sensor: Sensor, outcome: ReadOutcome, *, taken_s: float | None = None
+    ) -> None:
         if outcome.again_s:
             again_at_s = self._clock.monotonic() + outcome.again_s
             self._timetable.once(again_at_s, lambda _at_s: self._workers.submit(sensor.port))
@@ -275,7 +320,8 @@ class Scheduler:
         if sensor.drops_first_after_power():
             return
         was_online, complaints = sensor.state.online, sensor.state.complaints
-        values = sensor.state.accept(outcome, taken_s=self._clock.monotonic())
+        taken_s = self._clock.monotonic() if taken_s is None else taken_s
+        values = sensor.state.accept(outcome, taken_s=taken_s)
         if values:
             if not was_online:
                 self._next_check_s = min(self._next_check_s, sensor.state.next_check_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from drivers.bus import Board
 from node.config.schema import SensorTable
@@ -12,6 +13,9 @@ from node.sensors.state import SensorState
 from node.sensors.supply import SensorPower
 from node.sensors.timetable import Timetable
 from node.system.clock import Clock
+
+if TYPE_CHECKING:
+    from node.sensors.agreement import Agreement
 
 __all__ = ["Sensor"]
 
@@ -23,6 +27,12 @@ class Sensor:
         self.table = table
         self.state = SensorState(table)
         self.port = SensorPort(table, board, clock)
+        self.agreement: Agreement | None = None
+        """What computes it, if it has no hardware."""
+        if table.info.computed:
+            from node.sensors.agreement import Agreement
+
+            self.agreement = Agreement(table, clock)
         self.supply: SensorPower | None = None
         if table.power_pin is not None:
             self.supply = SensorPower(table.id, table.power_pin, board)

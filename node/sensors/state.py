@@ -52,6 +52,10 @@ class SensorState:
         """How many new problems were reported."""
         self.missing_channels: set[str] = set()
         """Channels that have been without a value for too long while others have one."""
+        self.outcome: ReadOutcome | None = None
+        """The last read that gave a value."""
+        self.concern = ""
+        """What is wrong with it although it gives values; "" for nothing."""
         self.others: Mapping[str, SensorState] = {}
         """Sensor -> its state, for derived channels with parts of other sensors."""
         self._stale_at_s = math.inf
@@ -259,6 +263,7 @@ class SensorState:
 
     def _good(self, values: dict[str, float], outcome: ReadOutcome, taken_s: float) -> None:
         self.values = values
+        self.outcome = outcome
         self.failures_in_a_row = 0
         self._excused_s = 0.0
         self._stale_at_s = taken_s + self.patience_s
@@ -295,6 +300,17 @@ class SensorState:
             )
             _log.warning("%s (%s): no %s: %s", self.table.id, self.table.driver, name, reason)
         return missing
+
+    def note_concern(self, concern: str, numbers: str) -> None:
+        """Log what is wrong with the sensor although it gives values, if that has changed."""
+        if concern == self.concern:
+            return
+        self.concern = concern
+        self.complaints += 1
+        if concern:
+            _log.warning("%s (%s): %s: %s", self.table.id, self.table.driver, concern, numbers)
+        elif self.online:
+            _log.info("%s (%s): all agree again: %s", self.table.id, self.table.driver, numbers)
 
     def worth_publishing(self, values: dict[str, float], at_s: float) -> list[str]:
         """Return the channels whose value is worth a message, by delta and heartbeat."""
