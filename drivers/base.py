@@ -232,6 +232,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the pip extra with the package that this driver needs."""
     scan: Callable[[Board], list[dict[str, str | int]]] | None = None
     """Finds attached sensors without disturbing them: returns the options of each."""
+    former: tuple[tuple[str, str, str], ...] = ()
+    """Values of earlier versions: option, value, and the value that has taken its place."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""
 

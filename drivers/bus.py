@@ -34,7 +34,7 @@ class Board(Protocol):
         ...
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
-        """Return a new `model` ("DHT22", "DHT11") on a BCM pin; backend pulseio, bitbang, edges."""
+        """Return a new `model` ("DHT22", "DHT11") on a BCM pin; backend pulseio or edges."""
         ...
 
     def pin_factory(self) -> Any:

@@ -1,10 +1,10 @@
 """DHT11 and DHT22 (AM2302) on one GPIO, with the capture that works on this computer.
 
-Backends: `kernel`, the driver of `dtoverlay=dht11` (`drivers.kernel_named`); `pulseio` and
-`bitbang`, Adafruit's adafruit_dht in a child process (`drivers.dht_process`); `edges`, the GPIO's
-edge events and our own decoder (`drivers.dht_edges`). Backends are trusted only with the pulses and
-the checksum, because a library may serve its cache, drop a sign or accept a frame of zeros. So each
-attempt asks for a fresh frame, attempts are 2.1 s apart, and the five bytes are decoded here.
+Backends: `kernel`, the driver of `dtoverlay=dht11` (`drivers.kernel_dht`); `pulseio`, Adafruit's
+adafruit_dht in a child process (`drivers.dht_process`); `edges`, the GPIO's edge events and our own
+decoder (`drivers.dht_edges`). Backends are trusted only with the pulses and the checksum, because a
+library may serve its cache, drop a sign or accept a frame of zeros. So each attempt asks for a
+fresh frame, attempts are 2.1 s apart, and the five bytes are decoded here.
 
 The sensor answers with its previous measurement, and then takes a new one (AM2302 datasheet,
 "Single-bus"; ASAIR DHT11 1.3, "Precautions"). So a sensor that was not asked for a while is asked
@@ -33,17 +33,19 @@ from drivers.base import (
     refuse_implausible,
 )
 from drivers.bus import Board, DhtSensor
-from drivers.dht_frame import TEMPERATURES, WIRING, agree, check_frame, decode_frame
+from drivers.dht_frame import TEMPERATURES, WIRING, NotAsked, agree, check_frame, decode_frame
 from drivers.errors import (
     BadFrame,
     MissingSupport,
+    PinInUse,
     SensorError,
     SensorNotFound,
+    SensorTimeout,
     as_sensor_error,
 )
 from drivers.kernel_dht import MEMORY_S, KernelDht, find_dht
 
-__all__ = ["DHT11", "DHT22", "Dht", "DhtOptions", "backends_for"]
+__all__ = ["BACKENDS", "DHT11", "DHT22", "Dht", "DhtOptions"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,16 +58,18 @@ ATTEMPTS = 3
 # The first answer of a sensor that was not asked for a while does not count as an attempt.
 _TRIGGERS = ATTEMPTS + 1
 # One attempt captures for 0.25 s; the first one starts a child that imports Blinka.
-_ATTEMPT_S, _START_S = 0.5, 10.0
+# A reading ends with the first time that the child is not there in time, or the other DHTs need it.
+_ATTEMPT_S, _START_S, _TURN_S = 0.5, 10.0, 15.0
 
-_COMPUTER = "/proc/device-tree/model"
+BACKENDS = ("kernel", "pulseio", "edges")
+"""What `auto` tries, in this order."""
 
 
 class DhtOptions(Options, frozen=True, kw_only=True):
     """`pin` is the data line; `backend` is how its pulses are captured."""
 
     pin: BcmPin
-    backend: Literal["auto", "kernel", "pulseio", "edges", "bitbang"] = "auto"
+    backend: Literal["auto", "kernel", "pulseio", "edges"] = "auto"
 
     def bus(self) -> str:
         return f"gpio{self.pin}"
@@ -77,23 +81,15 @@ class DhtOptions(Options, frozen=True, kw_only=True):
         return (Claim(f"GPIO {self.pin}"),)
 
 
-def backends_for(computer: str) -> tuple[str, ...]:
-    """Return what `auto` tries, in order, on a Pi of a model ("Raspberry Pi Zero W Rev 1.1").
-
-    The kernel's driver holds the pin, so other backends do not work while it is loaded. Python is
-    hardly ever fast enough for bit-banging on a single core, nor is the Pi 5's GPIO behind PCIe.
-    """
-    slow_to_poll = ("Pi Zero", "Pi 5", "Compute Module 5")
-    if any(name in computer for name in slow_to_poll):
-        return ("kernel", "pulseio", "edges")
-    return ("kernel", "pulseio", "edges", "bitbang")
-
-
 class _Source(msgspec.Struct, frozen=True):
-    """An opened backend: `measure` triggers the sensor once, and raises SensorError."""
+    """An opened backend.
+
+    `measure` triggers the sensor once, and raises SensorError. It returns what the sensor answered,
+    and how long the trigger had to wait, in seconds.
+    """
 
     backend: str
-    measure: Callable[[], Measurement]
+    measure: Callable[[], tuple[Measurement, float]]
     close: Callable[[], None]
 
 
@@ -118,13 +114,8 @@ class Dht:
         """When the sensor last answered, and so began a measurement."""
 
     def _backends(self) -> list[str]:
-        if self._options.backend != "auto":
-            return [self._options.backend]
-        try:
-            computer = self._board.path(_COMPUTER).read_text(encoding="ascii", errors="replace")
-        except OSError:
-            computer = ""
-        return list(backends_for(computer))
+        chosen = self._options.backend
+        return list(BACKENDS) if chosen == "auto" else [chosen]
 
     def read(self) -> Measurement:
         """Return temperature (°C) and relative humidity (%), in up to three attempts 2.1 s apart.
@@ -136,37 +127,43 @@ class Dht:
         when the next attempt confirms it: two wrong bits can have a right checksum.
 
         With `auto`, a backend that fails gives way to the next one at the next reading, until one
-        of them has succeeded.
+        of them has succeeded. Where the kernel has the sensor, none but `kernel` can.
         """
         failures = 0
         failure: SensorError | None = None
         unconfirmed: Measurement | None = None
+        was_asked = False
         while failures < ATTEMPTS:
-            began_s = self._wait()
-            is_current = began_s - self._answered_s <= MEMORY_S
+            began_s = self._rest()
             try:
-                measurement = self._attempt()
+                measurement, asked_s = self._attempt(began_s)
             except MissingSupport:
                 raise  # another attempt would not help
-            except SensorNotFound as error:  # the sensor has not noticed the request, either
-                failures, failure = failures + 1, error
-                continue
             except SensorError as error:
-                failures, failure, self._answered_s = failures + 1, error, began_s
+                failures, failure = failures + 1, error
+                self._next_attempt_s = self._board.clock.monotonic() + SPACING_AFTER_FAILURE_S
+                if isinstance(error, SensorTimeout):
+                    break  # the other sensors need the child, too
+                if not isinstance(error, SensorNotFound | PinInUse):  # it has noticed the request
+                    self._answered_s = began_s
                 continue
-            self._answered_s = began_s
+            is_current = asked_s - self._answered_s <= MEMORY_S
+            self._answered_s = asked_s
+            self._next_attempt_s = asked_s + SPACING_AFTER_FAILURE_S
             if not is_current:
+                # The first time is as it should be.
+                failures, failure, was_asked = failures + was_asked, self._too_late(), True
                 continue
             if self._agree(measurement, self._believed or measurement) or (
                 unconfirmed is not None and self._agree(measurement, unconfirmed)
             ):
-                self._next_attempt_s = began_s + SPACING_AFTER_SUCCESS_S
+                self._next_attempt_s = asked_s + SPACING_AFTER_SUCCESS_S
                 self._believed = measurement
                 self._settle()
                 return measurement
             unconfirmed = measurement
             failures, failure = failures + 1, self._unconfirmed(measurement)
-        if not self._is_settled:
+        if not self._is_settled and not isinstance(failure, NotAsked | PinInUse):
             self.close()
             self._order.append(self._order.pop(0))
         elif self._order[0] == "kernel":
@@ -174,19 +171,24 @@ class Dht:
         assert failure is not None
         raise failure
 
-    def _wait(self) -> float:
+    def _rest(self) -> float:
         """Let the sensor rest. Return the start time of the following attempt."""
         clock = self._board.clock
         if (early_s := self._next_attempt_s - clock.monotonic()) > 0:
             clock.sleep(early_s)
-        began_s = clock.monotonic()
-        self._next_attempt_s = began_s + SPACING_AFTER_FAILURE_S
-        return began_s
+        return clock.monotonic()
 
     def _agree(self, one: Measurement, other: Measurement) -> bool:
         """Return whether two readings differ by no more than the sensor's accuracy."""
         first, second = ((m["temperature"], m["humidity"]) for m in (one, other))
         return agree(self._model, first, second)
+
+    def _too_late(self) -> SensorError:
+        return NotAsked(
+            f"{self._model} on GPIO {self._options.pin}: an old answer, because the other DHTs "
+            "took too long",
+            "read them less often",
+        )
 
     def _unconfirmed(self, measurement: Measurement) -> SensorError:
         temperature, humidity = measurement["temperature"], measurement["humidity"]
@@ -196,19 +198,21 @@ class Dht:
             "noise on the line; shorten the wire or lower the pull-up",
         )
 
-    def _attempt(self) -> Measurement:
-        """Measure once, through the first available backend.
+    def _attempt(self, began_s: float) -> tuple[Measurement, float]:
+        """Measure once, through the first available backend. Return when the sensor was asked, too.
 
         Raises:
             MissingSupport: none of the backends is available.
         """
         if self._source is not None:
-            return self._measured(self._source)
+            return self._measured(self._source, began_s)
         missing: list[MissingSupport] = []
         for backend in list(self._order):
             try:
                 self._source = self._opened(backend)
-                return self._measured(self._source)
+                if backend == "kernel":  # which has the pin
+                    self._order = [backend]
+                return self._measured(self._source, began_s)
             except MissingSupport as error:
                 self.close()
                 self._order.remove(backend)
@@ -224,12 +228,13 @@ class Dht:
             try:
                 device = find_dht(self._board, self._options.pin)
             except SensorNotFound as error:
+                user = "" if self._options.backend == "auto" else self._user_of_pin()
                 raise MissingSupport(
-                    f"{self._model} through kernel: {error.what}",
+                    f"{self._model} through kernel: {error.what}{user}",
                     f"dtoverlay=dht11,gpiopin={self._options.pin} in config.txt, and reboot",
                 ) from error
             dht = KernelDht(device, self._board)
-            return _Source(backend, dht.ask, dht.close)
+            return _Source(backend, lambda: (dht.ask(), 0.0), dht.close)
         try:
             sensor = self._board.dht(self._model, self._options.pin, backend)
         except Exception as error:
@@ -237,23 +242,28 @@ class Dht:
             raise as_sensor_error(error, where) from error
         return _Source(backend, lambda: self._frame_of(sensor), sensor.exit)
 
-    def _frame_of(self, sensor: DhtSensor) -> Measurement:
-        sensor.measure()
+    def _user_of_pin(self) -> str:
+        user = self._board.pin_user(self._options.pin)
+        return f"; GPIO {self._options.pin} is in use: {user}" if user else ""
+
+    def _frame_of(self, sensor: DhtSensor) -> tuple[Measurement, float]:
+        waited_s = sensor.measure()
         frame = bytes(sensor.frame)
         check_frame(self._model, frame)
         temperature, humidity = decode_frame(self._model, frame)
-        return {"temperature": temperature, "humidity": humidity}
+        return {"temperature": temperature, "humidity": humidity}, waited_s
 
-    def _measured(self, source: _Source) -> Measurement:
+    def _measured(self, source: _Source, began_s: float) -> tuple[Measurement, float]:
         where = f"{self._model} through {source.backend}"
         try:
-            measurement = source.measure()
+            measurement, waited_s = source.measure()
         except SensorError as error:
             raise type(error)(f"{where}: {error.what}", error.hint) from error
         except Exception as error:
             raise as_sensor_error(error, where, WIRING) from error
         hint = "noise on the line; shorten the wire or lower the pull-up"
-        return refuse_implausible(measurement, self.channels, where=where, hint=hint)
+        believed = refuse_implausible(measurement, self.channels, where=where, hint=hint)
+        return believed, began_s + waited_s
 
     def _settle(self) -> None:
         """Keep the backend that has given a reading, and log which one it is."""
@@ -288,8 +298,9 @@ def _info(
         quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate; "
         "answers with its previous measurement, so a reading takes 2.4 s",
         min_interval_s=2.0,
-        read_budget_s=_TRIGGERS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S,
+        read_budget_s=_TRIGGERS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S + _TURN_S,
         reopen_after_failure=False,  # the object keeps the time of the last attempt
+        former=(("backend", "bitbang", "auto"),),
     )
 
 

@@ -1,18 +1,20 @@
-"""Adafruit's adafruit_dht in a child process: `python -m drivers.dht_child DHT22 4 pulseio`.
+"""Adafruit's adafruit_dht in a child process, for all DHTs of a node.
 
-`drivers.dht_process` starts it, for these reasons: Blinka's PulseIn waits for its helper in msgrcv
-without a limit (Blinka issue 210) and takes over SIGTERM; parts of Blinka print to standard output;
-and bit-banging works better in an interpreter whose lock it does not share.
+`drivers.dht_process` starts it, as `python -m drivers.dht_child`, for these reasons: Blinka's
+PulseIn waits for its helper in msgrcv without a limit (Blinka issue 210) and takes over SIGTERM;
+and parts of Blinka print to standard output.
 
-The process prints `{}` when Blinka is imported. Then each line on standard input asks for one
-measurement, and the answer is a line of JSON. The process ends with its input, even during msgrcv,
-after removing PulseIn's message queue.
+The process prints `{}` when Blinka is imported. Then each line on standard input, `DHT22 4`, asks
+for one measurement, and the answer is a line of JSON. The process ends with its input, even during
+msgrcv, after removing PulseIn's message queue.
+
+It imports `microcontroller` and not `board`, which looks for what pip could install, and takes a
+third of the memory for that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import queue
@@ -20,7 +22,13 @@ import sys
 import threading
 from typing import Any
 
+from drivers.gpio_chip import line_user
+
 __all__ = ["main", "recording"]
+
+_PULSEIN = "adafruit_blinka.microcontroller.bcm283x.pulseio.PulseIn"
+_STARTS = 3
+"""How often the helper program is started until it is ready within PulseIn's 0.25 s."""
 
 
 def recording(library_class: Any) -> Any:
@@ -45,19 +53,28 @@ def recording(library_class: Any) -> Any:
     return Recording
 
 
-def _answer(model: str, pin: int, backend: str) -> dict[str, str]:
+def _answer(model: str, pin: int) -> dict[str, str]:
     """Measure once with a new library object, because an old one may serve its cache."""
     import adafruit_dht
-    import board as pins
+    from microcontroller import pin as pins
 
-    if backend == "pulseio" and not hasattr(adafruit_dht, "PulseIn"):
+    if not hasattr(adafruit_dht, "PulseIn"):
         return {"missing": "Blinka has no pulseio on this computer"}
-    try:
-        sensor = recording(getattr(adafruit_dht, model))(
-            getattr(pins, f"D{pin}"), use_pulseio=backend == "pulseio"
-        )
-    except (RuntimeError, OSError) as error:  # chip missing, not allowed, helper missing
-        return {"missing": f"Blinka: {error}"}
+    if user := line_user(pin):  # PulseIn would wait for its helper, which cannot get the pin
+        return {"busy": user}
+    library_class = recording(getattr(adafruit_dht, model))
+    for _ in range(_STARTS):
+        try:
+            sensor = library_class(getattr(pins, f"D{pin}"), use_pulseio=True)
+        except (RuntimeError, OSError) as error:  # chip missing, not allowed, helper missing
+            helpers = _helpers()
+            if not helpers or (status := helpers[-1].poll()) is not None:
+                ended = f"; its helper program has ended with status {status}" if helpers else ""
+                return {"missing": f"Blinka: {error}{ended}"}
+        else:
+            break
+    else:
+        return {"slow": "its helper program is not ready within 0.25 s"}
     try:
         sensor.measure()
         return {"frame": bytes(sensor.frame).hex()}
@@ -67,9 +84,15 @@ def _answer(model: str, pin: int, backend: str) -> dict[str, str]:
         sensor.exit()
 
 
+def _helpers() -> list[Any]:
+    """Return the processes of PulseIn's helper program."""
+    module = sys.modules.get(_PULSEIN)
+    return module.procs if module is not None else []
+
+
 def _end() -> None:
     """Release what PulseIn holds outside this process, and exit."""
-    module = sys.modules.get("adafruit_blinka.microcontroller.bcm283x.pulseio.PulseIn")
+    module = sys.modules.get(_PULSEIN)
     if module is not None:
         module.final()
     os._exit(0)
@@ -77,7 +100,6 @@ def _end() -> None:
 
 def main() -> None:
     """Answer until the input ends."""
-    model, pin, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     # Standard output is only for answers: what Blinka prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -90,12 +112,13 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     with contextlib.suppress(Exception):  # the first answer reports any error
-        importlib.import_module("adafruit_dht")
-        importlib.import_module("board")
+        import adafruit_dht  # noqa: F401
+        import microcontroller.pin  # noqa: F401
     print("{}", file=answers)
-    while wanted.get():
+    while request := wanted.get():
+        model, pin = request.split()
         try:
-            answer = _answer(model, pin, backend)
+            answer = _answer(model, int(pin))
         except (ImportError, NotImplementedError, AttributeError) as error:
             answer = {"missing": f"Blinka finds no such pin on this computer ({error})"}
         except Exception as error:  # noqa: BLE001, reported to the parent

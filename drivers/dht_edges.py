@@ -6,21 +6,17 @@ backend "edges"; `GpioEdges` is the wire of a Pi, through gpiod.
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Protocol
 
 from drivers.dht_frame import TRIGGER_US, TwoMeanings, agree, decode_edges, decode_frame
-from drivers.errors import MissingSupport
+from drivers.gpio_chip import header_chip, line_error
 
-__all__ = ["EdgeWire", "EdgesDht", "GpioEdges", "header_chip"]
+__all__ = ["EdgeWire", "EdgesDht", "GpioEdges"]
 
 _SETTLE_S = 0.005
 _MAX_ANSWER_S = 0.03  # a frame takes at most 5.5 ms after the response
 _EDGES = 42
-_PI_CHIPS = ("pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1")  # the 40-pin header's, by model
-_REMEDY = "on a Pi, install gpiod and join the group gpio; on a laptop, add --simulate"
 
 
 class EdgeWire(Protocol):
@@ -45,8 +41,8 @@ class EdgesDht:
         self._last: tuple[float, float] | None = None
         """The last capture, in °C and %, whether it was certain or not."""
 
-    def measure(self) -> None:
-        """Trigger the sensor, and keep the frame that it sends.
+    def measure(self) -> float:
+        """Trigger the sensor at once, and keep the frame that it sends.
 
         Raises:
             SensorNotFound, BadFrame, TwoMeanings: see `decode_edges`.
@@ -63,6 +59,7 @@ class EdgesDht:
                 raise
         self._last = decode_frame(self._model, frame)
         self.frame = bytearray(frame)
+        return 0.0
 
     def exit(self) -> None:
         """Do nothing: the line is only held during a measurement."""
@@ -79,7 +76,8 @@ class GpioEdges:
         """See `EdgeWire`.
 
         Raises:
-            OSError: the line is in use (EBUSY), or this user may not use it.
+            PinInUse: somebody else has the line.
+            MissingSupport: this user may not use it.
         """
         import gpiod
         from gpiod.line import Bias, Direction, Edge, Value
@@ -90,9 +88,16 @@ class GpioEdges:
             direction=Direction.INPUT, edge_detection=Edge.FALLING, bias=Bias.PULL_UP
         )
         edges_ns: list[int] = []
-        with gpiod.request_lines(
-            self._chip, config={self._pin: high}, consumer="sensor-node dht", event_buffer_size=128
-        ) as line:
+        try:
+            request = gpiod.request_lines(
+                self._chip,
+                config={self._pin: high},
+                consumer="sensor-node dht",
+                event_buffer_size=128,
+            )
+        except OSError as error:
+            raise line_error(self._pin, error) from error
+        with request as line:
             time.sleep(_SETTLE_S)
             line.set_value(self._pin, Value.INACTIVE)
             time.sleep(low_us / 1e6)
@@ -104,27 +109,3 @@ class GpioEdges:
             ):
                 edges_ns += [event.timestamp_ns for event in line.read_edge_events()]
         return edges_ns
-
-
-def header_chip() -> str:
-    """Return the GPIO chip of the 40-pin header, by its label, because its number varies.
-
-    On a board that is not a Pi, $SENSOR_NODE_GPIO_CHIP names the chip; a pin is then its line.
-
-    Raises:
-        MissingSupport: the chip does not exist, or gpiod is not installed.
-    """
-    try:
-        import gpiod
-    except ImportError as error:
-        raise MissingSupport(f"gpiod cannot be imported ({error})", _REMEDY) from error
-    if chosen := os.environ.get("SENSOR_NODE_GPIO_CHIP"):
-        return chosen
-    for path in sorted(map(str, Path("/dev").glob("gpiochip*"))):
-        try:
-            with gpiod.Chip(path) as chip:
-                if chip.get_info().label in _PI_CHIPS:
-                    return path
-        except OSError:
-            continue
-    raise MissingSupport("a Pi's GPIO chip is missing, or this user may not open it", _REMEDY)

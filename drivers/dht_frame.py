@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound
+from drivers.errors import (
+    BadFrame,
+    ImplausibleValue,
+    SensorError,
+    SensorNotFound,
+    SensorTimeout,
+)
 
 __all__ = [
     "TEMPERATURES",
     "TRIGGER_US",
     "WIRING",
+    "NotAsked",
     "TwoMeanings",
     "agree",
     "check_frame",
@@ -29,6 +36,10 @@ TEMPERATURES = {"DHT22": (-40.0, 80.0), "DHT11": (-20.0, 60.0)}
 
 # AM2302 and ASAIR DHT11 datasheets, "Technical specification": °C and %.
 _ACCURACY = {"DHT22": (0.5, 2.0), "DHT11": (2.0, 5.0)}
+
+
+class NotAsked(SensorTimeout):
+    """The sensor was not asked, because what captures its answer is not ready."""
 
 
 class TwoMeanings(BadFrame):

@@ -7,6 +7,7 @@
     ├── SensorTimeout       the sensor, or its bus, did not finish in time
     ├── SensorFault         the sensor itself reports a fault
     ├── WrongDriver         the sensor is there, but needs another driver
+    ├── PinInUse            the kernel, or another program, has the GPIO
     └── MissingSupport      a Python package or a kernel feature is missing
 
 Only these leave `Driver.read()`; `as_sensor_error` converts everything that a library may raise.
@@ -21,6 +22,7 @@ __all__ = [
     "BusDeadline",
     "ImplausibleValue",
     "MissingSupport",
+    "PinInUse",
     "SensorError",
     "SensorFault",
     "SensorNotFound",
@@ -65,6 +67,10 @@ class SensorFault(SensorError):
 
 class WrongDriver(SensorError, ValueError):
     """The sensor does not fit this driver; `hint` names the right one."""
+
+
+class PinInUse(SensorError):
+    """The kernel, or another program, has the GPIO; the sensor was not asked."""
 
 
 class MissingSupport(SensorError, ImportError):

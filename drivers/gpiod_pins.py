@@ -19,7 +19,7 @@ from gpiod.line import Bias, Direction, Edge, Value
 from gpiozero.exc import PinInvalidFunction, PinInvalidPull, PinSetInput, PinUnknownPi
 from gpiozero.pins.local import LocalPiFactory, LocalPiPin
 
-from drivers.dht_edges import header_chip
+from drivers.gpio_chip import header_chip, line_error
 
 __all__ = ["GpiodFactory"]
 
@@ -53,7 +53,8 @@ class GpiodPin(LocalPiPin):  # type: ignore[misc]
     """One pin, with the interface that gpiozero's devices expect.
 
     Raises:
-        OSError: the kernel, or another program, has the line (EBUSY).
+        PinInUse: the kernel, or another program, has the line.
+        MissingSupport: this user may not use it.
     """
 
     def __init__(self, factory: GpiodFactory, info: Any) -> None:
@@ -63,9 +64,13 @@ class GpiodPin(LocalPiPin):  # type: ignore[misc]
         self._edges = "both"
         self._bounce_s: float | None = None
         self._listener: _Listener | None = None
-        self._line: Any = gpiod.request_lines(
-            factory.chip, config={self._number: self._settings()}, consumer="sensor-node"
-        )
+        self._line: Any = None
+        try:
+            self._line = gpiod.request_lines(
+                factory.chip, config={self._number: self._settings()}, consumer="sensor-node"
+            )
+        except OSError as error:
+            raise line_error(self._number, error) from error
 
     def close(self) -> None:
         if self._line is None:

@@ -57,7 +57,7 @@ class HardwareBoard:
             return EdgesDht(model, GpioEdges(pin))
         from drivers.dht_process import DhtProcess
 
-        return DhtProcess(model, pin, backend)
+        return DhtProcess(model, pin)
 
     def pin_factory(self) -> Any:
         from gpiozero import Device
@@ -67,18 +67,10 @@ class HardwareBoard:
         return Device.pin_factory
 
     def pin_user(self, pin: int) -> str | None:
-        """Return the line's user from the kernel (gpio-v2 uAPI, GPIO_V2_GET_LINEINFO)."""
-        from drivers.dht_edges import header_chip
+        from drivers.gpio_chip import line_user
 
-        try:
-            chip_path = header_chip()
-            import gpiod
-
-            with gpiod.Chip(chip_path) as chip:
-                line = chip.get_line_info(pin)
-        except (MissingSupport, OSError):
-            return None
-        return f'the kernel knows its user as "{line.consumer}"' if line.used else ""
+        user = line_user(pin)
+        return f'the kernel knows its user as "{user}"' if user else user
 
     def path(self, absolute: str) -> Path:
         return Path(absolute)

@@ -75,8 +75,11 @@ class DhtSensor(Protocol):
 
     frame: bytearray
 
-    def measure(self) -> None:
-        """Trigger the sensor again, and keep its frame; raise any error."""
+    def measure(self) -> float:
+        """Trigger the sensor again, and keep its frame; raise any error.
+
+        Return how long the trigger had to wait, for other sensors or for a program, in seconds.
+        """
         ...
 
     def exit(self) -> None:

@@ -219,7 +219,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path):
         (MQTT + sensor("pin = 28"), "pin: expected a whole number <= 27"),
         (MQTT + sensor("pin = 4", name="cmd"), "reserved for the topics of commands"),
         (MQTT + sensor("pin = 4", name="a/b"), "letters, digits"),
-        (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, kernel, pulseio, edges, bitbang"),
+        (MQTT + sensor('pin = 4\nbackend = "x"'), "one of auto, kernel, pulseio, edges"),
         (
             MQTT + sensor('address = "28-XYZ"', driver="ds18b20"),
             'expected an address like "28-0316a2795bff"',

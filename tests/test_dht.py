@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import random
@@ -14,7 +15,13 @@ from support import FakeClock
 
 from drivers.dht import DHT11, DHT22, DhtOptions
 from drivers.dht_frame import check_frame, decode_frame
-from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorNotFound
+from drivers.errors import (
+    BadFrame,
+    ImplausibleValue,
+    SensorError,
+    SensorNotFound,
+    SensorTimeout,
+)
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.dht_line import DhtLine, encode_frame, library_dht, pulses_us
 
@@ -160,6 +167,49 @@ def test_spacing_holds_between_two_reads(board, line, clock):
     assert clock.now_s - start_s >= 1.65, "1.9 s from trigger to trigger, 0.25 s of them capture"
 
 
+def test_the_pause_begins_when_the_sensor_is_asked(board, clock, monkeypatch):
+    """Not when its turn in the child was first wanted; others hold it up by 0 to 9 s here."""
+    chance, asked_s = random.Random(5), []
+    sensor = FrameSensor()
+
+    def measure() -> float:
+        waited_s = chance.choice((0.0, 0.4, 9.0))
+        clock.sleep(waited_s)
+        asked_s.append(clock.now_s)
+        clock.sleep(0.25)
+        FrameSensor.measure(sensor)
+        return waited_s
+
+    monkeypatch.setattr(sensor, "measure", measure)
+    monkeypatch.setattr(board, "dht", lambda *_: sensor)
+    good = encode_frame("DHT22", 20, 50)
+    sensor.sent = [chance.choice((good, good, damage_checksum(good))) for _ in range(60)]
+    dht, right = dht22(board), 0
+    while len(asked_s) < 50:
+        with contextlib.suppress(SensorError):
+            right += dht.read() == {"temperature": 20, "humidity": 50}
+    assert right > 5
+    assert min(b - a for a, b in itertools.pairwise(asked_s)) > 1.899
+
+
+def test_a_sensor_whose_turn_always_comes_late_is_an_error_in_the_end(board, clock, monkeypatch):
+    """Each answer is from before the last one, and so too old."""
+    sensor, asked = FrameSensor(), []
+    sensor.sent = [encode_frame("DHT22", 20, 50)]
+
+    def measure() -> float:
+        clock.sleep(9)
+        asked.append(clock.now_s)
+        FrameSensor.measure(sensor)
+        return 9.0
+
+    monkeypatch.setattr(sensor, "measure", measure)
+    monkeypatch.setattr(board, "dht", lambda *_: sensor)
+    with pytest.raises(SensorTimeout, match="an old answer, because the other DHTs took too long"):
+        dht22(board).read()
+    assert len(asked) == 4
+
+
 @pytest.mark.usefixtures("line")
 def test_a_dht_read_every_two_seconds_stays_on_its_grid(board, clock):
     """A read that is due is not put off by the spacing of the one before."""
@@ -298,11 +348,12 @@ class FrameSensor:
         self.frame = bytearray()
         self.sent: list[bytes] = []
 
-    def measure(self) -> None:
+    def measure(self) -> float:
         frame = self.sent.pop(0) if len(self.sent) > 1 else self.sent[0]
         if sum(frame[:4]) & 0xFF != frame[4]:
             raise BadFrame("the checksum differs")
         self.frame = bytearray(frame)
+        return 0.0
 
     def exit(self) -> None:
         """Nothing is held open."""

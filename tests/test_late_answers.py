@@ -30,7 +30,7 @@ SENSORS: dict[str, tuple[str, dict[str, object]]] = {
     **{
         f"{driver} {backend}": (driver, {"pin": 4, "backend": backend})
         for driver in ("dht22", "dht11")
-        for backend in ("auto", "pulseio", "edges", "bitbang", "kernel")
+        for backend in ("auto", "pulseio", "edges", "kernel")
     },
     "sysfs dht11": ("sysfs", {"name": "dht11"}),
     "am2320": ("am2320", {}),

@@ -19,6 +19,7 @@ import pytest
 from support import SENSOR_NODE
 
 from drivers import packages, registry
+from drivers.dht import DhtOptions
 from drivers.name_sentences import SENTENCES, about, spelled
 from drivers.names import all_drivers, bus_kind, driver_called, suggestion
 from drivers.packages import install_command, missing_package
@@ -159,6 +160,15 @@ def test_an_alias_is_accepted_with_a_remark_and_is_the_driver_everywhere(tmp_pat
     assert config.notes == ()
     right = load(written(tmp_path, 'driver = "dht22"\npin = 17'))
     assert right.remarks == ()
+
+
+def test_a_value_of_an_earlier_version_is_accepted_with_a_remark(tmp_path):
+    """An update must not stop a node whose configuration was right before."""
+    config = load(written(tmp_path, 'driver = "dht22"\npin = 17\nbackend = "bitbang"'))
+    assert config.sensors[0].options == DhtOptions(pin=17, backend="auto")
+    assert config.remarks == (
+        '[[sensor]] air backend: "bitbang" is no longer there: read as backend = "auto"',
+    )
 
 
 def test_check_shows_the_remark_and_a_simulated_node_reads_by_the_alias(tmp_path):

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from drivers.dht_process import DhtProcess
+from drivers.dht_process import DhtChild
 from node.commands.plot import _write as write_plot
 from node.config import load as configuration
 from node.config.last_good import LastGood
@@ -313,7 +313,7 @@ def test_control_the_trap_would_catch_python(trapped):
 
 
 def test_the_child_of_a_dht_imports_nothing_from_the_working_directory(trapped):
-    child = DhtProcess("DHT22", 4, "bitbang")._start()
+    child = DhtChild()._start()
     assert child.stdout is not None
     assert child.stdout.readline() == b"{}\n"
     assert child.stdin is not None

@@ -122,7 +122,7 @@ class LibraryDht:
         self.frame = bytearray()
         self._line = line
 
-    def measure(self) -> None:
+    def measure(self) -> float:
         library = library_dht(self._line)
         self.frame = bytearray()
         try:
@@ -132,6 +132,7 @@ class LibraryDht:
             raise sorted_error(self._line.model, str(error)) from error
         finally:
             library.exit()
+        return 0.0
 
     def exit(self) -> None:
         """Do nothing: nothing is held open."""

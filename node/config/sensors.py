@@ -154,6 +154,10 @@ def _read_options(
         of_what = f" of the driver {info.name}"
         reader.unknown_key((*path, key), [*known, *_SENSOR_KEYS], of_what)
         del own[key]
+    for key, former, now in info.former:
+        if own.get(key) == former:
+            reader.remark((*path, key), f'"{former}" is no longer there: read as {key} = "{now}"')
+            own[key] = now
     values = reader.table(info.options, own, path)
     if values is None:
         return None
