@@ -21,6 +21,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from drivers.base import Channel
+from node.alarm_table import AlarmTable
 from node.units import (
     Rate,
     Seconds,
@@ -364,6 +365,12 @@ class Heartbeat(Filter):
             yield "heartbeat", "only applies together with delta"
 
 
+class Alarm(Filter):
+    """Watches the values that all filters have let pass; see `alarm_rule`. Changes none."""
+
+    help = "tables of their own, `[[sensor.channel.NAME.alarm]]`"
+
+
 class ChannelTable(msgspec.Struct, frozen=True, kw_only=True):
     """`[sensor.channel.<name>]`; every number is in `unit`. The filters come in this order."""
 
@@ -379,6 +386,7 @@ class ChannelTable(msgspec.Struct, frozen=True, kw_only=True):
     decimals: Annotated[Annotated[int, msgspec.Meta(ge=0, le=6)] | None, Decimals] = None
     delta: Annotated[Annotated[float, msgspec.Meta(ge=0)] | None, Delta] = None
     heartbeat: Annotated[Seconds | None, Heartbeat] = None
+    alarm: Annotated[tuple[AlarmTable, ...], Alarm] = ()
 
     @property
     def heartbeat_s(self) -> float:

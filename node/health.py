@@ -18,10 +18,12 @@ from node.system.clock import Clock
 from node.units import duration_text
 
 __all__ = [
+    "AlarmHealth",
     "Health",
     "SensorHealth",
     "Shown",
     "age_of",
+    "alarm_texts",
     "backlog_text",
     "host_texts",
     "shown_fields",
@@ -58,6 +60,31 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         return self.device_class == "problem"
 
 
+class AlarmHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """One alarm, as its topic has it."""
+
+    state: str = "unknown"
+    """on, off, or unknown: without a current value nothing says that it is off."""
+    acknowledged: bool = False
+    condition: str | None = None
+    """What it is or was on for: above, below, rate or no_value. None if it never was."""
+    limit: float | None = None
+    unit: str | None = None
+    """The unit of the limit."""
+    value: float | None = None
+    since: str | None = None
+    clock: str | None = None
+
+    def __str__(self) -> str:
+        if self.state != "on":
+            return self.state
+        limit = "" if self.limit is None else f" {self.limit:g} {self.unit}"
+        value = "" if self.value is None else f", {self.value:g}"
+        seen = ", acknowledged" if self.acknowledged else ""
+        unset = "" if self.clock == "synced" else "?"
+        return f"{self.condition}{limit}{value}, since {self.since}{unset}{seen}"
+
+
 class SensorHealth(msgspec.Struct, frozen=True, kw_only=True):
     """One sensor; the counts are since the node was started."""
 
@@ -71,6 +98,7 @@ class SensorHealth(msgspec.Struct, frozen=True, kw_only=True):
     rejected_for: dict[str, int] = {}
     """The same by reason."""
     last_error: str | None = None
+    alarms: dict[str, AlarmHealth] = {}
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +197,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         Shown(name="rejected values", component="rejected", state_class="total_increasing"),
     ] = 0
     """Values that a filter rejected, of all sensors."""
+    alarms: int = 0
+    """How many alarms are on."""
     stream: str = ""
     """The stream of the readings to come."""
     seq: int = 0
@@ -195,6 +225,16 @@ def shown_fields() -> dict[str, Shown]:
         for row in getattr(hint, "__metadata__", ())
         if isinstance(row, Shown)
     }
+
+
+def alarm_texts(health: Health) -> list[str]:
+    """Return the alarms that are on, in words: "freezer/too-warm: above -15 °C, -12.3, ..."."""
+    return [
+        f"{sensor}/{name}: {alarm}"
+        for sensor, one in health.sensors.items()
+        for name, alarm in one.alarms.items()
+        if alarm.state == "on"
+    ]
 
 
 def host_texts(health: Health) -> list[tuple[str, str]]:

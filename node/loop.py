@@ -11,8 +11,9 @@ Each event goes only to its owner, by its type.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -59,6 +60,10 @@ from node.system.node_ids import device_id, keep_device, read_device
 from node.system.systemd import Service
 from node.system.update_notice import read_notice
 from node.topics import Topics
+
+if TYPE_CHECKING:
+    from node.alarm_outputs import AlarmOutputs
+    from node.report.alarms import AlarmAct
 
 __all__ = ["Node", "StopRequest"]
 
@@ -166,6 +171,12 @@ class Node:
             has_led=lambda: self.panel.has_led,
             simulated=simulated,
         )
+        self._alarm_outputs: AlarmOutputs | None = None
+        if config.has_alarms:
+            from node.alarm_outputs import AlarmOutputs  # most nodes have none
+
+            alarms = [alarm for table in config.sensors for _, alarm in table.alarms]
+            self._alarm_outputs = AlarmOutputs(alarms, board)
         self._reporter = Reporter(
             config,
             board,
@@ -180,6 +191,7 @@ class Node:
             warnings=warnings,
             simulated=simulated,
             notice=read_notice(state_dir),
+            act=self._act,
         )
         self._scheduler = Scheduler(
             sensors,
@@ -194,6 +206,7 @@ class Node:
             scheduler=self._scheduler,
             identify=self._identify,
             restart=lambda: self.stop("told to restart by a command"),
+            acknowledge=self._acknowledge,
         )
         self._sensor_count = len(sensors)
         self._on_what = "on the last good configuration, " if config.stands_in_for else ""
@@ -312,6 +325,7 @@ class Node:
                 self._stopping = True
                 _log.info("stopping: %s", event.reason)
             case ButtonPressed():
+                self._acknowledge()
                 self._scheduler.read_now(ReadRequest(self._scheduler.ids))
             case ButtonHeld():
                 self._identify()
@@ -345,6 +359,21 @@ class Node:
             except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("handle the outcome of a read")
 
+    def _act(self, act: AlarmAct) -> None:
+        """Run the program of an alarm that has changed."""
+        if self._alarm_outputs is not None and act.alarm.exec_ is not None:
+            facts = {"SENSOR_NODE_NODE": self._name, **act.facts}
+            self._alarm_outputs.run(act.alarm.exec_, facts)
+
+    def _acknowledge(self, names: Sequence[str] = ()) -> list[str]:
+        """Acknowledge alarms that are on, all or those named; return which they were."""
+        alarms = self._reporter.alarms
+        if alarms is not None:
+            return alarms.acknowledge(names)
+        if names:
+            raise KeyError(names[0])
+        return []
+
     def _identify(self) -> float:
         """Blink the LED, and return for how many seconds."""
         _log.info("this is %s", self._name)
@@ -373,7 +402,10 @@ class Node:
     def _show_condition(self) -> None:
         """Bring the LED, and the line in `systemctl status`, up to date."""
         all_online = self._scheduler.online == self._sensor_count
-        self.panel.show(connected=self._link.connected, all_online=all_online)
+        sounding = self._reporter.alarms.sounding if self._reporter.alarms else ()
+        self.panel.show(connected=self._link.connected, all_online=all_online, alarm=bool(sounding))
+        if self._alarm_outputs is not None:
+            self._alarm_outputs.show(sounding)
         condition = (self._link.connected, self._scheduler.online)
         if condition != self._condition:
             self._condition = condition
@@ -397,6 +429,8 @@ class Node:
                     self._dispatch(event)
                     self._publisher.flush()
         self.panel.close()
+        if self._alarm_outputs is not None:
+            self._alarm_outputs.close()
         self._reporter.close()
         self._scheduler.close()
 

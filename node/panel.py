@@ -43,6 +43,7 @@ class Pattern(enum.Enum):
     ONLINE = (math.inf, 0.0)
     NO_BROKER = (1.0, 1.0)
     SENSOR_DOWN = (1.9, 0.1)
+    ALARM = (0.1, 0.15)
     BAD_CONFIGURATION = (0.1, 1.9)
     IDENTIFY = (0.05, 0.05)
 
@@ -108,8 +109,11 @@ class Panel:
         if not held:
             self._report(ButtonPressed())
 
-    def show(self, *, connected: bool, all_online: bool) -> None:
-        """Show the node's condition, unless the LED shows something else at the moment."""
+    def show(self, *, connected: bool, all_online: bool, alarm: bool = False) -> None:
+        """Show the node's condition, unless the LED shows something else at the moment.
+
+        `alarm`: one is on and not acknowledged.
+        """
         if self._led is None:
             return
         now_s = self._clock.monotonic()
@@ -118,6 +122,8 @@ class Panel:
         if now_s < self._identify_until_s:
             self.next_due_s = self._identify_until_s
             self.display(Pattern.IDENTIFY)
+        elif alarm:
+            self.display(Pattern.ALARM)
         elif self._bad_configuration:
             self.display(Pattern.BAD_CONFIGURATION)
         elif connected and all_online:

@@ -7,9 +7,23 @@ import msgspec
 from drivers.base import Channel, Measurement
 from drivers.errors import SensorError
 
-__all__ = ["TAKEN_NAMES", "Layout", "ReadOutcome", "Reading"]
+__all__ = [
+    "ALARM_ACKNOWLEDGED",
+    "ALARM_OFF",
+    "ALARM_ON",
+    "TAKEN_NAMES",
+    "AlarmOf",
+    "Layout",
+    "ReadOutcome",
+    "Reading",
+]
 
-TAKEN_NAMES = frozenset({"time", "clock", "seq", "stream", "sensor", "state", "availability"})
+
+ALARM_OFF, ALARM_ON, ALARM_ACKNOWLEDGED = range(3)
+
+TAKEN_NAMES = frozenset(
+    {"time", "clock", "seq", "stream", "sensor", "state", "availability", "alarm"}
+)
 """What no channel may be named, because its topics and payloads have something else there."""
 
 
@@ -33,16 +47,31 @@ class ReadOutcome(msgspec.Struct, frozen=True):
     """Above 0: the sensor was only asked; its answer is to be read so much later."""
 
 
-class Layout(msgspec.Struct, frozen=True):
+class AlarmOf(msgspec.Struct, frozen=True):
+    """The alarm that a record is of: its name, its channel, and the condition that it is about."""
+
+    name: str
+    channel: str
+    condition: str
+
+
+class Layout(msgspec.Struct, frozen=True, omit_defaults=True):
     """The sensor, channels and units of a reading's numbers; most readings of a sensor share it."""
 
     sensor: str
     channels: tuple[str, ...]
     units: tuple[str, ...]
+    alarm: AlarmOf | None = None
+    """Of a record of an alarm. An earlier version of this program ignores it, and takes the record
+    for a reading of the channels, which are named for that."""
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Values that passed the filters, in the order in which they passed."""
+    """Values that passed the filters, in the order in which they passed; or a record of an alarm.
+
+    The numbers of a record are `ALARM_OFF`, `ALARM_ON` or `ALARM_ACKNOWLEDGED`, the limit, and the
+    value that decided, if there was one.
+    """
 
     seq: int
     layout: Layout

@@ -1,8 +1,9 @@
 """Commands over MQTT: which there are, when they are refused, and how they are answered.
 
-    B/N/cmd/read       nothing, or ids of sensors       reads them now
-    B/N/cmd/identify   nothing                          blinks the LED
-    B/N/cmd/restart    nothing                          ends the process; the service restarts it
+    B/N/cmd/read         nothing, or ids of sensors       reads them now
+    B/N/cmd/identify     nothing                          blinks the LED
+    B/N/cmd/restart      nothing                          ends the process; the service restarts it
+    B/N/cmd/acknowledge  nothing, or alarms: sensor/name  acknowledges those that are on
 
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
 `B/N/cmd/<name>/result`: an object with `command`, `ok`, and the result or `error`.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ DEAF_S = 60.0
 _MAX_READS = 8
 """How many requested reads may be under way."""
 _MAX_SAID = 50
-_COMMANDS = ("read", "identify", "restart")
+_COMMANDS = ("read", "identify", "restart", "acknowledge")
 
 
 class _Refused(Exception):
@@ -64,8 +65,12 @@ class RemoteCommands:
         scheduler: Scheduler,
         identify: Callable[[], float],
         restart: Callable[[], None],
+        acknowledge: Callable[[Sequence[str]], list[str]],
     ) -> None:
-        """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one."""
+        """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one.
+
+        `acknowledge` returns the alarms that were on, and raises KeyError for an unknown one.
+        """
         self._table = config.commands
         self._clock = clock
         self._link = link
@@ -73,7 +78,13 @@ class RemoteCommands:
         self._scheduler = scheduler
         self._identify = identify
         self._restart = restart
+        self._acknowledge = acknowledge
         self._sensors = [sensor.id for sensor in config.sensors]
+        self._alarms = [
+            f"{sensor.id}/{alarm.called(channel)}"
+            for sensor in config.sensors
+            for channel, alarm in sensor.alarms
+        ]
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         prefix = config.homeassistant.prefix
         self._private = (f"{config.mqtt.base_topic}/", f"{prefix}/", "homeassistant/", "$")
@@ -144,8 +155,9 @@ class RemoteCommands:
         return topic
 
     def _do(self, name: str, message: Arrived, reply_to: str) -> None:
-        if name not in _COMMANDS:
-            raise _Refused(f"unknown command; known are {', '.join(_COMMANDS)}")
+        known = [one for one in _COMMANDS if one != "acknowledge" or self._alarms]
+        if name not in known:
+            raise _Refused(f"unknown command; known are {', '.join(known)}")
         if name not in self._table.allow:
             raise _Refused("[commands] does not allow it")
         if len(message.payload) > LARGEST_BYTES:
@@ -156,6 +168,9 @@ class RemoteCommands:
             raise _Refused("its payload is not UTF-8") from None
         if name == "read":
             self._read(words, message, reply_to)
+            return
+        if name == "acknowledge":
+            self._answer(name, message, reply_to, ok=True, alarms=self._acknowledged(words))
             return
         if words:
             raise _Refused("it takes no payload")
@@ -168,6 +183,13 @@ class RemoteCommands:
             self._refuse_restart_before_reading()
             self._answer(name, message, reply_to, ok=True)
             self._restart()
+
+    def _acknowledged(self, words: list[str]) -> list[str]:
+        try:
+            return self._acknowledge(words)
+        except KeyError:
+            known = ", ".join(self._alarms) or "none"
+            raise _Refused(f"unknown alarm; configured: {known}") from None
 
     def _refuse_restart_before_reading(self) -> None:
         """Refuse early restarts: one at each `online` would keep slow sensors from being read."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from node.reading import Reading
+from node.reading import ALARM_ACKNOWLEDGED, ALARM_OFF, Reading
 from node.system.clock import utc_text
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "OFFLINE",
     "ONLINE",
     "Topics",
+    "alarm_payload",
     "availability",
     "history_payload",
     "plain_value",
@@ -76,6 +77,9 @@ class Topics(msgspec.Struct, frozen=True):
     def channel(self, sensor: str, channel: str) -> str:
         return f"{self.base}/{self.node}/{sensor}/{channel}"
 
+    def alarm(self, sensor: str, name: str) -> str:
+        return f"{self.base}/{self.node}/{sensor}/alarm/{name}"
+
 
 _SIMULATED: tuple[dict[str, bool], dict[str, bool]] = ({}, {"simulated": True})
 
@@ -99,16 +103,62 @@ def state_payload(
 
 
 def history_payload(stream: str, readings: list[Reading], *, simulated: bool = False) -> bytes:
-    """Return a batch of readings as JSON; consumers recognise duplicates by (stream, seq)."""
+    """Return a batch of readings as JSON; consumers recognise duplicates by (stream, seq).
+
+    A record of an alarm has `alarm`, an object, in place of values.
+    """
     return _encode(
         {
             "stream": stream,
             **_SIMULATED[simulated],
             "readings": [
-                {"seq": r.seq, "sensor": r.sensor, **_time_of(r), **r.values} for r in readings
+                {"seq": r.seq, "sensor": r.sensor, **_time_of(r), **r.values}
+                if r.layout.alarm is None
+                else _alarm_record(r)
+                for r in readings
             ],
         }
     )
+
+
+def alarm_payload(
+    record: Reading | None, stream: str, *, known: bool, simulated: bool = False
+) -> bytes:
+    """Return the state of an alarm as JSON.
+
+    `record` is its newest one; None if it was never on. `known`: a value has proved lately that an
+    alarm that is off is off.
+    """
+    end = {"stream": stream, **_SIMULATED[simulated]}
+    if record is None:
+        nothing = dict.fromkeys(("condition", "limit", "unit", "value", "since", "clock", "seq"))
+        return _encode({"state": "off" if known else "unknown", "acknowledged": False} | nothing)
+    said = _state_of_alarm(record)
+    if said["state"] == "off" and not known:
+        said["state"] = "unknown"
+    time = _time_of(record)
+    since = {"since": time["time"], "clock": time["clock"]}
+    return _encode({**said, **since, "seq": record.seq, **end})
+
+
+def _alarm_record(record: Reading) -> dict[str, object]:
+    assert record.layout.alarm is not None
+    alarm = {"name": record.layout.alarm.name, "channel": record.layout.alarm.channel}
+    said = {**alarm, **_state_of_alarm(record)}
+    return {"seq": record.seq, "sensor": record.sensor, **_time_of(record), "alarm": said}
+
+
+def _state_of_alarm(record: Reading) -> dict[str, object]:
+    assert record.layout.alarm is not None
+    code, limit, *values = record.numbers
+    return {
+        "state": "off" if code == ALARM_OFF else "on",
+        "acknowledged": code == ALARM_ACKNOWLEDGED,
+        "condition": record.layout.alarm.condition,
+        "limit": limit,
+        "unit": record.layout.units[1],
+        "value": values[0] if values else None,
+    }
 
 
 def _time_of(reading: Reading) -> dict[str, str]:

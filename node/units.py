@@ -1,13 +1,17 @@
-"""Durations, rates and temperature units, as people write them in the configuration."""
+"""Durations, rates, units and names, as people write them in the configuration."""
 
 from __future__ import annotations
 
 import math
 import re
+from typing import Annotated
+
+import msgspec
 
 __all__ = [
     "Rate",
     "Seconds",
+    "TopicPart",
     "all_units",
     "convert",
     "convert_back",
@@ -20,6 +24,13 @@ __all__ = [
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*"
 _RATE = r"\s*(\d+(?:\.\d+)?)\s*/\s*(s|min|m|h)\s*"
+
+TopicPart = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]+\Z", max_length=64, description="letters, digits, - and _"
+    ),
+]
 
 
 class Seconds(float):
@@ -42,14 +53,28 @@ class Seconds(float):
 class Rate(float):
     """A change per second, written "5/min", "0.2/s" or "10/h"."""
 
+    period = "s"
+    """The unit of time that it was written with."""
+
     @classmethod
     def parse(cls, written: object) -> Rate:
         """Parse a rate; raise ValueError if it is not one above zero."""
         if isinstance(written, str) and (match := re.fullmatch(_RATE, written)):
             per_second = float(match[1]) / _UNIT_S[match[2]]
             if per_second > 0:
-                return cls(per_second)
+                rate = cls(per_second)
+                rate.period = match[2]
+                return rate
         raise ValueError('expected a rate above zero: "5/min", "0.2/s" or "10/h"')
+
+    @property
+    def period_s(self) -> float:
+        return _UNIT_S[self.period]
+
+    @property
+    def amount(self) -> float:
+        """Return the change in one `period`, as it was written."""
+        return round(self * self.period_s, 9)
 
 
 def duration_text(seconds: float) -> str:

@@ -18,6 +18,7 @@ from drivers.catalogue import CATALOGUE
 from drivers.catalogue_table import catalogue_table, lies_table
 from drivers.registry import driver_names, find_driver
 from node import __version__
+from node.alarm_table import AlarmTable
 from node.cli.main import COMMANDS
 from node.cli.option_text import describe_options
 from node.config import schema
@@ -291,6 +292,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "button": schema.ButtonTable,
     "web": schema.WebTable,
     "sensor.channel": schema.ChannelTable,
+    "sensor.channel.alarm": AlarmTable,
     "simulation": schema.SimulationTable,
     "simulation.fault": schema.FaultTable,
 }

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import Mosquitto, sysfs_config, wait_until
 
+from node.alarm_table import AlarmTable
 from node.commands import check, doctor
 from node.config import load as configuration
 from node.config import schema
@@ -58,6 +59,8 @@ kind = "unplug"
 id = "air"
 driver = "bme280"
 [sensor.channel.temperature]
+[[sensor.channel.temperature.alarm]]
+above = 30
 [[sensor]]
 id = "file"
 driver = "sysfs"
@@ -80,6 +83,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "[[simulation.fault]]": schema.FaultTable,
     "[[sensor]]": schema.SensorTable,
     "[sensor.channel.temperature]": schema.ChannelTable,
+    "[[sensor.channel.temperature.alarm]]": AlarmTable,
 }
 KEYS = [(header, field.encode_name) for header, t in TABLES.items() for field in fields_of(t)]
 KEYS += [("[[sensor]]", key) for key in ("address", "bus", "pin", "path", "scale", "resolution")]

@@ -143,6 +143,8 @@ class _Found:
                     self._add(reading)
 
     def _add(self, reading: Reading) -> None:
+        if reading.layout.alarm is not None:
+            return
         self._sensors.add(reading.sensor)
         if reading.sensor != self._sensor:
             return

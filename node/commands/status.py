@@ -15,7 +15,7 @@ import msgspec
 
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
-from node.health import Health, age_of, backlog_text, host_texts
+from node.health import Health, age_of, alarm_texts, backlog_text, host_texts
 from node.outbox.file import OutboxFile, is_damage
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into, written_s
 from node.outbox.records import Event, Ledger
@@ -115,7 +115,11 @@ def _known_from(log: OutboxFile, file: Path, process: int | None) -> _Known:
         process=process,
         ledger=log.ledger,
         health=health_of(log.ledger, process),
-        newest={reading.sensor: reading for reading in log.newest_readings(_LOOKED_AT)},
+        newest={
+            reading.sensor: reading
+            for reading in log.newest_readings(_LOOKED_AT)
+            if reading.layout.alarm is None
+        },
         oldest=oldest[0] if oldest else None,
         events=log.events(_EVENTS),
     )
@@ -176,6 +180,7 @@ def _as_text(known: _Known) -> str:
     if known.process and known.written_s > _LONG_S:
         lines.append("problem  the log is not written: is the disk full, or read-only?")
     lines += [f"problem  {visible(text, 2000)}" for text in health.problems] if health else []
+    lines += [f"ALARM    {visible(text)}" for text in alarm_texts(health)] if health else []
     if health is not None and health.simulated:
         lines.insert(1, "SIMULATED: the hardware is not real, and no reading is")
     if known.newest or (health and health.sensors):

@@ -240,6 +240,9 @@ def _where(path: KeyPath, sensor_ids: dict[int, str]) -> str:
     elif path[0] == "sensor" and len(path) > 1 and isinstance(path[1], int):
         name = sensor_ids.get(path[1], f"#{path[1] + 1}")
         table, rest = f"[[sensor]] {name}", path[2:]
+        if rest[2:3] == ("alarm",) and len(rest) > 3:  # channel.temperature.alarm, its index, a key
+            table += f" {'.'.join(map(str, rest[:3]))} #{int(rest[3]) + 1}"
+            rest = rest[4:]
     elif len(path) == 1:
         table, rest = f"[{path[0]}]", ()
     else:

@@ -6,17 +6,20 @@ ones here and the options that the driver declares, side by side.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from drivers.base import BcmPin, Channel, DriverInfo, Options
+from node.alarm_table import AlarmTable
 from node.derive import Derived
 from node.filters import ChannelTable
-from node.units import Seconds, duration_text
+from node.units import Seconds, TopicPart, duration_text
 
 __all__ = [
+    "DEFAULT_INTERVAL",
     "DEFAULT_RETAIN_FOR",
     "STALE_INTERVALS",
     "ButtonTable",
@@ -80,12 +83,6 @@ class MqttVersion(str):
 _NOT_IN_A_TOPIC = r"\x00-\x1f\x7f-\x9f\ufdd0-\ufdef" + "".join(
     rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(0x11)
 )
-TopicPart = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9_-]+\Z", max_length=64, description="letters, digits, - and _"
-    ),
-]
 TopicPath = Annotated[
     str,
     msgspec.Meta(
@@ -98,6 +95,7 @@ TopicPath = Annotated[
     ),
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)
+DEFAULT_INTERVAL = Seconds(30)
 STALE_INTERVALS = 3
 """After this many intervals without a reading, a value is stale and its sensor offline."""
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -156,14 +154,14 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     drain_rate: _Positive = 100
 
 
-CommandName = Literal["read", "identify", "restart"]
+CommandName = Literal["read", "identify", "restart", "acknowledge"]
 
 
 class CommandsTable(_Table, frozen=True, kw_only=True):
     """`[commands]`: the commands that the node accepts on `B/N/cmd/<name>`."""
 
     enabled: bool = True
-    allow: tuple[CommandName, ...] = ("read", "identify", "restart")
+    allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge")
 
 
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):
@@ -206,7 +204,7 @@ class SensorTable(_Table, frozen=True, kw_only=True):
 
     id: TopicPart
     driver: str
-    interval: Seconds = Seconds(30)
+    interval: Seconds = DEFAULT_INTERVAL
     power_pin: BcmPin | None = None
     channel: dict[str, ChannelTable] = {}
     derive: tuple[Derived, ...] = ()
@@ -226,6 +224,13 @@ class SensorTable(_Table, frozen=True, kw_only=True):
     def stale_after_s(self) -> float:
         """Return how long a reading of the sensor is current, in seconds."""
         return STALE_INTERVALS * self.interval
+
+    @property
+    def alarms(self) -> Iterator[tuple[str, AlarmTable]]:
+        """Yield (channel, alarm) of each alarm of its channels."""
+        for name, channel in self.channel.items():
+            for alarm in channel.alarm:
+                yield name, alarm
 
     def kept_for_s(self, retain_for_s: float) -> float:
         """Return how long an MQTT 5 broker keeps a reading that is not renewed; 0: no limit."""
@@ -281,6 +286,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Remarks on settings that work but have a better spelling, one sentence each."""
     stands_in_for: str = ""
     """The problem of the newest configuration, if this one is an older copy in its place."""
+
+    @property
+    def has_alarms(self) -> bool:
+        return any(True for sensor in self.sensors for _ in sensor.alarms)
+
+    @property
+    def useful_commands(self) -> tuple[CommandName, ...]:
+        """Return the commands that are allowed, and that have something to do."""
+        allowed = self.commands.allow
+        return allowed if self.has_alarms else tuple(n for n in allowed if n != "acknowledge")
 
     def notes_for(self, *, simulate: bool) -> tuple[str, ...]:
         """Return the notes; without `simulate` also one on settings without effect."""

@@ -9,7 +9,7 @@ from drivers.base import Channel, Claim, DriverInfo, Options, fault_of
 from drivers.errors import MissingSupport
 from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
-from node.config.schema import ChannelTable, SensorTable
+from node.config.schema import DEFAULT_INTERVAL, ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_called, nearest
 from node.derive import Derived
 from node.filters import channel_problems
@@ -96,6 +96,14 @@ def _read_sensor(
         derived = read_derived(reader, written["derive"], (*path, "derive"), known)
         known |= {d.channel.name: d.channel if d.channel.unit else None for d in derived}
     channels = _read_channels(reader, info, known, written.get("channel", {}), (*path, "channel"))
+    if any("alarm" in written["channel"][name] for name in channels):
+        from node.config.alarms import read_alarms  # most nodes have none
+
+        interval_s = common.get("interval", DEFAULT_INTERVAL)
+        channels, claims = read_alarms(
+            reader, written["channel"], channels, known, (*path, "channel"), interval_s, owner
+        )
+        claimed += claims
     shortest_s = max(MIN_INTERVAL_S, info.min_interval_s)
     if common.get("interval", 30.0) < shortest_s:
         message = f"{info.name} cannot be read more often than every {shortest_s:g} s"
@@ -199,6 +207,7 @@ def _read_channels(
         table = _misplaced_out(reader, info, table, (*path, name))
         if isinstance(table.get("unit"), str):
             table["unit"] = unit_called(table["unit"])
+        table.pop("alarm", None)  # tables of their own, read by `alarms`
         # The valid keys are checked even if others are wrong.
         tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
         for key, message in channel_problems(tables[name], known.get(name)):

@@ -82,7 +82,12 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
 def _newest(log: OutboxFile) -> dict[str, Reading]:
     """Return the newest undamaged reading of each sensor."""
     after = max(0, log.ledger.last_seq - _LOOKED_AT)
-    return {reading.sensor: reading for some in readings_from(log, after) for reading in some}
+    return {
+        reading.sensor: reading
+        for some in readings_from(log, after)
+        for reading in some
+        if reading.layout.alarm is None
+    }
 
 
 def _closed(node: OurNode, file: Path, error: Exception) -> OurNode:

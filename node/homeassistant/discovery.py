@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from node import __version__
+from node.alarm_table import AlarmTable
 from node.config.schema import (
     STALE_INTERVALS,
     ChannelTable,
@@ -129,6 +130,7 @@ def device_message(
     components: dict[str, Component] = {}
     for sensor in sensors:
         components.update(_channels(config, topics, sensor))
+        components.update(_alarms(topics, sensor))
     components.update(_diagnostics(topics, vitals))
     components.update(_buttons(config, topics, has_led=has_led))
     _tell_apart(components)
@@ -263,6 +265,38 @@ def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[s
     return components
 
 
+def _alarms(topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:
+    """Return a component for each alarm of a sensor.
+
+    It is available while the node is: a sensor that is offline does not end an alarm that is on,
+    and the state of one that is off is then unknown.
+    """
+    units = {channel.name: channel.unit for channel in sensor.channels}
+    return {
+        f"alarm.{sensor.key}.{alarm.called(channel)}": {
+            "p": "binary_sensor",
+            "name": _named(sensor.table.id, alarm.called(channel)),
+            "dev_cla": _class_of_alarm(alarm, units.get(channel, "")),
+            "stat_t": (topic := topics.alarm(sensor.table.id, alarm.called(channel))),
+            # Home Assistant takes None for unknown.
+            "val_tpl": "{{ value_json.state if value_json.state in ('on', 'off') else none }}",
+            "pl_on": "on",
+            "pl_off": "off",
+            "json_attr_t": topic,
+        }
+        for channel, alarm in sensor.table.alarms
+    }
+
+
+def _class_of_alarm(alarm: AlarmTable, unit: str) -> str:
+    """Return `heat` or `cold` for a limit of a temperature; `problem` for anything else."""
+    kinds = [*alarm.conditions(unit)]
+    is_temperature = _DEVICE_CLASSES.get(unit) == "temperature"
+    if is_temperature and kinds == ["above"]:
+        return "heat"
+    return "cold" if is_temperature and kinds == ["below"] else "problem"
+
+
 def _template(key: str) -> str:
     """Return the template for a value of the JSON; a missing key does not cause a log entry."""
     return f"{{{{ value_json['{key}'] | default('') }}}}"
@@ -336,6 +370,7 @@ def _buttons(config: Config, topics: Topics, *, has_led: bool) -> dict[str, Comp
         "read": {"name": "Read now"},
         "identify": {"name": "Identify", "dev_cla": "identify", "ent_cat": "diagnostic"},
         "restart": {"name": "Restart", "dev_cla": "restart", "ent_cat": "config"},
+        "acknowledge": {"name": "Acknowledge alarms"},
     }
     return {
         name: {
@@ -345,5 +380,5 @@ def _buttons(config: Config, topics: Topics, *, has_led: bool) -> dict[str, Comp
             "pl_prs": "",
         }
         for name, kind in kinds.items()
-        if name in config.commands.allow and (has_led or name != "identify")
+        if name in config.useful_commands and (has_led or name != "identify")
     }

@@ -7,6 +7,7 @@
     dead_letter  messages that the broker rejected
     event        warnings and errors, as logged
     stream       the streams of the readings; absent while there is only the ledger's
+    alarm        the states of the alarms; absent while there was none
 
 A commit that only appends touches one page of the table, and so writes about a kilobyte. That is
 why the pages are small and each row contains the cursor. Raises `sqlite3.Error`, `Damaged` and
@@ -67,7 +68,11 @@ _STREAM_TABLE = (
     "CREATE TABLE IF NOT EXISTS stream "
     "(first_seq INTEGER PRIMARY KEY, id TEXT NOT NULL, checksum INTEGER NOT NULL)"
 )
-"""An earlier version ignores it, and so can still use the file after an update is undone."""
+_ALARM_TABLE = (
+    "CREATE TABLE IF NOT EXISTS alarm "
+    "(name TEXT PRIMARY KEY, state TEXT NOT NULL, checksum INTEGER NOT NULL)"
+)
+"""An earlier version ignores these two, and can still use the file after an update is undone."""
 _INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PAGE_BYTES = 1024
 _WAL_PAGES = 200
@@ -203,10 +208,19 @@ class OutboxFile:
         if self.ledger.cursor > self.ledger.last_seq:
             raise Damaged(f"the cursor {self.ledger.cursor} is beyond the last reading")
 
+    def alarms(self) -> dict[str, str]:
+        """Return alarm -> its state, as it was committed with its last record."""
+        if not self._has_table("alarm"):
+            return {}
+        return dict(self._rows_of("SELECT * FROM alarm", tuple[str, str]))
+
+    def _has_table(self, name: str) -> bool:
+        tables = self._db.execute("SELECT name FROM sqlite_master WHERE name = ?", (name,))
+        return tables.fetchone() is not None
+
     def _found_streams(self) -> Streams:
-        tables = self._db.execute("SELECT name FROM sqlite_master WHERE name = 'stream'")
         begins: list[tuple[int, str]] = []
-        if tables.fetchone() is not None:
+        if self._has_table("stream"):
             begins = self._rows_of("SELECT * FROM stream", tuple[int, str])
         if self.stream and self.stream not in {name for _, name in begins}:
             # An earlier version has begun another stream, and everything it sent later is in it.
@@ -274,9 +288,8 @@ class OutboxFile:
         `keep_ledger`: the ledger has news that the rows of readings do not contain. `streams` are
         written, too, if given.
         """
-        if not (keep_ledger or batch.retimings or batch.dead_letters or batch.events) and (
-            row := self._as_one_row(batch.readings, ledger)
-        ):
+        notes = batch.retimings or batch.dead_letters or batch.events or batch.alarms
+        if not (keep_ledger or notes) and (row := self._as_one_row(batch.readings, ledger)):
             self._db.execute(_INSERT_TICK, msgspec.structs.astuple(row))
             return
         with self._transaction():
@@ -286,6 +299,7 @@ class OutboxFile:
                 self._write_boot(self._boot_number(boot_id), boot_id, retiming)
             self._note("dead_letter", batch.dead_letters, KEPT_DEAD_LETTERS)
             self._note("event", batch.events, KEPT_EVENTS)
+            self._write_alarms(batch.alarms)
             if keep_ledger:
                 self._write_ledger(stream, ledger)
             if streams is not None:
@@ -322,6 +336,16 @@ class OutboxFile:
         self._db.execute("DELETE FROM stream")
         rows = [(*known, checksum_of(*known)) for known in streams.begins]
         self._db.executemany("INSERT INTO stream VALUES (?, ?, ?)", rows)
+
+    def _write_alarms(self, states: dict[str, str]) -> None:
+        if not states:
+            return
+        self._db.execute(_ALARM_TABLE)
+        for name, state in states.items():
+            self._db.execute("DELETE FROM alarm WHERE name = ?", (name,))
+            if state:
+                row = (name, state, checksum_of(name, state))
+                self._db.execute("INSERT INTO alarm VALUES (?, ?, ?)", row)
 
     def _note(self, table: str, notes: Sequence[DeadLetter] | Sequence[Event], keep: int) -> None:
         """Append to a table, and keep its newest `keep` rows."""

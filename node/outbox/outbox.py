@@ -66,7 +66,7 @@ class Outbox:
         """The oldest reading in the file."""
         self._uncommitted: deque[Reading] = deque()
         self._retimings: dict[str, Retiming] = {}
-        self._notes = Batch(retimings={}, dead_letters=[], events=[])
+        self._notes = Batch(retimings={}, dead_letters=[], events=[], alarms={})
         """The other content to write with the next readings."""
         self._acknowledged: dict[int, int] = {}
         """First seq -> last seq of readings that were acknowledged beyond the cursor."""
@@ -243,6 +243,15 @@ class Outbox:
         """Keep a line of the program's log, with the next commit."""
         self._notes.events = [*self._notes.events[-_MAX_NOTES + 1 :], event]
 
+    @property
+    def alarms(self) -> dict[str, str]:
+        """Return alarm -> its state, as in the file."""
+        return self._store.alarms
+
+    def keep_alarm(self, name: str, state: str) -> None:
+        """Keep the state of an alarm, with the next commit; "" if the alarm is gone."""
+        self._notes.alarms[name] = state
+
     def set_health(self, snapshot: str) -> None:
         """Keep the node's health, with the next commit."""
         if snapshot != self._ledger.health:
@@ -260,6 +269,7 @@ class Outbox:
             or notes.retimings
             or notes.dead_letters
             or notes.events
+            or notes.alarms
         )
 
     def commit(self) -> None:
@@ -284,7 +294,7 @@ class Outbox:
         self._ledger_changed = False
         self._reported_drops.discard(_MEMORY_IS_FULL)
         self._uncommitted.clear()
-        self._notes = Batch(retimings={}, dead_letters=[], events=[])
+        self._notes = Batch(retimings={}, dead_letters=[], events=[], alarms={})
         return True
 
     def try_file_again(self) -> int:

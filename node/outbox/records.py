@@ -64,3 +64,5 @@ class Batch(msgspec.Struct):
     """Boot id -> how its clock was set."""
     dead_letters: Sequence[DeadLetter] = ()
     events: Sequence[Event] = ()
+    alarms: dict[str, str] = {}
+    """Alarm -> its state, as `report.alarms` writes it; "" for one that is gone."""

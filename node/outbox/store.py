@@ -219,6 +219,11 @@ class OutboxStore:
         self._streams_written = False
 
     @property
+    def alarms(self) -> dict[str, str]:
+        """Return alarm -> its state, as in the file."""
+        return self._try(lambda file: file.alarms()) or {}
+
+    @property
     def retimings(self) -> dict[str, Retiming]:
         """Return boot id -> how its clock was set, as in the file when it was opened."""
         return {} if self._file is None else self._file.retimings
@@ -316,7 +321,8 @@ class OutboxStore:
             self._lost += unsent - copied
             _log.warning("%d of %d unsent readings were recovered", copied, unsent)
             stream = streams.newest
-            file.commit(Batch(), ledger, stream=stream, keep_ledger=True, streams=streams)
+            rest = Batch(alarms=old.alarms())
+            file.commit(rest, ledger, stream=stream, keep_ledger=True, streams=streams)
             file.ledger, file.streams = ledger, streams
         except _FILE_TROUBLE as error:
             _log.error("nothing could be recovered from the old log: %s", error)

@@ -10,7 +10,7 @@ import msgspec
 from drivers.bus import Board
 from node import __version__
 from node.config.schema import TlsTable
-from node.health import Health, SensorHealth, age_of
+from node.health import AlarmHealth, Health, SensorHealth, age_of
 from node.mqtt.connection import BrokerConnection
 from node.outbox.outbox import Outbox
 from node.report.history import History
@@ -33,6 +33,7 @@ def collect_health(
     sensors: list[SensorState],
     simulated: bool,
     left_out: Mapping[str, str],
+    alarms: Mapping[str, Mapping[str, AlarmHealth]],
     tls: TlsTable | None,
     name_problem: str = "",
     device_problem: str = "",
@@ -43,7 +44,8 @@ def collect_health(
 
     `config`: the digest of the configuration file. `simulated`: the hardware is not real. `tls`
     names the certificates of the node. `name_problem`: a problem with the node's name. `left_out`:
-    topic -> why the broker rejects it, for topics whose loss costs no reading. `device_problem`: a
+    topic -> why the broker rejects it, for topics whose loss costs no reading. `alarms`: sensor ->
+    name -> alarm. `device_problem`: a
     problem with Home Assistant's device. `notice`: a problem from before the start
     (`node.system.update_notice`). `bad_configuration`: the problem of the configuration, if the
     node runs on the last good one.
@@ -100,6 +102,7 @@ def collect_health(
         read=sum(sensor.ok for sensor in sensors),
         rejected=sum(sensor.rejected_for.total() for sensor in sensors),
         name_problem=name_problem,
+        alarms=sum(alarm.state == "on" for some in alarms.values() for alarm in some.values()),
         stream=outbox.stream,
         seq=outbox.last_seq,
         committed=outbox.committed,
@@ -115,6 +118,7 @@ def collect_health(
                 rejected=sensor.rejected_for.total(),
                 rejected_for=sensor.rejected_for,
                 last_error=sensor.last_error,
+                alarms=dict(alarms.get(sensor.table.id, {})),
             )
             for sensor in sensors
         },

@@ -1,6 +1,6 @@
 """The steps before `online` on a new connection, so that old values do not look current.
 
-    subscribe ─► availability `offline` of every sensor, former topics deleted
+    subscribe ─► availability `offline` of every sensor, alarms as they are, former topics deleted
               ─► (answered) topics that this node has published under another name deleted
               ─► the Reporter publishes `online`, and everything else
 
@@ -46,11 +46,12 @@ class Opening:
         availability: Sequence[str],
         states: Sequence[str],
         is_current: Callable[[str], bool],
+        set_alarms: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the topics.
 
         `availability` and `states` are the topics of the sensors. `is_current` returns whether the
-        node still publishes on a topic.
+        node still publishes on a topic. `set_alarms` publishes the alarms as they are.
         """
         self._link = link
         self._publisher = publisher
@@ -60,6 +61,7 @@ class Opening:
         self._availability = availability
         self._states = states
         self._is_current = is_current
+        self._set_alarms = set_alarms
         self._steps: list[Callable[[], None]] = []
         """The remaining steps; each begins when all messages before it are sent."""
         self._first = True
@@ -90,6 +92,7 @@ class Opening:
             self._publisher.set(topic, b"")
         for topic in self._availability:
             self._publisher.set(topic, OFFLINE)
+        self._set_alarms()
 
     def link_down(self) -> None:
         """Begin again at the next connection."""

@@ -12,6 +12,8 @@ Used on the loop's thread.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -39,6 +41,9 @@ from node.system.clock import Clock
 from node.system.logs import RecentWarnings
 from node.topics import ONLINE, Topics
 from node.units import duration_text
+
+if TYPE_CHECKING:
+    from node.report.alarms import AlarmAct, Alarms
 
 __all__ = ["Reporter"]
 
@@ -85,7 +90,9 @@ class Reporter:
         warnings: RecentWarnings | None,
         simulated: bool = False,
         notice: str = "",
+        act: Callable[[AlarmAct], None] = lambda _act: None,
     ) -> None:
+        """Keep the parts. `act` is called for each change of an alarm, after its commit."""
         self._config_digest = config.digest
         self._board = board
         self._simulated = simulated
@@ -102,6 +109,21 @@ class Reporter:
         self._sensor_topics = SensorTopics(
             config.mqtt, self._topics, self._publisher, retained, simulated=simulated
         )
+        self.alarms: Alarms | None = None
+        """None if no alarm is configured, and none was that has to end."""
+        if config.has_alarms or outbox.alarms:
+            from node.report.alarms import Alarms  # most nodes have none
+
+            self.alarms = Alarms(
+                sensors,
+                clock,
+                topics=self._topics,
+                outbox=outbox,
+                publisher=publisher,
+                retain_for_s=config.mqtt.retain_for,
+                act=act,
+                simulated=simulated,
+            )
         ids = [sensor.table.id for sensor in sensors]
         self._opening = Opening(
             link,
@@ -112,6 +134,7 @@ class Reporter:
             availability=[self._topics.availability(name) for name in ids],
             states=[] if config.mqtt.payload == "plain" else [*map(self._topics.state, ids)],
             is_current=current_topics(config, device),
+            set_alarms=self.alarms.publish_all if self.alarms else lambda: None,
         )
         self._own_topics = OwnTopics(self._topics, outbox, clock)
         self._history = History(
@@ -237,6 +260,8 @@ class Reporter:
             sensor.state.published(published, outcome.ended_s)
         for name in missing:
             self._sensor_topics.clear(sensor.table, name)
+        if self.alarms is not None:
+            self.alarms.measured(event)
 
     def availability_changed(self, sensor: Sensor) -> None:
         """Publish the availability; for a sensor that came online, after its value."""
@@ -244,6 +269,8 @@ class Reporter:
             self._newly_online.append(sensor)
         else:
             self._set_availability(sensor, online=False)
+            if self.alarms is not None:
+                self.alarms.sensor_gone()
         self._health_stale = True
 
     def complained(self) -> None:
@@ -258,6 +285,8 @@ class Reporter:
         self._clock_known = True
         self._outbox.clock_was_set(boot_s=boot_s, utc_s=utc_s)
         self._history.clock_was_set()
+        if self.alarms is not None:
+            self.alarms.clock_was_set()
         self._refill_windows()
         for sensor in self._sensors:
             newest = self._newest.get(sensor.table.id)
@@ -310,11 +339,14 @@ class Reporter:
         """Commit the results of this turn, and set the retained topics accordingly."""
         lag = self._outbox.cursor_lag >= CURSOR_LAG or self._outbox.notes_waiting
         overdue = now_s >= self._save_at_s and self._outbox.unsaved
-        if not (self._uncommitted or lag or overdue):
+        alarms = self.alarms is not None and self.alarms.look(now_s)
+        if not (self._uncommitted or alarms or lag or overdue):
             return
         self._note_warnings()
         self._outbox.commit()
         self._uncommitted = False
+        if self.alarms is not None and self.alarms.committed(now_s):
+            self._health_stale = True
         self._save_at_s = now_s + SAVE_AT_LEAST_EVERY_S
         if self._outbox.condition != self._outbox_condition:
             self._outbox_condition = self._outbox.condition
@@ -336,6 +368,8 @@ class Reporter:
         if self._health_at_once:
             health_s = -math.inf
         save_s = self._save_at_s if self._outbox.unsaved else math.inf
+        if self.alarms is not None:
+            save_s = min(save_s, self.alarms.next_due_s)
         retry_s = self._retry.until_s if self._retries else math.inf
         if self._opening.under_way:
             return min(self._opening.next_due_s, save_s)
@@ -399,6 +433,7 @@ class Reporter:
             sensors=[sensor.state for sensor in self._sensors],
             simulated=self._simulated,
             left_out=self._publisher.left_out,
+            alarms=self.alarms.health if self.alarms else {},
             tls=self._tls,
             name_problem=self._own_topics.problem,
             device_problem=self._announcer.problem,

@@ -45,13 +45,18 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
     for sensor in config.sensors:
         rows.append((topics.availability(sensor.id), "online, offline"))
         rows += _reading_topics(config, sensor, topics)
+        rows += [
+            (topics.alarm(sensor.id, alarm.called(channel)), f"{channel} {alarm.described(unit)}")
+            for channel, alarm in sensor.alarms
+            for unit in (_units_of(sensor).get(channel, ""),)
+        ]
     interval = duration_text(config.outbox.history_interval)
     rows.append((topics.history, f"every reading, in batches, every {interval}"))
     rows.append((topics.health, "the node itself, every minute"))
     if config.commands.enabled:
         rows += [
             (topics.command_result(name), "the answer, not retained")
-            for name in config.commands.allow
+            for name in config.useful_commands
         ]
     return rows
 
@@ -82,7 +87,7 @@ def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
         discovery_topic(config.homeassistant.prefix, device): "the former announcement",
         topics.status: "another node of this name",
         topics.health: "another node of this name",
-        topics.command_filter: f"commands: {', '.join(config.commands.allow) or 'none allowed'}",
+        topics.command_filter: f"commands: {', '.join(config.useful_commands) or 'none allowed'}",
     }
     return [
         (s.topic, meanings.get(s.topic, "the start of Home Assistant"))
@@ -90,14 +95,19 @@ def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
     ]
 
 
-def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list[tuple[str, str]]:
-    every = f"every {duration_text(sensor.interval)}"
-    units = {
+def _units_of(sensor: SensorTable) -> dict[str, str]:
+    """Return channel -> the unit that it is published in, of the channels known without a read."""
+    return {
         channel.name: sensor.channel[channel.name].unit or channel.unit
         if channel.name in sensor.channel
         else channel.unit
         for channel in sensor.channels
     }
+
+
+def _reading_topics(config: Config, sensor: SensorTable, topics: Topics) -> list[tuple[str, str]]:
+    every = f"every {duration_text(sensor.interval)}"
+    units = _units_of(sensor)
     rows = []
     if config.mqtt.payload != "plain":
         channels = ", ".join(f"{name} {unit}" for name, unit in units.items())

@@ -195,10 +195,20 @@ class HistoryLog:
 
 def _reading_text(reading: PastReading, unit: Callable[[str, str], str]) -> str:
     """Return `seq 1041  air  2026-11-24 03:13:00?  temperature 21.5 °C`; `?`: clock not set."""
-    values = ", ".join(
-        " ".join(filter(None, (visible(path), value_text(value), unit(reading.sensor, path))))
-        for path, value in values_in(reading.values).items()
-    )
+    if isinstance(alarm := reading.values.get("alarm"), dict):
+        said = "acknowledged" if alarm.get("acknowledged") is True else alarm.get("state")
+        value = alarm.get("value")
+        shown = f" at {value_text(value)}" if isinstance(value, int | float) else ""
+        values = visible(f"alarm {alarm.get('name')}: {said}{shown}", 200)
+    else:
+        values = _values_text(reading, unit)
     when = visible(reading.time[:19]).replace("T", " ")
     unset = "" if reading.clock == "synced" else "?"
     return f"seq {reading.seq}  {visible(reading.sensor, 64)}  {when}{unset}  {values}"
+
+
+def _values_text(reading: PastReading, unit: Callable[[str, str], str]) -> str:
+    return ", ".join(
+        " ".join(filter(None, (visible(path), value_text(value), unit(reading.sensor, path))))
+        for path, value in values_in(reading.values).items()
+    )

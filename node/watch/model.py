@@ -122,6 +122,8 @@ class LiveModel:
                 self._add_status(message, (node,))
             case (node, sensor, "availability") if sensor != "cmd":
                 self._add_status(message, (node, sensor))
+            case (node, sensor, "alarm", name) if sensor != "cmd":
+                self._add_alarm(message, (node, sensor), name, now)
             case (node, sensor, part) if sensor != "cmd":
                 self._add_values(message, (node, sensor), part, now)
             case _ if self.others:
@@ -160,6 +162,17 @@ class LiveModel:
             series = self._note(message, whose, sensor, channel, path, value, now)
             if series is not None:
                 series.measured_utc_s = measured_utc_s
+
+    def _add_alarm(self, message: Message, sensor: Levels, name: str, now: WatchTime) -> None:
+        """Record an alarm as a row of its own, with its state as the value."""
+        content = from_json(message.payload)
+        if not message.payload or not isinstance(content, dict):
+            self._forget(message.topic)
+            return
+        state = visible(str(content.get("state")), 12)
+        seen = " (seen)" if content.get("acknowledged") is True else ""
+        whose = self._base + sensor
+        self._note(message, whose, sensor, f"alarm {name}", "", f"{state}{seen}", now)
 
     def _forget(self, topic: str) -> None:
         for key in [key for key, series in self._series.items() if series.topic == topic]:

@@ -49,7 +49,13 @@ def _signature(node: NodeView) -> str:
         node.problems,
         node.health.broker if node.health else "",
         [
-            (s.id, s.state, s.synced, [(c.name, c.unit, c.current) for c in s.channels])
+            (
+                s.id,
+                s.state,
+                s.synced,
+                s.health.alarms if s.health else {},
+                [(c.name, c.unit, c.current) for c in s.channels],
+            )
             for s in node.sensors
         ],
         node.known.events[-1:],
@@ -105,6 +111,7 @@ def sensor_answer(sensor: SensorView) -> dict[str, Any]:
         "rejected": health.rejected if health else None,
         "rejected_for": health.rejected_for if health else None,
         "last_error": clean(health.last_error) if health and health.last_error else None,
+        "alarms": health.alarms if health else {},
     }
 
 

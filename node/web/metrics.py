@@ -94,6 +94,17 @@ def _families(node: NodeView) -> Iterable[tuple[str, str, str, list[Sample]]]:
             for reason, number in sorted(health.rejected_for.items())
         ],
     )
+    yield (
+        "alarm",
+        "gauge",
+        "Whether the alarm is on; left out while that is unknown.",
+        [
+            ({"sensor": sensor, "alarm": name}, alarm.state == "on")
+            for sensor, health in healths
+            for name, alarm in health.alarms.items()
+            if alarm.state != "unknown" and node.health is not None
+        ],
+    )
     told = [] if node.health is None else [node.health]
     yield (
         "clock_synced",

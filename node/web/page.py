@@ -108,6 +108,7 @@ def sensor_page(node: NodeView, sensor: SensorView, assets: Assets, reads: Reads
         read_form(reads),
         f'<article class="card wide" data-sensor="{esc(sensor.id)}">',
         _card_head(sensor, reads, linked=False),
+        _card_alarms(sensor),
         _card_error(sensor),
         "".join(_reading(channel, now_ms) for channel in sensor.channels),
     ]
@@ -161,6 +162,7 @@ def _card(sensor: SensorView, span: Span, now_ms: int, reads: Reads) -> str:
     parts = [
         f'<article class="card" data-sensor="{esc(sensor.id)}">',
         _card_head(sensor, reads, linked=True),
+        _card_alarms(sensor),
         _card_error(sensor),
     ]
     for channel in sensor.channels:
@@ -185,6 +187,16 @@ def _card_head(sensor: SensorView, reads: Reads, *, linked: bool) -> str:
         f'<div class="head">{title}'
         f'<p><span class="pill {sensor.state}">{sensor.state}</span> '
         f'<span class="age"{known}>{age}</span>{unsynced} {read_button(reads, sensor.id)}</p></div>'
+    )
+
+
+def _card_alarms(sensor: SensorView) -> str:
+    """Return the alarms that were on when the node noted its health last."""
+    alarms = sensor.health.alarms if sensor.health is not None else {}
+    return "".join(
+        f'<p class="error">Alarm {esc(name)}: {esc(str(alarm))}</p>'
+        for name, alarm in alarms.items()
+        if alarm.state == "on"
     )
 
 

@@ -88,6 +88,9 @@ class Summary:
         known: dict[int, tuple[SensorSummary, list[ChannelSummary | None]]] = {}
         for reading in readings:
             layout = reading.layout
+            if layout.alarm is not None:
+                self.last_seq = reading.seq
+                continue
             parts = known.get(id(layout))  # readings of a query share and keep it
             if parts is None:
                 parts = known[id(layout)] = self._parts_of(layout)
