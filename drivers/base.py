@@ -7,7 +7,7 @@ thread of the sensor's bus, and again after a failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -20,9 +20,11 @@ __all__ = [
     "HUMIDITY",
     "PRESSURE",
     "TEMPERATURE",
+    "Attached",
     "BcmPin",
     "Channel",
     "Claim",
+    "Dated",
     "Driver",
     "DriverInfo",
     "Measurement",
@@ -170,7 +172,7 @@ class Driver(Protocol):
             SensorError: the sensor did not give a trustworthy value. The value must be measured
                 after the call. A chip that measures by itself must give a value that was not read
                 before and is not older than its period; sensors that are converted together may
-                share a value that is up to a second old.
+                share a value that is up to a second old. A `Dated` one says how old it is.
         """
         ...
 
@@ -194,6 +196,24 @@ class Primed(Protocol):
             SensorError: the sensor does not answer.
         """
         ...
+
+
+class Dated(Protocol):
+    """A driver of a sensor that sends by itself, at times of its own."""
+
+    @property
+    def age_s(self) -> float:
+        """How long before `read` returned the sensor sent the measurement; a reading gets that
+        time, and no measurement may be read twice."""
+        ...
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """A sensor that `DriverInfo.scan` has found, where there is more to say than its options."""
+
+    options: dict[str, str | int]
+    summary: str
+    """What a person recognizes it by."""
 
 
 class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,10 +250,12 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to close and reopen it after a failed read, so that a chip is set up again."""
     extra: str = ""
     """Name of the pip extra with the package that this driver needs."""
-    scan: Callable[[Board], list[dict[str, str | int]]] | None = None
+    scan: Callable[[Board], Sequence[dict[str, str | int] | Attached]] | None = None
     """Finds attached sensors without disturbing them: returns the options of each."""
     former: tuple[tuple[str, str, str], ...] = ()
     """Values of earlier versions: option, value, and the value that has taken its place."""
+    scan_s: float = 5.0
+    """How long `scan` may take before it is given up."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""
 

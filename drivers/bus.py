@@ -12,12 +12,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from drivers.ports import Clock, DhtSensor, I2CPort, SPIPort, SystemTime
+from drivers.ports import (
+    Advertisement,
+    Clock,
+    DhtSensor,
+    I2CPort,
+    Radio,
+    SPIPort,
+    SystemTime,
+)
 
 if TYPE_CHECKING:  # drivers that only read files do not need them
     from drivers.owned_bus import I2CBus, SPIBus
 
-__all__ = ["Board", "Clock", "DhtSensor", "I2CPort", "SPIPort", "SystemTime"]
+__all__ = [
+    "Advertisement",
+    "Board",
+    "Clock",
+    "DhtSensor",
+    "I2CPort",
+    "Radio",
+    "SPIPort",
+    "SystemTime",
+]
 
 
 class Board(Protocol):
@@ -46,6 +63,10 @@ class Board(Protocol):
 
         The check neither takes nor moves the pin.
         """
+        ...
+
+    def radio(self, adapter: str) -> Radio:
+        """Return the Bluetooth adapter `adapter` ("hci0"), the same object at each call."""
         ...
 
     def path(self, absolute: str) -> Path:

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drivers.bus import Clock, DhtSensor, I2CPort, SystemTime
+from drivers.bus import Clock, DhtSensor, I2CPort, Radio, SystemTime
 from drivers.errors import MissingSupport, SensorNotFound, permission_hint
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class HardwareBoard:
         self.clock: Clock = SystemTime()
         self._i2c: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
+        self._radios: dict[str, Radio] = {}
         if not _MODEL.exists():
             # Blinka does not know this kind of board: keep it from guessing, and from printing
             # its guess to standard output.
@@ -71,6 +72,13 @@ class HardwareBoard:
 
         user = line_user(pin)
         return f'the kernel knows its user as "{user}"' if user else user
+
+    def radio(self, adapter: str) -> Radio:
+        if adapter not in self._radios:
+            from drivers.ble.bluez import BlueZRadio
+
+            self._radios[adapter] = BlueZRadio(adapter)
+        return self._radios[adapter]
 
     def path(self, absolute: str) -> Path:
         return Path(absolute)

@@ -75,10 +75,6 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("hdc2010", _NEW_DEVICE.format("hdc2010 0x40")),
     ("hdc2080", _NEW_DEVICE.format("hdc2080 0x40")),
     ("tsys01", _NEW_DEVICE.format("tsys01 0x77")),
-    (
-        "ble bluetooth bthome ruuvi ruuvitag govee switchbot mijia xiaomi lywsd03mmc thermopro",
-        f"speaks Bluetooth, and {_NOT_READ}",
-    ),
     ("modbus rs485 xymd02 xymd03 xymd04", f"speaks Modbus, and {_NOT_READ}"),
     (
         "dht12 am2311 am2315 sht1x sht10 sht11 sht15 sht7x sht71 sht75 bme690 mlx90615 mlx90621 "

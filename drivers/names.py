@@ -68,8 +68,10 @@ def drivers_matching(word: str) -> list[DriverInfo]:
 
 
 def bus_kind(info: DriverInfo) -> str:
-    """Return "I2C", "SPI", "1-Wire" or "GPIO", by the driver's options; "" for other drivers."""
+    """Return "I2C", "SPI", "1-Wire", "GPIO" or "Bluetooth", by the driver's options; else ""."""
     keys = set(info.options.__struct_encode_fields__)
+    if "adapter" in keys:
+        return "Bluetooth"
     if keys & {"select", "clock_pin"}:
         return "SPI"
     if {"bus", "address"} <= keys:

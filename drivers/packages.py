@@ -31,6 +31,8 @@ def missing_package(info: DriverInfo) -> str:
     """Return the package that `info` needs and this environment lacks; "" if installed."""
     from drivers.catalogue import CATALOGUE
 
+    if info.extra == "ble":
+        return "" if is_installed("bleak") else "bleak"
     row = next((row for row in CATALOGUE if row.name == info.extra), None)
     return "" if row is None or is_installed(row.module) else row.package
 

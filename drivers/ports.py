@@ -6,9 +6,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["Clock", "DhtSensor", "I2CPort", "SPIPort", "SystemTime"]
+import msgspec
+
+__all__ = [
+    "Advertisement",
+    "Clock",
+    "DhtSensor",
+    "I2CPort",
+    "Radio",
+    "SPIPort",
+    "SystemTime",
+]
 
 
 class Clock(Protocol):
@@ -84,4 +95,56 @@ class DhtSensor(Protocol):
 
     def exit(self) -> None:
         """Release the pin; `measure` may take it again."""
+        ...
+
+
+class Advertisement(msgspec.Struct, frozen=True):
+    """One advertisement over Bluetooth LE, with its scan response if that was heard along with it.
+
+    Only data that came with it: what the system remembers from earlier ones is not in it.
+    """
+
+    address: str
+    """In capitals: "A4:C1:38:8D:18:B2"."""
+    service_data: Mapping[int, bytes] = {}
+    """16-bit UUID -> its service data, without the UUID."""
+    manufacturer_data: Mapping[int, bytes] = {}
+    """Company identifier -> its data, without the identifier."""
+    name: str = ""
+    """The local name, perhaps of an earlier advertisement."""
+    rssi: int | None = None
+    """dBm."""
+    heard_s: float = 0.0
+    """Monotonic time."""
+
+    @property
+    def mac(self) -> bytes:
+        """Return the six bytes of the address, in the order in which it is written."""
+        return bytes.fromhex(self.address.replace(":", ""))
+
+
+class Radio(Protocol):
+    """One Bluetooth adapter. It listens while any address is wanted."""
+
+    def listen(self, address: str, hear: Callable[[Advertisement], None], *, passive: bool) -> None:
+        """Call `hear`, on a thread of the radio's, with each advertisement of `address`.
+
+        `passive`: it sends everything without being asked for more.
+        """
+        ...
+
+    def leave(self, address: str) -> None:
+        """Stop listening to `address`; nothing happens if it is not listened to."""
+        ...
+
+    def check(self) -> None:
+        """Raise the SensorError that explains why nothing can be heard at present, if any."""
+        ...
+
+    def survey(self, seconds: float) -> list[Advertisement]:
+        """Return what is heard within so many seconds: the newest advertisement of each address.
+
+        Raises:
+            SensorError: nothing can be heard.
+        """
         ...

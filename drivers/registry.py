@@ -21,6 +21,7 @@ ENTRY_POINT_GROUP = "sensor_node.drivers"
 _BUILT_IN = {
     "ads1115": "drivers.ads1115:ADS1115",
     "agree": "drivers.agree:AGREE",
+    "ble": "drivers.ble.sensor:BLE",
     "cpu": "drivers.cpu:CPU",
     "dht11": "drivers.dht:DHT11",
     "dht22": "drivers.dht:DHT22",

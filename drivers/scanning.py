@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from drivers.base import DriverInfo
+from drivers.base import Attached, DriverInfo
 from drivers.bus import Board
 from drivers.catalogue import CATALOGUE
 from drivers.errors import (
@@ -35,7 +35,6 @@ __all__ = ["Finding", "Found", "Scan", "scan"]
 
 _Result = TypeVar("_Result")
 _BEYOND_DEADLINE_S = 2.0
-_FILES_S = 5.0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -88,7 +87,7 @@ def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWE
             failures.append(bus_scan.failure)
     for info in _scanning_drivers():
         try:
-            findings += _bounded(_FILES_S, info.name, partial(_scan_by, info, board))
+            findings += _bounded(info.scan_s, info.name, partial(_scan_by, info, board))
         except Exception as error:  # noqa: BLE001, another package may raise anything
             failures.append(as_sensor_error(error, info.name))
     if trouble := one_wire_trouble(board):
@@ -177,7 +176,10 @@ def _scanning_drivers() -> list[DriverInfo]:
 
 def _scan_by(info: DriverInfo, board: Board) -> list[Finding]:
     assert info.scan is not None
-    return [
-        Finding(msgspec.convert(options, info.options).where(), Found(info.name, options=options))
-        for options in info.scan(board)
-    ]
+    findings = []
+    for attached in info.scan(board):
+        if not isinstance(attached, Attached):
+            attached = Attached(options=attached, summary="")
+        where = msgspec.convert(attached.options, info.options).where()
+        findings.append(Finding(where, Found(info.name, attached.summary, attached.options)))
+    return findings

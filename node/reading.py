@@ -45,6 +45,8 @@ class ReadOutcome(msgspec.Struct, frozen=True):
     error: SensorError | None = None
     again_s: float = 0.0
     """Above 0: the sensor was only asked; its answer is to be read so much later."""
+    age_s: float = 0.0
+    """How long before `ended_s` the sensor sent the measurement by itself; 0: it was read then."""
 
 
 class AlarmOf(msgspec.Struct, frozen=True):

@@ -70,7 +70,14 @@ def message(config: Config, vitals: Vitals = NOTHING, *, has_led: bool = True) -
         channels = []
         for channel in table.channels:
             pipeline = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
-            channels.append(AnnouncedChannel(channel.name, pipeline.unit, pipeline.decimals))
+            channels.append(
+                AnnouncedChannel(
+                    channel.name,
+                    pipeline.unit,
+                    pipeline.decimals,
+                    diagnostic=channel.diagnostic,
+                )
+            )
         sensors.append(AnnouncedSensor(table, keys[table.id], tuple(channels)))
     made = device_message(
         config, "sn0123456789ab", sensors, vitals, "Raspberry Pi 4", has_led=has_led

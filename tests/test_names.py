@@ -54,6 +54,7 @@ READ_BY = {
     "hdc302x": "hdc3022",
     "am2320": "AM2321",
     "cpu": "CPU processor",
+    "ble": "LYWSD03MMC bthome RuuviTag H5075 SwitchBot TP357 IBS-TH xiaomi bluetooth qingping",
 }
 # Words that are no single driver's, and what the sentence about them says.
 TOLD = {
@@ -87,7 +88,6 @@ TOLD = {
     "ds1621": ("dtoverlay=i2c-sensor,ds1621", "sysfs"),
     "dht12": ("not read by any driver here",),
     "mlx90640": ("not read by any driver here",),
-    "xiaomi": ("Bluetooth",),
     "XY-MD02": ("Modbus",),
 }
 

@@ -490,11 +490,10 @@ def test_a_drivers_own_scan_that_fails_or_hangs_costs_itself_alone(monkeypatch):
 
     drivers = [
         msgspec.structs.replace(cpu, name="broken", scan=fail),
-        msgspec.structs.replace(cpu, name="hanging", scan=hang),
+        msgspec.structs.replace(cpu, name="hanging", scan=hang, scan_s=2.0),
         cpu,
     ]
     monkeypatch.setattr(scanning, "_scanning_drivers", lambda: drivers)
-    monkeypatch.setattr(scanning, "_FILES_S", 2.0)  # which the others have as well
     board = SimulatedBoard()
     board.attach("cpu", cpu.options())
     result = scan(board)

@@ -1,4 +1,4 @@
-"""What a decoder gets and returns, and the quantities that a thermometer may send."""
+"""What a decoder returns, and the quantities that a thermometer may send."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from drivers.base import CO2, HUMIDITY, PRESSURE, TEMPERATURE, Channel, Measurement
+from drivers.bus import Advertisement
 from drivers.errors import BadFrame
 
 __all__ = [
@@ -39,31 +40,6 @@ _CHANNELS = {
         RSSI,
     )
 }
-
-
-class Advertisement(msgspec.Struct, frozen=True):
-    """One advertisement, with its scan response if that was heard along with it.
-
-    Only data that came with it: what BlueZ remembers from earlier ones is not in it.
-    """
-
-    address: str
-    """In capitals: "A4:C1:38:8D:18:B2"."""
-    service_data: Mapping[int, bytes] = {}
-    """16-bit UUID -> its service data, without the UUID."""
-    manufacturer_data: Mapping[int, bytes] = {}
-    """Company identifier -> its data, without the identifier."""
-    name: str = ""
-    """The local name, perhaps of an earlier advertisement."""
-    rssi: int | None = None
-    """dBm."""
-    heard_s: float = 0.0
-    """Monotonic time."""
-
-    @property
-    def mac(self) -> bytes:
-        """Return the six bytes of the address, in the order in which it is written."""
-        return bytes.fromhex(self.address.replace(":", ""))
 
 
 class Decoded(msgspec.Struct, frozen=True):

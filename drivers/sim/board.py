@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drivers.base import Options
-from drivers.bus import Clock, DhtSensor, SystemTime
+from drivers.bus import Clock, DhtSensor, Radio, SystemTime
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.dht_edges import EdgesDht
+from drivers.errors import SensorError
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.chips import simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, LibraryDht
@@ -29,10 +31,12 @@ from drivers.sim.thermometers import SimulatedAds1115
 
 if TYPE_CHECKING:
     from drivers.sim.faults import Fault, FaultPlan
+    from drivers.sim.radio import SimulatedRadio
 
 __all__ = ["SimulatedBoard"]
 
 _ONE_WIRE = "/sys/bus/w1/devices"
+_BLUETOOTH = "/sys/class/bluetooth"
 
 
 _ADCS = {"mcp3004": (4, 10), "mcp3008": (8, 10), "mcp3204": (4, 12), "mcp3208": (8, 12)}
@@ -83,6 +87,7 @@ class SimulatedBoard:
         self.files: dict[str, Content] = {}
         """Kernel path -> content of that file."""
         self.spi_ports: dict[tuple[int, int], SimulatedSPI] = {}
+        self.radios: dict[str, SimulatedRadio] = {}
         self._buses: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
         self._factory: Any = None
@@ -121,6 +126,8 @@ class SimulatedBoard:
             self._attach_spi(part, options)
         elif driver in _ADCS:
             self._attach_analog(part)
+        elif driver == "ble":
+            self._attach_label(part)
         elif driver == "sysfs" and given["path"] is None:
             self.kernel.number = 10  # higher than numbers configured by path
             parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
@@ -174,6 +181,18 @@ class SimulatedBoard:
 
             chip = FaultyChip(make, part.plan)
         chips[options.address] = chip
+
+    def _attach_label(self, part: _Part) -> None:
+        from drivers.ble.sensor import BleOptions, key_of
+        from drivers.sim.radio import SimulatedLabel
+
+        options = part.options
+        assert isinstance(options, BleOptions)
+        address, key = options.address.upper(), None
+        with contextlib.suppress(SensorError):  # a key that cannot be read: the driver says so
+            key = key_of(options)
+        label = SimulatedLabel(options.format, address, key, part.air, part.plan)
+        self._radio(options.adapter).labels[address] = label
 
     def _attach_spi(self, part: _Part, options: SPIChipOptions) -> None:
         chip = simulated_spi_chip(part.driver, part.air, part.given)
@@ -260,6 +279,14 @@ class SimulatedBoard:
             return str(error)
         return ""
 
+    def _radio(self, adapter: str) -> SimulatedRadio:
+        from drivers.sim.radio import SimulatedRadio
+
+        return self.radios.setdefault(adapter, SimulatedRadio(self.clock))
+
+    def radio(self, adapter: str) -> Radio:
+        return self._radio(adapter)
+
     def path(self, absolute: str) -> Path:
         if absolute.startswith(_ONE_WIRE):
             self.one_wire.refresh(absolute)
@@ -271,6 +298,9 @@ class SimulatedBoard:
             self.kernel.refresh(absolute)
         elif absolute == "/dev":
             self._list_devices()
+        elif absolute == _BLUETOOTH:
+            for adapter in self.radios:
+                self._inside(f"{_BLUETOOTH}/{adapter}").mkdir(parents=True, exist_ok=True)
         return self._inside(absolute)
 
     def _list_devices(self) -> None:

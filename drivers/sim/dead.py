@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from drivers.base import Options
-from drivers.bus import Clock, DhtSensor
+from drivers.bus import Advertisement, Clock, DhtSensor, Radio
+from drivers.errors import SensorTimeout
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.dht_line import DhtLine, LibraryDht
@@ -40,6 +41,47 @@ class ConstantChip:
 
     def exchange(self, sent: bytes) -> bytes:
         return bytes([self._byte]) * len(sent)
+
+
+_UUIDS = (0xFCD2, 0x181A, 0xFE95, 0xFDCD, 0xFD3D)
+_COMPANIES = (0x0499, 0xEC88, 0x0001, 0x8801, 0x0969)
+
+
+class _DeadRadio:
+    """A radio that hears nothing, or nothing but one byte, or that fails."""
+
+    def __init__(self, death: Death, level: int, clock: Clock) -> None:
+        self._death = death
+        self._content = bytes([level]) * 24
+        self._company = level << 8 | level
+        self._clock = clock
+        self._ears: dict[str, Callable[[Advertisement], None]] = {}
+
+    def listen(self, address: str, hear: Callable[[Advertisement], None], *, passive: bool) -> None:
+        self._ears[address] = hear
+
+    def leave(self, address: str) -> None:
+        self._ears.pop(address, None)
+
+    def check(self) -> None:
+        if self._death == "held":
+            raise SensorTimeout("bluetoothd does not answer", "restart it")
+        if self._death == "absent":
+            return
+        for address, hear in self._ears.items():
+            for length in range(6, len(self._content)):
+                content = self._content[:length]
+                hear(
+                    Advertisement(
+                        address=address,
+                        service_data=dict.fromkeys(_UUIDS, content),
+                        manufacturer_data=dict.fromkeys((*_COMPANIES, self._company), content),
+                        heard_s=self._clock.monotonic(),
+                    )
+                )
+
+    def survey(self, seconds: float) -> list[Advertisement]:
+        return []
 
 
 class DeadBoard(SimulatedBoard):
@@ -92,6 +134,10 @@ class DeadBoard(SimulatedBoard):
         line.frame = lambda: None if silent else bytes([self._level]) * 5
         line.before_answer = self._transaction
         return LibraryDht(line)
+
+    def radio(self, adapter: str) -> Radio:
+        self.used = True
+        return _DeadRadio(self._death, self._level, self.clock)
 
     def pin_factory(self) -> Any:
         self.used = True

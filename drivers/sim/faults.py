@@ -77,6 +77,8 @@ def _kinds(driver: str, options: Options) -> set[str]:
         own = {"crc"} if driver in _WITH_CHECKED_CRC else set()
         own |= {"power-on"} if driver in _WITH_RESET_VALUES else set()
         return _IN_THE_AIR | {"unplug", "hang", "slow"} | own
+    if driver == "ble":
+        return _IN_THE_AIR | {"unplug"}  # the radio's own CRC drops what is damaged
     if isinstance(options, SPIChipOptions) or driver in _ANALOG:
         return _IN_THE_AIR | {"unplug"}  # the computer drives SPI's clock: a chip cannot delay it
     return set()

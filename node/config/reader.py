@@ -32,7 +32,7 @@ __all__ = [
 DEFAULT_FILE = Path("/etc/sensor-node/node.toml")
 _NOTHING = object()
 _SUFFIXES = (".crt", ".pem", ".cer", ".key", ".password", ".passwd", ".txt")
-_SECRET_KEYS = ("password", "username")
+_SECRET_KEYS = ("password", "username", "key")
 
 
 def find_file(option: str | None) -> Path:

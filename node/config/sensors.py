@@ -149,7 +149,8 @@ def _bus_of(written: dict[str, Any]) -> str:
     if "select" in written or "clock_pin" in written:
         return "SPI"
     if "address" in written:
-        return "1-Wire" if "-" in str(written["address"]) else "I2C"
+        address = str(written["address"])
+        return "Bluetooth" if ":" in address else "1-Wire" if "-" in address else "I2C"
     return ""
 
 

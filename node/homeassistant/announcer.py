@@ -296,8 +296,14 @@ def _announced(sensor: Sensor) -> Iterator[AnnouncedChannel]:
     """Yield every channel of a sensor that is known, as it is published."""
     quantities = {derived.channel.name: derived.quantity for derived in sensor.table.derive}
     for filters in sensor.state.filters:
-        name = filters.channel.name
-        yield AnnouncedChannel(name, filters.unit, filters.decimals, quantities.get(name, ""))
+        channel = filters.channel
+        yield AnnouncedChannel(
+            channel.name,
+            filters.unit,
+            filters.decimals,
+            quantities.get(channel.name, ""),
+            channel.diagnostic,
+        )
 
 
 def _model(board: Board) -> str:

@@ -65,14 +65,19 @@ _DEVICE_CLASSES = {
     "W": "power",
     "lx": "illuminance",
     "g/m³": "absolute_humidity",
+    "dBm": "signal_strength",
 }
 """Unit -> device class, for units with only one that fits."""
-_NAMED_CLASSES = {("humidity", "%"): "humidity", ("co2", "ppm"): "carbon_dioxide"}
+_NAMED_CLASSES = {
+    ("humidity", "%"): "humidity",
+    ("co2", "ppm"): "carbon_dioxide",
+    ("battery", "%"): "battery",
+}
 """(Beginning of the channel's name, unit) -> device class."""
 
 _PLATFORMS = ("sensor", "binary_sensor", "button")
 _MAX_COMPONENTS = 1000
-_ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU"}
+_ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU", "rssi": "RSSI"}
 Component = dict[str, Any]
 
 
@@ -84,6 +89,7 @@ class AnnouncedChannel(msgspec.Struct, frozen=True):
     decimals: int
     quantity: str = ""
     """What it is a value of, if that is not its name; see `node.derive.Derived`."""
+    diagnostic: bool = False
 
 
 class AnnouncedSensor(msgspec.Struct, frozen=True):
@@ -253,6 +259,8 @@ def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[s
         }
         if device_class := _device_class(channel):
             component["dev_cla"] = device_class
+        if channel.diagnostic:
+            component["ent_cat"] = "diagnostic"
         if config.mqtt.payload == "plain":
             component["stat_t"] = topics.channel(table.id, channel.name)
             # An empty payload makes the value unknown.
@@ -315,12 +323,14 @@ def _device_class(channel: AnnouncedChannel) -> str | None:
 def _expires_after_s(config: Config, sensor: AnnouncedSensor, channel: str) -> int:
     """Return how long after the last message a channel's value becomes unknown."""
     tables = sensor.table.channel
-    if config.mqtt.payload == "plain":
+    # Diagnostic channels are published along with the others.
+    leading = [c.name for c in sensor.channels if not c.diagnostic] or [channel]
+    if config.mqtt.payload == "plain" and channel in leading:
         gap_s = tables.get(channel, ChannelTable()).longest_gap_s(sensor.table.interval)
     else:  # any channel that is published brings all the others with it
         gap_s = min(
-            tables.get(c.name, ChannelTable()).longest_gap_s(sensor.table.interval)
-            for c in sensor.channels
+            tables.get(name, ChannelTable()).longest_gap_s(sensor.table.interval)
+            for name in leading
         )
     return math.ceil(STALE_INTERVALS * gap_s) + _MARGIN_S
 

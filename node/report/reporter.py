@@ -246,8 +246,8 @@ class Reporter:
         reading = self._newest[sensor.table.id] = self._outbox.append(
             sensor.state.layout(values),
             tuple(values.values()),
-            boot_s=outcome.boot_s,
-            utc_s=outcome.utc_s,
+            boot_s=outcome.boot_s - outcome.age_s,
+            utc_s=outcome.utc_s - outcome.age_s,
             synced=outcome.synced,
         )
         if sensor.table.id in self._withheld:

@@ -36,7 +36,7 @@ class SensorPort:
         """Take one reading, or the first half of it. Never raises."""
         measurement: Measurement | None = None
         failure: SensorError | None = None
-        again_s = 0.0
+        again_s = age_s = 0.0
         channels = self._table.info.channels_with(self._table.options)
         started_s = self.reading_since_s = self._clock.monotonic()
         try:
@@ -48,7 +48,10 @@ class SensorPort:
             # So that the others on its bus need not wait for it to measure.
             again_s = self._prime() if self._prime is not None else 0.0
             if not again_s:
-                measurement = _checked(self._driver.read(), channels)
+                measurement = self._driver.read()
+                channels = self._driver.channels  # of what sends by itself, only now
+                measurement = _checked(measurement, channels)
+                age_s = getattr(self._driver, "age_s", 0.0)
         except Exception as error:  # noqa: BLE001, another package's may raise anything
             failure = as_sensor_error(error, self._table.options.where())
             if self._table.info.reopen_after_failure:
@@ -66,6 +69,7 @@ class SensorPort:
             channels=channels,
             error=failure,
             again_s=0.0 if failure else again_s,
+            age_s=age_s,
         )
 
     def close(self) -> None:

@@ -108,21 +108,34 @@ def _read(sensors: Sequence[SensorTable], board: Board) -> dict[str, ReadOutcome
     workers = Workers(events.put, events.put)
     started_s = time.monotonic()
     budgets_s: dict[str, float] = {}
+    ports = {sensor.id: SensorPort(sensor, board, clock) for sensor in sensors}
     for sensor in sensors:
-        port = SensorPort(sensor, board, clock)
+        port = ports[sensor.id]
         budgets_s[port.bus] = budgets_s.get(port.bus, 0.0) + sensor.info.read_budget_s
         workers.submit(port)
     workers.dispatch(started_s)
     for _ in budgets_s:
         workers.add_thread()
     give_up_s = started_s + max(budgets_s.values(), default=0.0)
+    again: dict[str, float] = {}
+    """Sensor that was only asked -> when its answer is to be read."""
     outcomes: dict[str, ReadOutcome] = {}
-    while len(outcomes) < len(sensors):
+    while len(outcomes) < len(sensors) and (now_s := time.monotonic()) < give_up_s:
+        for name in [name for name, at_s in again.items() if at_s <= now_s]:
+            del again[name]
+            workers.submit(ports[name])
+        workers.dispatch(now_s)
+        workers.begin()
         try:
-            outcome = events.get(timeout=max(0.0, give_up_s - time.monotonic())).outcome
+            done = events.get(timeout=min([give_up_s, *again.values()]) - now_s)
         except queue.Empty:
-            break
-        outcomes[outcome.sensor] = outcome
+            continue
+        if done.bus_free:
+            workers.bus_free(done.bus)
+        if done.outcome.again_s:
+            again[done.outcome.sensor] = time.monotonic() + done.outcome.again_s
+        else:
+            outcomes[done.outcome.sensor] = done.outcome
     return outcomes
 
 

@@ -313,8 +313,17 @@ class SensorState:
             _log.info("%s (%s): all agree again: %s", self.table.id, self.table.driver, numbers)
 
     def worth_publishing(self, values: dict[str, float], at_s: float) -> list[str]:
-        """Return the channels whose value is worth a message, by delta and heartbeat."""
-        return [name for name, v in values.items() if self._filters[name].worth_publishing(v, at_s)]
+        """Return the channels whose value is worth a message, by delta and heartbeat.
+
+        Diagnostic ones, such as the strength of a signal, go along with the others.
+        """
+        worth = [
+            name for name, v in values.items() if self._filters[name].worth_publishing(v, at_s)
+        ]
+        is_measured = {name: not self._filters[name].channel.diagnostic for name in values}
+        if any(is_measured.values()) and not any(is_measured[name] for name in worth):
+            return []
+        return worth
 
     def published(self, names: list[str], at_s: float) -> None:
         """Note that subscribers have the newest values of these channels."""

@@ -212,7 +212,12 @@ class FleetNode:
             AnnouncedSensor(
                 state.table,
                 state.table.id,
-                tuple(AnnouncedChannel(p.channel.name, p.unit, p.decimals) for p in state.filters),
+                tuple(
+                    AnnouncedChannel(
+                        p.channel.name, p.unit, p.decimals, diagnostic=p.channel.diagnostic
+                    )
+                    for p in state.filters
+                ),
             )
             for state in self._states
         ]
