@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from homeassistant_schema import problems_in
 from support import FakeClock
 
 from drivers.base import Measurement, Options
+from drivers.ble.advertisement import channel_called
 from drivers.ble.formats import FORMATS
 from drivers.ble.label import Label
 from drivers.ble.sensor import BLE, BleOptions, BleSensor
@@ -30,6 +32,18 @@ from drivers.sim.board import SimulatedBoard
 from drivers.sim.faults import Fault, fault_kinds
 from drivers.sim.labels import advertised
 from drivers.sim.room import Air
+from node.config.load import load
+from node.config.schema import Config
+from node.homeassistant.discovery import (
+    AnnouncedChannel,
+    AnnouncedSensor,
+    device_message,
+    discovery_topic,
+)
+from node.reading import ReadOutcome
+from node.sensors.port import SensorPort
+from node.sensors.state import SensorState
+from node.system.host import Vitals
 
 ADDRESS = "A4:C1:38:8D:18:B2"
 KEY = "231d39c1d7cc1ab1aee224cd096db932"
@@ -58,13 +72,12 @@ def taken(label: Label) -> Measurement | None:
 class Bench:
     """A sensor on a simulated board, whose time passes only when the test or the driver lets it."""
 
-    def __init__(self, *faults: Fault, **options: str) -> None:
+    def __init__(self, *faults: Fault, form: str = "auto") -> None:
         self.clock = FakeClock()
         self.board = SimulatedBoard(self.clock)
-        self.options = BleOptions(address=ADDRESS, **options)
+        self.options = msgspec.convert({"address": ADDRESS, "format": form}, BleOptions)
         self.board.attach("ble", self.options, faults)
-        self.sensor = BLE.open(self.options, self.board)
-        assert isinstance(self.sensor, BleSensor)
+        self.sensor = BleSensor(self.options, self.board)
 
     def read(self) -> Measurement:
         return self.sensor.read()
@@ -299,7 +312,7 @@ def test_unplugged_and_plugged_in_again():
 
 @pytest.mark.parametrize("form", ["pvvx", "govee"])
 def test_stuck_is_found_where_measurements_are_counted(form):
-    bench = Bench(Fault(kind="stuck", after_s=10.0), format=form)
+    bench = Bench(Fault(kind="stuck", after_s=10.0), form=form)
     bench.read()
     bench.clock.now_s += 30.0
     if form == "pvvx":
@@ -449,3 +462,88 @@ def test_values_are_finite_whatever_the_weather():
             measured = taken(label)
             assert measured is not None
             assert all(map(values, measured.values()))
+
+
+# -- What is published ----------------------------------------------------------------------------
+
+
+def a_table(tmp_path: Path, more: str = "") -> Config:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\n[[sensor]]\nid = "shed"\n'
+        f'driver = "ble"\ninterval = "10s"\naddress = "{ADDRESS}"\n{more}'
+    )
+    return load(file)
+
+
+def an_outcome(at_s: float, celsius: float, rssi: float) -> ReadOutcome:
+    values = {"temperature": celsius, "rssi": rssi, "battery": 87.0}
+    return ReadOutcome(
+        sensor="shed",
+        started_s=at_s,
+        ended_s=at_s,
+        boot_s=at_s,
+        utc_s=at_s,
+        synced=True,
+        measurement=values,
+        channels=tuple(map(channel_called, values)),
+    )
+
+
+def test_a_changing_signal_alone_causes_no_message(tmp_path: Path):
+    """Otherwise the delta of the temperature would save nothing."""
+    config = a_table(tmp_path, "[sensor.channel.temperature]\ndelta = 0.5\n")
+    state = SensorState(config.sensors[0])
+    worth = []
+    for second, celsius, rssi in ((0, 21.0, -60), (10, 21.1, -70), (20, 21.9, -65)):
+        values = state.accept(an_outcome(second, celsius, rssi))
+        worth.append(state.worth_publishing(values, second))
+        if worth[-1]:
+            state.published(list(values), second)
+    assert worth == [["temperature", "rssi", "battery"], [], ["temperature", "rssi", "battery"]]
+
+
+def test_home_assistant_gets_battery_and_signal_as_diagnostics(tmp_path: Path):
+    config = a_table(tmp_path, "[sensor.channel.temperature]\ndelta = 0.5\n")
+    channels = tuple(
+        AnnouncedChannel(c.name, c.unit, c.decimals, diagnostic=c.diagnostic)
+        for c in map(channel_called, ("temperature", "rssi", "battery", "battery_voltage"))
+    )
+    sensor = AnnouncedSensor(config.sensors[0], "shed", channels)
+    vitals = Vitals(cpu_temperature=None, wifi_dbm=None, under_voltage=None, throttled=None)
+    made = device_message(config, "sn01", [sensor], vitals, "Raspberry Pi 4", has_led=False)
+    payload = msgspec.json.encode(made)
+    assert problems_in(discovery_topic("homeassistant", "sn01"), payload) == []
+    said = {
+        name: (part["dev_cla"], part.get("ent_cat"), part["exp_aft"])
+        for name in ("temperature", "rssi", "battery", "battery_voltage")
+        for part in [made["cmps"][f"shed.{name}"]]
+    }
+    expires_s = said["temperature"][2]  # with its heartbeat: they come along with it
+    assert expires_s > 900
+    assert said == {
+        "temperature": ("temperature", None, expires_s),
+        "rssi": ("signal_strength", "diagnostic", expires_s),
+        "battery": ("battery", "diagnostic", expires_s),
+        "battery_voltage": ("voltage", "diagnostic", expires_s),
+    }
+
+
+def test_a_reading_has_the_time_of_its_advertisement(tmp_path: Path):
+    clock = FakeClock()
+    board = SimulatedBoard(clock)
+    config = a_table(tmp_path)
+    board.attach("ble", config.sensors[0].options)
+    port = SensorPort(config.sensors[0], board, clock)
+    while (first := port.read()).again_s:
+        clock.now_s += first.again_s
+    assert first.measurement is not None
+    assert [channel.name for channel in first.channels] == [*first.measurement]
+    board.radios["hci0"].check()
+    clock.now_s += 1.0
+    board.radios["hci0"].check()
+    board.radios["hci0"].labels.clear()
+    clock.now_s += 30.0
+    second = port.read()
+    assert second.measurement is not None
+    assert second.age_s == pytest.approx(30.0)

@@ -62,6 +62,7 @@ class SensorState:
         self._excused_s = 0.0
         """How much extra time it was allowed since its last good reading."""
         self._filters: dict[str, ChannelFilters] = {}
+        self._diagnostic: set[str] = set()
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
         self._rejections: dict[str, str] = {}
@@ -259,6 +260,8 @@ class SensorState:
         if channel.name not in self._filters:
             table = self.table.channel.get(channel.name, ChannelTable())
             self._filters[channel.name] = ChannelFilters(channel, table)
+            if channel.diagnostic:
+                self._diagnostic.add(channel.name)
         return self._filters[channel.name]
 
     def _good(self, values: dict[str, float], outcome: ReadOutcome, taken_s: float) -> None:
@@ -320,8 +323,7 @@ class SensorState:
         worth = [
             name for name, v in values.items() if self._filters[name].worth_publishing(v, at_s)
         ]
-        is_measured = {name: not self._filters[name].channel.diagnostic for name in values}
-        if any(is_measured.values()) and not any(is_measured[name] for name in worth):
+        if self._diagnostic.issuperset(worth) and not self._diagnostic.issuperset(values):
             return []
         return worth
 
