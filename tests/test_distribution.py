@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import os
 import re
 import shutil
@@ -65,7 +66,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, files: list[str]) -> Path
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
     commit_all(checkout)
-    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--wheel", folder=checkout)
+    options = ("--without-image", "--no-isolation", "--output", "dist")
+    said = run(sys.executable, "deploy/release", *options, folder=checkout)
+    assert "left out: the image, its manifest, and os_list.json" in said
     (archive,) = (checkout / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(checkout / "dist", filter="data")
@@ -156,3 +159,32 @@ def test_an_archive_made_on_windows_has_the_line_ends_of_unix(tmp_path, attribut
         texts = [tar.extractfile(member) for member in tar.getmembers() if member.isfile()]
         ends = {b"\r\n" in text.read() for text in texts if text is not None}
     assert ends == {not attributes}
+
+
+def test_a_release_has_the_sums_and_the_bill_of_its_files(unpacked):
+    folder = unpacked.parent
+    run("sha256sum", "--check", "--strict", "SHA256SUMS", folder=folder)
+    summed = {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    files = {file.name for file in folder.iterdir() if file.is_file()}
+    version = node.__version__
+    assert files == summed | {"SHA256SUMS"}
+    wheel = f"pi_sensor_node-{version}-py3-none-any.whl"
+    bill = f"sensor-node-{version}.spdx.json"
+    assert files == {wheel, f"pi_sensor_node-{version}.tar.gz", bill, "SHA256SUMS"}
+    packages = {
+        package["name"]: package for package in json.loads((folder / bill).read_text())["packages"]
+    }
+    assert packages[wheel]["versionInfo"] == version
+    purl = packages["paho-mqtt"]["externalRefs"][0]["referenceLocator"]
+    assert purl == f"pkg:pypi/paho-mqtt@{packages['paho-mqtt']['versionInfo']}"
+
+
+def test_a_release_into_a_folder_with_files_is_refused(unpacked):
+    done = subprocess.run(
+        [sys.executable, ROOT / "deploy/release", "--without-image", "--output", unpacked.parent],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is not empty" in done.stderr

@@ -26,6 +26,7 @@ from card import (
     BadFile,
     read_toml,
 )
+from imager import PROBLEMS
 from safe_files import write_file
 
 __all__ = ["host_name", "page_announcement", "ssh_keys", "wpa_supplicant_conf"]
@@ -41,7 +42,7 @@ _KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
 
 def main() -> int:
-    problems = []
+    problems = _of_imager()
     for step in (_name_host, _announce_page, _set_up_wifi, _set_up_ssh):
         try:
             step()
@@ -53,6 +54,14 @@ def main() -> int:
         print(problem, file=sys.stderr)
     _write(RUN / "problems.json", json.dumps(problems))
     return 0
+
+
+def _of_imager() -> list[str]:
+    """Return what `imager.py` could not take over, at this start."""
+    try:
+        return list(json.loads(PROBLEMS.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return []
 
 
 def _reason(error: Exception) -> str:
