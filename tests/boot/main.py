@@ -48,7 +48,9 @@ def main() -> int:
     for stage in STAGES:
         if stage not in stages:
             report.could_not_run(stage, "not asked for")
-    report.could_not_run("Wi-Fi by radio", "QEMU has none")
+    report.could_not_run(
+        "the radio of a Pi, with its firmware", "QEMU has none; Wi-Fi is simulated"
+    )
     report.could_not_run(
         "the boot loader of the Pi's GPU", "QEMU has none; its files are read here"
     )

@@ -11,7 +11,9 @@ import json
 import time
 from typing import Any
 
+from card_files import check_imager, check_own_firmware, check_update, write_as_imager
 from machine import BROKER, Machine
+from radio import check_wifi
 from report import Report
 from support import Subscriber, replaced, wait_until
 
@@ -66,9 +68,10 @@ def config(name: str, paths: list[str], *, every: str, more: str = "") -> str:
 def run_virt(machine: Machine, seen: Subscriber, report: Report) -> None:
     """Three boots of one card."""
     card = machine.card
-    card.write("ssh.txt", machine.make_ssh_key())
-    card.write("sensor-node.toml", config("greenhouse", _FILES[:1], every="1s"))
-    report.say("virt, first boot: a new card, with a broker and a sensor named on it")
+    write_as_imager(card, "greenhouse", machine.make_ssh_key())
+    nameless = replaced(config("greenhouse", _FILES[:1], every="1s"), ('name = "greenhouse"\n', ""))
+    card.write("sensor-node.toml", nameless)
+    report.say("virt, first boot: a new card by Imager, with a broker and a sensor named on it")
     _first_boot(machine, seen, report)
 
     status = card.read("status.txt")
@@ -103,6 +106,7 @@ def _first_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
     with report.check("the configuration on the card is the one in use; SSH takes its key"):
         assert machine.run("hostname").strip() == "greenhouse"
         assert "no password" not in machine.run("passwd --status root | cut -d' ' -f2")
+    check_imager(machine, report, "greenhouse")
     nothing_has_failed(machine, report)
     with report.check(
         "a cut link shows as offline, and the backlog comes without a gap"
@@ -169,6 +173,9 @@ def _third_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
         assert "ro" in machine.run("findmnt --noheadings --output OPTIONS /").strip().split(",")
     _write_load(machine, seen, report)
     _panel(machine, seen, report)
+    check_update(machine, report)
+    check_own_firmware(machine, report)
+    check_wifi(machine, report)
     machine.cut_power()
 
 
