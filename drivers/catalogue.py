@@ -676,7 +676,9 @@ _GAS = (
         ready="data_available",
         min_interval_s=2.0,
         budget_s=6.0,
-        quirks="stretches the clock; gives None, then old values, unless asked for readiness",
+        # Sensirion SCD30, Interface Description, §1.1: 50 kHz or less
+        quirks="stretches the clock, and needs 50 kHz or less: dtparam=i2c_arm_baudrate=50000; "
+        "gives None, then old values, unless asked for readiness",
     ),
     ChipRow(
         name="scd4x",

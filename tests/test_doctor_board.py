@@ -308,6 +308,9 @@ def test_where_the_supply_is_told(board):
     """By the firmware's file, on a Pi 5 too; by hwmon's alarm; or by nothing."""
     assert read_throttled(board) is None
     assert check_supply(board).status == "skipped"
+    assert check_supply(board).message == "not available: this kernel does not report it"
+    board.path("/proc/device-tree/model").unlink()
+    assert check_supply(board).message == "not available: this is not a Raspberry Pi"
     file = write(
         board, "/sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled"
     )

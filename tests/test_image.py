@@ -201,7 +201,8 @@ def composed(**changes: Any) -> str:
         "bad_configuration": [],
         "problems": [],
         "addresses": [("wlan0", "192.168.1.33")],
-        "wifi_set_up": True,
+        "wired_without": [],
+        "wifi": "",
         "clock_set": True,
         "known": WELL,
     }
@@ -234,10 +235,25 @@ def test_status_of_a_bad_configuration_names_the_line_and_the_way_out():
 
 
 @pytest.mark.parametrize(
-    ("wifi", "remedy"), [(True, "is the name or the password"), (False, "plug in a cable")]
+    ("facts", "line"),
+    [
+        ({"wifi": None}, "Network: NONE; plug in a cable, or name your Wi-Fi in wifi.toml"),
+        ({"wifi": "no Wi-Fi with"}, "Network: NONE; no Wi-Fi with"),
+        (
+            {"wifi": None, "wired_without": ["eth0"]},
+            "Network: NONE; the cable at eth0 is plugged in, but the router has not given this Pi "
+            "an address; is DHCP on there? Restart the router",
+        ),
+    ],
 )
-def test_status_without_a_network_says_what_to_try(wifi, remedy):
-    assert remedy in composed(addresses=[], wifi_set_up=wifi)
+def test_status_without_a_network_says_what_to_try(facts, line):
+    assert line in composed(addresses=[], **facts).splitlines()
+
+
+def test_status_names_the_fault_of_the_wifi_when_a_cable_does_its_work():
+    text = composed(addresses=[("eth0", "192.168.1.9")], wifi="no Wi-Fi with")
+    assert "Network: 192.168.1.9 on eth0" in text
+    assert "\nWi-Fi:   no Wi-Fi with\n" in text
 
 
 def test_every_file_of_the_image_is_for_a_program_that_accepts_it():

@@ -9,7 +9,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from image.boot_files import check_kernel, check_overlay, compile_overlay, config_text
 from image.node_files import HOME, SITE, NodeFiles, compile_python
+from image.radios import NOT_IN_DEBIAN, check_radios
 
 __all__ = ["Tree"]
 
@@ -18,6 +20,7 @@ _DEPLOY = _HERE.parent
 _ENABLED = (
     "sensor-node.service",
     "sensor-node-web.service",
+    "sensor-node-firmware.service",
     "sensor-node-panel.service",
     "sensor-node-status.timer",
     "systemd-networkd.service",
@@ -74,6 +77,8 @@ class Tree:
         self._disk_id = disk_id
         self._pi5 = pi5
         self._say = say
+        self.radios: dict[str, list[str]] = {}
+        """The firmware of each board's radio, once the FAT partition is filled."""
 
     def fill(self, base: Path, cache: Path) -> None:
         self._say("root file system: the base")
@@ -116,6 +121,7 @@ class Tree:
             target = self.root / source.relative_to(_HERE / "root")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
+            target.chmod(0o755 if text.startswith("#!") else 0o644)
         etc = self.root / "etc"
         (etc / "sensor-node").mkdir()
         (etc / "machine-id").write_text("")
@@ -157,18 +163,36 @@ class Tree:
                 # With these line ends, every editor on Windows can show them.
                 text = file.read_text(encoding="utf-8")
                 (self.boot / file.name).write_text(text, encoding="utf-8", newline="\r\n")
-        (self.boot / "overlays").mkdir(exist_ok=True)
-        for source in sorted((_HERE / "boot/overlays").glob("*.dts")):
-            compiled = self.boot / "overlays" / source.with_suffix(".dtbo").name
-            _run("dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", compiled, source)
+        self._add_overlays()
         config = self.boot / "config.txt"
         custom = (self.root / "etc/default/raspi-firmware-custom").read_text(encoding="utf-8")
         custom += _FOR_PI_5 if self._pi5 else ""
-        config.write_text(f"{config.read_text().rstrip()}\n\n# Inserted by build-image\n{custom}")
+        config.write_text(config_text(config.read_text(encoding="utf-8"), custom), encoding="utf-8")
+        for kernel in self.boot.glob("vmlinuz-*"):
+            check_kernel(kernel)
+        self._check_radios()
         extra = (self.root / "etc/default/raspi-extra-cmdline").read_text().strip()
         (self.boot / "cmdline.txt").write_text(
             f"console=ttyS1,115200 console=tty0 root=PARTUUID={self._disk_id}-02 rw "
             f"fsck.repair=yes rootwait {extra}\n"
+        )
+
+    def _add_overlays(self) -> None:
+        """Add this image's overlays, and look whether they fit the boards that they are for."""
+        (self.boot / "overlays").mkdir(exist_ok=True)
+        for source in sorted((_HERE / "boot/overlays").glob("*.dts")):
+            compiled = self.boot / "overlays" / source.with_suffix(".dtbo").name
+            compile_overlay(source, compiled)
+            patterns = (_PI_5,) if source.stem.endswith("-pi5") else _BOARDS
+            for pattern in patterns:
+                for tree in self.boot.glob(pattern):
+                    check_overlay(compiled, tree)
+
+    def _check_radios(self) -> None:
+        self.radios = check_radios(self.root, sorted(self.boot.glob("*.dtb")))
+        self._say(
+            f"firmware: every board's radio has its own, but for a Zero 2 W with {NOT_IN_DEBIAN}, "
+            "which Debian does not have; its owner adds it (deploy/YOUR-PI.md)"
         )
 
     def _add_device_trees(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from drivers.bus import Board
+from drivers.scan_buses import model_of
 from node.config.certificates import ending_soon
 from node.config.schema import Config
 from node.doctor.report import Step, from_sentence
@@ -57,7 +58,9 @@ def check_supply(board: Board) -> Step:
     found = read_throttled(board)
     name = "supply"
     if found is None:
-        return Step(name, "skipped", "not available: this is not a Raspberry Pi")
+        is_pi = model_of(board).startswith("Raspberry Pi")
+        why = "this kernel does not report it" if is_pi else "this is not a Raspberry Pi"
+        return Step(name, "skipped", f"not available: {why}")
     if found.under_voltage:
         return Step(
             name,

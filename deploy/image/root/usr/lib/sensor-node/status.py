@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parent))  # python3 -I leaves it out
 
 from card import BOOT, COMPOSED, CONFIG, RUN, STATUS, writable
 from safe_files import write_file
+from wifi import explain, networks_of, read_facts
 
 __all__ = ["compose"]
 
@@ -39,13 +40,15 @@ def main() -> int:
         show((COMPOSED / "status.txt").read_text(encoding="utf-8"), bad=_BAD.exists())
         return 0
     bad = _configuration_problems()
+    addresses = _addresses()
     text = compose(
         host=socket.gethostname(),
         unit=_unit(),
         bad_configuration=bad,
         problems=_panel_problems(),
-        addresses=_addresses(),
-        wifi_set_up=(RUN / "wpa_supplicant.conf").exists(),
+        addresses=addresses,
+        wired_without=_plugged_in() if not addresses else [],
+        wifi=_wifi(addresses),
         clock_set=Path("/run/systemd/timesync/synchronized").exists(),
         known=_known(),
     )
@@ -73,23 +76,32 @@ def compose(
     bad_configuration: list[str],
     problems: list[str],
     addresses: list[tuple[str, str]],
-    wifi_set_up: bool,
+    wired_without: list[str],
+    wifi: str | None,
     clock_set: bool,
     known: dict[str, Any],
 ) -> str:
-    """Return the text, without the line with its time."""
+    """Return the text, without the line with its time.
+
+    `wired_without`: the wired interfaces with a cable and without an address. `wifi`: why it gives
+    no address, "" if it does, None if wifi.toml names no network.
+    """
     health = known.get("health") or {}
     lines = ["", *_node_lines(unit, health, bad_configuration), ""]
     if addresses:
         lines += [f"Network: {address} on {name}" for name, address in addresses]
         lines.append(f"         also as {host}.local; ssh root@{host}.local with a key in ssh.txt")
-    else:
-        remedy = (
-            "is the name or the password in wifi.toml right?"
-            if wifi_set_up
-            else ("plug in a cable, or name your Wi-Fi in wifi.toml")
+    elif wired_without:
+        lines.append(
+            f"Network: NONE; the cable at {wired_without[0]} is plugged in, but the router has not "
+            "given this Pi an address; is DHCP on there? Restart the router"
         )
-        lines.append(f"Network: NONE; {remedy}")
+    elif wifi is None:
+        lines.append("Network: NONE; plug in a cable, or name your Wi-Fi in wifi.toml")
+    else:
+        lines.append(f"Network: NONE; {wifi}")
+    if addresses and wifi:
+        lines.append(f"Wi-Fi:   {wifi}")
     lines.append("Clock:   set by the network" if clock_set else "Clock:   not set yet")
     lines.append(f"Broker:  {health.get('broker', 'not tried yet')}")
     for name, sensor in sorted((health.get("sensors") or {}).items()):
@@ -170,6 +182,33 @@ def _addresses() -> list[tuple[str, str]]:
         if interface["ifname"] != "lo"
         for address in interface.get("addr_info", [])
     ]
+
+
+def _plugged_in() -> list[str]:
+    """Return the wired interfaces that a cable connects to something."""
+    try:
+        interfaces = json.loads(_run("ip", "-json", "link", "show", "up").stdout)
+    except ValueError:
+        return []
+    return [
+        interface["ifname"]
+        for interface in interfaces
+        if interface.get("link_type") == "ether"
+        and "LOWER_UP" in interface.get("flags", [])
+        and not Path("/sys/class/net", interface["ifname"], "phy80211").exists()
+    ]
+
+
+def _wifi(addresses: list[tuple[str, str]]) -> str | None:
+    """Return why the Wi-Fi gives no address; "" if it does; None if no network is named."""
+    try:
+        wanted = networks_of((RUN / "wpa_supplicant.conf").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    facts = read_facts(COMPOSED)
+    if any(name in facts.devices for name, _ in addresses):
+        return ""
+    return explain(facts, wanted)
 
 
 def _show_on_board(*, bad: bool) -> None:
