@@ -23,11 +23,12 @@ from drivers.chip_checks import (
     max31865_faults,
     max31865_limits,
     mcp9600_faults,
+    mlx90632_in_range,
     sen6x_invalid,
     stcc4_faults,
     tmp102_in_normal_mode,
 )
-from drivers.chip_reads import aht_frames, smbus_thermometer
+from drivers.chip_reads import aht_frames, ms8607_twice, smbus_thermometer
 from drivers.chip_row import ChipOption, ChipRow, Mark, Reads, Witness
 from drivers.dht_frame import signed_tenths
 
@@ -50,8 +51,16 @@ def _humidity(attribute: str = "relative_humidity", *, index: int | str | None =
     return Reads(HUMIDITY, attribute, index)
 
 
-def _pressure(low: float = 300.0, high: float = 1100.0, decimals: int = 1) -> Reads:
-    return Reads(Channel("pressure", "hPa", (float(low), float(high)), decimals), "pressure")
+def _pressure(
+    low: float = 300.0,
+    high: float = 1100.0,
+    decimals: int = 1,
+    *,
+    attribute: str = "pressure",
+    index: int | None = None,
+) -> Reads:
+    channel = Channel("pressure", "hPa", (float(low), float(high)), decimals)
+    return Reads(channel, attribute, index)
 
 
 def _id(register: int, *values: int, length: int = 1, mask: int = -1) -> Witness:
@@ -325,10 +334,12 @@ _AIR = (
         addresses=(0x76,),
         also_uses=(0x40,),
         reads=(
-            _celsius(-40, 85, 2),
+            _celsius(-40, 85, 2, "measurement", index=0),
             _humidity(),
-            _pressure(10, 2000),
+            _pressure(10, 2000, attribute="measurement", index=1),
         ),
+        prepare=ms8607_twice,
+        checked="pressure and temperature, which have no CRC, are measured twice",
         accuracy="±1 °C, ±3 %, ±2 hPa",
         noisy=True,
         source="TE Connectivity MS8607-02BA01, Performance specifications",
@@ -788,6 +799,9 @@ _INFRARED = (
         ),
         accuracy="object ±1 °C, ambient ±1 °C",
         source="Melexis MLX90632 (3901090632), accuracy tables",
+        ready="data_ready",
+        check=mlx90632_in_range,
+        checked="not the end of the converter's scale",
         settle_s=1.5,
         budget_s=5.0,
         witness=Witness(0x2409, 2, None),  # its product code

@@ -23,6 +23,7 @@ __all__ = [
     "max31865_faults",
     "max31865_limits",
     "mcp9600_faults",
+    "mlx90632_in_range",
     "sen6x_invalid",
     "stcc4_faults",
     "tmp102_in_normal_mode",
@@ -139,6 +140,30 @@ def tmp102_in_normal_mode(device: Any, bus: OwnedBus, address: int) -> None:
             "it is a TMP102 in its extended mode, in which its values would be read as half",
             "switch its power off and on; another program has set that mode",
         )
+
+
+# -- Infrared ------------------------------------------------------------------------------------
+
+_MLX90632_RAM = range(0x4003, 0x4009)  # RAM_4 to RAM_9: both measurements of the medical mode
+_ENDS_OF_SCALE = (b"\x7f\xff", b"\x80\x00")
+
+
+def mlx90632_in_range(device: Any, bus: OwnedBus, address: int) -> None:
+    """Refuse a measurement at the very end of the scale, and note that it was read.
+
+    Each measurement sets the flag `new_data` of REG_STATUS, and only a write clears it (3901090632,
+    "Measurement status"). The library reads a value in any case.
+    """
+    assert isinstance(bus, I2CBus)
+    word = bytearray(2)
+    for register in _MLX90632_RAM:
+        bus.writeto_then_readfrom(address, register.to_bytes(2, "big"), word)
+        if bytes(word) in _ENDS_OF_SCALE:
+            raise ImplausibleValue(
+                "the radiation is beyond the scale of the converter",
+                "is the object, or the sensor itself, hotter or colder than its range?",
+            )
+    device.reset_data_ready()
 
 
 # -- Thermocouples -------------------------------------------------------------------------------

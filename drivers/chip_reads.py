@@ -11,7 +11,15 @@ from typing import Any
 from drivers.errors import BadFrame
 from drivers.owned_bus import I2CBus, OwnedBus
 
-__all__ = ["AhtFrames", "SmbusThermometer", "aht_frames", "crc8", "smbus_thermometer"]
+__all__ = [
+    "AhtFrames",
+    "Ms8607Twice",
+    "SmbusThermometer",
+    "aht_frames",
+    "crc8",
+    "ms8607_twice",
+    "smbus_thermometer",
+]
 
 _NOISE = "noise, or a loose wire; check SDA, SCL and power"
 
@@ -140,3 +148,39 @@ def smbus_thermometer(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Sm
     """Replace the library's object, which ignores the packet error code."""
     assert isinstance(bus, I2CBus)
     return SmbusThermometer(bus, options["address"])
+
+
+_SAME_CELSIUS, _SAME_HPA = 0.5, 1.0
+"""How far two measurements of still air may be apart: many times the noise (MS8607-02BA01)."""
+
+
+class Ms8607Twice:
+    """An MS8607 whose temperature and pressure, sent without a CRC, are measured twice."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+
+    @property
+    def measurement(self) -> tuple[float, float]:
+        """Measure now, twice, and return °C and hPa.
+
+        Raises:
+            BadFrame: the two differ.
+        """
+        before = self._device.pressure_and_temperature
+        celsius, hpa = self._device.pressure_and_temperature
+        if abs(celsius - before[0]) > _SAME_CELSIUS or abs(hpa - before[1]) > _SAME_HPA:
+            now = f"{celsius:.2f} °C and {hpa:.2f} hPa"
+            raise BadFrame(f"{now} a moment after {before[0]:.2f} and {before[1]:.2f}", _NOISE)
+        return celsius, hpa
+
+    @property
+    def relative_humidity(self) -> float:
+        """Relative humidity in %, whose CRC the library checks."""
+        humidity: float = self._device.relative_humidity
+        return humidity
+
+
+def ms8607_twice(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Ms8607Twice:
+    """Read the library's object twice."""
+    return Ms8607Twice(device)

@@ -123,13 +123,22 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
             name="uptime",
             unit="s",
             decimals=0,
-            component="uptime",
-            device_class="duration",
-            state_class="",
             metric="uptime_seconds",
             help="Time since the node was started, as last recorded.",
         ),
     ] = 0
+    started: Annotated[
+        str | None,
+        Shown(
+            # As Home Assistant names such a time: it is shown as "12 hours ago", and it does not
+            # add a row to its database with each health.
+            name="uptime",
+            component="uptime",
+            device_class="timestamp",
+            state_class="",
+        ),
+    ] = None
+    """When the node was started; the same text until the clock is set."""
     cpu_temperature: Annotated[
         float | None,
         Shown(

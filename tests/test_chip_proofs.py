@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from support import FakeClock, TickingClock
 from test_catalogue import SIMULATED, driver_on_fake_time
@@ -15,6 +16,7 @@ from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorFault,
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, simulated_i2c_chip
 from drivers.sim.commands import SimulatedScd30, SimulatedSen66
+from drivers.sim.compensated import SimulatedMs8607Pressure
 from drivers.sim.room import Air
 
 AIR = Air(19.5, 45.6, 987.6)
@@ -346,4 +348,63 @@ def test_an_identification_that_nobody_has_names_no_driver(bench):
 def test_every_row_says_what_proves_a_value():
     """But for what nothing proves: those are known by name."""
     unproved = {row.name for row in CATALOGUE if proof_of(row) == "its range alone"}
-    assert unproved <= {"seesaw", "mlx90632"}
+    assert unproved <= {"seesaw"}
+
+
+def test_an_mlx90632_is_read_once_for_each_measurement(bench):
+    """The library reads its words at any time, and they stand there when nothing is measured."""
+    sensor = bench.wire("mlx90632")
+    for celsius in (19.5, 19.7):
+        bench.air = msgspec.structs.replace(bench.air, temperature=celsius)
+        measurement = sensor.read()
+        assert measurement["temperature"] == pytest.approx(celsius, abs=0.1)
+        assert measurement["ambient"] == pytest.approx(celsius, abs=0.05)
+    bench.chip("mlx90632").measured = False
+    with pytest.raises(SensorError):
+        sensor.read()
+
+
+def test_an_mlx90632_at_the_end_of_its_scale_is_refused(bench):
+    sensor = bench.wire("mlx90632")
+    sensor.read()
+    bench.chip("mlx90632").saturated = True
+    with pytest.raises(ImplausibleValue, match="beyond the scale"):
+        sensor.read()
+
+
+def test_a_simulated_ms8607_compensates_as_the_example_of_its_datasheet():
+    """MS8607-02BA01, figures 7 and 8: D1 = 6465444, D2 = 8077636."""
+    chip = SimulatedMs8607Pressure(lambda: Air(20.0, 50.0, 1100.0))
+    celsius, hpa = chip.compensated(8_077_636, 6_465_444)
+    assert celsius == pytest.approx(20.00, abs=0.005)
+    assert hpa == pytest.approx(1100.02, abs=0.05)
+
+
+@pytest.mark.parametrize("bit", [20, 21, 22, 23])
+def test_a_wrong_bit_in_a_conversion_of_an_ms8607_is_seen(bench, bit):
+    """It sends no CRC with pressure and temperature."""
+    sensor = bench.wire("ms8607")
+    sensor.read()
+    chip = bench.chip("ms8607")
+    convert, conversions = chip._convert, iter([1 << bit, 0, 0, 0])
+    chip._convert = lambda command: convert(command) ^ next(conversions)
+    with pytest.raises((BadFrame, ImplausibleValue)):
+        sensor.read()
+
+
+def test_a_wrong_bit_in_the_humidity_of_an_ms8607_is_seen(bench):
+    sensor = bench.wire("ms8607")
+    sensor.read()
+    humidity = bench._board.i2c_ports[1].chips[0x40]
+    humidity.damage = flipping(5, 3)
+    with pytest.raises(SensorError, match="CRC"):
+        sensor.read()
+
+
+@pytest.mark.parametrize("celsius", [-30.0, 5.0, 19.5, 60.0])
+def test_an_ms8607_reads_what_there_is(bench, celsius):
+    bench.air = msgspec.structs.replace(bench.air, temperature=celsius)
+    measurement = bench.wire("ms8607").read()
+    assert measurement["temperature"] == pytest.approx(celsius, abs=0.05)
+    assert measurement["humidity"] == pytest.approx(bench.air.humidity, abs=0.1)
+    assert measurement["pressure"] == pytest.approx(bench.air.pressure, abs=0.2)

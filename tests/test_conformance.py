@@ -30,12 +30,10 @@ from drivers.conformance import Conformance, NotConformant, example_options
 from drivers.errors import SensorError, SensorNotFound, as_sensor_error
 from drivers.registry import driver_names, find_driver
 from drivers.sim.board import SimulatedBoard
-from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
 from drivers.sim.dead import DEATHS
 from node.config.load import ConfigError, load
 
 ROWS = {row.name: row for row in CATALOGUE}
-NOT_SIMULATED = ROWS.keys() - {*I2C_CHIPS, *SPI_CHIPS}
 
 SUBJECTS: dict[str, tuple[str, dict[str, object] | None]] = {
     **{name: (name, None) for name in driver_names() if not find_driver(name).computed},
@@ -73,7 +71,7 @@ def test_a_driver_declares_what_it_is(conformance, subject):
     conformance(subject).check_declaration()
 
 
-@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s not in NOT_SIMULATED])
+@every_subject
 def test_a_driver_reads_what_it_declares(conformance, subject):
     conformance(subject).check_readings()
 

@@ -13,6 +13,8 @@ from node.homeassistant.discovery import is_of_host
 from node.mqtt.connection import SHORT_LIFE_S, SHORT_LIVES, BrokerConnection
 from node.mqtt.events import Connected, Disconnected
 from node.mqtt.reasons import UNSPECIFIED, Reason
+from node.report.start_time import StartTime
+from node.system.clock import utc_text
 from node.system.host import Vitals
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +53,33 @@ def test_what_is_known_of_the_computer_is_a_row_each():
     assert of_host == {field.name for field in msgspec.structs.fields(Vitals)}
     assert all(is_of_host(rows[field].component) for field in of_host)
     assert not is_of_host("uptime")
+
+
+def test_the_start_is_one_text_whatever_the_clocks_do(clock):
+    """A row of Home Assistant's database for each jitter of a second would be one a minute."""
+    start, at_s = StartTime(clock), clock.wall_s
+    said = set()
+    for shift_s in (0.0, 0.4, 0.6, -0.6, 1.4, -0.3, 1.9):
+        clock.now_s += 60
+        clock.wall_s = at_s + (clock.now_s - 1000) + shift_s
+        said.add(start.text())
+    assert said == {utc_text(round(at_s) * 1000)}
+    clock.in_sync = False
+    assert start.text() in said, "it was known"
+
+
+def test_the_start_is_not_known_before_the_clock_and_follows_it_when_it_is_set(clock):
+    clock.in_sync = False
+    clock.wall_s = 0.0
+    start = StartTime(clock)
+    clock.now_s += 30
+    assert start.text() is None
+    clock.in_sync = True
+    clock.wall_s = 1_790_000_030.2
+    assert start.text() == utc_text(1_790_000_000_000)
+    clock.now_s += 60
+    clock.wall_s += 60 + 3600
+    assert start.text() == utc_text(1_790_003_600_000)
 
 
 def test_what_is_known_of_the_computer_in_words():

@@ -154,6 +154,13 @@ def test_what_the_computer_cannot_tell_is_not_announced(tmp_path):
     assert diagnostic == set(many) - {"read", "restart"}
 
 
+def test_uptime_is_the_time_of_the_start_so_that_it_stays_the_same(tmp_path):
+    uptime = message(load(tmp_path, ""))["cmps"]["uptime"]
+    assert uptime["dev_cla"] == "timestamp"
+    assert uptime["val_tpl"] == "{{ value_json['started'] | default('') }}"
+    assert not {"unit_of_meas", "stat_cla", "sug_dsp_prc"} & set(uptime)
+
+
 def test_only_allowed_commands_have_a_button(tmp_path):
     some = message(load(tmp_path, '[commands]\nallow = ["read"]\n'))["cmps"]
     assert [key for key, c in some.items() if c["p"] == "button"] == ["read"]

@@ -10,6 +10,8 @@ import itertools
 import math
 import struct
 import subprocess
+from functools import partial
+from itertools import pairwise
 
 import adafruit_dht  # noqa: F401, so that it is put on the fake clock
 import pytest
@@ -272,7 +274,9 @@ def test_a_stuck_sensor_says_the_same_again_and_again(bench, sensor, kind):
         for elapsed_s in range(int(AFTER_S) + 10, int(AFTER_S + FOR_S) - 10, 40):
             subject.at(elapsed_s)
             seen.append(subject.read())
-        assert (seen[1:] == seen[:-1]) is alike
+        # The MLX90632's library corrects a value by the one before.
+        same = partial(pytest.approx, abs=0.002 if sensor == "mlx90632" else 0.0, rel=0.0)
+        assert all(now == same(before) for before, now in pairwise(seen)) is alike
         subject.at(AFTER_S + FOR_S + 1)
         subject.believes_the_air()
 
@@ -325,7 +329,7 @@ def test_a_spike_beyond_a_sensors_range_is_refused_or_a_value_that_it_can_mean(
         ("max31855", {"unplug", "spike", "drift", "stuck"}),
         ("mcp3008", {"unplug", "spike", "drift", "stuck"}),
         ("cpu", {"hang", "slow", "spike", "drift", "stuck"}),
-        ("ms8607", set()),
+        ("ms8607", set(KINDS) - {"power-on"}),
     ],
 )
 def test_a_sensor_can_have_what_its_bus_can(sensor, kinds):

@@ -9,6 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.dht_edges import EdgesDht
 from drivers.errors import SensorError
 from drivers.owned_bus import I2CBus, SPIBus
-from drivers.sim.chips import simulated_i2c_chip, simulated_spi_chip
+from drivers.sim.chips import CHIPS_BESIDE, simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, LibraryDht
 from drivers.sim.i2c import SimulatedChip, SimulatedI2C
 from drivers.sim.kernel_tree import Content, KernelTree, SimulatedDevice, serve, simulated_device
@@ -68,6 +69,14 @@ def _remove(folder: Path) -> None:
         if not folder.exists():
             return
         time.sleep(0.01)
+
+
+def _with_faults(make: Callable[[], SimulatedChip], part: _Part) -> SimulatedChip:
+    if part.plan is None:
+        return make()
+    from drivers.sim.broken import FaultyChip
+
+    return FaultyChip(make, part.plan)
 
 
 class SimulatedBoard:
@@ -175,12 +184,9 @@ class SimulatedBoard:
         if isinstance(shared, SimulatedAds1115) and part.plan is None:
             _wire_input(shared, part)  # each of its inputs is a separate sensor
             return
-        chip = make()
-        if part.plan is not None:
-            from drivers.sim.broken import FaultyChip
-
-            chip = FaultyChip(make, part.plan)
-        chips[options.address] = chip
+        chips[options.address] = _with_faults(make, part)
+        for address, make_beside in CHIPS_BESIDE.get(part.driver, {}).items():
+            chips[address] = _with_faults(partial(make_beside, part.air), part)
 
     def _attach_label(self, part: _Part) -> None:
         from drivers.ble.sensor import BleOptions, key_of

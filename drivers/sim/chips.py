@@ -23,6 +23,7 @@ from drivers.sim.commands import (
     SimulatedShtc3,
     SimulatedStcc4,
 )
+from drivers.sim.compensated import SimulatedMlx90632, SimulatedMs8607Pressure
 from drivers.sim.humidity import (
     SimulatedAht20,
     SimulatedHtu21d,
@@ -46,6 +47,7 @@ from drivers.sim.thermometers import (
 )
 
 __all__ = [
+    "CHIPS_BESIDE",
     "I2C_CHIPS",
     "SPI_CHIPS",
     "NotSimulated",
@@ -69,6 +71,8 @@ _PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
     "htu31d": SimulatedHtu31d,
     "mcp9808": SimulatedMcp9808,
     "mlx90614": SimulatedMlx90614,
+    "mlx90632": SimulatedMlx90632,
+    "ms8607": SimulatedMs8607Pressure,
     "pct2075": SimulatedPct2075,
     "seesaw": SimulatedSeesaw,
     "sht31d": SimulatedSht3x,
@@ -84,6 +88,11 @@ _PERIODIC: dict[str, Callable[[_Air, Clock], SimulatedChip]] = {
     "sen63c": SimulatedSen63c,
     "sen66": SimulatedSen66,
 }
+
+CHIPS_BESIDE: dict[str, dict[int, Callable[[_Air], SimulatedChip]]] = {
+    "ms8607": {0x40: SimulatedHtu21d}
+}
+"""Driver -> the further chips of its sensor, by their addresses."""
 
 I2C_CHIPS = tuple(sorted((*_PLAIN, *_PERIODIC, *BYTE_LAYOUTS, *WORD_LAYOUTS)))
 """Drivers with a simulated chip."""

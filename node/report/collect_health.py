@@ -26,6 +26,7 @@ def collect_health(
     config: str,
     clock: Clock,
     started_s: float,
+    started: str | None,
     board: Board,
     link: BrokerConnection,
     outbox: Outbox,
@@ -40,7 +41,8 @@ def collect_health(
     notice: str = "",
     bad_configuration: str = "",
 ) -> Health:
-    """Return the present health; `started_s` is the monotonic time at which the node began.
+    """Return the present health; `started_s` is the monotonic time at which the node began, and
+    `started` the time of day.
 
     `config`: the digest of the configuration file. `simulated`: the hardware is not real. `tls`
     names the certificates of the node. `name_problem`: a problem with the node's name. `left_out`:
@@ -91,6 +93,7 @@ def collect_health(
         clock="synced" if clock.synced() else "unsynced",
         simulated=simulated,
         uptime_s=round(clock.monotonic() - started_s),
+        started=started,
         **msgspec.structs.asdict(vitals),
         broker=link.described,
         connected=link.connected,

@@ -33,6 +33,7 @@ from node.report.opening import Opening
 from node.report.own_topics import OwnTopics
 from node.report.refill import refill_windows
 from node.report.sensor_topics import SensorTopics
+from node.report.start_time import StartTime
 from node.report.topic_list import current_topics
 from node.sensors.scheduler import Measured
 from node.sensors.sensor import Sensor
@@ -163,6 +164,7 @@ class Reporter:
         """When other due work may be done, so that readings are sent first."""
         self._clock_known = False
         self._started_s = clock.monotonic()
+        self._start_time = StartTime(clock)
         self._health_at_s = self._save_at_s = self._started_s
         self._health_stale = True
         self._health_waits = False
@@ -426,6 +428,7 @@ class Reporter:
             config=self._config_digest,
             clock=self._clock,
             started_s=self._started_s,
+            started=self._start_time.text(),
             board=self._board,
             link=self._link,
             outbox=self._outbox,
