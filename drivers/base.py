@@ -30,6 +30,7 @@ __all__ = [
     "Measurement",
     "Options",
     "Primed",
+    "Simulate",
     "fault_of",
     "refuse_implausible",
 ]
@@ -216,6 +217,18 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
     """What a person recognizes it by."""
 
 
+class Simulate(Protocol):
+    """Puts simulated hardware under a sensor, for `--simulate` and the conformance suite."""
+
+    def __call__(self, options: Any, board: Any, air: Callable[[], Any], /) -> None:
+        """Attach to `board` what the driver reads with `options`.
+
+        `board` is a `drivers.sim.board.SimulatedBoard`. `air()` is what the sensor measures now, a
+        `drivers.sim.room.Air`: temperature in °C, humidity in %, pressure in hPa.
+        """
+        ...
+
+
 class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known about a driver before any hardware is touched."""
 
@@ -256,6 +269,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Values of earlier versions: option, value, and the value that has taken its place."""
     scan_s: float = 5.0
     """How long `scan` may take before it is given up."""
+    simulate: Simulate | None = None
+    """Puts a simulated sensor on a board; without it, only drivers of ours can be simulated."""
     preload: tuple[str, ...] = ()
     """Modules to import on the main thread before signal handlers are set."""
 

@@ -9,15 +9,18 @@ sleep only through its clock. For authors of boards: `drivers.hardware` is the r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from drivers.ports import (
     Advertisement,
+    ByteStream,
     Clock,
     DhtSensor,
     I2CPort,
     Radio,
+    SerialSettings,
     SPIPort,
     SystemTime,
 )
@@ -28,13 +31,17 @@ if TYPE_CHECKING:  # drivers that only read files do not need them
 __all__ = [
     "Advertisement",
     "Board",
+    "ByteStream",
     "Clock",
     "DhtSensor",
     "I2CPort",
     "Radio",
     "SPIPort",
+    "SerialSettings",
     "SystemTime",
 ]
+
+_Shared = TypeVar("_Shared")
 
 
 class Board(Protocol):
@@ -48,6 +55,26 @@ class Board(Protocol):
 
     def spi(self, bus: int, select: int) -> SPIBus:
         """Return the chip at chip select `select` of bus `bus` (`/dev/spidev<bus>.<select>`)."""
+        ...
+
+    def serial(self, port: str, settings: SerialSettings) -> ByteStream:
+        """Open the serial port `port` ("/dev/ttyUSB0"), for this caller alone.
+
+        Raises:
+            SensorError: the port is missing, busy or not permitted.
+        """
+        ...
+
+    def tcp(self, host: str, port: int, *, within_s: float) -> ByteStream:
+        """Connect to `host`, waiting at most `within_s` for it.
+
+        Raises:
+            SensorError: the name is unknown, or the connection is refused or not answered.
+        """
+        ...
+
+    def shared(self, key: str, make: Callable[[], _Shared]) -> _Shared:
+        """Return the object that all sensors with `key` share; `make` makes it for the first."""
         ...
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:

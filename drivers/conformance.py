@@ -114,7 +114,7 @@ class Conformance:
     def check_readings(self) -> None:
         """Check that a healthy sensor gives each channel, can be closed twice, and reopened."""
         board = SimulatedBoard(self._clock)
-        board.attach(self._info.name, self._options)
+        board.attach(self._info.name, self._options, simulate=self._info.simulate)
         self._attach(board)
         for _ in range(2):
             sensor = self._opened(board)
@@ -130,7 +130,8 @@ class Conformance:
     def _check_against_declared(self, channels: tuple[Channel, ...]) -> None:
         """Check that an open sensor has its driver's channels, perhaps in narrower ranges."""
         self._check_channels(channels)
-        declared = {channel.name: channel for channel in self._info.channels}
+        channels_declared = self._info.channels_with(self._options)
+        declared = {channel.name: channel for channel in channels_declared}
         opened = {channel.name: channel for channel in channels}
         if not self._info.more_channels:
             _expect(
@@ -157,7 +158,7 @@ class Conformance:
         Return None if the driver did not use the board at all.
         """
         board = DeadBoard(death, self._clock)
-        board.attach(self._info.name, self._options)
+        board.attach(self._info.name, self._options, simulate=self._info.simulate)
         failure: SensorError | None = None
         for _ in range(2):
             failure = self._failure(board, death)

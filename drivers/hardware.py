@@ -10,10 +10,11 @@ import contextlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from drivers.bus import Clock, DhtSensor, I2CPort, Radio, SystemTime
+from drivers.bus import ByteStream, Clock, DhtSensor, I2CPort, Radio, SerialSettings, SystemTime
 from drivers.errors import MissingSupport, SensorNotFound, permission_hint
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["HardwareBoard"]
 
 _MODEL = Path("/proc/device-tree/model")
+_Shared = TypeVar("_Shared")
 
 
 class HardwareBoard:
@@ -32,6 +34,7 @@ class HardwareBoard:
         self._i2c: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
         self._radios: dict[str, Radio] = {}
+        self._shared: dict[str, Any] = {}
         if not _MODEL.exists():
             # Blinka does not know this kind of board: keep it from guessing, and from printing
             # its guess to standard output.
@@ -50,6 +53,22 @@ class HardwareBoard:
 
             self._spi[bus, select] = SPIBus(_SpiDevice(bus, select), self.clock)
         return self._spi[bus, select]
+
+    def serial(self, port: str, settings: SerialSettings) -> ByteStream:
+        from drivers.streams import open_serial
+
+        return open_serial(port, settings)
+
+    def tcp(self, host: str, port: int, *, within_s: float) -> ByteStream:
+        from drivers.streams import open_tcp
+
+        return open_tcp(host, port, within_s=within_s)
+
+    def shared(self, key: str, make: Callable[[], _Shared]) -> _Shared:
+        if key not in self._shared:
+            self._shared[key] = make()
+        shared: _Shared = self._shared[key]
+        return shared
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
         if backend == "edges":

@@ -21,6 +21,7 @@ _NEW_DEVICE = (
     "/sys/bus/i2c/devices/i2c-1/new_device, after each boot; then sensor-node scan prints its "
     'table, with driver = "sysfs"'
 )
+_MODBUS = 'speaks Modbus: driver = "modbus" with model = "{}"'
 _NOT_READ = "is not read by any driver here"
 
 # Words, as `spelled` returns them, and their meaning.
@@ -75,7 +76,17 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("hdc2010", _NEW_DEVICE.format("hdc2010 0x40")),
     ("hdc2080", _NEW_DEVICE.format("hdc2080 0x40")),
     ("tsys01", _NEW_DEVICE.format("tsys01 0x77")),
-    ("modbus rs485 xymd02 xymd03 xymd04", f"speaks Modbus, and {_NOT_READ}"),
+    ("xymd02 xymd01 md02", _MODBUS.format("xy-md02")),
+    ("xymd03", _MODBUS.format("xy-md03")),
+    ("xymd04", _MODBUS.format("xy-md04")),
+    ("sht20rs485 sht20modbus", _MODBUS.format("sht20")),
+    ("cwt cwtth cwtth01s cwtth02s cwtth03s cwtth04s cwtth05s", _MODBUS.format("cwt-th")),
+    ("rsws rswsn01 rswsn01x renke", _MODBUS.format("rs-ws")),
+    ("r4dcb08 eletechsup", _MODBUS.format("r4dcb08")),
+    ("pt21a01", _MODBUS.format("pt21a01")),
+    ("pta8c04", _MODBUS.format("pta8c04")),
+    ("pta8d08", _MODBUS.format("pta8d08")),
+    ("cwttm8pt cwttm8pt100 cwttm8pt1000", _MODBUS.format("cwt-tm-8pt")),
     (
         "dht12 am2311 am2315 sht1x sht10 sht11 sht15 sht7x sht71 sht75 bme690 mlx90615 mlx90621 "
         "mlx90640 mlx90641 ads1015 sen50 sen54 sen55 lps22hh ccs811 sgp30 sgp40 sgp41 bh1750 "

@@ -68,10 +68,15 @@ def drivers_matching(word: str) -> list[DriverInfo]:
 
 
 def bus_kind(info: DriverInfo) -> str:
-    """Return "I2C", "SPI", "1-Wire", "GPIO" or "Bluetooth", by the driver's options; else ""."""
+    """Return "I2C", "SPI", "1-Wire", "GPIO", "Bluetooth" or "serial", by the driver's options.
+
+    "" for other drivers.
+    """
     keys = set(info.options.__struct_encode_fields__)
     if "adapter" in keys:
         return "Bluetooth"
+    if "port" in keys:
+        return "serial"
     if keys & {"select", "clock_pin"}:
         return "SPI"
     if {"bus", "address"} <= keys:

@@ -20,6 +20,8 @@ from drivers.base import DriverInfo
 __all__ = ["install_command", "is_installed", "missing_package"]
 
 _PROJECT = "pi-sensor-node"
+_MODULES = {"modbus": "minimalmodbus"}
+"""Extra -> its module and package, of drivers that are not rows of the catalogue."""
 
 
 def is_installed(module: str) -> bool:
@@ -29,6 +31,9 @@ def is_installed(module: str) -> bool:
 
 def missing_package(info: DriverInfo) -> str:
     """Return the package that `info` needs and this environment lacks; "" if installed."""
+    if info.extra in _MODULES:
+        module = _MODULES[info.extra]
+        return "" if is_installed(module) else module
     from drivers.catalogue import CATALOGUE
 
     if info.extra == "ble":

@@ -1,4 +1,4 @@
-"""The protocols below a driver's bus: a clock, the ports of buses, and a DHT's line.
+"""The protocols below a driver's bus: a clock, the ports of buses, a DHT's line, a stream of bytes.
 
 `drivers.hardware` and `drivers.sim` implement them; a driver uses them through `drivers.bus`.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 __all__ = [
     "Advertisement",
+    "ByteStream",
     "Clock",
     "DhtSensor",
     "I2CPort",
     "Radio",
     "SPIPort",
+    "SerialSettings",
     "SystemTime",
 ]
 
@@ -148,3 +150,40 @@ class Radio(Protocol):
             SensorError: nothing can be heard.
         """
         ...
+
+
+class SerialSettings(msgspec.Struct, frozen=True):
+    """The settings of a serial line, which all its ends share: bits per second and framing."""
+
+    baud: int = 9600
+    parity: Literal["none", "even", "odd"] = "none"
+    stop_bits: Literal[1, 2] = 1
+
+    def __str__(self) -> str:
+        """Return "9600 baud 8N1"."""
+        return f"{self.baud} baud 8{self.parity[0].upper()}{self.stop_bits}"
+
+
+class ByteStream(Protocol):
+    """An open serial port or TCP connection, with the methods that pyserial's `Serial` has."""
+
+    timeout: float
+    """The most seconds that `read` waits."""
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, or those that have come within `timeout`.
+
+        Raises:
+            OSError: the port or the connection is gone.
+        """
+        ...
+
+    def write(self, sent: bytes) -> object:
+        """Send all of `sent`; raise OSError if the port or the connection is gone."""
+        ...
+
+    def reset_input_buffer(self) -> None:
+        """Forget what has come and was not read."""
+        ...
+
+    def close(self) -> None: ...

@@ -30,6 +30,7 @@ _BUILT_IN = {
     "mcp3008": "drivers.mcp3008:MCP3008",
     "mcp3204": "drivers.mcp3008:MCP3204",
     "mcp3208": "drivers.mcp3008:MCP3208",
+    "modbus": "drivers.modbus:MODBUS",
     "sysfs": "drivers.sysfs:SYSFS",
 }
 

@@ -28,6 +28,7 @@ from drivers.bus import Board
 from drivers.catalogue import CATALOGUE
 from drivers.conformance import Conformance, NotConformant, example_options
 from drivers.errors import SensorError, SensorNotFound, as_sensor_error
+from drivers.modbus_models import Register
 from drivers.registry import driver_names, find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.dead import DEATHS
@@ -41,6 +42,12 @@ SUBJECTS: dict[str, tuple[str, dict[str, object] | None]] = {
     "dht22 kernel": ("dht22", {"pin": 4, "backend": "kernel"}),
     "sysfs by path": ("sysfs", {"path": "/sys/class/hwmon/hwmon0/temp1_input"}),
     "sysfs dht11": ("sysfs", {"name": "dht11"}),
+    "modbus tcp": ("modbus", {"host": "10.0.0.1", "model": "cwt-th"}),
+    "modbus r4dcb08": ("modbus", {"port": "/dev/ttyUSB0", "model": "r4dcb08", "inputs": (1, 3)}),
+    "modbus registers": (
+        "modbus",
+        {"port": "/dev/ttyUSB0", "registers": {"temperature": Register(register=7)}},
+    ),
 }
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
 

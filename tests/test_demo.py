@@ -65,6 +65,32 @@ def test_there_are_readings_of_every_sensor_and_all_is_well():
     assert said == ""
 
 
+def test_it_has_more_kinds_of_sensors_when_asked_to():
+    """Both devices of the simulated RS-485 line, and all channels of each."""
+    wanted = {"barn": {"temperature", "humidity"}, "silo": {"temperature_1", "temperature_2"}}
+
+    def states(out: str) -> dict[str, set[str]]:
+        messages = [json.loads(line) for line in out.splitlines()]
+        return {
+            m["topic"].split("/")[2]: wanted.get(m["topic"].split("/")[2], set()) & {*m["payload"]}
+            for m in messages
+            if m["topic"].endswith("/state")
+        }
+
+    out, _ = output_until(
+        [SENSOR_NODE, "demo", "--json", "--with", "modbus"],
+        lambda out: wanted.items() <= states(out).items(),
+    )
+    assert wanted.items() <= states(out).items()
+
+
+def test_a_kind_that_it_does_not_have_is_named():
+    command = [SENSOR_NODE, "demo", "--with", "modbus,zigbee"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert '"zigbee" is none of modbus' in done.stderr
+
+
 def test_it_ends_by_itself_after_so_many_seconds():
     command = [SENSOR_NODE, "demo", "--seconds", "1", "--json"]
     subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S)

@@ -46,7 +46,7 @@ from drivers.sim.room import Air, Climate, Room
 ROWS = {row.name for row in CATALOGUE}
 AFTER_S, FOR_S = 100.0, 500.0
 
-_WITH_OPTIONS = ("ble", "dht11", "dht22", "sysfs")
+_WITH_OPTIONS = ("agree", "ble", "dht11", "dht22", "modbus", "sysfs")
 SENSORS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in driver_names() if name not in _WITH_OPTIONS},
     **{
@@ -64,6 +64,8 @@ SENSORS: dict[str, tuple[str, dict[str, object]]] = {
     "sysfs scd4x": ("sysfs", {"name": "scd4x"}),
     "sysfs dht11": ("sysfs", {"name": "dht11"}),
     "sysfs lm75": ("sysfs", {"name": "lm75"}),
+    "modbus": ("modbus", {"port": "/dev/ttyUSB0", "model": "xy-md02"}),
+    "modbus tcp": ("modbus", {"host": "10.0.0.1", "model": "cwt-th"}),
     "mcp3008 thermistor": ("mcp3008", {"sensor": "thermistor"}),
 }
 
@@ -182,14 +184,15 @@ def test_a_sensor_with_the_fault_gives_no_reading_and_comes_back(bench, sensor, 
 
 @with_kind("hang")
 def test_a_sensor_that_hangs_is_given_up_or_blocks_until_it_hangs_no_more(bench, sensor, kind):
-    """On I2C an adapter gives up by itself; a file, or a capture of pulses, keeps its reader."""
+    """On I2C an adapter gives up by itself, and Modbus has a timeout; a file keeps its reader."""
     subject = bench(sensor, kind)
     subject.believes_the_air()
     subject.at(AFTER_S + 1)
-    if "i2c" in subject.options.bus():
+    if "i2c" in subject.options.bus() or subject.info.name == "modbus":
         # AM2320's library swallows what the bus says.
         with pytest.raises(
-            (SensorTimeout, BadFrame), match=r"the bus is held|no result within|wakeup"
+            (SensorTimeout, BadFrame, SensorNotFound),
+            match=r"the bus is held|no result within|wakeup|cut short|no answer",
         ):
             subject.read()
         assert subject.clock.now_s - subject._start_s < AFTER_S + 1 + subject.info.read_budget_s
@@ -222,6 +225,9 @@ def test_a_sensor_that_hangs_is_given_up_or_blocks_until_it_hangs_no_more(bench,
         ("sysfs file", "crc", BadFrame, "Input/output error"),
         ("sysfs bmp280", "unplug", SensorNotFound, "has gone"),
         ("sysfs bmp280", "crc", BadFrame, "Input/output error"),
+        ("modbus", "unplug", SensorNotFound, "no answer within 0.5 s"),
+        ("modbus", "crc", BadFrame, "wrong checksum"),
+        ("modbus", "hang", BadFrame, "cut short"),
     ],
 )
 def test_the_driver_says_what_it_would_say_on_a_pi(bench, sensor, kind, error, says):
@@ -323,6 +329,8 @@ def test_a_spike_beyond_a_sensors_range_is_refused_or_a_value_that_it_can_mean(
         ("ds18b20", set(KINDS)),
         ("dht22", set(KINDS) - {"power-on"}),
         ("sysfs file", set(KINDS) - {"power-on"}),
+        ("modbus", set(KINDS) - {"power-on"}),
+        ("modbus tcp", set(KINDS) - {"power-on", "crc"}),
         ("bme280", set(KINDS) - {"crc"}),
         ("sht31d", set(KINDS) - {"power-on"}),
         ("ahtx0", set(KINDS) - {"power-on"}),

@@ -11,15 +11,15 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from drivers.base import Options
-from drivers.bus import Clock, DhtSensor, Radio, SystemTime
+from drivers.bus import ByteStream, Clock, DhtSensor, Radio, SerialSettings, SystemTime
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.dht_edges import EdgesDht
-from drivers.errors import SensorError
+from drivers.errors import SensorError, SensorNotFound
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.chips import CHIPS_BESIDE, simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, LibraryDht
@@ -31,10 +31,13 @@ from drivers.sim.spi import SimulatedSPI
 from drivers.sim.thermometers import SimulatedAds1115
 
 if TYPE_CHECKING:
+    from drivers.base import Simulate
     from drivers.sim.faults import Fault, FaultPlan
     from drivers.sim.radio import SimulatedRadio
 
 __all__ = ["SimulatedBoard"]
+
+_Shared = TypeVar("_Shared")
 
 _ONE_WIRE = "/sys/bus/w1/devices"
 _BLUETOOTH = "/sys/class/bluetooth"
@@ -97,8 +100,11 @@ class SimulatedBoard:
         """Kernel path -> content of that file."""
         self.spi_ports: dict[tuple[int, int], SimulatedSPI] = {}
         self.radios: dict[str, SimulatedRadio] = {}
+        self.streams: dict[str, ByteStream] = {}
+        """Serial port, or "host:port" -> what is at the other end."""
         self._buses: dict[int, I2CBus] = {}
         self._spi: dict[tuple[int, int], SPIBus] = {}
+        self._shared: dict[str, Any] = {}
         self._factory: Any = None
         self._root = Path(tempfile.mkdtemp(prefix="sensor-node-sim-"))
         weakref.finalize(self, _remove, self._root)
@@ -108,9 +114,17 @@ class SimulatedBoard:
     def _inside(self, absolute: str) -> Path:
         return self._root / absolute.lstrip("/")
 
-    def attach(self, driver: str, options: Options, faults: Sequence[Fault] = ()) -> None:
-        """Wire up the hardware that the driver `driver` expects; nothing for an unknown driver.
+    def attach(
+        self,
+        driver: str,
+        options: Options,
+        faults: Sequence[Fault] = (),
+        *,
+        simulate: Simulate | None = None,
+    ) -> None:
+        """Wire up the hardware that the driver `driver` expects.
 
+        `simulate` does it for a driver that this board does not know (`DriverInfo.simulate`).
         `faults` must be among the sensor's `drivers.sim.faults.fault_kinds`.
         """
         spot = f"{driver} {options.where()}"
@@ -125,7 +139,9 @@ class SimulatedBoard:
 
             plan = FaultPlan(faults, self.room, self.clock, spot)
             part = msgspec.structs.replace(part, air=plan.air, plan=plan)
-        if driver in ("dht22", "dht11"):
+        if simulate is not None:
+            simulate(options, self, air if part.plan is None else part.plan.air)
+        elif driver in ("dht22", "dht11"):
             self._attach_dht(part)
         elif driver == "ds18b20":
             self._attach_one_wire(part)
@@ -137,6 +153,8 @@ class SimulatedBoard:
             self._attach_analog(part)
         elif driver == "ble":
             self._attach_label(part)
+        elif driver == "modbus":
+            self._attach_modbus(part)
         elif driver == "sysfs" and given["path"] is None:
             self.kernel.number = 10  # higher than numbers configured by path
             parent = given["device"] or f"1-{0x40 + len(self.kernel.devices):04x}"
@@ -208,6 +226,25 @@ class SimulatedBoard:
             chip = FaultySpiChip(chip, part.plan)
         self._spi_port(options.bus_number, options.select).chip = chip
 
+    def _attach_modbus(self, part: _Part) -> None:
+        from drivers.modbus import ModbusOptions
+        from drivers.sim import modbus as sim
+
+        options = part.options
+        assert isinstance(options, ModbusOptions)
+        line = self.streams.get(options.bus())
+        if line is None:
+            is_tcp = options.host is not None and options.framing == "tcp"
+            line = (sim.SimulatedGateway if is_tcp else sim.SimulatedLine)(self.clock)
+            self.streams[options.bus()] = line
+        assert isinstance(line, sim.SimulatedLine)
+        device = line.devices.setdefault(options.unit, sim.SimulatedDevice(options.unit))
+        sim.hold_air(device, options.entries(), part.air)
+        if options.model is not None:
+            sim.hold_id(device, options.model)
+        if part.plan is not None:
+            sim.break_device(device, part.plan)
+
     def _attach_device(self, part: _Part, device: SimulatedDevice) -> None:
         if part.plan is not None:
             from drivers.sim.broken import break_device
@@ -260,6 +297,23 @@ class SimulatedBoard:
         if (bus, select) not in self._spi:
             self._spi[bus, select] = SPIBus(self._spi_port(bus, select), self.clock)
         return self._spi[bus, select]
+
+    def serial(self, port: str, settings: SerialSettings) -> ByteStream:
+        return self._stream(port)
+
+    def tcp(self, host: str, port: int, *, within_s: float) -> ByteStream:
+        return self._stream(f"{host}:{port}")
+
+    def _stream(self, name: str) -> ByteStream:
+        if name not in self.streams:
+            raise SensorNotFound(f"{name} does not exist", "nothing is simulated there")
+        return self.streams[name]
+
+    def shared(self, key: str, make: Callable[[], _Shared]) -> _Shared:
+        if key not in self._shared:
+            self._shared[key] = make()
+        shared: _Shared = self._shared[key]
+        return shared
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
         line = self.dht_lines.get(pin)

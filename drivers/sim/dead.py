@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from drivers.base import Options
-from drivers.bus import Advertisement, Clock, DhtSensor, Radio
+from drivers.base import Options, Simulate
+from drivers.bus import Advertisement, ByteStream, Clock, DhtSensor, Radio, SerialSettings
 from drivers.errors import SensorTimeout
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.board import SimulatedBoard
@@ -20,7 +20,7 @@ from drivers.sim.kernel_tree import EIO, serve
 from drivers.sim.one_wire import w1_slave_text
 from drivers.sim.spi import SimulatedSPI
 
-__all__ = ["DEATHS", "ConstantChip", "DeadBoard", "Death"]
+__all__ = ["DEATHS", "ConstantChip", "DeadBoard", "DeadStream", "Death"]
 
 Death = Literal["absent", "zeros", "ones", "held"]
 DEATHS: tuple[Death, ...] = get_args(Death)
@@ -84,6 +84,32 @@ class _DeadRadio:
         return []
 
 
+class DeadStream:
+    """A serial line or connection on which nothing comes, or one byte without end, or an error."""
+
+    def __init__(self, death: Death, clock: Clock) -> None:
+        self.timeout = 0.0
+        self._death = death
+        self._clock = clock
+
+    def write(self, sent: bytes) -> None:
+        if self._death == "held":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read(self, size: int) -> bytes:
+        self.write(b"")
+        if self._death == "absent":
+            self._clock.sleep(self.timeout)
+            return b""
+        return bytes([0xFF if self._death == "ones" else 0x00]) * size
+
+    def reset_input_buffer(self) -> None:
+        self.write(b"")
+
+    def close(self) -> None:
+        """Do nothing: the line is dead."""
+
+
 class DeadBoard(SimulatedBoard):
     """A board whose buses and files are all dead in the way of `death`.
 
@@ -97,8 +123,16 @@ class DeadBoard(SimulatedBoard):
         self._death = death
         self._level = 0xFF if death == "ones" else 0x00
 
-    def attach(self, driver: str, options: Options, faults: Sequence[Fault] = ()) -> None:
-        super().attach(driver, options, faults)
+    def attach(
+        self,
+        driver: str,
+        options: Options,
+        faults: Sequence[Fault] = (),
+        *,
+        simulate: Simulate | None = None,
+    ) -> None:
+        if simulate is None:
+            super().attach(driver, options, faults)
         # The CRC of zeros is zero, so the kernel accepts a line that is held low as a good answer.
         text = w1_slave_text(bytes([self._level]) * 8, crc_right=not self._level)
         text = "" if self._death == "held" else text
@@ -126,6 +160,14 @@ class DeadBoard(SimulatedBoard):
         port.before_answer = self._transaction
         port.chip = None if self._death == "absent" else ConstantChip(self._level)
         return SPIBus(port, self.clock)
+
+    def serial(self, port: str, settings: SerialSettings) -> ByteStream:
+        self.used = True
+        return DeadStream(self._death, self.clock)
+
+    def tcp(self, host: str, port: int, *, within_s: float) -> ByteStream:
+        self.used = True
+        return DeadStream(self._death, self.clock)
 
     def dht(self, model: str, pin: int, backend: str) -> DhtSensor:
         self.used = True

@@ -60,9 +60,13 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         return began_s if elapsed_s - began_s < self.for_s else None
 
 
-def fault_kinds(driver: str, options: Options) -> tuple[str, ...]:
-    """Return the kinds that a sensor can have, by its bus; () if it cannot be simulated."""
-    return tuple(kind for kind in KINDS if kind in _kinds(driver, options))
+def fault_kinds(driver: str, options: Options, *, by_its_own: bool = False) -> tuple[str, ...]:
+    """Return the kinds that a sensor can have, by its bus; () if it cannot be simulated.
+
+    `by_its_own`: its driver brings a simulation (`DriverInfo.simulate`), which feels the air.
+    """
+    kinds = _IN_THE_AIR if by_its_own else _kinds(driver, options)
+    return tuple(kind for kind in KINDS if kind in kinds)
 
 
 def _kinds(driver: str, options: Options) -> set[str]:
@@ -70,6 +74,9 @@ def _kinds(driver: str, options: Options) -> set[str]:
         return set(KINDS)
     if driver in ("dht11", "dht22", "sysfs"):
         return set(KINDS) - {"power-on"}
+    if driver == "modbus":
+        without = {"crc"} if getattr(options, "host", None) else set()  # TCP has its own
+        return set(KINDS) - {"power-on"} - without
     if driver == "cpu":
         return _IN_THE_AIR | {"hang", "slow"}
     if isinstance(options, I2CChipOptions) and driver in I2C_CHIPS:
@@ -118,9 +125,12 @@ class FaultPlan:
 
     def be_late(self) -> None:
         """Sleep for the delay of a slow answer."""
-        late_s = sum(fault.amount for fault, _ in self._on("slow", self._room.elapsed_s()))
-        if late_s:
+        if late_s := self.late_s():
             self.pause(late_s)
+
+    def late_s(self) -> float:
+        """Return by how much an answer is late, in seconds."""
+        return sum(fault.amount for fault, _ in self._on("slow", self._room.elapsed_s()))
 
     def hang(self) -> None:
         """Sleep while the sensor hangs."""

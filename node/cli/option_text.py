@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
+from node.config.reader import tables_by_name
+from node.config.values import choice_text
+
 __all__ = ["OptionText", "describe_options"]
 
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -22,16 +25,25 @@ class OptionText(msgspec.Struct, frozen=True):
 
 
 def describe_options(schema: type[msgspec.Struct]) -> list[OptionText]:
-    """Describe each key of `schema`, in the order of its fields."""
-    return [
-        OptionText(
-            name=field.encode_name,
-            required=field.required,
-            default="" if field.required else _default(field.encode_name, field.default),
-            value=_describe(field.type),
+    """Describe each key of `schema`, in the order of its fields, and those of tables in it."""
+    described: list[OptionText] = []
+    for field in msgspec.structs.fields(schema):
+        name = field.encode_name
+        if (tables := tables_by_name(field.type)) is not None:
+            described += [
+                msgspec.structs.replace(key, name=f"{name}.NAME.{key.name}")
+                for key in describe_options(tables)
+            ]
+            continue
+        described.append(
+            OptionText(
+                name=name,
+                required=field.required,
+                default="" if field.required else _default(name, field.default),
+                value=_describe(field.type),
+            )
         )
-        for field in msgspec.structs.fields(schema)
-    ]
+    return described
 
 
 def _default(key: str, value: Any) -> str:
@@ -52,7 +64,7 @@ def _describe(annotation: Any) -> str:
         return _describe(inner) + "".join(_limits(meta) for meta in metas)
     if origin is Literal:
         return " | ".join(
-            f"0x{choice:02x}" if isinstance(choice, int) else f'"{choice}"'
+            choice_text(choice) if isinstance(choice, int) else f'"{choice}"'
             for choice in get_args(annotation)
         )
     if origin in (Union, types.UnionType):

@@ -74,6 +74,27 @@ id = "cpu"
 driver = "cpu"
 interval = "2s"
 """
+_WITH = {
+    "modbus": """
+[[sensor]]                      # minimalmodbus on a simulated RS-485 line: temperature, humidity
+id = "barn"
+driver = "modbus"
+port = "/dev/ttyUSB0"
+unit = 1
+model = "xy-md02"
+interval = "1s"
+
+[[sensor]]                      # 2 DS18B20 at the same line's second device
+id = "silo"
+driver = "modbus"
+port = "/dev/ttyUSB0"
+unit = 2
+model = "r4dcb08"
+inputs = [1, 2]
+interval = "1s"
+""",
+}
+"""Kinds of sensors that the demo has only when asked to, with their part of the configuration."""
 _UNPLUGGED = """
 [[simulation.fault]]
 sensor = "water"
@@ -88,9 +109,9 @@ _OVER_S = 60
 
 HELP = CommandHelp(
     details="""\
-Starts a node with five simulated sensors, and a broker on a free port of 127.0.0.1 (mosquitto
-if it is installed, else amqtt), and shows what a subscriber receives from the node. Nothing is
-configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
+Starts a node with five simulated sensors, or more (--with), and a broker on a free port of
+127.0.0.1 (mosquitto if it is installed, else amqtt), and shows what a subscriber receives from the
+node. Nothing is configured, nothing is wired up, and nothing is left behind. Ctrl-C ends it.
 It also serves the status page of that node, and prints its address (not with --json).
 
 After some seconds it unplugs a sensor, and later it stops the broker for a moment; a line
@@ -101,6 +122,7 @@ them.
 """,
     examples={
         "sensor-node demo": "until Ctrl-C",
+        "sensor-node demo --with modbus": "with two devices on RS-485, too",
         "sensor-node demo --seconds 20 --json | jq .payload": "for programs",
     },
     exit_codes={1: "no broker could be started, or the node did not stay up"},
@@ -110,7 +132,23 @@ them.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=positive, metavar="N", help="end after N seconds")
+    parser.add_argument(
+        "--with",
+        dest="kinds",
+        type=_kinds,
+        default=(),
+        metavar="KIND",
+        help=f"add sensors of these kinds, separated by commas: {', '.join(_WITH)}",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per message")
+
+
+def _kinds(written: str) -> list[str]:
+    kinds = [kind.strip() for kind in written.split(",")]
+    for kind in kinds:
+        if kind not in _WITH:
+            raise argparse.ArgumentTypeError(f'"{kind}" is none of {", ".join(_WITH)}')
+    return kinds
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -135,6 +173,7 @@ def _demonstrate(folder: Path, arguments: argparse.Namespace) -> int:
     with embedded_broker(folder) as broker:
         config = folder / "node.toml"
         text = _CONFIG.format(port=broker.port, protocol=broker.protocol)
+        text += "".join(_WITH[kind] for kind in dict.fromkeys(arguments.kinds))
         if not arguments.json:
             text += _UNPLUGGED.format(after=_UNPLUG_S, for_=_UNPLUGGED_FOR_S)
         config.write_text(text)

@@ -15,6 +15,7 @@ import msgspec
 
 from drivers.bus import Board
 from drivers.packages import install_command
+from drivers.scan_modbus import line_named, scan_modbus
 from drivers.scanning import Finding, Found, Scan, scan
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
@@ -27,6 +28,8 @@ __all__ = ["HELP", "add_arguments", "run"]
 # ruff: noqa: T201
 
 _WIDTH = 78
+_LAST_UNIT = 247
+_USUAL_UNITS = range(1, 33)
 _NOT_FOUND_BY_ASKING = (
     "A scan cannot find sensors on a GPIO (dht22, dht11) or on SPI (max31855, mcp3008, ...): "
     "sensor-node drivers NAME shows their tables."
@@ -40,12 +43,23 @@ def _bus_number(written: str) -> int:
     return number
 
 
+def _unit_range(written: str) -> range:
+    first, dash, last = written.partition("-")
+    units = range(int(first), int(last if dash else first) + 1)
+    if not units or units[0] < 1 or units[-1] > _LAST_UNIT:
+        raise ValueError(written)
+    return units
+
+
 HELP = CommandHelp(
     details="""\
 Looks at the I2C buses, at 1-Wire, at the devices that Linux drives itself (IIO, hwmon) and
 at the processor, and prints [[sensor]] tables for the sensors it finds, ready to paste into the
 configuration. A chip that has an identification register is identified by it. For other chips the
 candidates are printed as comments, and so are sensors that are already configured.
+
+With --modbus it asks the units of a Modbus line instead, one after another, which takes half a
+second for each that is not there.
 
 It only reads; the one thing it writes is the number of an identification register. Stop the node
 first: two programs that talk to one chip may mix up its answers. A scan cannot find sensors on a
@@ -54,6 +68,7 @@ GPIO or on SPI.
     examples={
         "sensor-node scan | sudo tee -a /etc/sensor-node/node.toml": "append the sensors found",
         "sensor-node scan --bus 1": "only one I2C bus",
+        "sensor-node scan --modbus /dev/ttyUSB0": "the devices on RS-485",
         "sensor-node scan --simulate": "see what it prints, on any computer",
     },
     exit_codes={1: "a bus could not be scanned"},
@@ -63,6 +78,20 @@ GPIO or on SPI.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bus", type=_bus_number, metavar="N", help="of the I2C buses, scan only /dev/i2c-N"
+    )
+    parser.add_argument(
+        "--modbus",
+        metavar="PORT",
+        help="only ask a Modbus line: a serial port, or HOST[:PORT] of a gateway",
+    )
+    parser.add_argument(
+        "--units",
+        type=_unit_range,
+        metavar="N-M",
+        help="with --modbus: the unit ids to ask, from 1 to 247 (1-32)",
+    )
+    parser.add_argument(
+        "--baud", type=int, metavar="N", help="with --modbus: the speed of the serial line (9600)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
@@ -77,7 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
     config: Config | None = None
     if arguments.config:
         config = configuration.load(configuration.find_file(arguments.config))
-    result = scan(_board(config, simulate=arguments.simulate), only_bus=arguments.bus)
+    board = _board(config, simulate=arguments.simulate)
+    result = _result(arguments, board)
+    if result is None:
+        return 2
     if config is None:
         config = _usual_config()
     ids = _ids_of(result, config)
@@ -85,10 +117,25 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(msgspec.json.encode(_as_json(result, ids, configured)).decode())
     else:
-        print(_as_toml(result, ids, configured))
+        print(_as_toml(result, ids, configured, whole=arguments.modbus is None))
     for failure in result.failures:
         print(failure, file=sys.stderr)
     return 1 if result.failures else 0
+
+
+def _result(arguments: argparse.Namespace, board: Board) -> Scan | None:
+    """Return what the chosen scan has found; None, with a message, for wrong usage."""
+    if arguments.modbus is None:
+        if arguments.units or arguments.baud:
+            print("--units and --baud go with --modbus PORT", file=sys.stderr)
+            return None
+        return scan(board, only_bus=arguments.bus)
+    try:
+        line = line_named(arguments.modbus, arguments.baud)
+    except ValueError as error:
+        print(f"--modbus {arguments.modbus}: {error}", file=sys.stderr)
+        return None
+    return scan_modbus(board, line, arguments.units or _USUAL_UNITS)
 
 
 def _usual_config() -> Config | None:
@@ -127,7 +174,10 @@ def _all_of(finding: Finding) -> tuple[Found, ...]:
 # -- Output --------------------------------------------------------------------------------------
 
 
-def _as_toml(result: Scan, ids: list[list[str]], configured: dict[str, str]) -> str:
+def _as_toml(
+    result: Scan, ids: list[list[str]], configured: dict[str, str], *, whole: bool = True
+) -> str:
+    """Return the findings; `whole` if every kind of bus was scanned."""
     blocks = [
         _block(finding, names, configured)
         for finding, names in zip(result.findings, ids, strict=True)
@@ -136,7 +186,8 @@ def _as_toml(result: Scan, ids: list[list[str]], configured: dict[str, str]) -> 
         blocks.append(_comment("Nothing was found."))
     blocks += [_comment(f"Switched off: {text}") for text in result.switched_off]
     blocks += [_comment(note) for note in result.notes]
-    blocks.append(_comment(_NOT_FOUND_BY_ASKING))
+    if whole:
+        blocks.append(_comment(_NOT_FOUND_BY_ASKING))
     return "\n\n".join(blocks)
 
 

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import msgspec
 
@@ -26,6 +26,7 @@ __all__ = [
     "expected_table",
     "fields_of",
     "find_file",
+    "tables_by_name",
     "unreadable",
 ]
 
@@ -44,6 +45,14 @@ def find_file(option: str | None) -> Path:
 def fields_of(schema: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
     """Return the fields of a table; cached, because it is needed for each sensor and is slow."""
     return msgspec.structs.fields(schema)
+
+
+def tables_by_name(target: Any) -> type[msgspec.Struct] | None:
+    """Return the schema of the tables in a field `dict[str, TABLE]`; None for another field."""
+    if get_origin(target) is not dict:
+        return None
+    schema = get_args(target)[1]
+    return schema if isinstance(schema, type) and issubclass(schema, msgspec.Struct) else None
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -187,12 +196,26 @@ class TableReader:
         values: dict[str, Any] = {}
         for key, field in fields.items():
             if key in written:
-                value = self._value(field.type, written[key], (*path, key))
+                value = self._key(field.type, written[key], (*path, key))
                 if value is not _NOTHING:
                     values[field.name] = value
             elif field.required:
                 self.problem((*path, key), "is missing")
         return values
+
+    def _key(self, target: Any, written: object, path: KeyPath) -> Any:
+        """Convert the value of a key, or the tables in it, each of which has a name and keys."""
+        schema = tables_by_name(target)
+        if schema is None:
+            return self._value(target, written, path)
+        if not isinstance(written, dict):
+            header = ".".join(str(part) for part in path if isinstance(part, str))
+            self.problem(path, f"expected tables: [{header}.NAME]")
+            return _NOTHING
+        tables = {name: self.table(schema, table, (*path, name)) for name, table in written.items()}
+        if any(values is None for values in tables.values()):
+            return _NOTHING
+        return {name: schema(**values) for name, values in tables.items() if values is not None}
 
     def _value(self, target: Any, written: object, path: KeyPath) -> Any:
         """Convert one value; report a problem and return `_NOTHING` if it cannot be converted."""

@@ -19,6 +19,10 @@ def suggest_id(driver: str, options: Mapping[str, str | int]) -> str:
     for name, value in options.items():
         if name == "bus":
             parts.append(f"bus{value}")
+        elif name == "unit":
+            parts.append(str(value))
+        elif name == "model":
+            parts[0] = str(value)
         elif name == "address":
             parts = [value] if isinstance(value, str) else [*parts, f"{value:02x}"]
     return re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-")[: _MAX_ID - 4]

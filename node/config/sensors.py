@@ -148,6 +148,8 @@ def _bus_of(written: dict[str, Any]) -> str:
         return "GPIO"
     if "select" in written or "clock_pin" in written:
         return "SPI"
+    if "port" in written:
+        return "serial"
     if "address" in written:
         address = str(written["address"])
         return "Bluetooth" if ":" in address else "1-Wire" if "-" in address else "I2C"
@@ -262,4 +264,7 @@ def check_claims(reader: TableReader, claimed: list[Claimed]) -> None:
         if holder == owner:
             reader.problem(path, f"{wanted.resource} is used twice by {owner}")
         elif not held.shared_as or held.shared_as != wanted.shared_as:
-            reader.problem(path, f"{wanted.resource} is used by {holder} already")
+            message = f"{wanted.resource} is used by {holder} already"
+            if held.shared_as and wanted.shared_as:
+                message += f", with {held.shared_as}; with {wanted.shared_as} they cannot share it"
+            reader.problem(path, message)

@@ -68,7 +68,8 @@ def _check_sensor_and_kind(
     sensor = by_id.get(fault.sensor)
     if sensor is None or fault.kind not in KINDS:
         return
-    possible = fault_kinds(sensor.driver, sensor.options)
+    by_its_own = sensor.info.simulate is not None
+    possible = fault_kinds(sensor.driver, sensor.options, by_its_own=by_its_own)
     if not possible:
         message = f'"{sensor.id}" ({sensor.driver}) is not simulated, so it cannot have a fault'
         reader.problem((*path, "sensor"), message)

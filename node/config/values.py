@@ -18,6 +18,7 @@ from node.config.schema import HostName, MqttVersion, Secret, WebAddress
 from node.units import Rate, Seconds
 
 __all__ = [
+    "choice_text",
     "convert_value",
     "did_you_mean",
     "in_quotes",
@@ -60,10 +61,18 @@ def convert_value(target: Any, written: object) -> Any:
 
 def _choices(target: Any) -> list[str]:
     """Return the values that a key, or each element of its list, can have; [] if any."""
-    parts = (target, *get_args(target))
+    parts = [target]
+    for part in parts:
+        if get_origin(part) is not Literal:
+            parts += get_args(part)
     literal = next((part for part in parts if get_origin(part) is Literal), None)
     choices = get_args(literal)
-    return [f"0x{each:02x}" if isinstance(each, int) else str(each) for each in choices]
+    return [choice_text(each) for each in choices]
+
+
+def choice_text(choice: object) -> str:
+    """Return one of a key's values as people write it: an address in hexadecimal."""
+    return f"0x{choice:02x}" if isinstance(choice, int) and choice > 9 else str(choice)
 
 
 def _rule(target: Any) -> msgspec.Meta | None:

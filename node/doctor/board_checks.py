@@ -34,6 +34,9 @@ def check_board(config: Config, board: Board, user: User, *, node_runs: bool) ->
         yield _i2c(board, user, bus)
     for bus, select in spi:
         yield _device(board, user, "SPI", f"/dev/spidev{bus}.{select}")
+    resources = {claim.resource for o in options for claim in o.claims()}
+    for port in sorted(name for name in resources if name.startswith("/dev/")):
+        yield _serial(board, user, port)
     if any(o.bus() == "w1" for o in options):
         yield _one_wire(board)
     yield from _pins(config, board, user, node_runs=node_runs)
@@ -58,6 +61,20 @@ def _device(board: Board, user: User, kind: str, name: str) -> Step:
     if not user.may(file, os.R_OK | os.W_OK):
         return _forbidden(kind, name, file, user)
     return Step(kind, "ok", f"{name} may be used by {user.name}")
+
+
+def _serial(board: Board, user: User, name: str) -> Step:
+    file = board.path(name)
+    if not file.exists():
+        return Step(
+            "serial",
+            "failed",
+            f"{name} does not exist",
+            "plug its adapter in; ls /dev/serial/by-id shows the names of adapters, which stay",
+        )
+    if not user.may(file, os.R_OK | os.W_OK):
+        return _forbidden("serial", name, file, user)
+    return Step("serial", "ok", f"{name} may be used by {user.name}")
 
 
 def _forbidden(kind: str, name: str, file: Path, user: User) -> Step:

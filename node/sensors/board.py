@@ -31,6 +31,8 @@ _TYPICAL: tuple[tuple[str, dict[str, str | int]], ...] = (
     ("ds18b20", {"address": "28-0316a2795bff"}),
     ("ds18b20", {"address": "10-000802b4ccf1"}),
     ("sysfs", {"name": "scd4x", "device": "1-0062"}),
+    ("modbus", {"port": "/dev/ttyUSB0", "unit": 1, "model": "xy-md02"}),
+    ("modbus", {"port": "/dev/ttyUSB0", "unit": 2, "model": "r4dcb08"}),
     ("cpu", {}),
 )
 
@@ -53,7 +55,12 @@ def open_board(config: Config, *, simulate: bool) -> Board:
     board = SimulatedBoard(climate=climate)
     faults = _faults(config)
     for sensor in config.sensors:
-        board.attach(sensor.driver, sensor.options, faults.get(sensor.id, ()))
+        board.attach(
+            sensor.driver,
+            sensor.options,
+            faults.get(sensor.id, ()),
+            simulate=sensor.info.simulate,
+        )
     return board
 
 
