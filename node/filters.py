@@ -45,6 +45,9 @@ __all__ = [
 DEFAULT_HEARTBEAT_S = 300.0
 """How often a value is published although it has not changed by `delta`."""
 
+_STEP = 1e-3
+"""To find the slope of the filters, in the unit of the driver."""
+
 Problems = Iterator[tuple[str, str]]
 """(key, problem); the key is "" for the table as a whole."""
 
@@ -83,6 +86,10 @@ class Filter:
         Raises:
             Rejected: it must not be published.
         """
+        return value
+
+    def through(self, value: float) -> float:
+        """Return what it makes of any value, without memory and limits; for uncertainties."""
         return value
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
@@ -140,7 +147,10 @@ class InUnit(Filter):
         if self._unit not in convertible(native):  # for a channel that only the sensor knows
             units = ", ".join(convertible(native))
             raise Rejected("unit", f"{self._channel.name} cannot be {self._unit}; one of {units}")
-        return convert(value, native, self._unit)
+        return self.through(value)
+
+    def through(self, value: float) -> float:
+        return convert(value, self._channel.unit, self._unit)
 
 
 class Offset(Filter):
@@ -182,7 +192,10 @@ class Calibrate(Filter):
             yield "calibrate", "the true values must rise with the measured ones"
 
     def apply(self, value: float, at_s: float) -> float:
-        return _up_to_its_ends(calibrated(value, self._points), self._channel)
+        return _up_to_its_ends(self.through(value), self._channel)
+
+    def through(self, value: float) -> float:
+        return calibrated(value, self._points)
 
 
 def _up_to_its_ends(value: float, channel: Channel) -> float:
@@ -463,6 +476,13 @@ class ChannelFilters:
     def exact(self) -> float:
         """Return the last accepted value before it was rounded, in the unit of the driver."""
         return convert_back(self._rounding.exact, self.channel.unit, self.unit)
+
+    def slope_at(self, raw: float) -> float:
+        """Return by how much a published value changes with a raw one, in their units."""
+        ends = [raw - _STEP, raw + _STEP]
+        for one in self._filters:
+            ends = [one.through(end) for end in ends]
+        return (ends[1] - ends[0]) / (2 * _STEP)
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Return whether all filters consider a value worth a message."""

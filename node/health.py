@@ -99,6 +99,8 @@ class SensorHealth(msgspec.Struct, frozen=True, kw_only=True):
     """The same by reason."""
     last_error: str | None = None
     alarms: dict[str, AlarmHealth] = {}
+    accuracy: dict[str, float] = {}
+    """Channel -> how far its newest value may be off, in its unit; see `node.uncertainty`."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

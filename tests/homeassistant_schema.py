@@ -145,6 +145,18 @@ _HARMLESS = re.compile(
 )
 
 
+# An attribute that is there once each level above it is; rendered in tests/test_uncertainty.py.
+_ATTRIBUTES = re.compile(
+    r"\{% set known = \(value_json \| default\(\{\}\)\)(?:\.get\('[^'\\]+', \{\}\))+ %\}"
+    r"\{\{ \(\{'\w+': known\['([^'\\]+)'\]\} if '\1' in known else \{\}\) \| tojson \}\}"
+)
+
+
+def _attributes(value: Any) -> str | None:
+    known = isinstance(value, str) and _ATTRIBUTES.fullmatch(value)
+    return None if known else "is to give {} where a level is missing"
+
+
 def _template(value: Any) -> str | None:
     if isinstance(value, str) and _HARMLESS.fullmatch(value):
         return None
@@ -266,7 +278,7 @@ _COMMON: _Keys = {
     "ent_pic": ("entity_picture", _url("http", "https")),
     "ic": ("icon", lambda v: _text(v) or (None if ":" in v else "is to be like mdi:fire")),
     "json_attr_t": ("json_attributes_topic", _topic_name),
-    "json_attr_tpl": ("json_attributes_template", _template),
+    "json_attr_tpl": ("json_attributes_template", _attributes),
 }
 _READ: _Keys = {
     **_COMMON,

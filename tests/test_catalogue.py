@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from support import FakeClock, TickingClock, put_libraries_on
 
-from drivers.accuracy import accuracy_of
+from drivers.accuracy import accuracy_at, accuracy_of, figures_of
 from drivers.base import Channel, DriverInfo, Measurement, Options
 from drivers.catalogue import CATALOGUE
 from drivers.catalogue_table import catalogue_table, lies_table
@@ -410,6 +410,60 @@ def test_each_channel_gets_the_figure_that_is_for_it(text, there, figures):
     """A figure for another channel, or in another unit, is none for this one."""
     of = channels(*there)
     assert [accuracy_of(text, channel, of) for channel in of] == figures
+
+
+@pytest.mark.parametrize(
+    ("text", "there", "limits"),
+    [
+        ("±1.0 °C (0 to 65 °C), ±3 %", "temperature °C", {-1: None, 0: 1, 65: 1, 65.1: None}),
+        (
+            "±0.1 °C (-20 to 50 °C), ±0.3 °C (-55 to 150 °C)",
+            "temperature °C",
+            {20: 0.1, 60: 0.3, 151: None},
+        ),
+        (
+            "type K ±2 °C (-200 to 700 °C), ±4 °C above",
+            "temperature °C",
+            {0: 2, 701: 4, -201: None},
+        ),
+        ("±100 ppm ±10 %; as the other", "co2 ppm", {400: 140, 1000: 200}),
+        ("±0.25 °C typical, ±0.5 °C (-20 to 100 °C)", "temperature °C", {20: 0.5, 120: None}),
+        ("±0.5 % (typical)", "humidity %", {50: 0.5}),
+        ("±1 °C typical at 25 °C, ±2 °C over its range", "temperature °C", {25: 2, 90: 2}),
+        ("SHT40: ±0.2 °C, ±1.8 %; SHT45: ±0.1 °C, ±1 %", "temperature °C", {20: 0.2}),
+        ("±0.5 °C (-10 to 85 °C); DS1822 ±2 °C", "temperature °C", {20: 0.5, 100: None}),
+        ("±0.5 °C at 25 °C", "temperature °C", {25: None}),
+        ("±0.5 °C plus the sensor's own tolerance", "temperature °C", {25: None}),
+        ("±0.4 °C + 0.023 (t - 25 °C), ±3 %", "temperature °C", {25: None}),
+        ("±15 °C offset: calibrate it", "temperature °C", {25: None}),
+        ("not specified", "temperature °C", {25: None}),
+    ],
+)
+def test_a_figure_is_a_number_where_the_datasheet_says_so_and_nowhere_else(text, there, limits):
+    (channel,) = channels(there)
+    for value, limit in limits.items():
+        assert accuracy_at(text, channel, (channel,), value) == limit, value
+
+
+@every_row
+def test_every_figure_of_the_catalogue_is_a_number_or_is_known_to_be_none(row):
+    """So a new row with a new wording is looked at."""
+    no_number = {
+        "bmp3xx": ["temperature"],  # at 25 °C alone
+        "mpl3115a2": ["temperature"],
+        "ina23x": ["temperature"],
+        "scd30": ["temperature"],  # a formula
+        "max31865": ["temperature"],  # and the sensor's own
+        "ads1115": ["voltage"],  # gain and offset
+        "lsm6dsox": ["temperature"],  # only an offset
+    }
+    none = [
+        channel.name
+        for channel in row.channels
+        if accuracy_of(row.accuracy, channel, row.channels)
+        and not figures_of(row.accuracy, channel, row.channels)
+    ]
+    assert none == [name for name in no_number.get(row.name, []) if name != "voltage"]
 
 
 # -- Options -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from drivers.accuracy import figures_of
 from drivers.bus import Board
 from node.config.schema import Config
 from node.homeassistant.discovery import (
@@ -294,15 +295,20 @@ class Announcer:
 
 def _announced(sensor: Sensor) -> Iterator[AnnouncedChannel]:
     """Yield every channel of a sensor that is known, as it is published."""
-    quantities = {derived.channel.name: derived.quantity for derived in sensor.table.derive}
+    table = sensor.table
+    quantities = {derived.channel.name: derived.quantity for derived in table.derive}
+    text = table.options.accuracy() or table.info.accuracy
+    measured = [f.channel for f in sensor.state.filters if f.channel.name not in quantities]
     for filters in sensor.state.filters:
         channel = filters.channel
+        computed = table.info.computed or channel.name in quantities
         yield AnnouncedChannel(
             channel.name,
             filters.unit,
             filters.decimals,
             quantities.get(channel.name, ""),
             channel.diagnostic,
+            has_accuracy=computed or bool(figures_of(text, channel, measured)),
         )
 
 

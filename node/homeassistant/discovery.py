@@ -90,6 +90,8 @@ class AnnouncedChannel(msgspec.Struct, frozen=True):
     quantity: str = ""
     """What it is a value of, if that is not its name; see `node.derive.Derived`."""
     diagnostic: bool = False
+    has_accuracy: bool = False
+    """Whether health may have its accuracy."""
 
 
 class AnnouncedSensor(msgspec.Struct, frozen=True):
@@ -269,6 +271,9 @@ def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[s
             component["stat_t"] = topics.state(table.id)
             # A key is missing after one rejected value: "" keeps the last. null makes it unknown.
             component["val_tpl"] = _template(channel.name)
+        if channel.has_accuracy:
+            component["json_attr_t"] = topics.health
+            component["json_attr_tpl"] = _accuracy_template(table.id, channel.name)
         components[f"{sensor.key}.{channel.name}"] = component
     return components
 
@@ -308,6 +313,15 @@ def _class_of_alarm(alarm: AlarmTable, unit: str) -> str:
 def _template(key: str) -> str:
     """Return the template for a value of the JSON; a missing key does not cause a log entry."""
     return f"{{{{ value_json['{key}'] | default('') }}}}"
+
+
+def _accuracy_template(sensor: str, channel: str) -> str:
+    """Return the template for the attribute `accuracy`, of the node's health."""
+    return (
+        f"{{% set known = (value_json | default({{}})).get('sensors', {{}}).get('{sensor}', {{}})"
+        f".get('accuracy', {{}}) %}}{{{{ ({{'accuracy': known['{channel}']}} "
+        f"if '{channel}' in known else {{}}) | tojson }}}}"
+    )
 
 
 def _device_class(channel: AnnouncedChannel) -> str | None:

@@ -40,6 +40,8 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     gap_ms: int
     """A longer time between two buckets is a gap."""
     decimals: int
+    accuracy: float = 0.0
+    """How far values may be off, in `unit`; 0: not known."""
     marks: Iterable[Mark] = ()
     width: int = 640
     height: int = 150
@@ -75,6 +77,8 @@ def render(plot: Plot) -> str:
     ]
     parts += _grid(plot, area)
     for run in segments(plot.buckets, plot.gap_ms):
+        if plot.accuracy:
+            parts.append(_accuracy(run, area, plot.accuracy))
         parts += _run(run, area)
     parts += _marks(plot, area)
     if not plot.buckets:
@@ -120,6 +124,8 @@ def described(plot: Plot) -> str:
         text += f" {len(runs) - 1} gap{'s' if len(runs) > 2 else ''}."
     if unsynced:
         text += " Dashed: read while the clock was not set."
+    if plot.accuracy:
+        text += f" ±{plot.accuracy:g} {plot.unit} by its datasheet."
     rejected = sum(mark.count for mark in _in_time(plot))
     if rejected:
         text += f" {rejected} value{'s' if rejected > 1 else ''} rejected by a filter."
@@ -192,6 +198,21 @@ def _run(run: list[Bucket], area: _Area) -> Iterable[str]:
     yield f'<path class="line{kind}" d="M{line}"/>'
 
 
+def _accuracy(run: list[Bucket], area: _Area, accuracy: float) -> str:
+    """Draw where the true values may be, as far as the plot reaches; behind the others."""
+
+    def y(value: float) -> float:
+        return min(max(area.y(value), _TOP), area.floor)
+
+    points = [(area.middle(b), y(b.mean + accuracy), y(b.mean - accuracy)) for b in run]
+    if len(points) == 1:
+        x, high, low = points[0]
+        points = [(x - 1.6, high, low), (x + 1.6, high, low)]
+    there = "L".join(f"{x:.1f} {high:.1f}" for x, high, _ in points)
+    back = "L".join(f"{x:.1f} {low:.1f}" for x, _, low in reversed(points))
+    return f'<path class="accuracy" d="M{there}L{back}Z"/>'
+
+
 def _in_time(plot: Plot) -> list[Mark]:
     return [mark for mark in plot.marks if plot.start_ms <= mark.at_ms < plot.end_ms]
 
@@ -215,11 +236,12 @@ _STYLE = """\
 .grid{stroke:#e4e7e6}.base{stroke:#aeb8b5}.grid,.base,.line,.lone{fill:none}
 .line{stroke:#0b6e5f;stroke-width:1.6;stroke-linejoin:round}
 .band{fill:#0b6e5f;fill-opacity:.16}.lone{stroke:#0b6e5f;stroke-opacity:.3;stroke-width:2}
+.accuracy{fill:#0b6e5f;fill-opacity:.06}
 .dot{fill:#0b6e5f}.line.unsynced{stroke-dasharray:4 3}.rejected{fill:#b3261e}
 .x,.y,.none,.caption{fill:#55605d}.x,.none{text-anchor:middle}.y{text-anchor:end}
 .caption{font-size:13px}
 @media(prefers-color-scheme:dark){.plot{background:#131817}.grid{stroke:#27302e}
-.base{stroke:#4a5653}.line,.lone{stroke:#58c9b3}.band,.dot{fill:#58c9b3}
+.base{stroke:#4a5653}.line,.lone{stroke:#58c9b3}.band,.dot,.accuracy{fill:#58c9b3}
 .rejected{fill:#ff8a80}.x,.y,.none,.caption{fill:#a3b0ac}}
 """
 

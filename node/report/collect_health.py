@@ -122,6 +122,7 @@ def collect_health(
                 rejected_for=sensor.rejected_for,
                 last_error=sensor.last_error,
                 alarms=dict(alarms.get(sensor.table.id, {})),
+                accuracy=sensor.accuracy() if sensor.online else {},
             )
             for sensor in sensors
         },

@@ -32,6 +32,8 @@ class Verdict(msgspec.Struct, frozen=True):
     """The median; None if they do not agree, or have no value."""
     used: tuple[str, ...] = ()
     """The channels that it rests on."""
+    middle: tuple[str, ...] = ()
+    """The channels that it is the mean of: the one in the middle, or two."""
     problem: str = ""
     """Who deviates or is missing, without numbers: it changes only if the case does."""
     numbers: str = ""
@@ -51,10 +53,11 @@ def verdict_on(
         return Verdict(None, problem=absent)
     if len(values) == 1:
         (name, value) = next(iter(values.items()))
-        return Verdict(value, (name,), f"only {name} has a value ({absent})", numbers)
-    ordered = sorted(values.values())
+        return Verdict(value, (name,), (name,), f"only {name} has a value ({absent})", numbers)
+    ordered = sorted(values, key=lambda name: values[name])
     half = len(ordered) // 2
-    middle = (ordered[half] + ordered[-1 - half]) / 2
+    middles = tuple(dict.fromkeys((ordered[-1 - half], ordered[half])))
+    middle = sum(values[name] for name in middles) / len(middles)
     bound = within * (1 + 1e-9)  # 21.5 - 21.0 is not always 0.5
     if len(values) == 2:
         one, other = values.values()
@@ -69,7 +72,7 @@ def verdict_on(
     deviate = "deviates" if len(others) == 1 else "deviate"
     deviating = f"{' and '.join(others)} {deviate} by more than {within:g} {unit}" if others else ""
     problem = "; ".join(text for text in (deviating, absent) if text)
-    return Verdict(middle, agreeing, problem, numbers)
+    return Verdict(middle, agreeing, middles, problem, numbers)
 
 
 class Agreement:
@@ -84,6 +87,8 @@ class Agreement:
         self._clock = clock
         self._newest_s = -math.inf
         """When the newest value was measured that was compared."""
+        self.middle: tuple[tuple[str, str], ...] = ()
+        """The (sensor, channel) that the last value is the mean of."""
         self.concern = ""
         """What is wrong although there is a value; "" for nothing."""
         self.numbers = ""
@@ -114,6 +119,7 @@ class Agreement:
         self._newest_s = newest_s if outcomes else self._newest_s
         channel = self._options.channel
         verdict = verdict_on(values, missing, within=self._options.within, unit=channel.unit)
+        self.middle = tuple((s, name) for s, _, name in (m.partition("/") for m in verdict.middle))
         self.concern = verdict.problem if verdict.value is not None else ""
         self.numbers = verdict.numbers
         if verdict.value is None:

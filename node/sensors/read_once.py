@@ -16,11 +16,12 @@ from node.config.schema import ChannelTable, SensorTable
 from node.derive import Missing, OverWindow
 from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
-from node.sensors.agreement import verdict_on
+from node.sensors.agreement import Verdict, verdict_on
 from node.sensors.port import SensorPort
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import SystemClock
 from node.system.terminal import table as table_text
+from node.uncertainty import of_derived, of_measured, of_middle, published
 from node.units import duration_text
 
 __all__ = ["SensorResult", "as_table", "read_once"]
@@ -39,7 +40,9 @@ class SensorResult(msgspec.Struct):
     missing: dict[str, str] = {}
     """Computed channel -> why it has no value."""
     accuracy: dict[str, str] = {}
-    """The datasheet's figure, for each channel for which there is one."""
+    """What the datasheet promises for this value, else its first figure; in the driver's unit."""
+    uncertainty: dict[str, float] = {}
+    """How far the value may be off, in its unit, where that is known; see `node.uncertainty`."""
     took_s: float = 0.0
     error: str = ""
 
@@ -189,7 +192,31 @@ class _Values:
         channel = next(channel for channel in outcome.channels if channel.name == name)
         return channel, outcome.measurement[name]
 
+    def limit(self, sensor: str, name: str) -> float | None:
+        """Return how far a value may be off, in the unit of the driver; None: not known."""
+        table = self._tables[sensor]
+        derived = self._derived.get((sensor, name))
+        try:
+            if derived is not None:
+                parts = {key: self._part(*source) for key, source in derived.sources.items()}
+                limits = {key: self.limit(*source) for key, source in derived.sources.items()}
+                return of_derived(derived, parts, limits)
+            if isinstance(table.options, Agreed):
+                middle = (m.partition("/") for m in self._verdict(table.options).middle)
+                return of_middle([self.limit(s, channel) for s, _, channel in middle])
+            channel, raw = self._raw(sensor, name)
+        except Missing:
+            return None
+        filters = ChannelFilters(channel, table.channel.get(name, ChannelTable()))
+        return of_measured(table, filters, self._outcomes[sensor].channels, raw)
+
     def _agreed(self, options: Agreed) -> float:
+        verdict = self._verdict(options)
+        if verdict.value is None:
+            raise Missing(verdict.problem)
+        return verdict.value
+
+    def _verdict(self, options: Agreed) -> Verdict:
         values: dict[str, float] = {}
         missing: dict[str, str] = {}
         for name in options.of:
@@ -198,10 +225,7 @@ class _Values:
                 values[name] = self._part(sensor, channel)
             except Missing as reason:
                 missing[name] = str(reason)
-        verdict = verdict_on(values, missing, within=options.within, unit=options.channel.unit)
-        if verdict.value is None:
-            raise Missing(verdict.problem)
-        return verdict.value
+        return verdict_on(values, missing, within=options.within, unit=options.channel.unit)
 
 
 def _result(table: SensorTable, outcome: ReadOutcome | None, values: _Values) -> SensorResult:
@@ -226,9 +250,10 @@ def _result(table: SensorTable, outcome: ReadOutcome | None, values: _Values) ->
             continue
         result.raw[name] = outcome.measurement[name]
         result.raw_units[name] = channel.unit
-        if figure := accuracy_of(accuracy, channel, outcome.channels):
-            result.accuracy[name] = figure
         result.units[name] = _unit_of(table, channel)
+        _add_limit(result, table, channel, values)
+        if figure := accuracy_of(accuracy, channel, outcome.channels):
+            result.accuracy.setdefault(name, figure)
         try:
             result.values[name] = values.published(table.id, name)
         except Rejected as rejection:
@@ -247,6 +272,17 @@ def _add_computed(
             result.values[channel.name] = values.published(table.id, channel.name)
         except (Rejected, Missing) as reason:
             result.missing[channel.name] = str(reason)
+        else:
+            _add_limit(result, table, channel, values)
+
+
+def _add_limit(result: SensorResult, table: SensorTable, channel: Channel, values: _Values) -> None:
+    """Add how far the value may be off, if that is known."""
+    limit = values.limit(table.id, channel.name)
+    if limit is not None:
+        filters = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
+        result.uncertainty[channel.name] = published(limit, filters)
+        result.accuracy[channel.name] = f"±{limit:.2g} {channel.unit}"
 
 
 def _unit_of(table: SensorTable, channel: Channel) -> str:

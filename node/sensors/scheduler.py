@@ -301,6 +301,7 @@ class Scheduler:
             values = sensor.state.values
             self._answer(sensor.table.id, lambda r: r.values.setdefault(sensor.table.id, values))
             return
+        sensor.state.middle = sensor.agreement.middle
         self._evaluate(sensor, outcome, taken_s=outcome.ended_s)
         complaints = sensor.state.complaints
         if outcome.measurement is not None:

@@ -13,6 +13,7 @@ from node.derive import Missing
 from node.filters import ChannelFilters, Rejected
 from node.reading import Layout, ReadOutcome
 from node.sensors.derived import DerivedValues, Window
+from node.uncertainty import of_derived, of_measured, of_middle, published
 from node.units import duration_text
 
 __all__ = ["SensorState"]
@@ -56,6 +57,8 @@ class SensorState:
         """The last read that gave a value."""
         self.concern = ""
         """What is wrong with it although it gives values; "" for nothing."""
+        self.middle: tuple[tuple[str, str], ...] = ()
+        """The (sensor, channel) that the value of a sensor of `agree` is the mean of."""
         self.others: Mapping[str, SensorState] = {}
         """Sensor -> its state, for derived channels with parts of other sensors."""
         self._stale_at_s = math.inf
@@ -235,6 +238,36 @@ class SensorState:
         if channel not in self.values:
             raise Missing(f"{self.table.id} has no {channel} at present")
         return self._filters[channel].exact
+
+    def accuracy(self) -> dict[str, float]:
+        """Return how far each newest value may be off, in its unit, where that is known."""
+        limits = {name: self.limit_of(name) for name in self.values}
+        return {
+            name: published(limit, self._filters[name])
+            for name, limit in limits.items()
+            if limit is not None
+        }
+
+    def limit_of(self, channel: str) -> float | None:
+        """Return how far the newest value of a channel may be off, in the unit of the driver."""
+        outcome = self.outcome
+        if outcome is None or outcome.measurement is None or channel not in self.values:
+            return None
+        raw = outcome.measurement.get(channel)
+        if raw is not None and self.middle:
+            return of_middle([self.others[s].limit_of(name) for s, name in self.middle])
+        if raw is not None:
+            return of_measured(self.table, self._filters[channel], outcome.channels, raw)
+        derived = next(d for d in self.table.derive if d.channel.name == channel)
+        values: dict[str, float] = {}
+        limits: dict[str, float | None] = {}
+        for key, (sensor, name) in derived.sources.items():
+            state = self if sensor == self.table.id else self.others[sensor]
+            limits[key] = state.limit_of(name)
+            if limits[key] is None:
+                return None
+            values[key] = state._filters[name].exact
+        return of_derived(derived, values, limits)
 
     @property
     def windows(self) -> list[tuple[tuple[str, str], Window, str]]:

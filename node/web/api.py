@@ -103,6 +103,7 @@ def sensor_answer(sensor: SensorView) -> dict[str, Any]:
                 "text": channel.text,
                 "unit": channel.unit,
                 "current": channel.current,
+                "accuracy": channel.accuracy,
             }
             for channel in sensor.channels
         ],

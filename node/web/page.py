@@ -51,6 +51,7 @@ def plot_of(
         # Successive buckets may be up to one width further apart than the readings in them.
         gap_ms=sensor.gap_ms + span.width_ms,
         decimals=channel.decimals,
+        accuracy=channel.accuracy or 0.0,
         marks=sensor.sensor.marks if sensor.sensor else (),
         # Midnight is where it is for the node; the script writes the times of the reader.
         zone=LocalZone(),
@@ -209,10 +210,13 @@ def _card_error(sensor: SensorView) -> str:
 def _reading(channel: ChannelView, now_ms: int) -> str:
     old = "" if channel.current else " old"
     last = "" if channel.current else '<span class="note">last value</span>'
+    accuracy = ""
+    if channel.accuracy is not None:
+        accuracy = f'<span class="range">±{channel.accuracy:g}</span>'
     return (
         f'<div class="reading{old}" data-channel="{esc(channel.name)}">'
         f'<span class="label">{esc(label_of(channel.name))}</span>{last}'
-        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span>'
+        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span>{accuracy}'
         f"{_day_of(channel, now_ms)}</div>"
     )
 

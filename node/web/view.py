@@ -39,6 +39,8 @@ class ChannelView(msgspec.Struct, frozen=True):
     current: bool
     channel: ChannelSummary
     decimals: int
+    accuracy: float | None
+    """How far the value may be off, in its unit; None: not known."""
 
 
 class SensorView(msgspec.Struct, frozen=True):
@@ -152,7 +154,8 @@ def _sensor(
         gap_ms=gap_ms,
         health=health,
         channels=tuple(
-            _channel(channel, watcher, gap_ms, online=state == "online") for channel in channels
+            _channel(channel, watcher, gap_ms, health, online=state == "online")
+            for channel in channels
         ),
         sensor=sensor,
     )
@@ -173,7 +176,12 @@ def _seq(channel: ChannelSummary) -> int:
 
 
 def _channel(
-    channel: ChannelSummary, watcher: Watcher, gap_ms: int, *, online: bool
+    channel: ChannelSummary,
+    watcher: Watcher,
+    gap_ms: int,
+    health: SensorHealth | None,
+    *,
+    online: bool,
 ) -> ChannelView:
     age_s = watcher.age_s(channel.newest) if channel.newest else None
     decimals = min(channel.decimals, 6)
@@ -187,6 +195,7 @@ def _channel(
         current=online and age_s is not None and age_s <= gap_ms / 1000 + _GRACE_S,
         channel=channel,
         decimals=decimals,
+        accuracy=health.accuracy.get(channel.name) if health else None,
     )
 
 
