@@ -152,10 +152,22 @@ def fault_of(options: Options) -> str:
                 f'the key its own, with msgspec.field(name="{name}")'
             )
         try:
-            method()
+            fault = _fault_of_result(name, method())
         except Exception as error:  # noqa: BLE001, another package's options may raise anything
-            return f"{name}() raises {type(error).__name__}: {error}"
+            fault = f"{name}() raises {type(error).__name__}: {error}"
+        if fault:
+            return fault
     return ""
+
+
+def _fault_of_result(name: str, result: object) -> str:
+    """Return what is wrong with what a method of options returns; "" if nothing is."""
+    if name in ("channels", "claims"):
+        kind = Channel if name == "channels" else Claim
+        is_right = isinstance(result, tuple | list) and all(isinstance(r, kind) for r in result)
+        return "" if is_right else f"{name}() returns {result!r}, and not {kind.__name__}s"
+    is_right = isinstance(result, str) and bool(result or name == "accuracy")
+    return "" if is_right else f"{name}() returns {result!r}, and not a text"
 
 
 class Driver(Protocol):

@@ -9,7 +9,6 @@ accident, opens a lost port again, and says what is wrong in terms of the wires.
 from __future__ import annotations
 
 import contextlib
-import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -84,10 +83,7 @@ class _Line:
 
     def reset_input_buffer(self) -> None:
         assert self.stream is not None
-        try:
-            self.stream.reset_input_buffer()
-        except termios.error as error:  # pyserial lets it out when the adapter is unplugged
-            raise OSError(*error.args) from error
+        self.stream.reset_input_buffer()
 
     def reset_output_buffer(self) -> None:
         """Do nothing: `write` keeps nothing back."""

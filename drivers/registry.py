@@ -67,7 +67,7 @@ def _third_party(name: str) -> DriverInfo:
     for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
         try:
             info = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MissingSupport(
                 f"driver {name!r}: {entry.value} cannot be loaded ({type(error).__name__}: {error})"
             ) from error

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import termios
 import time
 
 from drivers.errors import (
@@ -46,8 +47,16 @@ def open_serial(port: str, settings: SerialSettings) -> ByteStream:
         raise MissingSupport(
             f"{port}: the package pyserial is missing", install_command("modbus")
         ) from error
+
+    class Port(serial.Serial):  # type: ignore[misc]
+        def reset_input_buffer(self) -> None:
+            try:
+                super().reset_input_buffer()
+            except termios.error as error:  # so pyserial says that the adapter is unplugged
+                raise OSError(*error.args) from error
+
     try:
-        stream: ByteStream = serial.Serial(
+        stream: ByteStream = Port(
             port,
             settings.baud,
             parity=settings.parity[0].upper(),

@@ -18,6 +18,7 @@ from support import FakeClock, TickingClock, put_libraries_on
 from drivers import registry
 from drivers.base import (
     Channel,
+    Claim,
     DriverInfo,
     Measurement,
     Options,
@@ -27,12 +28,13 @@ from drivers.base import (
 from drivers.bus import Board
 from drivers.catalogue import CATALOGUE
 from drivers.conformance import Conformance, NotConformant, example_options
-from drivers.errors import SensorError, SensorNotFound, as_sensor_error
+from drivers.errors import MissingSupport, SensorError, SensorNotFound, as_sensor_error
 from drivers.modbus_models import Register
 from drivers.registry import driver_names, find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.dead import DEATHS
 from node.config.load import ConfigError, load
+from node.sensors.board import open_board
 
 ROWS = {row.name: row for row in CATALOGUE}
 
@@ -341,28 +343,93 @@ class RaisingOptions(Options, frozen=True, kw_only=True):
         raise KeyError("depth")
 
 
+class UnreadableOptions(Options, frozen=True, kw_only=True):
+    """msgspec cannot make this of a number or a text in TOML."""
+
+    depth: complex = 1j
+
+    def bus(self) -> str:
+        return "pond"
+
+    def where(self) -> str:
+        return "the pond"
+
+
+class NumberedOptions(PondOptions, frozen=True, kw_only=True):
+    def bus(self) -> str:
+        return 1  # type: ignore[return-value]
+
+
+class ClaimingOptions(PondOptions, frozen=True, kw_only=True):
+    def claims(self) -> tuple[Claim, ...]:
+        return ("GPIO 4",)  # type: ignore[return-value]
+
+
+class RefusingOptions(PondOptions, frozen=True, kw_only=True):
+    def __post_init__(self) -> None:
+        raise KeyError("depth")
+
+
+FAULTY = [
+    (HidingOptions, "its field bus hides the method bus(): give the field another name, and"),
+    (RaisingOptions, "where() raises KeyError: 'depth'"),
+    (NumberedOptions, "bus() returns 1, and not a text"),
+    (ClaimingOptions, "claims() returns ('GPIO 4',), and not Claims"),
+]
+CANNOT_BE_LOADED = "driver 'pond': my.pond cannot be loaded (KeyError: 'x')"
+
+
+@pytest.mark.parametrize(("options", "says"), FAULTY)
+def test_options_that_are_wrong_are_named_by_the_suite(options, says):
+    with pytest.raises(NotConformant, match=re.escape(says)):
+        Conformance(pond(options=options)).check_declaration()
+
+
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "keys", "says"),
     [
-        (HidingOptions, "its field bus hides the method bus(): give the field another name, and"),
-        (RaisingOptions, "where() raises KeyError: 'depth'"),
+        *((options, "", says) for options, says in FAULTY),
+        (UnreadableOptions, "depth = 3", "its options raise"),
+        (RefusingOptions, "", "its options raise KeyError: 'depth'"),
+        (None, "", CANNOT_BE_LOADED),
     ],
 )
-def test_options_that_are_wrong_are_named_by_the_suite_and_by_check(
-    tmp_path, monkeypatch, options, says
-):
-    """`check` called such a configuration valid, and `run` ended with a traceback."""
-    hiding = pond(options=options)
-    with pytest.raises(NotConformant, match=re.escape(says)):
-        Conformance(hiding).check_declaration()
-    monkeypatch.setattr(registry, "_third_party", lambda _name: hiding)
+def test_a_faulty_driver_costs_its_own_sensor_alone(tmp_path, monkeypatch, options, keys, says):
+    """The configuration is valid and says what is wrong, and so does each reading of the sensor."""
+
+    def third_party(_name: str) -> DriverInfo:
+        if options is None:
+            raise MissingSupport(CANNOT_BE_LOADED)
+        return pond(options=options)
+
+    monkeypatch.setattr(registry, "_third_party", third_party)
     file = tmp_path / "node.toml"
-    file.write_text('[mqtt]\nhost = "h"\n[[sensor]]\nid = "koi"\ndriver = "pond"\n')
+    file.write_text(
+        '[mqtt]\nhost = "h"\n[[sensor]]\nid = "a"\ndriver = "cpu"\n'
+        f'[[sensor]]\nid = "koi"\ndriver = "pond"\n{keys}\n'
+        "[sensor.channel.temperature]\nmedian = 3\n"
+    )
+    config = load(file)
+    (remark,) = config.remarks
+    assert remark.startswith("[[sensor]] koi: the driver pond is faulty: ")
+    assert says in remark
+    assert remark.endswith("; this sensor stays offline")
+    healthy, faulty = config.sensors
+    board = open_board(config, simulate=True)
+    with pytest.raises(MissingSupport, match=re.escape(says)) as caught:
+        faulty.info.open(faulty.options, board)
+    assert caught.value.hint == "its author must correct it; the other sensors go on"
+    assert healthy.info.open(healthy.options, board).read()
+
+
+def test_a_wrong_key_for_a_sound_driver_is_still_an_error(tmp_path, monkeypatch):
+    """Negative control: the fault is the user's."""
+    monkeypatch.setattr(registry, "_third_party", lambda _name: pond())
+    file = tmp_path / "node.toml"
+    file.write_text('[mqtt]\nhost = "h"\n[[sensor]]\nid = "koi"\ndriver = "pond"\ndeep = 1\n')
     with pytest.raises(ConfigError) as caught:
         load(file)
-    (problem,) = caught.value.problems
-    assert (problem.line, problem.where) == (3, "[[sensor]] koi")
-    assert f"the driver pond is faulty, and its author must correct it: {says}" in problem.message
+    assert [problem.where for problem in caught.value.problems] == ["[[sensor]] koi deep"]
 
 
 def test_the_options_of_every_driver_of_ours_are_right():

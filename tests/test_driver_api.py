@@ -1,10 +1,12 @@
-"""drivers/API.md: every public name is in it, and its driver keeps the contract."""
+"""drivers/API.md has every public name, and the drivers of drivers/README.md keep the contract."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import itertools
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from drivers.bus import Board
 
 ROOT = Path(__file__).parent.parent
 API = (ROOT / "drivers" / "API.md").read_text()
+README = (ROOT / "drivers" / "README.md").read_text()
 PUBLIC = ("base", "errors", "bus", "conformance", "registry")
 
 
@@ -55,12 +58,49 @@ def test_every_method_of_options_and_of_a_board_is_documented():
         assert f"`{name}" in section("bus"), name
 
 
-def test_its_example_runs(tmp_path):
-    file = tmp_path / "lake.py"
-    file.write_text(API.split("```python\n")[1].split("```")[0])
+def example(name: str) -> str:
+    """The example in drivers/README.md that defines `name`."""
+    blocks = README.split("```python\n")[1:]
+    (found,) = (block for block in blocks if f"\n{name} = DriverInfo(" in block)
+    return found.split("```")[0]
+
+
+@pytest.mark.parametrize("name", ["lake", "brook"])
+def test_an_example_keeps_the_contract(tmp_path, name):
+    file = tmp_path / f"{name}.py"
+    file.write_text(example(name.upper()))
     command = [sys.executable, "-W", "error", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("lake keeps the contract\n", "")
+    assert (done.stdout, done.stderr) == (f"{name} keeps the contract\n", "")
+
+
+def test_the_examples_as_a_package_are_read_on_simulated_hardware(tmp_path):
+    """Their entry points, their options in TOML, their `simulate`, and a fault of the air."""
+    info = tmp_path / "water-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: water\nVersion: 1.0\n")
+    entries = "lake = lake:LAKE\nbrook = brook:BROOK\n"
+    (info / "entry_points.txt").write_text(f"[sensor_node.drivers]\n{entries}")
+    for name in ("lake", "brook"):
+        (tmp_path / f"{name}.py").write_text(example(name.upper()))
+    config = tmp_path / "node.toml"
+    config.write_text(
+        '[mqtt]\nhost = "127.0.0.1"\n[simulation]\nbase = 12\n'
+        '[[sensor]]\nid = "l"\ndriver = "lake"\nbus = 3\n'
+        '[[sensor]]\nid = "b"\ndriver = "brook"\nport = "/dev/ttyUSB0"\n'
+        '[[simulation.fault]]\nsensor = "b"\nkind = "spike"\namount = 15\nafter = "0s"\n'
+    )
+    command = [sys.executable, "-m", "node", "read", "--simulate", "--json", "-c", str(config)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    celsius = {entry["sensor"]: entry["values"]["temperature"] for entry in json.loads(done.stdout)}
+    assert celsius["l"] == pytest.approx(12, abs=3), done.stderr
+    assert celsius["b"] == pytest.approx(27, abs=3), done.stderr
 
 
 def strays(text: str) -> list[int]:

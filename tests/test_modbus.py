@@ -290,10 +290,10 @@ def test_a_port_that_another_program_has_is_left_to_it():
     ],
 )
 def test_a_port_that_cannot_be_opened(monkeypatch, number, error, says):
-    def refuse_to_open(*_args: object, **_options: object) -> None:
+    def refuse_to_open(_port: serial.Serial) -> None:
         raise serial.SerialException(number, os.strerror(number))
 
-    monkeypatch.setattr(serial, "Serial", refuse_to_open)
+    monkeypatch.setattr(serial.Serial, "open", refuse_to_open)
     with pytest.raises(error, match=says):
         opened({"port": "/dev/ttyUSB0", **XY}).read()
 

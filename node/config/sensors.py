@@ -76,11 +76,21 @@ def _read_sensor(
         claimed.append((power, f"power_pin of {owner}", (*path, "power_pin")))
     if written.get("id") == "cmd":
         reader.problem((*path, "id"), '"cmd" is reserved for the topics of commands')
-    info = _find_driver(reader, written, (*path, "driver"))
-    if info is None:
-        return None
+    options: Options | None = None
+    info: DriverInfo | None = None
+    try:
+        info = _find_driver(reader, written, (*path, "driver"))
+        if info is None:
+            return None
+        options = _read_options(reader, info, written, path)
+    except _Faulty as faulty:
+        from node.config.faulty_driver import stand_in
+
+        name = info.name if info is not None else written["driver"]
+        what = f"the driver {name} is faulty: {faulty}"
+        reader.remark(path, f"{what}; this sensor stays offline")
+        info, options = stand_in(name, what, info)
     common["driver"] = info.name
-    options = _read_options(reader, info, written, path)
     if options is not None:
         claimed += [(claim, owner, path) for claim in options.claims()]
     measured = info.channels if options is None else info.channels_with(options)
@@ -115,6 +125,10 @@ def _read_sensor(
     return SensorTable(**common, channel=channels, derive=derived, info=info, options=options)
 
 
+class _Faulty(Exception):
+    """A driver of another package does not keep the contract, or cannot be loaded."""
+
+
 def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) -> DriverInfo | None:
     name = written.get("driver")
     if name is None:
@@ -138,7 +152,7 @@ def _find_driver(reader: TableReader, written: dict[str, Any], path: KeyPath) ->
         called = f'driver "{name}"' if meant else "driver"
         reader.problem(path, f"unknown {called}; {hint}")
     except MissingSupport as error:
-        reader.problem(path, str(error))
+        raise _Faulty(str(error)) from error
     return None
 
 
@@ -159,29 +173,34 @@ def _bus_of(written: dict[str, Any]) -> str:
 def _read_options(
     reader: TableReader, info: DriverInfo, written: dict[str, Any], path: KeyPath
 ) -> Options | None:
+    """Return the options; None if they are wrong, after reporting why.
+
+    Raises:
+        _Faulty: the driver itself is.
+    """
     own = {key: value for key, value in written.items() if key not in _SENSOR_KEYS}
-    known = [field.encode_name for field in fields_of(info.options)]
-    for key in [key for key in own if key not in known]:
-        of_what = f" of the driver {info.name}"
-        reader.unknown_key((*path, key), [*known, *_SENSOR_KEYS], of_what)
-        del own[key]
-    for key, former, now in info.former:
-        if own.get(key) == former:
-            reader.remark((*path, key), f'"{former}" is no longer there: read as {key} = "{now}"')
-            own[key] = now
-    values = reader.table(info.options, own, path)
-    if values is None:
-        return None
     try:
+        known = [field.encode_name for field in fields_of(info.options)]
+        for key in [key for key in own if key not in known]:
+            of_what = f" of the driver {info.name}"
+            reader.unknown_key((*path, key), [*known, *_SENSOR_KEYS], of_what)
+            del own[key]
+        for key, former, now in info.former:
+            if own.get(key) == former:
+                told = f'"{former}" is no longer there: read as {key} = "{now}"'
+                reader.remark((*path, key), told)
+                own[key] = now
+        values = reader.table(info.options, own, path)
+        if values is None:
+            return None
         options = info.options(**values)
     except ValueError as error:  # each is valid, but the combination is not
         reader.problem(path, str(error))
         return None
+    except Exception as error:
+        raise _Faulty(f"its options raise {type(error).__name__}: {error}") from error
     if fault := fault_of(options):
-        reader.problem(
-            path, f"the driver {info.name} is faulty, and its author must correct it: {fault}"
-        )
-        return None
+        raise _Faulty(fault)
     return options
 
 
