@@ -467,7 +467,7 @@ class Proxy:
         self._open.clear()
 
     def blackhole(self) -> None:
-        """Take everything and pass nothing on; what was taken is lost."""
+        """Take everything and pass nothing on, not even an end; what was taken is lost."""
         self._passes.clear()
 
     def mend(self) -> None:
@@ -496,7 +496,7 @@ class Proxy:
             while content := source.recv(65536):
                 if self._passes.is_set():
                     sink.sendall(content)
-        for end in (source, sink):
+        for end in (source, sink) if self._passes.is_set() else ():
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 

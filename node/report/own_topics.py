@@ -13,6 +13,7 @@ import logging
 import math
 from collections import deque
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -33,6 +34,9 @@ _A_COPY = (
     "the broker has readings of this log's stream that are not in the log; the card was "
     "restored from a copy, or another node has a copy of it"
 )
+_STREAM_EVERY_S = 3600.0
+"""The least time between streams that are begun because of what others say: no copy of the card has
+a stream that was begun a moment ago, but everybody who may read this topic can repeat its name."""
 _OWN_KEPT = 5
 _SAME_TIME_MS = 1000
 
@@ -41,18 +45,19 @@ class _Said(msgspec.Struct, frozen=True):
     """The fields of health and state that describe their log."""
 
     stream: str = ""
-    seq: int = 0
+    seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
     time: str = ""
     clock: str = ""
 
     @property
     def utc_ms(self) -> int | None:
-        """Return when it was published; None if the clock was not set."""
+        """Return when it was published; None if that is not known, or the clock was not set."""
         try:
             moment = datetime.fromisoformat(self.time)
-        except ValueError:
+            utc_ms = round(moment.timestamp() * 1000)
+        except (ValueError, OverflowError):
             return None
-        return round(moment.timestamp() * 1000) if self.clock == "synced" else None
+        return utc_ms if self.clock == "synced" and moment.tzinfo is not None else None
 
 
 class OwnTopics:
@@ -67,6 +72,7 @@ class OwnTopics:
         self._said = False
         self._contradicted = False
         self._say_at_s = -math.inf
+        self._stream_not_before_s = -math.inf
         self._unknown: list[_Said] = []
         """The readings of our stream that the broker has and the log does not."""
 
@@ -99,7 +105,7 @@ class OwnTopics:
             return False
         try:
             said = msgspec.json.decode(message.payload, type=_Said)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return True
         if message.retained:
             self._compare(said, is_health=is_health)
@@ -107,7 +113,9 @@ class OwnTopics:
                 self.opened()
         elif is_health and message.payload not in self._own_health:
             self._another_node(f"{message.topic} has a message that is not from this node")
-            if said.stream == self._outbox.stream:
+            now_s = self._clock.monotonic()
+            if said.stream == self._outbox.stream and now_s >= self._stream_not_before_s:
+                self._stream_not_before_s = now_s + _STREAM_EVERY_S
                 _log.warning("%s: another stream is begun", _A_COPY)
                 self._outbox.begin_stream()
         return True
