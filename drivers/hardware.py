@@ -7,7 +7,6 @@ generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -109,6 +108,8 @@ def _pin_factory() -> Any:
     Raises:
         MissingSupport: GPIO does not exist, or this user may not use it.
     """
+    import importlib.util
+
     from gpiozero import Device
     from gpiozero.exc import BadPinFactory, PinFactoryFallback
 

@@ -128,11 +128,14 @@ def refuse_unstable(board: Board, path: str) -> None:
     Raises:
         WrongDriver: the path has a numbered folder whose device has a name; or is on 1-Wire.
     """
-    real = Path(os.path.realpath(board.path(path)))
-    for part in (*Path(path).parts, *real.parts):
+    file = board.path(path)
+    parts = path.split("/")
+    for part in (*parts, *os.path.realpath(file).split("/")):
         if _ONE_WIRE.match(part):
             raise one_wire_refusal(part)
-    for folder in (board.path(path), *board.path(path).parents):
+    if not any(map(_NUMBERED.match, parts)):
+        return
+    for folder in (file, *file.parents):
         if not _NUMBERED.match(folder.name):
             continue
         name = _text(folder / "name")

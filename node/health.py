@@ -5,10 +5,7 @@ discovery, `/metrics`, the page and `status` read the rows. Every field has a de
 health of an older node can be read. Unknown fields of a newer node are ignored.
 """
 
-from __future__ import annotations
-
 import functools
-import typing
 from typing import Annotated
 
 import msgspec
@@ -232,7 +229,7 @@ def shown_fields() -> dict[str, Shown]:
     """Return the fields of `Health` that are shown, each with its row."""
     return {
         name: row
-        for name, hint in typing.get_type_hints(Health, include_extras=True).items()
+        for name, hint in Health.__annotations__.items()
         for row in getattr(hint, "__metadata__", ())
         if isinstance(row, Shown)
     }

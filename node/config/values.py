@@ -119,9 +119,11 @@ def parse_host(written: object) -> HostName:
     if re.search(r":\d+$", written):
         raise ValueError("expected only a host name: set port separately")
     try:
-        ascii_name = written.encode("idna").decode("ascii").removesuffix(".")
+        # The codec takes long to import, and leaves a name in ASCII as it is.
+        ascii_name = written if written.isascii() else written.encode("idna").decode("ascii")
     except UnicodeError:
         raise ValueError("not a valid host name") from None
+    ascii_name = ascii_name.removesuffix(".")
     labels = ascii_name.split(".")
     if len(ascii_name) > 253 or not all(
         re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels

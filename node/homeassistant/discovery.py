@@ -78,6 +78,7 @@ _NAMED_CLASSES = {
 _PLATFORMS = ("sensor", "binary_sensor", "button")
 _MAX_COMPONENTS = 1000
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU", "rssi": "RSSI"}
+_NOT_IN_AN_ID = re.compile("[^a-z0-9]+")
 Component = dict[str, Any]
 
 
@@ -241,7 +242,7 @@ def _tell_apart(components: dict[str, Component]) -> None:
 
 def _entity_id(name: str) -> str:
     """Return the part of an entity id that Home Assistant derives from a name."""
-    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+    return _NOT_IN_AN_ID.sub("_", name.lower()).strip("_")
 
 
 def _channels(config: Config, topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import importlib.util
+import importlib.machinery
 import os
 import sys
 import types
@@ -52,7 +52,7 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
         "msgspec.inspect": _Later("msgspec.inspect"),
         "typing_extensions": None,
     }
-    if importlib.util.find_spec("socks") is None:
+    if importlib.machinery.PathFinder.find_spec("socks") is None:
         stand_ins["urllib.request"] = _Later("urllib.request")
     if not with_ssl:
         stand_ins |= {"_hashlib": None, "ssl": _Later("ssl", **_SSL_ERRORS)}
