@@ -312,11 +312,11 @@ class Alarms:
             units=("", condition.unit, alarm.unit)[: 2 + len(values)],
             alarm=AlarmOf(alarm.name, alarm.channel, condition.kind),
         )
-        shown = "no value" if change.value is None else f"{change.value:g} {alarm.unit}"
+        is_at = "" if change.value is None else f" is {change.value:g} {alarm.unit}"
         if change.on:
-            _log.warning("ALARM %s: %s (%s %s)", alarm.key, condition, alarm.channel, shown)
+            _log.warning("ALARM %s: %s%s (%s)", alarm.key, alarm.channel, is_at, condition)
         else:
-            _log.warning("the alarm %s is over: %s %s", alarm.key, alarm.channel, shown)
+            _log.warning("the alarm %s is over: %s%s", alarm.key, alarm.channel, is_at)
         code = ALARM_ON if change.on else ALARM_OFF
         self._record(alarm, layout, (code, condition.limit, *values), at)
 

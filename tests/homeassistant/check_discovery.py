@@ -319,6 +319,30 @@ def test_a_channel_without_a_value_is_unknown(bench: Bench) -> None:
     bench.wait_for(entity("air", "temperature"), number, 25)
 
 
+def test_an_alarm_is_a_binary_sensor(bench: Bench) -> None:
+    """On with the reason as its attributes, acknowledged by a button, unknown without a value."""
+    alarm, name = "binary_sensor.greenhouse_air_too_warm", "button.greenhouse_acknowledge_alarms"
+    air = SENSORS["air"] + "\n[[sensor.channel.temperature.alarm]]\n"
+    air += 'name = "too-warm"\nabove = 35\n'
+    faults = '\n[[simulation.fault]]\nsensor = "air"\nkind = "spike"\namount = 25\n'
+    faults += 'after = "10s"\nfor = "20s"\n'
+    faults += '[[simulation.fault]]\nsensor = "air"\nkind = "unplug"\nafter = "40s"\n'
+    bench.run(more=faults, changed={"air": air})
+    bench.node_says("air (dht22): online")
+    bench.wait_for(alarm, lambda state: state == "off", 15)
+    bench.wait_for(alarm, lambda state: state == "on", 25)
+    attributes = bench.hass.states()[alarm]["attributes"]
+    assert attributes["device_class"] == "heat"
+    assert (attributes["limit"], attributes["acknowledged"]) == (35, False)
+    bench.hass.call("button.press", entity_id=name)
+    wait_until(lambda: bench.hass.states()[alarm]["attributes"]["acknowledged"], 10)
+    bench.wait_for(alarm, lambda state: state == "off", 30)
+    bench.wait_for(alarm, lambda state: state == "unknown", 40)
+    bench.run()
+    bench.wait_for(alarm, lambda state: state is None, 20)
+    bench.wait_for(entity("box", "humidity"), number, 15)
+
+
 def test_a_node_that_dies_is_unavailable(bench: Bench) -> None:
     """Every entity of it, by the will."""
     assert bench.node is not None
