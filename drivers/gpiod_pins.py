@@ -65,18 +65,15 @@ class GpiodPin(LocalPiPin):  # type: ignore[misc]
         self._bounce_s: float | None = None
         self._listener: _Listener | None = None
         self._line: Any = None
-        try:
-            self._line = gpiod.request_lines(
-                factory.chip, config={self._number: self._settings()}, consumer="sensor-node"
-            )
-        except OSError as error:
-            raise line_error(self._number, error) from error
+        """None while it is closed; gpiozero uses the same pin for the next device on it."""
+        self._configure()
 
     def close(self) -> None:
         if self._line is None:
             return
         self.when_changed = None
         self._function, self._pull = "input", "floating"
+        self._edges, self._bounce_s = "both", None
         with contextlib.suppress(OSError):
             self._configure()
         self._line.release()
@@ -93,7 +90,16 @@ class GpiodPin(LocalPiPin):  # type: ignore[misc]
         return settings
 
     def _configure(self, *, state: bool = False) -> None:
-        self._line.reconfigure_lines({self._number: self._settings(state=state)})
+        config: dict[Any, Any] = {self._number: self._settings(state=state)}
+        if self._line is not None:
+            self._line.reconfigure_lines(config)
+            return
+        try:
+            self._line = gpiod.request_lines(
+                self.factory.chip, config=config, consumer="sensor-node"
+            )
+        except OSError as error:
+            raise line_error(self._number, error) from error
 
     # -- properties that gpiozero reads and sets
 

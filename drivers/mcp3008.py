@@ -12,7 +12,7 @@ import msgspec
 from drivers.analog import AnalogOptions, celsius_of, channel_of
 from drivers.base import BcmPin, Channel, Claim, DriverInfo, Measurement
 from drivers.bus import Board
-from drivers.errors import MissingSupport, as_sensor_error
+from drivers.errors import MissingSupport, SensorError, as_sensor_error
 
 __all__ = [
     "MCP3004",
@@ -96,6 +96,8 @@ class Mcp:
                 select_pin=options.select_pin,
                 pin_factory=pin_factory,
             )
+        except SensorError as error:  # our own pins', when one is in use
+            raise type(error)(f"{options.where()}: {error.what}", error.hint) from error
         except OSError as error:
             raise as_sensor_error(
                 error, options.where(), "switch SPI on: dtparam=spi=on"

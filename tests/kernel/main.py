@@ -1,7 +1,8 @@
 """`tests/kernel/run`, once everything is installed: makes the guest, runs it, tells its verdict.
 
-The guest has Debian's kernel and modules for this machine, taken out of their package, and a RAM
-disk of a megabyte; all else it reads from this machine's own root file system.
+The guest has Debian's kernel and modules for this machine, taken out of their package, a GPIO
+simulator built for that kernel (`gpio_sim`), and a RAM disk of a megabyte; all else it reads from
+this machine's own root file system.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import gpio_sim
+
 # ruff: noqa: T201
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +25,7 @@ CACHE = Path("/var/cache/sensor-node")
 MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "i2c-dev", "i2c-stub"),
     *("lm75", "jc42", "bmp280-i2c"),
+    "configfs",
 )
 ADDRESSES = "chip_addr=0x48,0x18,0x76,0x77"
 TIME_LIMIT_S = 1200  # for one that hangs; a busy machine is slow
@@ -36,7 +40,10 @@ def main() -> int:
 def kept_parts() -> Path:
     """The kernel, `modules/`, and their `order`, kept from one run to the next."""
     package = kernel_package()
-    what = hashlib.sha256(" ".join((package.name, ADDRESSES, *MODULES)).encode()).hexdigest()
+    builder = Path(gpio_sim.__file__).read_text()
+    what = hashlib.sha256(
+        " ".join((package.name, ADDRESSES, *MODULES, builder)).encode()
+    ).hexdigest()
     parts = CACHE / f"guest-{what[:16]}"
     if parts.exists():
         return parts
@@ -48,6 +55,11 @@ def kept_parts() -> Path:
         (image,) = (kernel / "boot").glob("vmlinuz-*")
         shutil.copy(image, unfinished / "vmlinuz")
         choose_modules(kernel, unfinished)
+        print("building the GPIO simulator", flush=True)
+        simulator = gpio_sim.build(image.name.removeprefix("vmlinuz-"), Path(temporary), fetched)
+        shutil.copy(simulator, unfinished / "modules")
+        with (unfinished / "modules/order").open("a") as order:
+            order.write(f"{simulator.name}\n")
         unfinished.rename(parts)
     return parts
 
@@ -60,6 +72,11 @@ def kernel_package() -> Path:
         subprocess.run(["apt-get", "-qq", "update"], check=True)
         asked = subprocess.run(ask, check=True, capture_output=True, text=True)
     name = asked.stdout.split("Depends: ")[1].split()[0]
+    return fetched(name)
+
+
+def fetched(name: str) -> Path:
+    """The file of a Debian package, kept from one run to the next."""
     CACHE.mkdir(parents=True, exist_ok=True)
     kept = sorted(CACHE.glob(f"{name}_*.deb"))
     if not kept:
