@@ -262,6 +262,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a person should know about the sensor, or about the code that reads it."""
     computed: bool = False
     """The node computes it from other sensors: it has no hardware, and `open` is not called."""
+    is_die: bool = False
+    """It reads the temperature of a chip that is made for something else: motion, power, time."""
     more_channels: bool = False
     """The hardware may have channels beyond `channels` (an IIO folder)."""
     min_interval_s: float = 0.0

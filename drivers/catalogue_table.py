@@ -14,9 +14,20 @@ _HEADING = (
 )
 
 
+_DIES = """
+Chips that are made for something else (motion, power, time), and measure their own temperature,
+mostly some degrees above that of the air:
+
+"""
+
+
 def catalogue_table(rows: Iterable[ChipRow]) -> str:
-    """Return Markdown with a line for each row, sorted by name."""
-    return _HEADING + "".join(_line(row) for row in sorted(rows, key=lambda row: row.name))
+    """Return Markdown with a line for each row, sorted by name; dies in a table of their own."""
+    in_order = sorted(rows, key=lambda row: row.name)
+    thermometers = "".join(_line(row) for row in in_order if not row.is_die)
+    dies = "".join(_line(row) for row in in_order if row.is_die)
+    table = _HEADING + thermometers if thermometers or not dies else ""
+    return table + (_DIES + _HEADING + dies if dies else "")
 
 
 def _line(row: ChipRow) -> str:

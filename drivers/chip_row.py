@@ -90,6 +90,8 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     aliases: tuple[str, ...] = ()
     """As in `DriverInfo`."""
+    is_die: bool = False
+    """As in `DriverInfo`."""
     package: str
     """The distribution on PyPI."""
     module: str

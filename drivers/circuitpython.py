@@ -326,6 +326,7 @@ def chip_driver(row: ChipRow) -> DriverInfo:
         name=row.name,
         summary=row.summary,
         aliases=row.aliases,
+        is_die=row.is_die,
         options=options_type(row),
         channels=row.channels,
         open=lambda options, board: Chip(row, options, board),

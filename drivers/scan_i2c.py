@@ -211,11 +211,13 @@ def drivers_told(bus: I2CBus, address: int) -> list[str]:
 
 
 def _rows_at(address: int, there: dict[int, str]) -> list[ChipRow]:
-    return [
+    """Return the rows that a chip at `address` may be, thermometers first."""
+    rows = [
         row
         for row in CATALOGUE
         if address in row.addresses and all(also in there for also in row.also_uses)
     ]
+    return sorted(rows, key=lambda row: row.is_die)
 
 
 def _can_be_asked(address: int, witness: Witness | None) -> bool:

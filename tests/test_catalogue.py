@@ -28,6 +28,7 @@ from drivers.circuitpython import chip_driver
 from drivers.errors import ImplausibleValue, MissingSupport, SensorError
 from drivers.packages import install_command
 from drivers.registry import driver_names, find_driver
+from drivers.scan_i2c import _rows_at
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, SPI_CHIPS
 from drivers.sim.dead import ConstantChip
@@ -145,9 +146,20 @@ def test_every_row_says_what_it_is_worth(row):
 def test_the_readme_has_the_table_that_the_rows_make():
     """`sensor-node drivers --markdown` prints it anew."""
     readme = (ROOT / "drivers" / "README.md").read_text()
-    heading = catalogue_table([])
-    table = heading + readme.partition(heading)[2].partition("\n\n")[0] + "\n"
-    assert table == catalogue_table(CATALOGUE)
+    assert f"\n\n{catalogue_table(CATALOGUE)}\n" in readme
+
+
+def test_dies_of_other_chips_are_listed_last():
+    """In the table, and where a scan offers what an address may be."""
+    table = catalogue_table(CATALOGUE)
+    thermometers, dies = table.split("\nChips that are made for something else")
+    for row in CATALOGUE:
+        assert (f"| `{row.name}` |" in dies) is row.is_die, row.name
+        assert (f"| `{row.name}` |" in thermometers) is not row.is_die, row.name
+    for address in range(0x08, 0x78):
+        offered = [row.is_die for row in _rows_at(address, {a: "" for a in range(0x80)})]
+        assert offered == sorted(offered)
+    assert any(row.is_die for row in _rows_at(0x68, {}))
 
 
 def test_the_readme_tells_of_every_driver_how_it_can_lie():

@@ -25,6 +25,7 @@ __all__ = ["HELP", "add_arguments", "run"]
 # ruff: noqa: T201
 
 _WIDTH = 78
+_APART = "Chips that are made for something else, and measure their own temperature:"
 
 
 HELP = CommandHelp(
@@ -103,7 +104,7 @@ def _print_all(*, as_json: bool) -> int:
         except MissingSupport as error:
             print(error, file=sys.stderr)
             failed = 1
-    _print_list(infos, as_json=as_json)
+    _print_list(sorted(infos, key=lambda info: info.is_die), as_json=as_json)
     return failed
 
 
@@ -123,8 +124,18 @@ def _print_list(infos: list[DriverInfo], *, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode([_as_json(info) for info in infos]).decode())
     else:
-        rows = [(info.name, info.summary) for info in infos]
-        print(table([("DRIVER", "WHAT IT READS"), *rows]))
+        print(_as_table(infos))
+
+
+def _as_table(infos: list[DriverInfo]) -> str:
+    """Return a line for each driver; chips that are made for something else come last, apart."""
+    rows = [(info.name, info.summary) for info in infos if not info.is_die]
+    dies = [(info.name, info.summary) for info in infos if info.is_die]
+    heading = ("DRIVER", "WHAT IT READS")
+    lines = table([heading, *rows, *dies]).splitlines()
+    if rows and dies:
+        lines[1 + len(rows) : 1 + len(rows)] = ["", _APART]
+    return "\n".join(lines)
 
 
 def _print_markdown(name: str) -> int:
@@ -152,6 +163,7 @@ def _as_json(info: DriverInfo) -> dict[str, Any]:
         "accuracy": info.accuracy,
         "source": info.source,
         "quirks": info.quirks,
+        "is_die": info.is_die,
         "min_interval_s": info.min_interval_s,
         "extra": info.extra,
         "example": info.example,
