@@ -157,7 +157,7 @@ def test_dies_of_other_chips_are_listed_last():
         assert (f"| `{row.name}` |" in dies) is row.is_die, row.name
         assert (f"| `{row.name}` |" in thermometers) is not row.is_die, row.name
     for address in range(0x08, 0x78):
-        offered = [row.is_die for row in _rows_at(address, {a: "" for a in range(0x80)})]
+        offered = [row.is_die for row in _rows_at(address, dict.fromkeys(range(0x80), ""))]
         assert offered == sorted(offered)
     assert any(row.is_die for row in _rows_at(0x68, {}))
 
