@@ -55,6 +55,8 @@ def compile_overlay(source: Path, target: Path) -> None:
     done = _run("dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, source)
     if done.returncode != 0:
         raise SystemExit(f"overlay: {source.name} cannot be compiled:\n{done.stderr}")
+    if "__overrides__" not in _output("fdtget", "-l", target, "/").split():
+        return
     for name in _output("fdtget", "-p", target, "/__overrides__").split():
         for node, what in _targets(target, name):
             _check_target(source.name, target, name, node, what)

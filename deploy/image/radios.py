@@ -17,6 +17,7 @@ _A1, _C0, _C5 = "brcmfmac43430-sdio", "brcmfmac43455-sdio", "brcmfmac43456-sdio"
 NOT_IN_DEBIAN = "brcmfmac43430b0-sdio"
 """Of a Zero 2 W whose chip is BCM43430/2 (SYN43436): its owner adds it to the FAT partition."""
 RADIOS: dict[str, tuple[str, ...]] = {
+    "bcm2837-rpi-2-b": (),  # version 1.2; since Linux 7
     "bcm2837-rpi-3-a-plus": (_C0,),
     "bcm2837-rpi-3-b": (_A1,),
     "bcm2837-rpi-3-b-plus": (_C0,),
