@@ -650,6 +650,12 @@ def test_a_configuration_that_differs_and_a_second_node_of_one_name(
     subscriber = subscribe(broker.port)
     with running(NodeProcess(tmp_path, config)) as node:
         wait_until(lambda: doctor(tmp_path, config).one("node")["status"] == "ok", 20)
+        second = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        second.connect("127.0.0.1", broker.port)
+        second.loop_start()
+        nested = b'{"x":' + b"[" * 100_000
+        health = subscriber.health()
+        second.publish("sensors/test/health", nested, 1, retain=True).wait_for_publish(10)
         same, other = doctors(tmp_path, config, config + "# another line\n")
         assert (same.failed, other.failed) == ({}, {})
         assert same.one("node")["message"].endswith("with this configuration")
@@ -660,10 +666,7 @@ def test_a_configuration_that_differs_and_a_second_node_of_one_name(
             in (step["message"])
         )
         assert "systemctl restart sensor-node" in step["remedy"]
-        theirs = {**subscriber.health(), "process": 1, "time": "2126-11-24T12:00:00.000Z"}
-        second = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
-        second.connect("127.0.0.1", broker.port)
-        second.loop_start()
+        theirs = {**health, "process": 1, "time": "2126-11-24T12:00:00.000Z"}
         second.publish("sensors/test/health", json.dumps(theirs), 1, retain=True)
         node.wait_for_log("another node is named test at this broker")
         wait_until(lambda: "another node" in ledger_in(node.state_dir).health)

@@ -100,7 +100,7 @@ class ClientIdWatch:
         assert node.health is not None
         try:
             health = msgspec.json.decode(self._newest(self._broker.topics.health), type=Health)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
         is_ours = health.process == node.process or health.time <= node.health.time
         return None if is_ours else health.process
