@@ -1,8 +1,9 @@
-"""ADS1115: the voltage at an input, by its catalogue row, or the temperature of an analog sensor.
+"""ADS1115 and ADS1015: the voltage at an input, by its row, or an analog sensor's temperature.
 
-The chip has an internal reference, so the voltage does not depend on the supply. A thermistor's
-divider does, and `reference_volts` gives its supply. Sensors at the four inputs share the chip:
-each reading sets the chip up for one input and converts once.
+An ADS1015 has 12 bits, and is otherwise the same. The chip has an internal reference, so the
+voltage does not depend on the supply. A thermistor's divider does, and `reference_volts` gives its
+supply. Sensors at the four inputs share the chip: each reading sets the chip up for one input and
+converts once.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from drivers.base import Channel, Claim, DriverInfo, Measurement
 from drivers.bus import Board
 from drivers.catalogue import CATALOGUE
 from drivers.chip_options import I2CChipOptions
+from drivers.chip_row import ChipRow
 from drivers.circuitpython import Chip, chip_driver
 
-__all__ = ["ADS1115", "Ads1115", "Ads1115Options"]
+__all__ = ["ADS1015", "ADS1115", "Ads1015Options", "Ads1115", "Ads1115Options"]
 
-_ROW = next(row for row in CATALOGUE if row.name == "ads1115")
 # A Pi's 3V3 is accurate to 5 %; a thermistor's open wire is at 3V3, not at reference_volts.
 _SUPPLY_TOLERANCE = 0.05
 
@@ -53,6 +54,10 @@ class Ads1115Options(I2CChipOptions, frozen=True, kw_only=True):
         elif self.steinhart_hart is not None:
             raise ValueError('steinhart_hart is for sensor = "thermistor"')
 
+    def chip(self) -> str:
+        """Return the name of the chip, which sensors at its other inputs must have too."""
+        return "ADS1115"
+
     def wired(self) -> AnalogOptions:
         """Return the analog sensor at the input, which exists unless `sensor` is "voltage"."""
         assert self.sensor != "voltage"
@@ -75,10 +80,17 @@ class Ads1115Options(I2CChipOptions, frozen=True, kw_only=True):
     def claims(self) -> tuple[Claim, ...]:
         chip, *wires = super().claims()
         return (
-            Claim(chip.resource, "ADS1115"),
+            Claim(chip.resource, self.chip()),
             Claim(f"{chip.resource} input {self.input}"),
             *wires,
         )
+
+
+class Ads1015Options(Ads1115Options, frozen=True, kw_only=True):
+    """The same for an ADS1015."""
+
+    def chip(self) -> str:
+        return "ADS1015"
 
 
 class _Wired(AnalogOptions, frozen=True, kw_only=True):
@@ -91,10 +103,10 @@ class _Wired(AnalogOptions, frozen=True, kw_only=True):
 class Ads1115:
     """An analog sensor at one input."""
 
-    def __init__(self, options: Ads1115Options, board: Board) -> None:
+    def __init__(self, row: ChipRow, options: Ads1115Options, board: Board) -> None:
         self._wired = options.wired()
         self.channels = (channel_of(self._wired),)
-        self._chip = Chip(_ROW, options, board)
+        self._chip = Chip(row, options, board)
 
     def read(self) -> Measurement:
         """Return the temperature in °C from one conversion.
@@ -109,13 +121,21 @@ class Ads1115:
         self._chip.close()
 
 
-def _open(options: Ads1115Options, board: Board) -> Chip | Ads1115:
-    return Chip(_ROW, options, board) if options.sensor == "voltage" else Ads1115(options, board)
+def _driver(name: str, options: type[Ads1115Options]) -> DriverInfo:
+    row = next(row for row in CATALOGUE if row.name == name)
+
+    def open_(options: Ads1115Options, board: Board) -> Chip | Ads1115:
+        if options.sensor == "voltage":
+            return Chip(row, options, board)
+        return Ads1115(row, options, board)
+
+    return msgspec.structs.replace(
+        chip_driver(row),
+        options=options,
+        open=open_,
+        example=f'driver = "{name}"\naddress = 0x48\ninput = 0\nsensor = "voltage"',
+    )
 
 
-ADS1115: DriverInfo = msgspec.structs.replace(
-    chip_driver(_ROW),
-    options=Ads1115Options,
-    open=_open,
-    example='driver = "ads1115"\naddress = 0x48\ninput = 0\nsensor = "voltage"',
-)
+ADS1115 = _driver("ads1115", Ads1115Options)
+ADS1015 = _driver("ads1015", Ads1015Options)

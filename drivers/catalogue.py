@@ -14,8 +14,9 @@ import msgspec
 
 from drivers.base import CO2, HUMIDITY, PRESSURE, Channel
 from drivers.chip_checks import (
+    ads1x15_input,
+    ads1015_in_range,
     ads1115_in_range,
-    ads1115_input,
     bme680_invalid,
     bosch_has_converted,
     max31855_is_there,
@@ -94,7 +95,7 @@ def _state(register: int, value: int) -> Witness:
 _AMBIENT = "ambient_temperature"
 _PACKAGE = "adafruit-circuitpython-"
 _POSITIVE = Annotated[float, msgspec.Meta(gt=0)]
-_ADS1115_GAINS = {"6.144 V": 2 / 3, "4.096 V": 1, "2.048 V": 2, "1.024 V": 4}
+_ADS1X15_GAINS = {"6.144 V": 2 / 3, "4.096 V": 1, "2.048 V": 2, "1.024 V": 4}
 _THERMOCOUPLE = Literal["B", "E", "J", "K", "N", "R", "S", "T"]
 
 _AIR = (
@@ -875,6 +876,39 @@ _INFRARED = (
     ),
 )
 
+
+def _ads1x15(name: str, *, bits: int, accuracy: str, source: str) -> ChipRow:
+    chip = name.upper()
+    return ChipRow(
+        name=name,
+        summary=f"{chip}: the voltage at an input, or TMP36, LM35, thermistor there",
+        package=_PACKAGE + "ads1x15",
+        module=f"adafruit_ads1x15.{name}",
+        class_name=chip,
+        addresses=(0x48, 0x49, 0x4A, 0x4B),
+        options=(
+            ChipOption("input", Annotated[int, msgspec.Meta(ge=0, le=3)], 0, ""),
+            ChipOption(
+                "full_scale",
+                Literal["6.144 V", "4.096 V", "2.048 V", "1.024 V"],
+                "4.096 V",
+                "gain",
+                meaning=_ADS1X15_GAINS,
+            ),
+        ),
+        reads=(Reads(Channel("voltage", "V", (-0.3, 5.5), 4 if bits == 16 else 3), "voltage"),),
+        accuracy=accuracy,
+        source=source,
+        asked=True,
+        checked="not the end of full_scale",
+        witness=Witness(0x01, 2, None),  # its configuration
+        prepare=ads1x15_input,
+        check=ads1115_in_range if bits == 16 else ads1015_in_range,
+        quirks="the library waits for a conversion forever; an open input floats: 100 kΩ from a "
+        "TMP36's or LM35's input to ground make it 0 V, which is refused",
+    )
+
+
 _PROBES = (
     ChipRow(
         name="max31855",
@@ -980,33 +1014,17 @@ _PROBES = (
         check=mcp9600_faults,
         quirks="stretches the clock: dtparam=i2c_arm_baudrate=10000 on older Pis",
     ),
-    ChipRow(
-        name="ads1115",
-        summary="ADS1115: the voltage at an input, or TMP36, LM35, thermistor there",
-        package=_PACKAGE + "ads1x15",
-        module="adafruit_ads1x15.ads1115",
-        class_name="ADS1115",
-        addresses=(0x48, 0x49, 0x4A, 0x4B),
-        options=(
-            ChipOption("input", Annotated[int, msgspec.Meta(ge=0, le=3)], 0, ""),
-            ChipOption(
-                "full_scale",
-                Literal["6.144 V", "4.096 V", "2.048 V", "1.024 V"],
-                "4.096 V",
-                "gain",
-                meaning=_ADS1115_GAINS,
-            ),
-        ),
-        reads=(Reads(Channel("voltage", "V", (-0.3, 5.5), 4), "voltage"),),
+    _ads1x15(
+        "ads1115",
+        bits=16,
         accuracy="±0.01 % gain error typical, ±3 LSB offset",
         source="TI SBAS444, §6.5",
-        asked=True,
-        checked="not the end of full_scale",
-        witness=Witness(0x01, 2, None),  # its configuration
-        prepare=ads1115_input,
-        check=ads1115_in_range,
-        quirks="the library waits for a conversion forever; an open input floats: 100 kΩ from a "
-        "TMP36's or LM35's input to ground make it 0 V, which is refused",
+    ),
+    _ads1x15(
+        "ads1015",
+        bits=12,
+        accuracy="±0.05 % gain error typical, ±0.5 LSB offset",
+        source="TI SBAS473, §6.5",
     ),
 )
 

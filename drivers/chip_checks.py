@@ -14,8 +14,9 @@ from drivers.errors import BadFrame, ImplausibleValue, SensorFault
 from drivers.owned_bus import I2CBus, OwnedBus, SPIBus
 
 __all__ = [
+    "ads1x15_input",
+    "ads1015_in_range",
     "ads1115_in_range",
-    "ads1115_input",
     "bme680_invalid",
     "bosch_has_converted",
     "max31855_is_there",
@@ -308,7 +309,7 @@ def max31865_faults(device: Any, bus: OwnedBus, address: int) -> None:
 # -- Analog --------------------------------------------------------------------------------------
 
 
-def ads1115_input(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
+def ads1x15_input(device: Any, bus: OwnedBus, options: dict[str, Any]) -> Any:
     """Return the library's object for the configured input."""
     analog_in: Any = importlib.import_module("adafruit_ads1x15.analog_in")
     return analog_in.AnalogIn(device, options["input"])
@@ -319,8 +320,17 @@ def ads1115_in_range(device: Any, bus: OwnedBus, address: int) -> None:
 
     The voltage may be anywhere beyond it.
     """
+    _refuse_ends(bus, address, 0x7FFF)
+
+
+def ads1015_in_range(device: Any, bus: OwnedBus, address: int) -> None:
+    """As there, with 12 bits, which are the high ones (TI SBAS473, table 3)."""
+    _refuse_ends(bus, address, 0x7FF0)
+
+
+def _refuse_ends(bus: OwnedBus, address: int, highest: int) -> None:
     assert isinstance(bus, I2CBus)
     conversion = bytearray(2)
     bus.writeto_then_readfrom(address, b"\x00", conversion)
-    if bytes(conversion) in (b"\x7f\xff", b"\x80\x00"):
+    if int.from_bytes(conversion, "big") in (highest, 0x8000):
         raise ImplausibleValue("the voltage is beyond full_scale", "set a higher full_scale")

@@ -19,6 +19,7 @@ __all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver"]
 ENTRY_POINT_GROUP = "sensor_node.drivers"
 
 _BUILT_IN = {
+    "ads1015": "drivers.ads1115:ADS1015",
     "ads1115": "drivers.ads1115:ADS1115",
     "agree": "drivers.agree:AGREE",
     "ble": "drivers.ble.sensor:BLE",

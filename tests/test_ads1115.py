@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from drivers.ads1115 import ADS1115
+from drivers.ads1115 import ADS1015, ADS1115
 from drivers.analog import AnalogOptions, divider_ohms
 from drivers.base import Driver
 from drivers.errors import ImplausibleValue
 from drivers.sim.board import SimulatedBoard
-from drivers.sim.thermometers import SimulatedAds1115
+from drivers.sim.thermometers import SimulatedAds1015, SimulatedAds1115
 from node.config import load as configuration
 from node.report.topic_list import published_topics
 
@@ -94,6 +94,33 @@ def test_a_temperature_that_the_part_cannot_mean_is_refused(board):
 def test_a_range_that_is_too_small_for_the_sensor_is_refused(board):
     with pytest.raises(ImplausibleValue, match="set a higher full_scale"):
         opened(board, 1.2, sensor="tmp36", full_scale="1.024 V").read()
+
+
+def test_an_ads1015_is_the_same_with_12_bits(board):
+    """3 mV a step at 6.144 V (TI SBAS473, table 3), and its own end of the scale."""
+    options: Any = ADS1015.options(full_scale="6.144 V", sensor="tmp36")
+    board.attach("ads1015", options)
+    chip = board.i2c_ports[1].chips[options.address]
+    assert isinstance(chip, SimulatedAds1015)
+    chip.volts[0] = lambda: 0.7501
+    assert ADS1015.open(options, board).read() == {"temperature": pytest.approx(25.0, abs=0.01)}
+    chip.volts[0] = lambda: 0.7531  # the next step
+    assert ADS1015.open(options, board).read() == {"temperature": pytest.approx(25.3, abs=0.01)}
+    chip.volts[0] = lambda: 9.9
+    with pytest.raises(ImplausibleValue, match="set a higher full_scale"):
+        ADS1015.open(options, board).read()
+
+
+def test_one_address_is_not_two_chips(tmp_path):
+    file = tmp_path / "node.toml"
+    tables = [
+        f'[[sensor]]\nid = "{name}"\ndriver = "{name}"\ninput = {number}\n'
+        for number, name in enumerate(("ads1115", "ads1015"))
+    ]
+    file.write_text('[mqtt]\nhost = "h"\n' + "".join(tables))
+    with pytest.raises(configuration.ConfigError) as caught:
+        configuration.load(file)
+    assert "address 0x48 is used by sensor" in caught.value.report()
 
 
 def test_four_inputs_are_four_sensors(board, tmp_path):

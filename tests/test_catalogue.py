@@ -50,6 +50,9 @@ def clock() -> FakeClock:
     return TickingClock()
 
 
+ADCS = ("ads1015", "ads1115")
+
+
 def library_class(row: ChipRow) -> Any:
     return getattr(importlib.import_module(row.module), row.class_name)
 
@@ -58,7 +61,7 @@ def driver_on_fake_time(name: str, clock: FakeClock, monkeypatch: pytest.MonkeyP
     """The driver, whose library is imported and goes by `clock`."""
     row = next(row for row in CATALOGUE if row.name == name)
     library_class(row)
-    if name == "ads1115":
+    if name in ADCS:
         importlib.import_module("adafruit_ads1x15.analog_in")
     put_libraries_on(clock, monkeypatch)
     return find_driver(name)
@@ -105,7 +108,7 @@ def test_the_constructor_takes_what_the_row_gives(row):
 @every_row
 def test_every_attribute_that_is_read_exists(row):
     library = {
-        "ads1115": importlib.import_module("adafruit_ads1x15.analog_in").AnalogIn,
+        **dict.fromkeys(ADCS, importlib.import_module("adafruit_ads1x15.analog_in").AnalogIn),
         "ahtx0": AhtFrames,
         "mlx90614": SmbusThermometer,
         "ms8607": Ms8607Twice,
@@ -351,7 +354,7 @@ def test_a_simulated_chip_reads_the_air_of_its_spot(name, board, clock, monkeypa
     board.attach(name, options)
     measurement = info.open(options, board).read()
     air = board.room.at(f"{name} {options.where()}")
-    if name == "ads1115":
+    if name in ADCS:
         assert (measurement["voltage"] - 0.5) * 100 == pytest.approx(air.temperature, abs=0.3)
         return
     assert measurement["temperature"] == pytest.approx(air.temperature, abs=step_of(info))
@@ -365,7 +368,7 @@ WRONG_BELOW_ZERO = {"seesaw"}
 """Chips whose library takes two's complement for a large number, and is not mended."""
 
 
-@pytest.mark.parametrize("name", [name for name in SIMULATED if name != "ads1115"])
+@pytest.mark.parametrize("name", [name for name in SIMULATED if name not in ADCS])
 def test_below_zero_a_chip_reads_right_or_not_at_all(name, board, clock, monkeypatch):
     info = driver_on_fake_time(name, clock, monkeypatch)
     board.room.at = lambda spot: Air(-8.4, 45.6, 987.6)
@@ -467,6 +470,7 @@ def test_every_figure_of_the_catalogue_is_a_number_or_is_known_to_be_none(row):
         "scd30": ["temperature"],  # a formula
         "max31865": ["temperature"],  # and the sensor's own
         "ads1115": ["voltage"],  # gain and offset
+        "ads1015": ["voltage"],
         "lsm6dsox": ["temperature"],  # only an offset
     }
     none = [

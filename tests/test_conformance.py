@@ -63,7 +63,7 @@ def conformance(monkeypatch: pytest.MonkeyPatch):
         name, given = SUBJECTS[subject]
         if name in ROWS:
             importlib.import_module(ROWS[name].module)
-        if name == "ads1115":
+        if name in ("ads1015", "ads1115"):
             importlib.import_module("adafruit_ads1x15.analog_in")
         put_libraries_on(clock, monkeypatch)
         info = find_driver(name)

@@ -38,6 +38,7 @@ from drivers.sim.registers import BYTE_LAYOUTS, WORD_LAYOUTS, AirRegisters, AirW
 from drivers.sim.room import Air
 from drivers.sim.spi import SimulatedSpiChip
 from drivers.sim.thermometers import (
+    SimulatedAds1015,
     SimulatedAds1115,
     SimulatedAdt7410,
     SimulatedMcp9808,
@@ -59,6 +60,7 @@ __all__ = [
 _Air = Callable[[], Air]
 
 _PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
+    "ads1015": SimulatedAds1015,
     "ads1115": SimulatedAds1115,
     "adt7410": SimulatedAdt7410,
     "ahtx0": SimulatedAht20,

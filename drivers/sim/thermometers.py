@@ -9,6 +9,7 @@ from drivers.chip_reads import crc8
 from drivers.sim.room import Air
 
 __all__ = [
+    "SimulatedAds1015",
     "SimulatedAds1115",
     "SimulatedAdt7410",
     "SimulatedMcp9808",
@@ -121,6 +122,7 @@ class SimulatedAds1115(WordChip):
     """
 
     _CONVERSION, _CONFIG, _OS = 0x00, 0x01, 0x8000
+    _BITS = 0xFFFF
     _FULL_SCALE_VOLTS = (6.144, 4.096, 2.048, 1.024, 0.512, 0.256, 0.256, 0.256)
 
     def __init__(self, air: Callable[[], Air]) -> None:
@@ -143,7 +145,13 @@ class SimulatedAds1115(WordChip):
         single_ended = (word >> 12 & 0b111) - 4
         volts = self.volts[single_ended]() if single_ended in self.volts else 0.0
         raw = round(volts / self._FULL_SCALE_VOLTS[word >> 9 & 0b111] * 32768)
-        self.words[self._CONVERSION] = max(-32768, min(32767, raw)) & 0xFFFF
+        self.words[self._CONVERSION] = max(-32768, min(32767, raw)) & self._BITS
+
+
+class SimulatedAds1015(SimulatedAds1115):
+    """An ADS1015 (TI SBAS473, §8.6): the high 12 bits alone."""
+
+    _BITS = 0xFFF0
 
 
 class SimulatedMlx90614:
