@@ -16,6 +16,7 @@ import math
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -165,7 +166,10 @@ class Offset(Filter):
         self._channel = channel
 
     def apply(self, value: float, at_s: float) -> float:
-        return _up_to_its_ends(value + self._offset, self._channel)
+        return _up_to_its_ends(self.through(value), self._channel)
+
+    def through(self, value: float) -> float:
+        return value + self._offset
 
 
 class Calibrate(Filter):
@@ -196,6 +200,17 @@ class Calibrate(Filter):
 
     def through(self, value: float) -> float:
         return calibrated(value, self._points)
+
+
+class Calibrated(Filter):
+    """Says when the calibration was made; does nothing itself."""
+
+    help = "the day of it, `2026-11-30`; `check` and `doctor` say when that is a year ago"
+
+    @classmethod
+    def problems(cls, table: ChannelTable, channel: Channel | None) -> Problems:
+        if table.offset is None and table.calibrate is None:
+            yield "calibrated", "only applies together with offset or calibrate"
 
 
 def _up_to_its_ends(value: float, channel: Channel) -> float:
@@ -392,6 +407,7 @@ class ChannelTable(msgspec.Struct, frozen=True, kw_only=True):
     calibrate: Annotated[
         Annotated[list[tuple[float, float]], msgspec.Meta(min_length=2)] | None, Calibrate
     ] = None
+    calibrated: Annotated[date | None, Calibrated] = None
     range: Annotated[tuple[float, float] | None, Range] = None
     max_rate: Annotated[Rate | None, MaxRate] = None
     median: Annotated[int, msgspec.Meta(ge=1, le=99), Median] = 1
@@ -477,12 +493,15 @@ class ChannelFilters:
         """Return the last accepted value before it was rounded, in the unit of the driver."""
         return convert_back(self._rounding.exact, self.channel.unit, self.unit)
 
+    def through(self, raw: float) -> float:
+        """Return a raw value as calibrated, in the unit of the channel; no memory, no limits."""
+        for one in self._filters:
+            raw = one.through(raw)
+        return raw
+
     def slope_at(self, raw: float) -> float:
         """Return by how much a published value changes with a raw one, in their units."""
-        ends = [raw - _STEP, raw + _STEP]
-        for one in self._filters:
-            ends = [one.through(end) for end in ends]
-        return (ends[1] - ends[0]) / (2 * _STEP)
+        return (self.through(raw + _STEP) - self.through(raw - _STEP)) / (2 * _STEP)
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Return whether all filters consider a value worth a message."""

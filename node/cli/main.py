@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "validate the configuration, and list the topics it would publish",
     "scan": "find attached sensors, and print [[sensor]] tables for them",
     "read": "read each sensor once",
+    "calibrate": "measure a sensor against what is known, and write the correction",
     "doctor": "find problems, from the broker to the buses, and say how to fix them",
     "status": "show the state of the node on this machine",
     "watch": "show what the nodes publish through the broker",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Claimed", "check_claims", "check_expiry", "read_sensors"]
 
 MIN_INTERVAL_S = 0.1
+_YEAR = 365
 
 _COMMON_KEYS = ("id", "driver", "interval", "power_pin")
 _SENSOR_KEYS = (*_COMMON_KEYS, "channel", "derive")
@@ -232,9 +233,25 @@ def _read_channels(
         table.pop("alarm", None)  # tables of their own, read by `alarms`
         # The valid keys are checked even if others are wrong.
         tables[name] = ChannelTable(**reader.right_keys(ChannelTable, table, (*path, name)))
+        _note_old_calibration(reader, tables[name], (*path, name))
         for key, message in channel_problems(tables[name], known.get(name)):
             reader.problem((*path, name, key) if key else (*path, name), message)
     return tables
+
+
+def _note_old_calibration(reader: TableReader, table: ChannelTable, path: KeyPath) -> None:
+    """Note a calibration of more than a year ago; a clock that is not set is before any of them."""
+    if table.calibrated is None:
+        return
+    import datetime  # few configurations have the key
+
+    days = (datetime.datetime.now(datetime.UTC).date() - table.calibrated).days
+    if days > _YEAR:
+        sensor = reader.sensor_ids.get(int(path[1]), "SENSOR")
+        reader.notes.append(
+            f"{reader.words_for(path)}: was calibrated on {table.calibrated}, more than a year "
+            f"ago; repeat it: sensor-node calibrate {sensor} --channel {path[-1]}"
+        )
 
 
 def _misplaced_out(
