@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.derive import Derived, OutOfRange, OverWindow, function_called, functions, parts_of
+from node.derive import Derived, OutOfRange, OverWindow, parts_of
+from node.derive_functions import function_called, functions
 from node.sensors.derived import Window
 from node.units import Seconds
 

@@ -236,6 +236,10 @@ def test_a_hundred_sensors_keep_the_order_too(broker, tmp_path, start_node, subs
     offline = {topic for topic, text in before if text == "offline" and "availability" in topic}
     assert len(offline) == 100
     wait_until(lambda: count() == 100)
+    topics = [text.count("(QoS 1)") for text in broker.log_file.read_text().split("Received ")]
+    assert sum(topics) > 2 * 100
+    assert max(topics) == 8, "topics in a SUBSCRIBE; some brokers accept no more"
+    assert sum(number == 8 for number in topics) == 2 * 12
 
 
 # -- two nodes of one name, and copies of a card

@@ -26,7 +26,6 @@ from node.config.schema import (
     SensorTable,
 )
 from node.config.values import parse_host
-from node.derive import functions
 from node.health import Shown, shown_fields
 from node.system.host import Vitals
 from node.topics import Topics
@@ -326,9 +325,12 @@ def _accuracy_template(sensor: str, channel: str) -> str:
 
 
 def _device_class(channel: AnnouncedChannel) -> str | None:
-    function = functions().get(channel.quantity)
-    if function is not None and function.device_class:
-        return function.device_class
+    if channel.quantity:
+        from node.derive_functions import functions  # most nodes derive nothing
+
+        function = functions().get(channel.quantity)
+        if function is not None and function.device_class:
+            return function.device_class
     for (name, unit), device_class in _NAMED_CLASSES.items():
         if (channel.quantity or channel.name).startswith(name) and channel.unit == unit:
             return device_class

@@ -68,6 +68,8 @@ MAX_INCOMING_BYTES = 1024 * 1024
 """How large a packet of the broker may be, unless the client asks for less."""
 _OUR_IDS = range(0x8000, 0x10000)
 """The first message id of messages published here; paho counts its own from 1 on."""
+_TOPICS_AT_ONCE = 8
+"""How many topics a SUBSCRIBE has: what AWS IoT Core accepts, the least of the known brokers."""
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: the default of Receive Maximum
 
 
@@ -97,8 +99,8 @@ class NetworkClient(paho.Client):
         self._report = report
         self._subscriptions = subscribe
         self._rate_limit = rate_limit
-        self._asked_also: deque[str] = deque()
-        """The topics of `listen_also` that are not answered yet."""
+        self._asked_also: deque[list[str]] = deque()
+        """The topics of `listen_also`, in each SUBSCRIBE that is not answered yet."""
         self._asked: dict[int, str] = {}
         """Message id -> topic, for each SUBSCRIBE that is not answered yet."""
         self._attempt = 0
@@ -251,12 +253,21 @@ class NetworkClient(paho.Client):
             self._asked[message_id] = subscription.topic
 
     def listen_also(self, topics: list[str]) -> None:
-        """Subscribe to topics; `Subscribed` reports the last answer; refusals are not reported."""
+        """Subscribe to topics; `Subscribed` reports the last answer; refusals are not reported.
+
+        The last topic is in a SUBSCRIBE of its own, so that its answer comes after the retained
+        messages of all others.
+        """
         mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
         how: Any = SubscribeOptions(qos=1, noLocal=True) if mqtt_5 else 1
-        self._asked_also.extend(topics)  # all of them before the first can be answered
-        for topic in topics:
-            self.subscribe([(topic, how)])
+        others, last = topics[:-1], topics[-1:]
+        packets = [
+            others[at : at + _TOPICS_AT_ONCE] for at in range(0, len(others), _TOPICS_AT_ONCE)
+        ]
+        packets.append(last)
+        self._asked_also.extend(packets)  # all of them before the first can be answered
+        for packet in packets:
+            self.subscribe([(topic, how) for topic in packet])
 
     def publish_at_qos_1(self, message: Outgoing) -> int:
         """Publish with the next `send`; return the message id of the acknowledgement.

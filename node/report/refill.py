@@ -7,14 +7,17 @@ an earlier boot are dated by the clock alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from node.health import age_of
 from node.outbox.outbox import Outbox
 from node.reading import Reading
-from node.sensors.derived import Window
 from node.sensors.state import SensorState
 from node.system.clock import Clock
 from node.units import convert_back, convertible
+
+if TYPE_CHECKING:
+    from node.sensors.derived import Window
 
 __all__ = ["refill_windows"]
 

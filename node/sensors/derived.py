@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from node.derive import Derived, Highest, Lowest, Missing, OverWindow
+from node.derive import Derived, Missing, OverWindow
+from node.derive_functions import Highest, Lowest
 
 __all__ = ["DerivedValues", "Window"]
 

@@ -6,15 +6,18 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from drivers.base import Channel, Measurement
 from node.config.schema import ChannelTable, SensorTable
 from node.derive import Missing
 from node.filters import ChannelFilters, Rejected
 from node.reading import Layout, ReadOutcome
-from node.sensors.derived import DerivedValues, Window
 from node.uncertainty import of_derived, of_measured, of_middle, published
 from node.units import duration_text
+
+if TYPE_CHECKING:
+    from node.sensors.derived import DerivedValues, Window
 
 __all__ = ["SensorState"]
 
@@ -72,7 +75,11 @@ class SensorState:
         if not table.info.more_channels:
             for channel in table.info.channels_with(table.options):
                 self._filters_of(channel)
-        self._derived = DerivedValues(table.derive) if table.derive else None
+        self._derived: DerivedValues | None = None
+        if table.derive:
+            from node.sensors.derived import DerivedValues  # most nodes derive nothing
+
+            self._derived = DerivedValues(table.derive)
         for derived in table.derive:
             self._filters_of(derived.channel)
         self._known_channels = len(self._filters)
