@@ -14,18 +14,22 @@ FUZZ = Path(__file__).parent / "fuzz"
 sys.path.append(str(FUZZ))
 
 from live import fuzz_node  # noqa: E402
-from targets import TARGETS, Found, check_client  # noqa: E402
+from targets import TARGETS, Found, check_client, check_payload  # noqa: E402
 
-CORPUS = sorted((FUZZ / "corpus" / "client").iterdir())
+CHECKS = {"client": check_client, "payloads": check_payload}
+CORPUS = [file for target in CHECKS for file in sorted((FUZZ / "corpus" / target).iterdir())]
 
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda file: file.name)
 def test_what_ever_hurt_hurts_no_more(case):
-    """Each file is a byte for the version (1: MQTT 5, 0: 3.1.1), and what the broker sends."""
-    check_client(case.read_bytes())
+    """For `client` each file is a byte for the version (1: MQTT 5, 0: 3.1.1), and what the broker
+    sends; for `payloads` see `hear_everywhere`."""
+    CHECKS[case.parent.name](case.read_bytes())
 
 
-@pytest.mark.parametrize(("target", "rounds"), [("client", 60), ("config", 800), ("card", 300)])
+@pytest.mark.parametrize(
+    ("target", "rounds"), [("client", 60), ("payloads", 300), ("config", 800), ("card", 300)]
+)
 def test_nothing_is_found_in_some_rounds(target, rounds):
     for number in range(rounds):
         TARGETS[target](random.Random(f"18 {number}"))

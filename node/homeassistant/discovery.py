@@ -168,14 +168,26 @@ def _configuration_url(config: Config) -> str | None:
     return f"http://{name}:{config.web.port}/"
 
 
+class _Announced(msgspec.Struct):
+    """The part of a discovery message that has the components."""
+
+    cmps: dict[str, Any]
+
+
+class _Of(msgspec.Struct):
+    """The part of a discovery message that says of which node it is."""
+
+    avty: list[dict[str, str]]
+
+
 def components_of(payload: bytes, device: str) -> dict[str, Component]:
     """Return the components that `device` has announced in a message, without removals.
 
     Ignore anything else, because another client may have published it.
     """
     try:
-        components = dict(msgspec.json.decode(payload)["cmps"])
-    except (msgspec.DecodeError, TypeError, KeyError, ValueError, RecursionError):
+        components = msgspec.json.decode(payload, type=_Announced).cmps
+    except (msgspec.DecodeError, RecursionError):
         return {}
     ours = {
         key: component
@@ -196,10 +208,10 @@ def is_of_host(key: str) -> bool:
 def announced_status(payload: bytes) -> str:
     """The topic of the status of the node that has published a message; "" of anything else."""
     try:
-        topic = msgspec.json.decode(payload)["avty"][0]["t"]
-    except (msgspec.DecodeError, TypeError, KeyError, IndexError, RecursionError):
+        topics = [available["t"] for available in msgspec.json.decode(payload, type=_Of).avty]
+    except (msgspec.DecodeError, KeyError, RecursionError):
         return ""
-    return topic if isinstance(topic, str) and topic.endswith("/status") else ""
+    return topics[0] if topics and topics[0].endswith("/status") else ""
 
 
 def removal_of(component: Component) -> Component:

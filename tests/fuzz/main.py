@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import random
 import sys
 import time
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target (60)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     arguments = parser.parse_args()
+    logging.disable()
     wanted = arguments.targets or [*TARGETS, "node"]
     if unknown := set(wanted) - {*TARGETS, "node"}:
         parser.error(f"there is no target {', '.join(sorted(unknown))}")

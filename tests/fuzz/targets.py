@@ -19,6 +19,7 @@ from typing import Any
 
 from grammar import Grammar
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from payloads import TOPICS, hear_everywhere, payload
 from support import FakeClock
 
 from node.config import load as configuration
@@ -31,7 +32,7 @@ from node.outbox.outbox import Outbox
 from node.outbox.store import FILE_NAME
 from node.reading import Layout
 
-__all__ = ["TARGETS", "Found", "check_client"]
+__all__ = ["TARGETS", "Found", "check_client", "check_payload"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_THE_PI = ROOT / "deploy/image/root/usr/lib/sensor-node"
@@ -102,6 +103,25 @@ def check_client(case: bytes) -> None:
         raise Found(case, f"{events.qsize()} events for the loop")
     if time.monotonic() - begin_s > MAX_ROUND_S:
         raise Found(case, f"it took {time.monotonic() - begin_s:.1f} s")
+
+
+# -- what other clients say in the node's topics
+
+
+def payloads(draw: random.Random) -> None:
+    """A message in the node's name costs nothing, whatever is in it."""
+    head = bytes((draw.randrange(len(TOPICS)), draw.randrange(2)))
+    check_payload(head + payload(draw, "STREAM"))
+
+
+def check_payload(case: bytes) -> None:
+    """See `hear_everywhere` for what a case is."""
+    try:
+        wrong = hear_everywhere(case)
+    except Exception as error:
+        raise Found(case, repr(error)) from error
+    if wrong:
+        raise Found(case, wrong)
 
 
 # -- the configuration, the files of the card, the log
@@ -210,6 +230,7 @@ def log(draw: random.Random) -> None:
 
 TARGETS: dict[str, Callable[[random.Random], None]] = {
     "client": client,
+    "payloads": payloads,
     "config": config,
     "card": card,
     "log": log,
