@@ -280,14 +280,30 @@ def test_a_primed_reading_never_sleeps():
 
 
 def test_a_dead_label_is_not_waited_for_again_and_again():
-    """20 s of listening at the start, 5 s later; a few looks in each."""
+    """Up to 20 s at the start, and not at all later; a single reading 5 s."""
     bench = Bench(Fault(kind="unplug", after_s=30.0))
     bench.read()
     bench.clock.now_s += 60.0
+    assert bench.sensor.prime() == 0.0
+    with pytest.raises(SensorTimeout):
+        bench.sensor.read()
     bench.clock.slept.clear()
     bench.failure()
     assert sum(bench.clock.slept) == pytest.approx(5.0)
     assert len(bench.clock.slept) < 10
+
+
+def test_a_label_that_is_never_heard_is_waited_for_once():
+    bench = Bench(Fault(kind="unplug"))
+    steps = []
+    while step_s := bench.sensor.prime():
+        steps.append(step_s)
+        bench.clock.now_s += step_s
+    assert sum(steps) == pytest.approx(20.0)
+    assert len(steps) < 12
+    with pytest.raises(SensorNotFound):
+        bench.sensor.read()
+    assert bench.sensor.prime() == 0.0
 
 
 def test_the_age_of_a_reading_is_that_of_its_advertisement():

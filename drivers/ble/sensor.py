@@ -28,7 +28,7 @@ _PASSIVE = ("bthome", "pvvx", "atc", "mibeacon", "ruuvi")
 _FIRST_S = 20.0
 """How long the first reading waits for an advertisement, after listening has begun."""
 _WAIT_S = 5.0
-"""How long a later one waits."""
+"""How long a later one waits that was not primed."""
 _SHORTEST_STEP_S = 0.2
 _SURVEY_S = 12.0
 
@@ -115,7 +115,7 @@ def key_of(options: BleOptions) -> bytes | None:
 
 
 class BleSensor:
-    """One thermometer. Its methods never wait for the radio, but `read` that nobody has primed."""
+    """One thermometer. Only a `read` without `prime` waits for the radio."""
 
     def __init__(self, options: BleOptions, board: Board) -> None:
         self.age_s = 0.0
@@ -131,8 +131,7 @@ class BleSensor:
         except SensorError as error:
             raise self._named(error) from error
         self._began_s = self._clock.monotonic()
-        self._asked_s: float | None = None
-        """When the reading under way was asked for."""
+        self._is_primed = False
         self._label = Label(options.format, key, self._began_s)
         self._radio.listen(self._address, self._label.hear, passive=options.format in _PASSIVE)
 
@@ -140,30 +139,38 @@ class BleSensor:
         return type(error)(f"{self._where}: {error.what}", error.hint)
 
     def prime(self) -> float:
-        """Return how long to wait for an advertisement; see `drivers.base.Primed`."""
+        """Return how long to wait for the first advertisement; see `drivers.base.Primed`.
+
+        Later readings take what has come since the last one, and do not wait.
+        """
+        self._is_primed = True
+        self._check()
         now_s = self._clock.monotonic()
-        if self._asked_s is None:
-            self._asked_s = now_s
+        until_s = self._began_s + _FIRST_S
+        if self._label.was_heard or now_s >= until_s:
+            return 0.0
+        return self._step_s(self._began_s, until_s, now_s)
+
+    def _check(self) -> None:
+        """Raise what keeps the radio from hearing, if nothing was heard before."""
         try:
             self._radio.check()
         except SensorError as error:
             if not self._label.has_unread:
-                self._asked_s = None
                 raise self._named(error) from error
-        until_s = self._asked_s + _WAIT_S
-        if not self._label.was_heard:
-            until_s = max(until_s, self._began_s + _FIRST_S)
-        if self._label.has_unread or now_s >= until_s:
-            return 0.0
+
+    def _step_s(self, began_s: float, until_s: float, now_s: float) -> float:
         # Ever longer steps: one that is heard comes soon, and one that is silent wakes nobody.
-        return min(max(_SHORTEST_STEP_S, now_s - self._asked_s), until_s - now_s)
+        return min(max(_SHORTEST_STEP_S, now_s - began_s), until_s - now_s)
 
     def read(self) -> Measurement:
-        """Return what the thermometer has sent since it was last read."""
-        if self._asked_s is None:
-            while step_s := self.prime():
-                self._clock.sleep(step_s)
-        self._asked_s = None
+        """Return what the thermometer has sent since it was last read.
+
+        Without `prime`, wait for that.
+        """
+        if not self._is_primed:
+            self._await()
+        self._is_primed = False
         now_s = self._clock.monotonic()
         taken = self._label.take()
         if taken is None:
@@ -172,6 +179,18 @@ class BleSensor:
         self.age_s = max(0.0, now_s - heard_s)
         self.channels = tuple(map(channel_called, measurement))
         return measurement
+
+    def _await(self) -> None:
+        began_s = now_s = self._clock.monotonic()
+        until_s = began_s + _WAIT_S
+        if not self._label.was_heard:
+            until_s = max(until_s, self._began_s + _FIRST_S)
+        while True:
+            self._check()
+            if self._label.has_unread or now_s >= until_s:
+                return
+            self._clock.sleep(self._step_s(began_s, until_s, now_s))
+            now_s = self._clock.monotonic()
 
     def close(self) -> None:
         self._radio.leave(self._address)
@@ -236,6 +255,7 @@ BLE = DriverInfo(
     source="its maker's page; the formats' sources are in drivers/ble",
     quirks="an interval shorter than that at which it measures makes readings fail in between",
     more_channels=True,
+    min_interval_s=1.0,
     read_budget_s=_FIRST_S + 5.0,
     reopen_after_failure=False,
     extra="ble",

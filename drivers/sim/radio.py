@@ -14,11 +14,11 @@ from drivers.sim.room import Air
 
 __all__ = ["SimulatedLabel", "SimulatedRadio"]
 
-_EVERY_S = 1.0
+_EVERY_S = 0.5
 
 
 class SimulatedLabel:
-    """A thermometer that measures and sends each second.
+    """A thermometer that measures and sends twice a second.
 
     One that is unplugged has died; one that is stuck repeats its last advertisement forever, as a
     label does whose sensor has failed.
@@ -40,7 +40,7 @@ class SimulatedLabel:
         self._count = 0
 
     def send(self, beat: int, now_s: float) -> Advertisement | None:
-        """Return what it sends at second `beat`, if anything."""
+        """Return what it sends as its advertisement number `beat`, if anything."""
         if self._plan is not None and self._plan.has("unplug"):
             return None
         if self._plan is None or not self._plan.has("stuck"):
@@ -59,7 +59,7 @@ class SimulatedRadio:
         self._start_s = clock.monotonic()
         self._ears: dict[str, Callable[[Advertisement], None]] = {}
         self._heard: dict[str, int] = {}
-        """Address -> the second of its last advertisement that was handed on."""
+        """Address -> the number of its last advertisement that was handed on."""
 
     def listen(self, address: str, hear: Callable[[Advertisement], None], *, passive: bool) -> None:
         self._ears[address] = hear
