@@ -26,7 +26,7 @@ readonly root=/opt/sensor-node
 readonly config_folder=/etc/sensor-node
 readonly state=/var/lib/sensor-node
 readonly user=sensor-node
-readonly -a bus_groups=(dialout gpio i2c spi)
+readonly -a bus_groups=(bluetooth dialout gpio i2c spi)
 readonly sysusers=/usr/lib/sysusers.d/sensor-node.conf
 readonly rules=/etc/udev/rules.d/90-sensor-node.rules
 readonly units=/etc/systemd/system
@@ -123,6 +123,8 @@ install_packages() {
         # lack the newest: pip then compiles.
         helpful+=(gcc python3-dev libgpiod-dev)
     fi
+    # bluetoothd, for who reads Bluetooth thermometers.
+    if grep -qsE '^[[:space:]]*driver[[:space:]]*=[[:space:]]*"ble"' "$config_folder/node.toml"; then helpful+=(bluez); fi
     # What tells the network of the status page, where avahi gives the Pi its name there.
     if [[ ! $wheels && -x /usr/sbin/avahi-daemon && ! -x /usr/bin/avahi-publish-service ]]; then
         helpful+=(avahi-utils)

@@ -67,7 +67,12 @@ def test_there_are_readings_of_every_sensor_and_all_is_well():
 
 def test_it_has_more_kinds_of_sensors_when_asked_to():
     """Both devices of the simulated RS-485 line, and all channels of each."""
-    wanted = {"barn": {"temperature", "humidity"}, "silo": {"temperature_1", "temperature_2"}}
+    wanted = {
+        "barn": {"temperature", "humidity"},
+        "silo": {"temperature_1", "temperature_2"},
+        "fridge": {"temperature", "humidity", "battery", "rssi"},
+        "garden": {"temperature", "humidity", "pressure"},
+    }
 
     def states(out: str) -> dict[str, set[str]]:
         messages = [json.loads(line) for line in out.splitlines()]
@@ -78,7 +83,7 @@ def test_it_has_more_kinds_of_sensors_when_asked_to():
         }
 
     out, _ = output_until(
-        [SENSOR_NODE, "demo", "--json", "--with", "modbus"],
+        [SENSOR_NODE, "demo", "--json", "--with", "modbus,ble"],
         lambda out: wanted.items() <= states(out).items(),
     )
     assert wanted.items() <= states(out).items()

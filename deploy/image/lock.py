@@ -24,7 +24,7 @@ PLATFORM_OPTIONS = [
     "--platform=manylinux_2_28_aarch64",
 ]
 """Debian trixie on arm64: Python 3.13, glibc 2.41."""
-_EXTRAS = "view,chips,modbus,web"
+_EXTRAS = "view,ble-encrypted,chips,modbus,web"
 _HEADING = """\
 # The Python packages of the image (Debian trixie, arm64): wheels alone, none built on the Pi.
 # Written by deploy/image/lock.py; not to be edited.

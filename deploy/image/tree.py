@@ -137,6 +137,10 @@ class Tree:
     def _add_units(self) -> None:
         _run("systemctl", f"--root={self.root}", "--quiet", "enable", *_ENABLED)
         _run("systemctl", f"--root={self.root}", "--quiet", "mask", *_NEVER)
+        # bluetoothd starts when the node asks for it by D-Bus, and not with every Pi's adapter.
+        _run("systemctl", f"--root={self.root}", "--quiet", "disable", "bluetooth.service")
+        alias = self._etc("systemd/system") / "dbus-org.bluez.service"
+        _link(alias, "/usr/lib/systemd/system/bluetooth.service")
 
     def _etc(self, folder: str) -> Path:
         (self.root / "etc" / folder).mkdir(parents=True, exist_ok=True)

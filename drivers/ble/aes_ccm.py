@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from drivers.ble.advertisement import Undecodable
 from drivers.errors import MissingSupport
-from drivers.packages import install_command
 
 __all__ = ["NEEDS_KEY", "decrypted", "require_cryptography"]
 
@@ -26,6 +25,8 @@ def require_cryptography() -> None:
     try:
         import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
     except ImportError as error:
+        from drivers.packages import install_command
+
         raise MissingSupport(
             f"a key needs the package cryptography ({error})", install_command("ble-encrypted")
         ) from error

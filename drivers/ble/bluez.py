@@ -24,7 +24,6 @@ from typing import Any
 from drivers.ble.bluez_state import AdapterState, adapter_state, trouble_of
 from drivers.bus import Advertisement
 from drivers.errors import MissingSupport, SensorError
-from drivers.packages import install_command
 
 __all__ = ["BlueZRadio"]
 
@@ -59,6 +58,8 @@ class BlueZRadio:
         try:
             import bleak  # noqa: F401
         except ImportError as error:
+            from drivers.packages import install_command
+
             raise MissingSupport(f"bleak is missing ({error})", install_command("ble")) from error
         self._adapter = adapter
         self._lock = threading.Lock()

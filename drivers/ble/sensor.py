@@ -15,7 +15,6 @@ from drivers.ble.formats import decode
 from drivers.ble.label import Label
 from drivers.bus import Advertisement, Board
 from drivers.errors import MissingSupport, SensorError
-from drivers.packages import is_installed
 
 __all__ = ["BLE", "BleOptions", "BleSensor", "key_of"]
 
@@ -198,6 +197,8 @@ class BleSensor:
 
 def _scan(board: Board) -> list[Attached]:
     """Listen for a while on each adapter; return the thermometers, the strongest signal first."""
+    from drivers.packages import is_installed
+
     adapters = sorted(file.name for file in board.path(_ADAPTERS).glob("hci[0-9]*"))
     found: list[Attached] = []
     if not is_installed("bleak"):

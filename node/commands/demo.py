@@ -93,6 +93,21 @@ model = "r4dcb08"
 inputs = [1, 2]
 interval = "1s"
 """,
+    "ble": """
+[[sensor]]                      # a Xiaomi LYWSD03MMC with the firmware of pvvx, on simulated radio
+id = "fridge"
+driver = "ble"
+address = "A4:C1:38:8D:18:B2"
+format = "pvvx"
+interval = "1s"
+
+[[sensor]]                      # a RuuviTag
+id = "garden"
+driver = "ble"
+address = "CB:B8:33:4C:88:4F"
+format = "ruuvi"
+interval = "1s"
+""",
 }
 """Kinds of sensors that the demo has only when asked to, with their part of the configuration."""
 _UNPLUGGED = """
@@ -122,7 +137,7 @@ them.
 """,
     examples={
         "sensor-node demo": "until Ctrl-C",
-        "sensor-node demo --with modbus": "with two devices on RS-485, too",
+        "sensor-node demo --with modbus,ble": "with RS-485 and Bluetooth, too",
         "sensor-node demo --seconds 20 --json | jq .payload": "for programs",
     },
     exit_codes={1: "no broker could be started, or the node did not stay up"},

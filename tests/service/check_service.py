@@ -203,7 +203,7 @@ def devices() -> list[str]:
 def test_the_unit_lets_the_node_do_what_it_must(probe):
     may = probe()
     assert may["open /dev/probe-named"] == "ENXIO"
-    assert set(may["groups"]) == {"sensor-node", "dialout", "gpio", "i2c", "spi"}
+    assert set(may["groups"]) == {"sensor-node", "bluetooth", "dialout", "gpio", "i2c", "spi"}
     assert may["adjtimex"] >= 0, "whether NTP keeps the clock"
     assert may["message queue"] == "works", "pulseio's helper is spoken to by one"
     assert may["ctypes callback"] == "works"
