@@ -45,7 +45,13 @@ def test_what_is_commented_out_on_a_new_card_is_valid_too(tmp_path):
     file = tmp_path / "node.toml"
     file.write_text(text)
     config = configuration.load(file)
-    assert [sensor.driver for sensor in config.sensors] == ["cpu", "ds18b20", "bme280", "dht22"]
+    assert [sensor.driver for sensor in config.sensors] == [
+        "cpu",
+        "ds18b20",
+        "bme280",
+        "ble",
+        "dht22",
+    ]
     assert config.mqtt.username == "greenhouse"
 
 

@@ -60,3 +60,22 @@ def test_a_quick_one_says_nothing(update, tmp_path, capsys):
 def test_one_that_fails_says_why(update, tmp_path):
     with pytest.raises(update.Impossible, match=r"pip failed \(1\):\n[^$]*why$"):
         update.must_saying(pip(tmp_path, 1))
+
+
+@pytest.mark.parametrize(
+    ("bits", "config", "brings"),
+    [
+        (64, "", True),
+        (32, "", False),
+        (32, '# driver = "ble"\n', False),
+        (32, '[[sensor]]\n  driver="ble" # the fridge\n', True),
+    ],
+)
+def test_a_32_bit_computer_gets_what_it_must_compile_only_if_a_sensor_needs_it(
+    update, monkeypatch, tmp_path, bits, config, brings
+):
+    file = tmp_path / "node.toml"
+    file.write_text(config)
+    monkeypatch.setitem(update.extras.__globals__, "CONFIG", file)
+    monkeypatch.setattr(sys, "maxsize", 2 ** (bits - 1) - 1)
+    assert ("ble-encrypted," in update.extras()) is brings
