@@ -20,18 +20,27 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["NS_PER_INSTRUCTION", "Unavailable", "run_in_guest"]
+__all__ = [
+    "COMPILER",
+    "NS_PER_INSTRUCTION",
+    "Unavailable",
+    "boot",
+    "check",
+    "packed",
+    "run_in_guest",
+    "unpacked",
+]
 
 NS_PER_INSTRUCTION = 2
 _ICOUNT_SHIFT = 1  # 2**1 ns
 _SUITE, _PYTHON = "bookworm", "3.11"
 _PACKAGES = ("python3", "libpython3.11-dev", "mosquitto", "busybox-static", "linux-image-rpi")
-_COMPILER = "arm-linux-gnueabi-gcc"
+COMPILER = "arm-linux-gnueabi-gcc"
 _TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "qemu-system-arm": "qemu-system-arm",
     "busybox": "busybox-static",
-    _COMPILER: "gcc-arm-linux-gnueabi libc6-dev-armel-cross",
+    COMPILER: "gcc-arm-linux-gnueabi libc6-dev-armel-cross",
 }
 _LEFT_OUT = ("include", "src", "test", "idlelib", "lib2to3", "ensurepip", "modules", "boot", "apt")
 _LEFT_OUT_ENDS = (".a", ".pyc", ".gz")
@@ -65,16 +74,21 @@ def run_in_guest(say: Callable[[str], None]) -> list[str]:
     Raises:
         Unavailable: something that it needs is not here.
     """
-    _check()
-    debian = _unpacked(say)
+    check()
+    debian = unpacked(say)
     with tempfile.TemporaryDirectory(prefix="pi-zero-") as name:
         folder = Path(name)
         initrd = _initrd(debian, folder)
         say(f"booting a Raspberry Pi Zero in QEMU ({initrd.stat().st_size / 1e6:.0f} MB)")
-        return _boot(debian, initrd, folder / "console")
+        return boot(debian, initrd, folder / "console")
 
 
-def _check() -> None:
+def check() -> None:
+    """Look for what a guest needs.
+
+    Raises:
+        Unavailable: something is not here.
+    """
     if os.geteuid() != 0:
         raise Unavailable("it needs root, to unpack Debian")
     missing = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]
@@ -100,7 +114,7 @@ def _mirror() -> str:
     return asked[0]
 
 
-def _unpacked(say: Callable[[str], None]) -> Path:
+def unpacked(say: Callable[[str], None]) -> Path:
     """Debian for the Pi, kept from one run to the next, with msgspec compiled for it."""
     version = metadata.version("msgspec")
     digest = hashlib.sha256(f"{_SUITE} {_PACKAGES} {version}".encode()).hexdigest()[:8]
@@ -139,7 +153,7 @@ def _compile_msgspec(debian: Path, version: str) -> None:
         ours.mkdir(parents=True)
         (ours / f"python{_PYTHON}").symlink_to(headers / f"arm-linux-gnueabi/python{_PYTHON}")
         module = debian / "msgspec-core.so"
-        command = [_COMPILER, "-O2", "-g0", "-DNDEBUG", "-shared", "-fPIC", f"-I{ours.parent}"]
+        command = [COMPILER, "-O2", "-g0", "-DNDEBUG", "-shared", "-fPIC", f"-I{ours.parent}"]
         command += [f"-I{headers / f'python{_PYTHON}'}", str(source / "_core.c")]
         subprocess.run([*command, "-o", str(module), "-lm"], check=True)
 
@@ -186,16 +200,22 @@ def _initrd(debian: Path, folder: Path) -> Path:
             check=False,
             stdout=subprocess.DEVNULL,
         )
+    return packed(root, folder)
+
+
+def packed(root: Path, folder: Path) -> Path:
+    """A RAM disk, in `folder`, of what is in `root`."""
     names = subprocess.run(["find", "."], cwd=root, check=True, capture_output=True).stdout
     packer = ["busybox", "cpio", "-o", "-H", "newc"]
-    packed = subprocess.run(packer, cwd=root, input=names, check=True, capture_output=True).stdout
+    archive = subprocess.run(packer, cwd=root, input=names, check=True, capture_output=True).stdout
     initrd = folder / "initrd"
     with gzip.open(initrd, "wb", compresslevel=1) as stream:
-        stream.write(packed)
+        stream.write(archive)
     return initrd
 
 
-def _boot(debian: Path, initrd: Path, console: Path) -> list[str]:
+def boot(debian: Path, initrd: Path, console: Path) -> list[str]:
+    """The lines on the console of a Pi Zero, until its `/init` says that it has ended."""
     (kernel,) = (debian / "boot").glob("vmlinuz-*")
     (tree,) = (debian / "usr/lib").glob("linux-image-*/bcm2835-rpi-zero.dtb")
     # QEMU has no power domains of the BCM2835: the kernel's driver of them would take it down.
