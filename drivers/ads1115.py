@@ -78,11 +78,11 @@ class Ads1115Options(I2CChipOptions, frozen=True, kw_only=True):
         return "" if self.sensor == "voltage" else self.wired().accuracy()
 
     def claims(self) -> tuple[Claim, ...]:
-        chip, *wires = super().claims()
+        chip, *others = super().claims()
         return (
             Claim(chip.resource, self.chip()),
             Claim(f"{chip.resource} input {self.input}"),
-            *wires,
+            *others,
         )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from drivers.base import Claim, Options
 from drivers.bus import Board
 from drivers.chip_row import ChipRow
+from drivers.i2c_mux import Mux, muxed
 from drivers.owned_bus import I2CBus, OwnedBus, SPIBus
 
 __all__ = ["ChipOptions", "I2CChipOptions", "SPIChipOptions", "example_of", "options_type"]
@@ -35,24 +36,50 @@ class ChipOptions(Options, frozen=True, kw_only=True):
 
 
 class I2CChipOptions(ChipOptions, frozen=True, kw_only=True):
-    """`bus` is the number in /dev/i2c-<bus>; `address` is the chip's 7-bit address."""
+    """`bus` is the number in /dev/i2c-<bus>; `address` is the chip's 7-bit address.
+
+    `mux` is the channel of a multiplexer that the chip is behind.
+    """
 
     bus_number: Annotated[int, msgspec.Meta(ge=0)] = msgspec.field(default=1, name="bus")
     address: int
+    mux: Mux | None = None
 
     def bus(self) -> str:
         return f"i2c{self.bus_number}"
 
     def where(self) -> str:
-        return f"I2C bus {self.bus_number} address 0x{self.address:02x}"
+        return self.place(self.address)
+
+    def place(self, address: int) -> str:
+        """Return where a chip with `address` is, on the same wires, in words."""
+        behind = "" if self.mux is None else f" {self.mux}"
+        return f"I2C bus {self.bus_number}{behind} address 0x{address:02x}"
 
     def claims(self) -> tuple[Claim, ...]:
         pins = (2, 3) if self.bus_number == 1 else ()  # SDA and SCL of the 40-pin header
-        shared = (Claim(f"GPIO {pin}", "I2C bus 1") for pin in pins)
-        return (Claim(self.where()), *shared)
+        shared = tuple(Claim(f"GPIO {pin}", "I2C bus 1") for pin in pins)
+        return (*self.address_claims(self.address), *shared)
+
+    def address_claims(self, address: int) -> tuple[Claim, ...]:
+        """Return the claims on an address.
+
+        A chip behind a multiplexer must not have the address of one in front of it, because both
+        would answer.
+        """
+        if self.mux is None:
+            return (Claim(self.place(address)),)
+        trunk = f"I2C bus {self.bus_number} address 0x"
+        return (
+            Claim(self.place(address)),
+            Claim(f"{trunk}{address:02x}", "a chip behind a multiplexer"),
+            Claim(f"{trunk}{self.mux.address:02x}", "a multiplexer"),
+        )
 
     def open_bus(self, board: Board) -> I2CBus:
-        return board.i2c(self.bus_number)
+        if self.mux is None:
+            return board.i2c(self.bus_number)
+        return muxed(board, self.bus_number, self.mux)
 
     def wiring(self) -> str:
         return "SDA, SCL and power"
@@ -99,7 +126,7 @@ def options_type(row: ChipRow) -> type[Options]:
     if row.also_uses:
         namespace["claims"] = lambda self: (
             *base.claims(self),
-            *(Claim(f"I2C bus {self.bus_number} address 0x{a:02x}") for a in row.also_uses),
+            *(claim for a in row.also_uses for claim in self.address_claims(a)[:2]),
         )
     made = msgspec.defstruct(
         "ChipOptions", fields, bases=(base,), namespace=namespace, frozen=True, kw_only=True

@@ -49,6 +49,16 @@ SENTENCES: tuple[tuple[str, str], ...] = (
         "w1 1wire onewire",
         'is a bus; on it are DS18B20 and its relatives: driver = "ds18b20"',
     ),
+    (
+        "ds2482 ds2484 ds9490r ds2490",
+        'is a 1-Wire master that Linux drives, and needs no table: driver = "ds18b20" finds the '
+        "sensors on it as on GPIO 4",
+    ),
+    (
+        "tca9548 tca9548a pca9548 pca9548a tca9546 multiplexer mux",
+        "is an I2C multiplexer, and needs no table: a sensor behind it has mux = { address = 0x70, "
+        "channel = 3 }, or the bus = N that Linux makes of a channel",
+    ),
     ("i2c spi gpio bus", "is a way to wire sensors; the driver is named by the chip"),
     ("dht", 'is a family: driver = "dht22" (white; also AM2302) or "dht11" (blue)'),
     ("gy21", 'has one of two chips: driver = "htu21d" or "si7021"'),

@@ -47,5 +47,6 @@ MULTIPLEXERS = range(0x70, 0x78)
 """Where a TCA9548A or PCA9548A may be (TI SCPS207, table 1)."""
 MULTIPLEXER = (
     "a multiplexer (TCA9548A), or a display; the kernel makes buses of a multiplexer's channels: "
-    "dtoverlay=i2c-mux,pca9548,addr=0x{:02x}; then scan finds what is behind it"
+    "dtoverlay=i2c-mux,pca9548,addr=0x{0:02x}; then scan finds what is behind it; without that, a "
+    "sensor behind it has mux = {{ address = 0x{0:02x}, channel = N }}"
 )

@@ -23,7 +23,7 @@ from drivers.errors import SensorError, SensorNotFound
 from drivers.owned_bus import I2CBus, SPIBus
 from drivers.sim.chips import CHIPS_BESIDE, simulated_i2c_chip, simulated_spi_chip
 from drivers.sim.dht_line import DhtLine, LibraryDht
-from drivers.sim.i2c import SimulatedChip, SimulatedI2C
+from drivers.sim.i2c import SimulatedChip, SimulatedI2C, SimulatedMux
 from drivers.sim.kernel_tree import Content, KernelTree, SimulatedDevice, serve, simulated_device
 from drivers.sim.one_wire import OneWireTree
 from drivers.sim.room import Air, Climate, Room
@@ -198,6 +198,10 @@ class SimulatedBoard:
             return chip
 
         chips = self._port(options.bus_number).chips
+        if options.mux is not None:
+            mux = chips.setdefault(options.mux.address, SimulatedMux())
+            assert isinstance(mux, SimulatedMux)
+            chips = mux.channels.setdefault(options.mux.channel, {})
         shared = chips.get(options.address)
         if isinstance(shared, SimulatedAds1115) and part.plan is None:
             _wire_input(shared, part)  # each of its inputs is a separate sensor

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["RegisterChip", "SimulatedChip", "SimulatedI2C"]
+__all__ = ["RegisterChip", "SimulatedChip", "SimulatedI2C", "SimulatedMux"]
 
 
 class SimulatedChip(Protocol):
@@ -16,6 +16,30 @@ class SimulatedChip(Protocol):
     def write(self, sent: bytes) -> None: ...
 
     def read(self, length: int) -> bytes: ...
+
+
+class SimulatedMux:
+    """A TCA9548A (TI SCPS207, §8.5): one control register, a bit for each of 8 channels."""
+
+    def __init__(self) -> None:
+        self.control = 0
+        self.channels: dict[int, dict[int, SimulatedChip]] = {}
+        """Channel -> the chips behind it, by address."""
+
+    def write(self, sent: bytes) -> None:
+        if sent:
+            self.control = sent[-1]
+
+    def read(self, length: int) -> bytes:
+        return bytes([self.control]) * length
+
+    def connected(self) -> dict[int, SimulatedChip]:
+        """Return the chips behind the channels that are selected."""
+        chips: dict[int, SimulatedChip] = {}
+        for channel, there in self.channels.items():
+            if self.control >> channel & 1:
+                chips |= there
+        return chips
 
 
 class SimulatedI2C:
@@ -30,13 +54,21 @@ class SimulatedI2C:
         self.before_answer: Callable[[int], object] = lambda address: None
 
     def scan(self) -> list[int]:
-        return sorted(self.chips)
+        return sorted(self._connected())
+
+    def _connected(self) -> dict[int, SimulatedChip]:
+        """Return the chips on the bus, and those behind channels that are selected."""
+        chips: dict[int, SimulatedChip] = {}
+        for mux in [chip for chip in self.chips.values() if isinstance(chip, SimulatedMux)]:
+            chips |= mux.connected()
+        return chips | self.chips
 
     def _chip(self, address: int) -> SimulatedChip:
         self.before_answer(address)
-        if address not in self.chips:
+        chip = self.chips.get(address) or self._connected().get(address)
+        if chip is None:
             raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
-        return self.chips[address]
+        return chip
 
     def writeto(self, address: int, buffer: Any, *, start: int = 0, end: int | None = None) -> None:
         self._chip(address).write(bytes(buffer[start:end]))

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from node.config.reader import tables_by_name
+from node.config.reader import table_in, tables_by_name
 from node.config.values import choice_text
 
 __all__ = ["OptionText", "describe_options"]
 
+_FEW = 6
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -33,6 +34,12 @@ def describe_options(schema: type[msgspec.Struct]) -> list[OptionText]:
             described += [
                 msgspec.structs.replace(key, name=f"{name}.NAME.{key.name}")
                 for key in describe_options(tables)
+            ]
+            continue
+        if (table := table_in(field.type)) is not None:
+            described += [
+                msgspec.structs.replace(key, name=f"{name}.{key.name}", required=False)
+                for key in describe_options(table)
             ]
             continue
         described.append(
@@ -63,9 +70,9 @@ def _describe(annotation: Any) -> str:
             return str(described)
         return _describe(inner) + "".join(_limits(meta) for meta in metas)
     if origin is Literal:
-        return " | ".join(
-            choice_text(choice) if isinstance(choice, int) else f'"{choice}"'
-            for choice in get_args(annotation)
+        choices = get_args(annotation)
+        return (" | " if len(choices) <= _FEW else ", ").join(
+            choice_text(choice) if isinstance(choice, int) else f'"{choice}"' for choice in choices
         )
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(a) for a in get_args(annotation) if a is not type(None))

@@ -26,6 +26,7 @@ __all__ = [
     "expected_table",
     "fields_of",
     "find_file",
+    "table_in",
     "tables_by_name",
     "unreadable",
 ]
@@ -53,6 +54,14 @@ def tables_by_name(target: Any) -> type[msgspec.Struct] | None:
         return None
     schema = get_args(target)[1]
     return schema if isinstance(schema, type) and issubclass(schema, msgspec.Struct) else None
+
+
+def table_in(target: Any) -> type[msgspec.Struct] | None:
+    """Return the schema of the table in a field `TABLE | None`; None for another field."""
+    for part in get_args(target):
+        if isinstance(part, type) and issubclass(part, msgspec.Struct):
+            return part
+    return None
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -205,6 +214,9 @@ class TableReader:
 
     def _key(self, target: Any, written: object, path: KeyPath) -> Any:
         """Convert the value of a key, or the tables in it, each of which has a name and keys."""
+        if (single := table_in(target)) is not None:
+            values = self.table(single, written, path)
+            return _NOTHING if values is None else single(**values)
         schema = tables_by_name(target)
         if schema is None:
             return self._value(target, written, path)
