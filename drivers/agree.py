@@ -68,7 +68,8 @@ AGREE = DriverInfo(
     example='driver = "agree"\nof = ["air/temperature", "attic/temperature"]\nwithin = 0.5',
     accuracy="that of its sensors",
     source="their datasheets",
-    quirks="two sensors that differ give no value, because nothing says which one is right; of "
-    "three, the one that deviates is named, and does not count",
+    quirks="its channel has the name and the unit of the first that it compares; two sensors that "
+    "differ give no value, because nothing says which one is right; of three, the one that "
+    "deviates is named, and does not count",
     computed=True,
 )

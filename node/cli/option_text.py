@@ -74,6 +74,8 @@ def _describe(annotation: Any) -> str:
         return (" | " if len(choices) <= _FEW else ", ").join(
             choice_text(choice) if isinstance(choice, int) else f'"{choice}"' for choice in choices
         )
+    if origin is tuple and get_args(annotation)[1:] == (...,):
+        return f"a list, each {_describe(get_args(annotation)[0])}"
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(a) for a in get_args(annotation) if a is not type(None))
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -186,7 +186,8 @@ def _in_full(info: DriverInfo) -> str:
         command = f"\n    {install_command(info.extra)}"
         parts += [f"Needs: {missing}{command}" if missing else "Needs: nothing; it is installed"]
         parts.append("")
-    parts += [table([("CHANNEL", "UNIT", "RANGE"), *channels]), ""]
+    if channels:
+        parts += [table([("CHANNEL", "UNIT", "RANGE"), *channels]), ""]
     if options:
         parts += [table([("OPTION", "DEFAULT", "VALUE"), *options]), ""]
     for wiring in wirings_of(info.name):

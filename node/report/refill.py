@@ -67,7 +67,7 @@ def _fill(
             return
         after_seq = found[-1].seq
         for reading in found:
-            if reading.sensor in sensors:
+            if reading.sensor in sensors and reading.layout.alarm is None:
                 _add(reading, wanted, clock)
 
 

@@ -124,7 +124,7 @@ class Agreement:
         self.numbers = verdict.numbers
         if verdict.value is None:
             return self._failed(verdict)
-        oldest = min((outcomes[name] for name in verdict.used), key=lambda o: o.ended_s)
+        oldest = min((outcomes[name] for name in verdict.used), key=lambda o: o.ended_s - o.age_s)
         return msgspec.structs.replace(
             oldest,
             sensor=self._id,

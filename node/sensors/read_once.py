@@ -282,7 +282,10 @@ def _add_limit(result: SensorResult, table: SensorTable, channel: Channel, value
     if limit is not None:
         filters = ChannelFilters(channel, table.channel.get(channel.name, ChannelTable()))
         result.uncertainty[channel.name] = published(limit, filters)
-        result.accuracy[channel.name] = f"±{limit:.2g} {channel.unit}"
+        of_value = channel.name not in result.raw  # there is no raw value for it to stand beside
+        shown = result.uncertainty[channel.name] if of_value else limit
+        unit = filters.unit if of_value else channel.unit
+        result.accuracy[channel.name] = f"±{shown:.2g} {unit}"
 
 
 def _unit_of(table: SensorTable, channel: Channel) -> str:

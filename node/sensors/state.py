@@ -224,7 +224,7 @@ class SensorState:
                 raise Missing(f"there is no {channel}")
             return self._filters[channel].exact
 
-        for name, found in derived.values(part, outcome.boot_s):
+        for name, found in derived.values(part, outcome.boot_s - outcome.age_s):
             if isinstance(found, Missing):
                 self._rejections[name] = str(found)
                 continue
