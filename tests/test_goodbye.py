@@ -65,8 +65,9 @@ def test_what_can_be_neither_written_nor_sent_is_counted(
     assert "readings are lost: they could be neither written" in node.log
 
 
+@pytest.mark.parametrize("broker_is", ["silent", "away"])
 def test_what_can_be_written_again_is_written(
-    broker, subscribe, start_node, small_state_dir, tmp_path
+    broker, subscribe, start_node, small_state_dir, tmp_path, broker_is
 ):
     subscriber = subscribe(broker.port)
     config = config_of(broker.port, tmp_path)
@@ -75,11 +76,21 @@ def test_what_can_be_written_again_is_written(
     ballast = fill(small_state_dir, node)
     seen = max(published(subscriber))
     wait_until(lambda: max(published(subscriber)) > seen + 100)
-    broker.freeze()  # so that nothing can be sent either
+    before = published(subscriber)
+    if broker_is == "silent":
+        broker.freeze()  # so that nothing can be sent either
+    else:
+        broker.stop()
+        node.wait_for_log("no broker: lost")
     ballast.unlink()
     assert node.terminate() == 0
-    broker.thaw()
     assert "readings are lost" not in node.log
-    before = published(subscriber)
+    if broker_is == "silent":
+        broker.thaw()
+        before = published(subscriber)
+    subscribers = [subscriber]
+    if broker_is == "away":
+        broker.start()
+        subscribers.append(subscribe(broker.port))
     start_node(config)
-    wait_until(lambda: before <= {reading["seq"] for reading in subscriber.history()})
+    wait_until(lambda: before <= {r["seq"] for s in subscribers for r in s.history()})

@@ -561,6 +561,10 @@ def test_a_sensor_that_is_gone_is_taken_back(broker, start_node, topic, subscrib
     node.wait_for_log("removing from Home Assistant: water.humidity")
     wait_until(lambda: '{"p":"sensor"}' in subscriber.on(topic)[-1])
     whole, removal = (json.loads(text)["cmps"] for text in subscriber.on(topic)[-2:])
+    said_s, removed_s = subscriber.times_of(topic)[-2:]
+    assert removed_s - said_s > announcer.SETTLE_S / 2, (
+        "Home Assistant has to have set them up by then"
+    )
     assert "uniq_id" in whole["water.temperature"]
     assert removal["water.temperature"] == {"p": "sensor"}
     assert removal["air.temperature"] == whole["air.temperature"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import trustme
 from support import SENSOR_NODE, Mosquitto, NodeProcess, replaced, running, sysfs_config, wait_until
 
 from drivers.sim.board import SimulatedBoard
+from node.config import last_good
 from node.config import load as configuration
 from node.config.last_good import LastGood
 from node.config.schema import Config, StatusLedTable
 from node.panel import Panel, Pattern
+from node.system.safe_files import write_file
 
 
 @pytest.fixture
@@ -167,6 +170,31 @@ def test_the_files_that_a_configuration_names_are_kept_with_it(tmp_path, tls_con
     assert found is not None
     assert found.mqtt.tls is not None
     assert found.mqtt.tls.ca_file == tmp_path / "last-good.toml.files" / "ca_file"
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_new_password_is_never_paired_with_the_old_configuration(
+    tmp_path, tls_config, monkeypatch, writes
+):
+    """The power fails after so many files: four, and the configuration that names them."""
+    keep(tmp_path, tls_config)
+    left = iter(range(writes))
+
+    def write_until_the_power_fails(*given: Any, **options: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write_file(*given, **options)
+
+    (tmp_path / "secret").write_text("another\n")
+    monkeypatch.setattr(last_good, "write_file", write_until_the_power_fails)
+    with contextlib.suppress(KeyboardInterrupt):
+        keep(tmp_path, replaced(tls_config, ('"ali"', '"bob"')))
+    kept = kept_in(tmp_path)
+    pair = (b'"bob"', b"another\n") if writes >= 5 else (b'"ali"', b"open sesame\n")
+    if "last-good.toml" in kept:
+        assert pair[0] in kept["last-good.toml"]
+        assert pair[1] == kept["password_file"]
+    assert ("last-good.toml" in kept) == (writes >= 5)
 
 
 def test_the_copy_is_its_owners_alone(tmp_path, tls_config):
