@@ -351,7 +351,7 @@ def test_a_sensor_is_read_by_keyboard(chromium, protected, temperature_file, scr
     temperature_file.write_text("33300\n")
     page.js("document.querySelector('.card h3 a').focus()")
     key(page, "Tab")
-    assert page.js("document.activeElement.ariaLabel") == "Read s now"
+    assert page.js("document.activeElement.ariaLabel") == "Read now: s"
     key(page, "Enter", "\r")
     wait_until(lambda: page.text(".result"), what="the result")
     assert page.js("location.pathname") == "/sensor/s"
@@ -365,7 +365,7 @@ def test_a_button_keeps_its_focus_when_the_page_is_made_fresh(chromium, protecte
     page.go(protected[1])
     page.js("document.querySelector('.card button').focus()")
     page.js("wholePage()")
-    assert page.js("document.activeElement.ariaLabel") == "Read s now"
+    assert page.js("document.activeElement.ariaLabel") == "Read now: s"
 
 
 def test_another_site_cannot_have_a_sensor_read_by_its_visitor(chromium, protected, tmp_path):

@@ -39,7 +39,7 @@ def read_button(reads: Reads, sensor: str) -> str:
         return ""
     name = esc(sensor)
     return (
-        f'<button form="read" name="sensor" value="{name}" aria-label="Read {name} now">'
+        f'<button form="read" name="sensor" value="{name}" aria-label="Read now: {name}">'
         "Read now</button>"
     )
 
