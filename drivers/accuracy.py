@@ -19,13 +19,13 @@ from drivers.base import Channel
 
 __all__ = ["Figure", "accuracy_at", "accuracy_of", "figures_of"]
 
-_BETWEEN = re.compile(r"[;,] (?![^(]*\))")  # not inside brackets
-_FIGURE = re.compile(r"±([\d.]+) (\S+)")
-_CONDITION = re.compile(
+_BETWEEN = r"[;,] (?![^(]*\))"  # not inside brackets
+_FIGURE = r"±([\d.]+) (\S+)"
+_CONDITION = (
     r"(?: ±(?P<percent>[\d.]+) %)?(?P<typical> typical| \(typical\))?(?: over its range)?"
     r"(?: \((?P<low>-?[\d.]+) to (?P<high>-?[\d.]+) \S+\))?(?P<above> above)?"
 )
-_MODEL = re.compile(r"\b[A-Z]+\d")
+_MODEL = r"\b[A-Z]+\d"
 """A figure behind the name of a chip is for that chip, of several that the driver reads."""
 
 
@@ -47,14 +47,14 @@ class Figure(msgspec.Struct, frozen=True):
 
 def accuracy_of(text: str, channel: Channel, channels: Sequence[Channel]) -> str:
     """Return the first figure in `text` for `channel` of `channels`, "±1.0 °C"; "" without one."""
-    first = next((_FIGURE.search(part) for part in _parts(text, channel, channels)), None)
+    first = next((re.search(_FIGURE, part) for part in _parts(text, channel, channels)), None)
     return "" if first is None else first[0]
 
 
 def figures_of(text: str, channel: Channel, channels: Sequence[Channel]) -> tuple[Figure, ...]:
     """Return the figures in `text` for `channel` of `channels`; empty if it has none."""
     parts = _parts(text, channel, channels)
-    of_all = [part for part in parts if not _MODEL.search(part.partition("±")[0])]
+    of_all = [part for part in parts if not re.search(_MODEL, part.partition("±")[0])]
     found = list(_read(of_all or parts))
     certain = [figure for figure in found if not figure.typical]
     return tuple(certain or found)
@@ -65,8 +65,8 @@ def _parts(text: str, channel: Channel, channels: Sequence[Channel]) -> list[str
     named: list[str] = []
     unnamed: list[str] = []
     others = [_words(other) for other in channels if other.name != channel.name]
-    for part in _BETWEEN.split(text):
-        figure = _FIGURE.search(part)
+    for part in re.split(_BETWEEN, text):
+        figure = re.search(_FIGURE, part)
         if figure is None or figure[2] != channel.unit:
             continue
         if _words(channel) in part:
@@ -81,9 +81,9 @@ def _read(parts: Iterable[str]) -> Iterable[Figure]:
     """Yield the figures that are understood; "above" is above the range before it."""
     before = math.inf
     for part in parts:
-        figure = _FIGURE.search(part)
+        figure = re.search(_FIGURE, part)
         assert figure is not None
-        condition = _CONDITION.fullmatch(part[figure.end() :])
+        condition = re.fullmatch(_CONDITION, part[figure.end() :])
         if condition is None:
             continue
         low = before if condition["above"] else float(condition["low"] or -math.inf)
