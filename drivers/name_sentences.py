@@ -5,6 +5,8 @@ Data and its lookup; does not import any driver.
 
 from __future__ import annotations
 
+from drivers.kernel_recipes import RECIPES
+
 __all__ = ["SENTENCES", "about", "spelled"]
 
 _ANALOG = (
@@ -13,19 +15,27 @@ _ANALOG = (
 )
 _BOARD = "is a board with several chips; each has a driver of its own: "
 _BY_LINUX = (
-    "is read by a driver of Linux's: put dtoverlay={} into config.txt, and reboot; then "
-    'sensor-node scan prints its table, with driver = "sysfs"'
-)
-_NEW_DEVICE = (
-    "is read by a driver of Linux's, where the system has it: echo {} | sudo tee "
-    "/sys/bus/i2c/devices/i2c-1/new_device, after each boot; then sensor-node scan prints its "
-    'table, with driver = "sysfs"'
+    "is read by a driver of Linux's: {}; then sensor-node scan prints its table, which is driver = "
+    '"sysfs" and name = "{}"'
 )
 _MODBUS = 'speaks Modbus: driver = "modbus" with model = "{}"'
 _NOT_READ = "is not read by any driver here"
 
+
+def spelled(word: str) -> str:
+    """Reduce a sensor's name to its letters and digits: "DS18B20+" and "ds-18b20" are equal."""
+    return "".join(c for c in word.casefold() if c.isascii() and c.isalnum())
+
+
 # Words, as `spelled` returns them, and their meaning.
 SENTENCES: tuple[tuple[str, str], ...] = (
+    *(
+        (
+            " ".join(spelled(chip) for chip in recipe.chips.split(", ")),
+            _BY_LINUX.format(recipe.loaded_by, recipe.name),
+        )
+        for recipe in RECIPES
+    ),
     ("tmp36 mcp9700", _ANALOG.format("tmp36")),
     ("tmp35", _ANALOG.format("tmp35")),
     ("tmp37", _ANALOG.format("tmp37")),
@@ -65,27 +75,6 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("sensehat", _BOARD + '"hts221" (humidity) and "lps25" (pressure), both with a temperature'),
     ("sensehatb", _BOARD + '"shtc3" (humidity) and "lps22" (pressure), both with a temperature'),
     ("enviro enviroplus envirohat weatherhat", _BOARD + '"bme280" reads what it has for weather'),
-    ("bmp180", _BY_LINUX.format("i2c-sensor,bmp180")),
-    ("bmp085 gy68", _BY_LINUX.format("i2c-sensor,bmp085")),
-    (
-        "hdc1000 hdc1008 hdc1010 hdc1050 hdc1080 hdc10xx hdc100x",
-        _BY_LINUX.format("i2c-sensor,hdc100x"),
-    ),
-    ("ds1621", _BY_LINUX.format("i2c-sensor,ds1621")),
-    ("ms5637", _BY_LINUX.format("i2c-sensor,ms5637")),
-    ("ms5803", _BY_LINUX.format("i2c-sensor,ms5803")),
-    ("ms5805", _BY_LINUX.format("i2c-sensor,ms5805")),
-    ("ms5837", _BY_LINUX.format("i2c-sensor,ms5837")),
-    ("max6675", _BY_LINUX.format("maxtherm,spi0-0,max6675")),
-    ("ms5611 gy63", _NEW_DEVICE.format("ms5611 0x77")),
-    ("ms5607", _NEW_DEVICE.format("ms5607 0x77")),
-    ("ds1631", _NEW_DEVICE.format("ds1631 0x48")),
-    ("ds1721", _NEW_DEVICE.format("ds1721 0x48")),
-    ("ds1731", _NEW_DEVICE.format("ds1731 0x48")),
-    ("sts3x sts30 sts31 sts35", _NEW_DEVICE.format("sts3x 0x4a")),
-    ("hdc2010", _NEW_DEVICE.format("hdc2010 0x40")),
-    ("hdc2080", _NEW_DEVICE.format("hdc2080 0x40")),
-    ("tsys01", _NEW_DEVICE.format("tsys01 0x77")),
     ("xymd02 xymd01 md02", _MODBUS.format("xy-md02")),
     ("xymd03", _MODBUS.format("xy-md03")),
     ("xymd04", _MODBUS.format("xy-md04")),
@@ -104,11 +93,6 @@ SENTENCES: tuple[tuple[str, str], ...] = (
         _NOT_READ,
     ),
 )
-
-
-def spelled(word: str) -> str:
-    """Reduce a sensor's name to its letters and digits: "DS18B20+" and "ds-18b20" are equal."""
-    return "".join(c for c in word.casefold() if c.isascii() and c.isalnum())
 
 
 def about(word: str) -> str:

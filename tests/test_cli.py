@@ -16,6 +16,7 @@ from support import SENSOR_NODE, replaced, sysfs_config
 
 from drivers.catalogue import CATALOGUE
 from drivers.catalogue_table import catalogue_table, lies_table
+from drivers.names_table import names_table
 from drivers.registry import driver_names, find_driver
 from node import __version__
 from node.alarm_table import AlarmTable
@@ -247,7 +248,9 @@ def test_a_driver_is_described_in_full(name):
 
 def test_the_catalogue_as_markdown():
     done = sensor_node("drivers", "--markdown")
-    assert done.stdout == catalogue_table(CATALOGUE) + "\n" + lies_table(CATALOGUE)
+    tables = (catalogue_table(CATALOGUE), lies_table(CATALOGUE), names_table())
+    assert done.stdout == "\n".join(tables)
+    assert f"\n\n{names_table()}\n" in DRIVERS_README
     one = sensor_node("drivers", "bme280", "--markdown").stdout.splitlines()
     table = ["| driver |", "|---|---|-", "| `bme280`"]
     assert [line[:10] for line in one] == [*table, "", *table]

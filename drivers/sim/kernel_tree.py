@@ -157,8 +157,25 @@ def simulated_device(name: str, parent: str, air: Callable[[], Air]) -> Simulate
         "in_humidityrelative_input": lambda: f"{measured[0].humidity * 1000:.0f}\n",
         "in_temp_input": dht_temperature,
     }
+    # drivers/iio/humidity/hdc100x.c and hdc2010.c: 16 bits of -40 to 125 °C, and of 0 to 100 %.
+    hdc: dict[str, Content] = {
+        "in_temp_raw": lambda: f"{(air().temperature + 40) * 65536 / 165:.0f}\n",
+        "in_temp_scale": lambda: "2.517700195\n",
+        "in_temp_offset": lambda: "-15887.515151\n",
+        "in_humidityrelative_raw": lambda: f"{air().humidity * 655.36:.0f}\n",
+        "in_humidityrelative_scale": lambda: "1.525878906\n",
+    }
+    thermocouple: dict[str, Content] = {
+        "in_temp_raw": lambda: f"{air().temperature * 4:.0f}\n",
+        "in_temp_scale": lambda: "250\n",
+    }
+    weather = ("bmp085", "bmp180", "bmp280", "ms5607", "ms5611", "ms5637", "ms5803", "ms5805")
     profiles: dict[str, dict[str, Content]] = {
-        "bmp280": {**temperature, **pressure},
+        **{name: {**temperature, **pressure} for name in (*weather, "ms5837")},
+        "1-0040": hdc,
+        "hdc2010": hdc,
+        "maxim_thermocouple": thermocouple,
+        "tsys01": temperature,
         "bme280": {**temperature, **pressure, **humidity},
         "dht11": dht,
         "scd4x": scd4x,

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument(
-        "--markdown", action="store_true", help="print the catalogue's table in drivers/README.md"
+        "--markdown", action="store_true", help="print the tables of drivers/README.md"
     )
 
 
@@ -147,6 +147,10 @@ def _print_markdown(name: str) -> int:
         print(f'the catalogue has no "{name}"', file=sys.stderr)
         return 2
     print(catalogue_table(rows), lies_table(rows), sep="\n", end="")
+    if not name:
+        from drivers.names_table import names_table
+
+        print("", names_table(), sep="\n", end="")
     return 0
 
 
