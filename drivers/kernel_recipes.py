@@ -1,8 +1,8 @@
 """Chips that Linux drives and the catalogue does not: the line that loads the driver. Data.
 
 Overlays are those of `/boot/firmware/overlays/README` on a Pi. Names of devices are from the
-drivers' sources: one is named after its driver, one after the first chip of its kind, and some after
-the address. `sensor-node scan` prints them as well.
+drivers' sources: one is named after its driver, one after the first chip of its kind, and some
+after the address. `sensor-node scan` prints them as well.
 """
 
 from __future__ import annotations
