@@ -12,19 +12,20 @@ from pathlib import Path
 
 from drivers.errors import MissingSupport, PinInUse, as_sensor_error
 
-__all__ = ["header_chip", "line_error", "line_user", "pin_in_use"]
+__all__ = ["header_chip", "line_error", "line_user", "pin_in_use", "remedy_for"]
 
 _PI_CHIPS = ("pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1")  # the 40-pin header's, by model
 _REMEDY = "on a Pi, install gpiod and join the group gpio; on a laptop, add --simulate"
 
-# The kernel's drivers call themselves by their node in the device tree (gpiolib, `con_id`).
-_OVERLAYS = {
-    "dht11": 'dtoverlay=dht11 has it: leave backend out, or set backend = "kernel"',
-    "onewire": "1-Wire has it: use another pin, or give that to 1-Wire in config.txt: "
+# The kernel's drivers are known by their node in the device tree: "dht11@4", "onewire@4".
+_REMEDIES = {
+    "dht11@": 'dtoverlay=dht11 has it: leave backend out, or set backend = "kernel"',
+    "onewire@": "1-Wire has it: use another pin, or give that to 1-Wire in config.txt: "
     "dtoverlay=w1-gpio,gpiopin=N",
+    "sensor-node": "a node, or another command of sensor-node, has it: give each sensor a pin of "
+    "its own",
 }
-_OURS = "a node, or another command of sensor-node, has it: give each sensor a pin of its own"
-_OTHERS = "stop the program, or remove the overlay from config.txt, that has it"
+_OTHERS = "stop the program that uses it, or remove the overlay that uses it from config.txt"
 
 
 def header_chip() -> str:
@@ -70,9 +71,12 @@ def line_user(pin: int) -> str | None:
 def pin_in_use(pin: int, user: str) -> PinInUse:
     """Return the error for a pin that the kernel reports as taken by `user`."""
     what = f'GPIO {pin} is in use: the kernel knows its user as "{user}"'
-    if user.startswith("sensor-node"):
-        return PinInUse(what, _OURS)
-    return PinInUse(what, _OVERLAYS.get(user.partition("@")[0], _OTHERS))
+    return PinInUse(what, remedy_for(user))
+
+
+def remedy_for(user: str) -> str:
+    """Return what to do about the user of a pin, by its name, or words that have it in them."""
+    return next((remedy for name, remedy in _REMEDIES.items() if name in user), _OTHERS)
 
 
 def line_error(pin: int, error: OSError) -> Exception:

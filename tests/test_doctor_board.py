@@ -360,6 +360,29 @@ def test_a_pin_that_is_taken(tmp_path):
     assert "failed" not in statuses(checked(config, simulated)).values()
 
 
+@pytest.mark.parametrize("node_runs", [True, False])
+@pytest.mark.parametrize(
+    ("pin", "user", "remedy"),
+    [
+        (4, "onewire@4", "1-Wire has it: use another pin"),
+        (17, "dht11@11", "dtoverlay=dht11 has it"),
+        (4, "dht11@4", None),
+    ],
+)
+def test_a_pin_that_the_kernel_has_is_no_node_s(
+    tmp_path, monkeypatch, node_runs, pin, user, remedy
+):
+    """An overlay of 1-Wire on the pin of a DHT: whether the node runs or not, it is in the way."""
+    config, simulated = configured(tmp_path, PINS), SimulatedBoard()
+    monkeypatch.setattr(
+        simulated, "pin_user", lambda asked: f'its user is "{user}"' if asked == pin else ""
+    )
+    steps = check_board(config, simulated, ROOT, node_runs=node_runs)
+    (found,) = [step for step in steps if step.name == "pins" and user in step.message]
+    assert found.status == ("failed" if remedy else "ok")
+    assert remedy is None or found.remedy.startswith(remedy)
+
+
 def test_a_missing_pin_factory_is_named_with_what_it_lacks(tmp_path):
     """On this computer there is no GPIO; what each library says of that is shown."""
     report = doctor(tmp_path, one_sensor(free_port(), tmp_path / "t") + PINS)
