@@ -114,6 +114,11 @@ class Derived(msgspec.Struct, frozen=True):
     quantity: str = ""
     """What it is a value of: the name of its function, or of the channel that a window is of."""
 
+    def unit_of(self, part: str) -> str:
+        """Return the unit of a part; of a function over a window, that of the channel."""
+        limits = parts_of(type(self.function)).get(part)
+        return self.channel.unit if limits is None else limits.unit
+
     def value(self, parts: dict[str, float]) -> float:
         """Return the value for the values of the parts.
 

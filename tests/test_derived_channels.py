@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from homeassistant_schema import problems_in
 from support import FakeClock, retained, wait_until
 
-from drivers.base import HUMIDITY, TEMPERATURE
+from drivers.base import HUMIDITY, TEMPERATURE, Channel
 from node.cli.main import main
 from node.config.load import ConfigError, load
 from node.config.schema import Config, OutboxTable
@@ -153,6 +154,29 @@ def test_a_sensor_that_is_wrong_elsewhere_is_no_further_problem(tmp_path):
     with pytest.raises(ConfigError) as caught:
         config_of(tmp_path, AIR + derive('dew_point = {humidity = "cellar/humidity"}') + wrong)
     assert [problem.where for problem in caught.value.problems] == ["[[sensor]] cellar pin"]
+
+
+FOLDER = '[[sensor]]\nid = "box"\ndriver = "sysfs"\npath = "/sys/bus/i2c/devices/1-0076"\n'
+
+
+def test_a_channel_that_only_the_hardware_knows_is_taken_by_its_name(tmp_path):
+    keys = ("dew_point = true", 'top = {function = "max", of = "temperature2", window = "1h"}')
+    (box,) = config_of(tmp_path, FOLDER + derive(*keys)).sensors
+    assert [(c.name, c.unit) for c in box.channels[-2:]] == [("dew_point", "°C"), ("top", "°C")]
+    with pytest.raises(ConfigError, match="problem"):
+        config_of(tmp_path, FOLDER + derive('humidity = {function = "dew_point"}'))
+
+
+def test_a_channel_that_turns_out_to_be_in_another_unit_is_missing(tmp_path, caplog):
+    state = states_of(config_of(tmp_path, FOLDER + derive("dew_point = true")))["box"]
+    pressure = Channel("humidity", "hPa", (0.0, 1100.0), 1)
+    measured = {"temperature": 20.0, "humidity": 50.0}
+    for at_s in (0, 100):
+        reading = outcome("box", at_s, **measured)
+        odd = msgspec.structs.replace(reading, channels=(TEMPERATURE, pressure))
+        assert "dew_point" not in state.accept(odd)
+    state.note_missing(100)
+    assert "no dew_point: humidity is in hPa, and not in %" in caplog.text
 
 
 def test_functions_may_be_written_by_the_names_that_people_use(tmp_path):

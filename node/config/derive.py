@@ -35,11 +35,17 @@ Ref = tuple[str, str]
 
 
 def read_derived(
-    reader: TableReader, written: object, path: KeyPath, measured: Mapping[str, object]
+    reader: TableReader,
+    written: object,
+    path: KeyPath,
+    measured: Mapping[str, object],
+    *,
+    more_channels: bool = False,
 ) -> tuple[Derived, ...]:
     """Return the valid channels of one table, without their parts.
 
-    A channel without a unit gets that of its part.
+    `measured`: what the sensor measures, with `more_channels` for all that is known. A channel
+    without a unit gets that of its part.
     """
     if not isinstance(written, dict):
         reader.problem(path, "expected a table: [sensor.derive]")
@@ -53,7 +59,7 @@ def read_derived(
             continue
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or name in TAKEN_NAMES:
             reader.problem((*path, name), "cannot be the name of a channel; choose another")
-        elif name in measured:
+        elif name in measured or (more_channels and name in _USUAL):
             reader.problem(
                 (*path, name), "is a channel that the sensor measures; choose another name"
             )
@@ -301,6 +307,14 @@ class _Finder:
         more = _USUAL if usual and table.info.more_channels else {}
         return {**more, **{channel.name: channel for channel in channels}}
 
+    def _guessed(self, ref: Ref) -> Channel | None:
+        """Return a channel that only the hardware knows, by the beginning of its name."""
+        sensor, name = ref
+        if not self._tables[sensor].info.more_channels:
+            return None
+        like = next((c for c in _USUAL.values() if name.startswith(c.name)), None)
+        return None if like is None else msgspec.structs.replace(like, name=name)
+
     def _channel(self, ref: Ref, path: KeyPath, written: str = "") -> Channel | None:
         """Return a channel; None if it is not known, which is reported.
 
@@ -322,8 +336,9 @@ class _Finder:
         if ref in self._written or ref in self._agreeing:
             return self._complete(ref)
         measured = self._measured(sensor)
-        if name not in measured:
+        channel = measured.get(name) or self._guessed(ref)
+        if channel is None:
             computed = [c for s, c in (*self._written, *self._agreeing) if s == sensor]
             hint = did_you_mean(name, [*measured, *computed])
             self._reader.problem(path, f"{which}{sensor} does not have this channel; {hint}")
-        return measured.get(name)
+        return channel

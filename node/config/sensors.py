@@ -104,7 +104,13 @@ def _read_sensor(
     if "derive" in written:
         from node.config.derive import read_derived
 
-        derived = read_derived(reader, written["derive"], (*path, "derive"), known)
+        derived = read_derived(
+            reader,
+            written["derive"],
+            (*path, "derive"),
+            known,
+            more_channels=info.more_channels,
+        )
         known |= {d.channel.name: d.channel if d.channel.unit else None for d in derived}
     channels = _read_channels(reader, info, known, written.get("channel", {}), (*path, "channel"))
     if any("alarm" in written["channel"][name] for name in channels):

@@ -38,12 +38,13 @@ def refill_windows(states: Iterable[SensorState], outbox: Outbox, clock: Clock) 
     if not every:
         return
     end_of_others = outbox.last_of_other_boots
-    first_call = [each for each in every if not each[1].has_this_boot]
-    _fill(first_call, outbox, clock, end_of_others, outbox.first_of_life - 1)
-    if clock.synced() and end_of_others:
+    after_seq = 0
+    if clock.synced():
         longest_s = max(window.seconds for _, window, _ in every)
         after_seq = outbox.last_before(round((clock.utc_s() - longest_s) * 1000))
         _fill(every, outbox, clock, after_seq, end_of_others)
+    first_call = [each for each in every if not each[1].has_this_boot]
+    _fill(first_call, outbox, clock, max(after_seq, end_of_others), outbox.first_of_life - 1)
     for _, window, _ in every:
         window.has_this_boot = True
         window.is_complete = clock.synced() or not end_of_others

@@ -107,7 +107,7 @@ class Agreement:
             sensor, _, part = name.partition("/")
             state = states[sensor]
             try:
-                values[name] = state.newest(part, now_s)
+                values[name] = state.newest(part, self._options.channel.unit, now_s)
             except Missing as reason:
                 missing[name] = str(reason)
                 continue

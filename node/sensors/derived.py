@@ -16,8 +16,8 @@ __all__ = ["DerivedValues", "Window"]
 _BUCKETS = 240
 """In how many steps a window moves on, so that a day at a reading a second takes 20 kB."""
 
-PartValue = Callable[[str, str], float]
-"""(sensor, channel) -> its value in the unit of its driver; raises Missing."""
+PartValue = Callable[[str, str, str], float]
+"""(sensor, channel, unit of its driver) -> its value in that unit; raises Missing."""
 
 
 class DerivedValues:
@@ -45,7 +45,10 @@ class DerivedValues:
                 yield name, reason
 
     def _value(self, derived: Derived, part: PartValue, boot_s: float) -> float:
-        parts = {key: part(*source) for key, source in derived.sources.items()}
+        parts = {
+            key: part(sensor, channel, derived.unit_of(key))
+            for key, (sensor, channel) in derived.sources.items()
+        }
         window = self.windows.get(derived.channel.name)
         if window is None:
             return derived.value(parts)

@@ -13,7 +13,7 @@ from drivers.agree import Agreed, AgreeOptions
 from drivers.base import Channel
 from drivers.bus import Board
 from node.config.schema import ChannelTable, SensorTable
-from node.derive import Missing, OverWindow
+from node.derive import Derived, Missing, OverWindow
 from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
 from node.sensors.agreement import Verdict, verdict_on
@@ -159,11 +159,21 @@ class _Values:
         """
         return self._value(sensor, name)[0]
 
-    def _part(self, sensor: str, name: str) -> float:
+    def _part(self, sensor: str, name: str, unit: str) -> float:
         try:
-            return self._value(sensor, name)[1]
+            channel, _ = self._raw(sensor, name)
+            value = self._value(sensor, name)[1]
         except Rejected as rejection:
             raise Missing(str(rejection)) from rejection
+        if channel.unit != unit:
+            raise Missing(f"{name} is in {channel.unit}, and not in {unit}")
+        return value
+
+    def _parts(self, derived: Derived) -> dict[str, float]:
+        return {
+            key: self._part(sensor, name, derived.unit_of(key))
+            for key, (sensor, name) in derived.sources.items()
+        }
 
     def _value(self, sensor: str, name: str) -> tuple[float, float]:
         """Return the value as published, and unrounded in the unit of the driver."""
@@ -179,8 +189,7 @@ class _Values:
         if derived is not None:
             if isinstance(derived.function, OverWindow):
                 raise Missing("only the running node knows what was before")
-            parts = {key: self._part(*source) for key, source in derived.sources.items()}
-            return derived.channel, derived.value(parts)
+            return derived.channel, derived.value(self._parts(derived))
         options = self._tables[sensor].options
         if isinstance(options, Agreed):
             return options.channel, self._agreed(options)
@@ -198,7 +207,7 @@ class _Values:
         derived = self._derived.get((sensor, name))
         try:
             if derived is not None:
-                parts = {key: self._part(*source) for key, source in derived.sources.items()}
+                parts = self._parts(derived)
                 limits = {key: self.limit(*source) for key, source in derived.sources.items()}
                 return of_derived(derived, parts, limits)
             if isinstance(table.options, Agreed):
@@ -222,7 +231,7 @@ class _Values:
         for name in options.of:
             sensor, _, channel = name.partition("/")
             try:
-                values[name] = self._part(sensor, channel)
+                values[name] = self._part(sensor, channel, options.channel.unit)
             except Missing as reason:
                 missing[name] = str(reason)
         return verdict_on(values, missing, within=options.within, unit=options.channel.unit)

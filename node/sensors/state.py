@@ -217,12 +217,12 @@ class SensorState:
     ) -> None:
         """Add the derived channels that have a value; note why others do not."""
 
-        def part(sensor: str, channel: str) -> float:
+        def part(sensor: str, channel: str, unit: str) -> float:
             if sensor != self.table.id:
-                return self.others[sensor].newest(channel, outcome.ended_s)
+                return self.others[sensor].newest(channel, unit, outcome.ended_s)
             if channel not in values:
                 raise Missing(f"there is no {channel}")
-            return self._filters[channel].exact
+            return self._exact(channel, unit)
 
         for name, found in derived.values(part, outcome.boot_s - outcome.age_s):
             if isinstance(found, Missing):
@@ -234,17 +234,24 @@ class SensorState:
                 self.rejected_for[rejection.reason] += 1
                 self.last_error = self._rejections[name] = str(rejection)
 
-    def newest(self, channel: str, now_s: float) -> float:
+    def newest(self, channel: str, unit: str, now_s: float) -> float:
         """Return the newest value of a channel, unrounded, in the unit of the driver.
 
         Raises:
-            Missing: the channel has none that is current at `now_s`.
+            Missing: the channel has none that is current at `now_s`, or is in another unit.
         """
         if not self.online or now_s > self._stale_at_s:
             raise Missing(f"{self.table.id} is offline")
         if channel not in self.values:
             raise Missing(f"{self.table.id} has no {channel} at present")
-        return self._filters[channel].exact
+        return self._exact(channel, unit)
+
+    def _exact(self, channel: str, unit: str) -> float:
+        """Return a value unrounded; a channel that only the hardware knows may be in any unit."""
+        filters = self._filters[channel]
+        if filters.channel.unit != unit:
+            raise Missing(f"{channel} is in {filters.channel.unit}, and not in {unit}")
+        return filters.exact
 
     def accuracy(self) -> dict[str, float]:
         """Return how far each newest value may be off, in its unit, where that is known."""
