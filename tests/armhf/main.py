@@ -1,7 +1,7 @@
 """`tests/armhf/run`, once the root file system is made: the installer in it, and what it has left.
 
-Nothing is booted: there is systemctl, which says that it ignores what it is told in a chroot. So
-what is proved is the installation: compilers fetched, two packages compiled, the node's commands.
+Nothing is booted: a stand-in for systemctl accepts everything, and says that nothing runs. So what
+is proved is the installation: compilers are fetched, two packages compiled, the commands run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from root import Root  # noqa: E402
 # ruff: noqa: T201
 
 _LIMIT_S = 4 * 3600.0
-_PREPARE = "mkdir -p /run/systemd/system && ! dpkg-query -W python3-dev 2>/dev/null"
+_SYSTEMCTL = '#!/bin/sh\\n[ "$1" != is-active ]\\n'
+_PREPARE = (
+    f"mkdir -p /run/systemd/system && printf '{_SYSTEMCTL}' >/usr/local/sbin/systemctl && "
+    "chmod +x /usr/local/sbin/systemctl && ! ls /usr/include/python3*/Python.h 2>/dev/null"
+)
 _INSTALL = "export PIP_NO_BINARY=msgspec,gpiod; deploy/install.sh --no-start"
 _PYTHON = "/opt/sensor-node/bin/python -I -c"
 _CHECKS = {
@@ -45,7 +49,7 @@ def main() -> int:
     git = ["git", "-C", str(CHECKOUT), "bundle", "create", "-q", str(bundle), "HEAD"]
     subprocess.run(git, check=True)
     root = Root(folder / "root", arguments.tar, bundle)
-    failed = 0
+    failed = passed = 0
     try:
         steps = {
             "Python's headers are not there": _PREPARE,
@@ -62,6 +66,7 @@ def main() -> int:
             if not good or command == _INSTALL:
                 print("\n".join(f"    {line}" for line in done.output.splitlines()[-40:]))
             failed += not good
+            passed += good
             if not good and command == _INSTALL:
                 break
     finally:
@@ -72,7 +77,7 @@ def main() -> int:
             bundle.unlink()
             (folder / "log").unlink(missing_ok=True)
             folder.rmdir()
-    print(f"{len(steps) - failed} passed, {failed} failed")
+    print(f"{passed} passed, {failed} failed")
     return min(failed, 1)
 
 

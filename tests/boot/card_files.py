@@ -68,7 +68,7 @@ def check_update(machine: Machine, report: Report) -> None:
         machine.run("mount -o remount,rw /boot/firmware && mount -o remount,rw /")
         mine = "dtoverlay=dht11,gpiopin=23"
         machine.run(f"echo {mine} >>/boot/firmware/config.txt")
-        show = "cd /boot/firmware && cat config.txt cmdline.txt && ls"
+        show = "cd /boot/firmware && cat config.txt cmdline.txt && ls -d config* cmdline*"
         before = machine.run(show)
         machine.run(
             "cd /etc/kernel && DEB_MAINT_PARAMS=configure run-parts --exit-on-error --regex=^z "
@@ -79,7 +79,7 @@ def check_update(machine: Machine, report: Report) -> None:
         machine.run("mount -o remount,ro /boot/firmware; mount -o remount,ro /")
         assert mine in after
         assert "You may change this file" in after
-        assert after.splitlines() == before.splitlines()
+        assert after.splitlines() == before.splitlines(), after
 
 
 def check_own_firmware(machine: Machine, report: Report) -> None:

@@ -26,6 +26,10 @@ _RUNS = (
     "ssh",
     *(f"systemd-{name}" for name in ("networkd", "resolved", "timesyncd", "udevd", "journald")),
 )
+_OWN = (
+    "sensor-node",
+    *(f"sensor-node-{name}" for name in ("web", "panel", "status", "firmware", "wifi@wlan0")),
+)
 _PL061 = 0x0903_0000
 _LED, _BUTTON = 5, 6
 _TIMES = 4
@@ -171,6 +175,10 @@ def _third_boot(machine: Machine, seen: Subscriber, report: Report) -> None:
     nothing_has_failed(machine, report)
     with report.check("the root file system is only read"):
         assert "ro" in machine.run("findmnt --noheadings --output OPTIONS /").strip().split(",")
+    with report.check("no unit of ours is exposed more than systemd's 3 of 10") as figures:
+        for unit in _OWN:
+            said = machine.run(f"systemd-analyze security --no-pager --threshold=30 {unit}")
+            figures.append(said.strip().splitlines()[-1].rpartition("level for ")[2].split(" ")[-3])
     _write_load(machine, seen, report)
     _panel(machine, seen, report)
     check_update(machine, report)

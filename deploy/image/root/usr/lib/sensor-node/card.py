@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import tomllib
@@ -64,7 +65,13 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writable(mount_point: Path) -> Iterator[None]:
-    """Make a read-only file system writable within the context."""
+    """Make a read-only file system writable within the context.
+
+    One that is writable already stays so: its owner is at work there.
+    """
+    if not os.statvfs(mount_point).f_flag & os.ST_RDONLY:
+        yield
+        return
     subprocess.run(["mount", "-o", "remount,rw", mount_point], check=True)
     try:
         yield

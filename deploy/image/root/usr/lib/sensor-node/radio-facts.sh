@@ -7,8 +7,10 @@ for phy in /sys/class/net/*/phy80211; do
     [ -e "$phy" ] || continue
     name=${phy%/phy80211}
     name=${name##*/}
+    ! iw dev "$name" info | grep -q 'type AP$' || continue
     echo "$name" >>devices
-    wpa_cli -i "$name" status >>status
-    wpa_cli -i "$name" scan_results >>scan
+    # wpa_supplicant has a /tmp of its own, so it could not answer to a socket there.
+    wpa_cli -s /run/wpa_supplicant -i "$name" status >>status
+    wpa_cli -s /run/wpa_supplicant -i "$name" scan_results >>scan
 done 2>&1
 exit 0
