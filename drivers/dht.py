@@ -282,7 +282,12 @@ class Dht:
 
 
 def _info(
-    model: str, temperature: Channel, accuracy: str, maker: str, aliases: tuple[str, ...]
+    model: str,
+    temperature: Channel,
+    accuracy: str,
+    maker: str,
+    aliases: tuple[str, ...],
+    quirks: str = "",
 ) -> DriverInfo:
     channels = (temperature, HUMIDITY)
     return DriverInfo(
@@ -296,7 +301,7 @@ def _info(
         accuracy=accuracy,
         source=f"{maker} datasheet, Technical specification",
         quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate; "
-        "answers with its previous measurement, so a reading takes 2.4 s",
+        f"answers with its previous measurement, so a reading takes 2.4 s{quirks}",
         min_interval_s=2.0,
         read_budget_s=_TRIGGERS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S + _TURN_S,
         reopen_after_failure=False,  # the object keeps the time of the last attempt
@@ -316,5 +321,6 @@ DHT11 = _info(
     Channel("temperature", "°C", TEMPERATURES["DHT11"], 1),
     "±2 °C, ±5 %",
     "ASAIR DHT11",
-    aliases=("ky015",),
+    aliases=("ky015", "dht12"),
+    quirks="; a DHT12 sends the same frames with its SCL wired to GND (not to Linux's driver)",
 )

@@ -103,6 +103,12 @@ def test_both_ways_to_write_a_frost_mean_the_same(tenths):
     assert decode_frame("DHT22", signed)[0] == decode_frame("DHT22", complement)[0] == tenths / 10
 
 
+def test_a_dht12_sends_the_frames_of_a_dht11():
+    """Aosong DHT12 datasheet, "Data format": 56.3 % and 26.5 °C, and the bit of a frost."""
+    assert decode_frame("DHT11", bytes.fromhex("38031a055a")) == (26.5, 56.3)
+    assert decode_frame("DHT11", bytes.fromhex("3803058541"))[0] == -5.5
+
+
 def damage_checksum(frame: bytes) -> bytes:
     return frame[:4] + bytes([frame[4] ^ 1])
 

@@ -32,7 +32,7 @@ INFOS = list(all_drivers())
 # What people write, and the driver that reads it.
 READ_BY = {
     "dht22": "DHT22 dht-22 am2302 AM2302 am2301 dht21 rht03",
-    "dht11": "DHT11 ky-015",
+    "dht11": "DHT11 ky-015 dht12",
     "ahtx0": "dht20 aht10 AHT20 aht21 aht25 am2315c am2301b",
     "sht31d": "sht30 SHT31 sht35 sht85 gxht30 sht3x SHT31-D",
     "htu21d": "sht20 sht21 sht25 htu21 HTU21D",
@@ -86,9 +86,11 @@ TOLD = {
     "ms5611": ("new_device", "sysfs"),
     "sts3x": ("new_device", "sysfs"),
     "ds1621": ("dtoverlay=i2c-sensor,ds1621", "sysfs"),
-    "dht12": ("not read by any driver here",),
     "mlx90640": ("not read by any driver here",),
-    "XY-MD02": ("Modbus",),
+    "XY-MD02": ('driver = "modbus"', 'model = "xy-md02"'),
+    "max6675 ": ("maxim_thermocouple",),
+    "TCA9548A": ("mux = { address = 0x70",),
+    "DS9490R": ('driver = "ds18b20"',),
 }
 
 
