@@ -12,16 +12,17 @@ from pathlib import Path
 
 from drivers.errors import MissingSupport, PinInUse, as_sensor_error
 
-__all__ = ["header_chip", "line_error", "line_user", "pin_in_use", "remedy_for"]
+__all__ = ["header_chip", "is_kernels", "line_error", "line_user", "pin_in_use", "remedy_for"]
 
 _PI_CHIPS = ("pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1")  # the 40-pin header's, by model
 _REMEDY = "on a Pi, install gpiod and join the group gpio; on a laptop, add --simulate"
 
-# The kernel's drivers are known by their node in the device tree: "dht11@4", "onewire@4".
+# The kernel's drivers are known by their node in the device tree: "dht11@4"; "onewire@4", or
+# "onewire" on our image.
 _REMEDIES = {
-    "dht11@": 'dtoverlay=dht11 has it: leave backend out, or set backend = "kernel"',
-    "onewire@": "1-Wire has it: use another pin, or give that to 1-Wire in config.txt: "
-    "dtoverlay=w1-gpio,gpiopin=N",
+    "dht11": 'dtoverlay=dht11 has it: leave backend out, or set backend = "kernel"',
+    "onewire": "1-Wire has it: use another pin, or give another one to 1-Wire in config.txt, with "
+    "dtoverlay=w1-gpio,gpiopin=N (dtoverlay=sensor-node,onewire_pin=N on the image)",
     "sensor-node": "a node, or another command of sensor-node, has it: give each sensor a pin of "
     "its own",
 }
@@ -72,6 +73,11 @@ def pin_in_use(pin: int, user: str) -> PinInUse:
     """Return the error for a pin that the kernel reports as taken by `user`."""
     what = f'GPIO {pin} is in use: the kernel knows its user as "{user}"'
     return PinInUse(what, remedy_for(user))
+
+
+def is_kernels(user: str) -> bool:
+    """Return whether the user of a pin is one of the kernel's drivers ("spi0 CS0" for one)."""
+    return any(name in user for name in ("@", "onewire", "spi"))
 
 
 def remedy_for(user: str) -> str:

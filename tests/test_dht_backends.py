@@ -245,6 +245,7 @@ def test_the_kernel_backend_names_who_has_the_pin(board, monkeypatch):
     [
         ("dht11@4", 'set backend = "kernel"'),
         ("onewire@4", "dtoverlay=w1-gpio,gpiopin=N"),
+        ("onewire", "dtoverlay=sensor-node,onewire_pin=N"),
         ("sensor-node", "give each sensor a pin of its own"),
         ("lirc", "stop the program"),
     ],

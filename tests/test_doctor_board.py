@@ -365,7 +365,9 @@ def test_a_pin_that_is_taken(tmp_path):
     ("pin", "user", "remedy"),
     [
         (4, "onewire@4", "1-Wire has it: use another pin"),
+        (4, "onewire", "1-Wire has it: use another pin"),  # on our image
         (17, "dht11@11", "dtoverlay=dht11 has it"),
+        (17, "spi0 CS0", "stop the program that uses it, or remove the overlay"),
         (4, "dht11@4", None),
     ],
 )

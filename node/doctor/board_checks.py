@@ -13,7 +13,7 @@ from pathlib import Path
 from drivers.bus import Board
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
 from drivers.errors import MissingSupport
-from drivers.gpio_chip import remedy_for
+from drivers.gpio_chip import is_kernels, remedy_for
 from drivers.one_wire_bus import one_wire_trouble
 from drivers.scan_buses import how_to_switch_on, i2c_adapters
 from node.config.schema import Config
@@ -125,8 +125,8 @@ def _pin(board: Board, pin: int, who: str, *, node_runs: bool) -> Step:
         return Step("pins", "skipped", f"{what} cannot be checked: no GPIO chip may be opened")
     if not taken_by:
         return Step("pins", "ok", f"{what} is free")
-    is_overlay = "@" in taken_by  # a node of the device tree
-    if (who.startswith("dht") and "dht11@" in taken_by) or (node_runs and not is_overlay):
+    by_its_driver = who.startswith("dht") and "dht11" in taken_by
+    if by_its_driver or (node_runs and not is_kernels(taken_by)):
         return Step("pins", "ok", f"{what} is in use, as expected: {taken_by}")
     return Step("pins", "failed", f"{what} is taken: {taken_by}", remedy_for(taken_by))
 
