@@ -1,7 +1,8 @@
 """Why the Wi-Fi of the image gives no address, from what the kernel and wpa_supplicant have said.
 
-The texts are those of real programs: of the kernel and of wpa_supplicant on Pis, as their owners
-have published them (the source is with each), with other names.
+The texts are those of real programs: of the image's own wpa_supplicant 2.10 on simulated radios
+(tests/boot), and of the kernel and wpa_supplicant on Pis, as their owners have published them (the
+source is with each), with other names.
 """
 
 from __future__ import annotations
@@ -57,6 +58,30 @@ wlan0: Trying to associate with SSID 'home'
 wlan0: CTRL-EVENT-ASSOC-REJECT bssid=00:00:00:00:00:00 status_code=16
 wlan0: CTRL-EVENT-SSID-TEMP-DISABLED id=0 ssid="home" auth_failures=3 duration=30 reason=CONN_FAILED
 """
+# The image's wpa_supplicant, at an access point with another password: WPA2, then WPA3.
+WRONG_KEY = r"""
+wlan0: SME: Trying to authenticate with 02:00:00:00:01:00 (SSID='Caf\xc3\xa9 1' freq=2412 MHz)
+wlan0: Trying to associate with 02:00:00:00:01:00 (SSID='Caf\xc3\xa9 1' freq=2412 MHz)
+wlan0: Associated with 02:00:00:00:01:00
+wlan0: CTRL-EVENT-SUBNET-STATUS-UPDATE status=0
+wlan0: CTRL-EVENT-DISCONNECTED bssid=02:00:00:00:01:00 reason=15
+wlan0: WPA: 4-Way Handshake failed - pre-shared key may be incorrect
+wlan0: CTRL-EVENT-SSID-TEMP-DISABLED id=0 ssid="Caf\xc3\xa9 1" auth_failures=2 duration=20 \
+reason=WRONG_KEY
+BSSID 02:00:00:00:01:00 ignore list count incremented to 2, ignoring for 10 seconds
+""".replace("\\\n", "")
+WRONG_KEY_OF_WPA3 = r"""
+wlan0: CTRL-EVENT-SSID-REENABLED id=0 ssid="Caf\xc3\xa9 1"
+wlan0: SME: Trying to authenticate with 02:00:00:00:01:00 (SSID='Caf\xc3\xa9 1' freq=2412 MHz)
+wlan0: SME: Trying to authenticate with 02:00:00:00:01:00 (SSID='Caf\xc3\xa9 1' freq=2412 MHz)
+wlan0: CTRL-EVENT-AUTH-REJECT 02:00:00:00:01:00 auth_type=3 auth_transaction=2 status_code=1
+wlan0: SME: Trying to authenticate with 02:00:00:00:01:00 (SSID='Caf\xc3\xa9 1' freq=2412 MHz)
+wlan0: CTRL-EVENT-AUTH-REJECT 02:00:00:00:01:00 auth_type=3 auth_transaction=2 status_code=1
+"""
+ITS_SCAN = (
+    "bssid / frequency / signal level / flags / ssid\n"
+    "02:00:00:00:01:00\t2412\t-30\t[WPA2-SAE-CCMP][WPS][ESS]\tCaf\\xc3\\xa9 1\n"
+)
 IN_REACH = (
     "bssid / frequency / signal level / flags / ssid\n"
     "02:00:00:00:00:01\t2412\t-40\t{flags}\t{name}\n"
@@ -102,6 +127,15 @@ def test_settings_of_the_board_that_are_missing_do_not_count():
 def test_an_access_point_that_does_not_let_a_pi_in(log):
     text = told(supplicant=log, scan=in_reach())
     assert 'the Wi-Fi "home" does not let this Pi in (status code 16); a wrong password' in text
+
+
+def test_a_wrong_password_of_wpa2_and_of_wpa3():
+    assert told("Café 1", supplicant=WRONG_KEY) == (
+        'the Wi-Fi "Café 1" refuses the password in wifi.toml; capital letters count'
+    )
+    text = told("Café 1", "wpa3", supplicant=WRONG_KEY_OF_WPA3, scan=ITS_SCAN)
+    assert 'the Wi-Fi "Café 1" does not let this Pi in (status code 1); a wrong password' in text
+    assert "only accepts WPA3" in told("Café 1", supplicant=WRONG_KEY_OF_WPA3, scan=ITS_SCAN)
 
 
 def test_a_refusal_that_another_network_has_made_good_does_not_count():

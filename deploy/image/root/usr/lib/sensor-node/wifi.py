@@ -16,8 +16,10 @@ _MISSING = re.compile(r"Direct firmware load for brcm/(\S+\.bin) failed")
 _DISABLED = re.compile(
     r'CTRL-EVENT-SSID-TEMP-DISABLED id=\d+ ssid="(.*)" auth_failures=.* reason=(\w+)'
 )
-_REFUSED = re.compile(r"CTRL-EVENT-ASSOC-REJECT .*status_code=(\d+)")
-_TRYING = re.compile(r"Trying to associate with (?:SSID '(.*)'|\S+ \(SSID='(.*)' freq=.*\))")
+_REFUSED = re.compile(r"CTRL-EVENT-(?:ASSOC|AUTH)-REJECT .*status_code=(\d+)")
+_TRYING = re.compile(
+    r"Trying to (?:associate|authenticate) with (?:SSID '(.*)'|\S+ \(SSID='(.*)' freq=.*\))"
+)
 _ZERO_2_W = "brcmfmac43430b0-sdio.bin"
 _OWN_FIRMWARE = (
     "this board's radio needs firmware that Debian does not have: see \"Wi-Fi of some Zero 2 W "
