@@ -38,6 +38,7 @@ COMMANDS = {
     "resend": "send history again that the broker once refused",
     "forget": "remove the retained topics that a former node left at the broker",
     "web": "serve the status page of the node on this machine",
+    "store": "store the readings of all nodes at a broker in a database",
     "plot": "draw the readings of a sensor, as SVG",
     "drivers": "list the drivers, their options and channels",
 }
