@@ -51,8 +51,7 @@ which broker. See node/store/README.md for the tables, rights and recipes.
     examples={
         "sensor-node store --to sqlite:readings.db --broker 192.168.1.10": "a file",
         "sudo sensor-node store --to postgresql://store@db.lan/sensors": "the configured broker",
-        "sensor-node store --to 'http://influx.lan:8086/api/v2/write?org=home&bucket=sensors' "
-        "--token-file /etc/sensor-node/influx.token": "InfluxDB 2",
+        "sensor-node store --to 'http://db.lan:8086/write?db=sensors' --once": "InfluxDB 1",
     },
     exit_codes={
         0: "ended by a signal, or --once: everything that waited is stored",
