@@ -211,6 +211,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The stream of the readings to come."""
     seq: int = 0
     """The number of the newest reading."""
+    chain_seq: int | None = None
+    """The last reading that the log has chained; None if it is not chained."""
+    chain_hash: str | None = None
+    """Its hash; see `outbox.chain`."""
     committed: int = 0
     """Readings written to the log."""
     sent: int = 0

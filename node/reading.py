@@ -22,7 +22,7 @@ __all__ = [
 ALARM_OFF, ALARM_ON, ALARM_ACKNOWLEDGED = range(3)
 
 TAKEN_NAMES = frozenset(
-    {"time", "clock", "seq", "stream", "sensor", "state", "availability", "alarm"}
+    {"time", "clock", "seq", "stream", "sensor", "state", "availability", "alarm", "hash"}
 )
 """What no channel may be named, because its topics and payloads have something else there."""
 
@@ -86,6 +86,8 @@ class Reading(msgspec.Struct, frozen=True):
     """When it was taken, in time since 1970, to this computer's best knowledge then or later."""
     synced: bool
     """Whether `utc_ms` can be trusted."""
+    hash: bytes = b""
+    """The hash in the chain of the log, of the last reading of a row that was read with it."""
 
     @property
     def sensor(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from node.reading import ALARM_ACKNOWLEDGED, ALARM_OFF, Reading
+from node.reading import ALARM_ACKNOWLEDGED, ALARM_OFF, AlarmOf, Reading
 from node.system.clock import utc_text
 
 __all__ = [
@@ -105,16 +105,15 @@ def state_payload(
 def history_payload(stream: str, readings: list[Reading], *, simulated: bool = False) -> bytes:
     """Return a batch of readings as JSON; consumers recognise duplicates by (stream, seq).
 
-    A record of an alarm has `alarm`, an object, in place of values.
+    A record of an alarm has `alarm`, an object, in place of values. The last reading of each row of
+    a chained log has a `hash`.
     """
     return _encode(
         {
             "stream": stream,
             **_SIMULATED[simulated],
             "readings": [
-                {"seq": r.seq, "sensor": r.sensor, **_time_of(r), **r.values}
-                if r.layout.alarm is None
-                else _alarm_record(r)
+                {**_content_of(r), "hash": r.hash.hex()} if r.hash else _content_of(r)
                 for r in readings
             ],
         }
@@ -141,9 +140,19 @@ def alarm_payload(
     return _encode({**said, **since, "seq": record.seq, **end})
 
 
-def _alarm_record(record: Reading) -> dict[str, object]:
-    assert record.layout.alarm is not None
-    alarm = {"name": record.layout.alarm.name, "channel": record.layout.alarm.channel}
+def _content_of(reading: Reading) -> dict[str, object]:
+    if reading.layout.alarm is not None:
+        return _alarm_record(reading, reading.layout.alarm)
+    return {
+        "seq": reading.seq,
+        "sensor": reading.sensor,
+        **_time_of(reading),
+        **reading.values,
+    }
+
+
+def _alarm_record(record: Reading, of: AlarmOf) -> dict[str, object]:
+    alarm = {"name": of.name, "channel": of.channel}
     said = {**alarm, **_state_of_alarm(record)}
     return {"seq": record.seq, "sensor": record.sensor, **_time_of(record), "alarm": said}
 

@@ -767,7 +767,7 @@ def test_readings_that_cannot_be_read_now_are_not_passed_over(outbox, clock, mon
     made = fill(outbox, clock, 20)
     newest = append(outbox, clock, 1.0, layout=WATER)
 
-    def fails(*_: object) -> list[Reading]:
+    def fails(*_: object, **_options: object) -> list[Reading]:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
         raise error

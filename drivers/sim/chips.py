@@ -18,7 +18,6 @@ from drivers.sim.commands import (
     SimulatedHtu31d,
     SimulatedScd30,
     SimulatedSeesaw,
-    SimulatedSen5x,
     SimulatedSen63c,
     SimulatedSen66,
     SimulatedShtc3,
@@ -88,7 +87,6 @@ _PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
 _PERIODIC: dict[str, Callable[[_Air, Clock], SimulatedChip]] = {
     "scd30": SimulatedScd30,
     "scd4x": SimulatedScd4x,
-    "sen5x": SimulatedSen5x,
     "sen63c": SimulatedSen63c,
     "sen66": SimulatedSen66,
 }

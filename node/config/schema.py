@@ -152,16 +152,17 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     keep: Seconds = Seconds(48 * 3600)
     history_interval: Seconds = Seconds(60)
     drain_rate: _Positive = 100
+    chain: bool = False
 
 
-CommandName = Literal["read", "identify", "restart", "acknowledge", "replay"]
+CommandName = Literal["read", "identify", "restart", "acknowledge"]
 
 
 class CommandsTable(_Table, frozen=True, kw_only=True):
     """`[commands]`: the commands that the node accepts on `B/N/cmd/<name>`."""
 
     enabled: bool = True
-    allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge", "replay")
+    allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge")
 
 
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):

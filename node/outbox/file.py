@@ -8,6 +8,7 @@
     event        warnings and errors, as logged
     stream       the streams of the readings; absent while there is only the ledger's
     alarm        the states of the alarms; absent while there was none
+    anchor       the hashes that the oldest rows are chained to; only in a chained log
 
 A commit that only appends touches one page of the table, and so writes about a kilobyte. That is
 why the pages are small and each row contains the cursor. Raises `sqlite3.Error`, `Damaged` and
@@ -25,6 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
+from node.outbox.chain import beginning_of
 from node.outbox.records import Batch, DeadLetter, Event, Ledger, Retiming
 from node.outbox.rows import Damaged, Row, checksum_of, readings_of, rows_of
 from node.outbox.streams import Streams
@@ -61,6 +63,13 @@ _MIGRATIONS = (
     """,
 )
 """The steps that turn schema n - 1 into schema n; a new file begins at 0."""
+_CHAINED = 2
+"""The schema of a log that is chained, or was: `tick` has the column `hash`. An earlier version
+cannot use it, and sets it aside; so no other log has it."""
+_CHAIN_MIGRATION = (
+    "ALTER TABLE tick ADD COLUMN hash BLOB",
+    "CREATE TABLE anchor (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, checksum INTEGER NOT NULL)",
+)
 
 KEPT_DEAD_LETTERS = 500
 KEPT_EVENTS = 200
@@ -73,7 +82,8 @@ _ALARM_TABLE = (
     "(name TEXT PRIMARY KEY, state TEXT NOT NULL, checksum INTEGER NOT NULL)"
 )
 """An earlier version ignores these two, and can still use the file after an update is undone."""
-_INSERT_TICK = "INSERT INTO tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_TICK = f"INSERT INTO tick VALUES ({', '.join('?' * 10)})"
+_INSERT_CHAINED = f"INSERT INTO tick VALUES ({', '.join('?' * 11)})"
 _PAGE_BYTES = 1024
 _WAL_PAGES = 200
 _CACHE_KIB = 256
@@ -106,14 +116,22 @@ class OutboxFile:
     """One open file, on one thread at a time."""
 
     def __init__(
-        self, path: Path, *, new_stream: str = "", read_only: bool = False, salvaging: bool = False
+        self,
+        path: Path,
+        *,
+        new_stream: str = "",
+        read_only: bool = False,
+        salvaging: bool = False,
+        chain: bool = False,
     ) -> None:
         """Open the file, create or migrate it, and check it if it was not closed properly.
 
         `new_stream`: the id for a new file. `salvaging`: the file is known to be damaged, and
-        damaged parts are skipped.
+        damaged parts are skipped. `chain`: the readings to come are chained.
         """
         self.path = path
+        self.head: bytes | None = None
+        """The hash after the last reading; None if the readings to come are not chained."""
         wal = path.with_name(path.name + "-wal")
         left_open = _size_of(wal) > 0
         uri = path.absolute().as_uri()
@@ -136,6 +154,8 @@ class OutboxFile:
         try:
             check = left_open and not read_only and not salvaging
             self._set_up(new_stream, check=check, read_only=read_only)
+            if chain and not read_only:
+                self._begin_chain()
             self._inode = os.stat(path).st_ino
         except BaseException:
             self._db.close()
@@ -143,8 +163,9 @@ class OutboxFile:
 
     def _set_up(self, new_stream: str, *, check: bool, read_only: bool) -> None:
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-        if schema > len(_MIGRATIONS):
-            raise NewerSchema(f"it has schema {schema}, and this version knows {len(_MIGRATIONS)}")
+        if schema > _CHAINED:
+            raise NewerSchema(f"it has schema {schema}, and this version knows {_CHAINED}")
+        self._chained = bool(schema == _CHAINED)
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         if not read_only:
             if schema == 0:
@@ -161,7 +182,7 @@ class OutboxFile:
         self._load()
 
     def _migrate(self, schema: int, new_stream: str) -> None:
-        if schema == len(_MIGRATIONS):
+        if schema >= len(_MIGRATIONS):
             return
         with self._transaction():
             for script in _MIGRATIONS[schema:]:
@@ -170,6 +191,31 @@ class OutboxFile:
             if schema == 0:
                 self._write_ledger(new_stream, Ledger())
             self._db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    def _begin_chain(self) -> None:
+        """Chain the readings to come to the last one; begin a chain if that has no hash."""
+        last_seq = self.ledger.last_seq
+        self.head = self._hash_at(last_seq) if self._chained else None
+        if self.head is not None:
+            return
+        with self._transaction():
+            if not self._chained:
+                for statement in _CHAIN_MIGRATION:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_CHAINED}")
+            self._write_anchor(last_seq, beginning := beginning_of(self.stream, last_seq))
+        self._chained, self.head = True, beginning
+
+    def anchors(self) -> dict[int, bytes]:
+        """Return seq -> the hash that the reading after it is chained to."""
+        if not self._chained:
+            return {}
+        return dict(self._rows_of("SELECT * FROM anchor", tuple[int, bytes]))
+
+    def _write_anchor(self, seq: int, value: bytes) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO anchor VALUES (?, ?, ?)", (seq, value, checksum_of(seq, value))
+        )
 
     def refresh(self) -> None:
         """Reload the present contents of the file, most of all the `ledger`."""
@@ -290,11 +336,13 @@ class OutboxFile:
         """
         notes = batch.retimings or batch.dead_letters or batch.events or batch.alarms
         if not (keep_ledger or notes) and (row := self._as_one_row(batch.readings, ledger)):
-            self._db.execute(_INSERT_TICK, msgspec.structs.astuple(row))
+            self._insert([row])
+            self.head = row.hash
             return
+        rows: list[Row] = []
         with self._transaction():
-            rows = self._rows(batch.readings, ledger)
-            self._db.executemany(_INSERT_TICK, [msgspec.structs.astuple(row) for row in rows])
+            rows += self._rows(batch.readings, ledger)
+            self._insert(rows)
             for boot_id, retiming in batch.retimings.items():
                 self._write_boot(self._boot_number(boot_id), boot_id, retiming)
             self._note("dead_letter", batch.dead_letters, KEPT_DEAD_LETTERS)
@@ -304,6 +352,16 @@ class OutboxFile:
                 self._write_ledger(stream, ledger)
             if streams is not None:
                 self._write_streams(streams)
+        if rows:
+            self.head = rows[-1].hash
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            values = msgspec.structs.astuple(row)
+            if self._chained:
+                self._db.execute(_INSERT_CHAINED, values)
+            else:
+                self._db.execute(_INSERT_TICK, values[:-1])
 
     def _as_one_row(self, readings: Sequence[Reading], ledger: Ledger) -> Row | None:
         """Return the readings as one row, if there is nothing else to write; else None."""
@@ -322,6 +380,7 @@ class OutboxFile:
             dropped=ledger.dropped,
             layout_number=self._layout_number,
             boot_number=self._boot_number,
+            head=self.head,
         )
 
     def _write_ledger(self, stream: str, ledger: Ledger) -> None:
@@ -390,12 +449,23 @@ class OutboxFile:
         """Delete the rows up to `upto_seq`, and boots that rows no longer refer to."""
         with self._transaction():
             self._write_ledger(stream, ledger)
+            if self._chained:
+                self._keep_anchor(upto_seq)
             self._db.execute("DELETE FROM tick WHERE last_seq <= ?", (upto_seq,))
             self._db.execute(
                 "DELETE FROM boot WHERE number NOT IN (SELECT boot FROM tick) "
                 "AND number < (SELECT max(number) FROM boot)"
             )
         self._load()
+
+    def _keep_anchor(self, upto_seq: int) -> None:
+        """Keep the hash that the first row after `upto_seq` is chained to."""
+        last = self._db.execute(
+            "SELECT * FROM tick WHERE last_seq <= ? ORDER BY last_seq DESC LIMIT 1", (upto_seq,)
+        ).fetchone()
+        if last is not None and (row := Row(*last)).hash is not None:
+            self._write_anchor(row.last_seq, row.hash)
+            self._db.execute("DELETE FROM anchor WHERE seq < ?", (row.last_seq,))
 
     # -- reading
 
@@ -430,21 +500,51 @@ class OutboxFile:
         ).fetchone()
         return int(last or 0)
 
-    def readings_after(self, seq: int, limit: int) -> list[Reading]:
-        """Return at most `limit` readings after `seq`, with their true times if known."""
+    def rows_after(self, seq: int, limit: int) -> Iterator[Row]:
+        """Yield at most `limit` rows with readings after `seq`."""
         rows = self._db.execute(
             "SELECT * FROM tick WHERE last_seq > ? ORDER BY last_seq LIMIT ?", (seq, limit)
         )
+        try:
+            for values in rows:
+                yield Row(*values)
+        finally:
+            rows.close()
+
+    def as_written(self, row: Row) -> list[Reading]:
+        """Return the readings of a row as they were taken: without times that came later.
+
+        Raises:
+            Damaged: it differs from what was written.
+        """
+        return readings_of(row, self._layouts, self._boot_ids)
+
+    def readings_after(self, seq: int, limit: int, *, hashes: bool = False) -> list[Reading]:
+        """Return at most `limit` readings after `seq`, with their true times if known.
+
+        `hashes`: the last of each row with its hash, if they are chained.
+        """
         found: list[Reading] = []
-        for values in rows:
-            found += self._readings_of(Row(*values), seq)
+        for row in self.rows_after(seq, limit):
+            found += self._readings_of(row, seq)
+            if hashes and row.hash is not None:
+                found[-1] = msgspec.structs.replace(found[-1], hash=row.hash)
             if len(found) >= limit:
                 break
-        rows.close()
         return found[:limit]
 
+    def _hash_at(self, seq: int) -> bytes | None:
+        """Return the hash after the reading `seq`, of its row or of an anchor."""
+        query = "SELECT last_seq, hash FROM tick WHERE last_seq <= ? ORDER BY last_seq DESC LIMIT 1"
+        row_seq, row_hash = self._db.execute(query, (seq,)).fetchone() or (-1, None)
+        anchors = self.anchors()
+        anchor_seq = max((at for at in anchors if at <= seq), default=-1)
+        if anchor_seq > row_seq or (anchor_seq == row_seq and row_hash is None):
+            return anchors.get(anchor_seq)
+        return row_hash
+
     def _readings_of(self, row: Row, after_seq: int) -> list[Reading]:
-        readings = readings_of(row, self._layouts, self._boot_ids)
+        readings = self.as_written(row)
         retiming = self.retimings.get(readings[0].boot_id)
         return [
             reading if retiming is None else retiming.apply(reading)
@@ -479,6 +579,11 @@ class OutboxFile:
                 return
             seq = max(seq + 1, rows[-1].last_seq)
             limit, step = min(2 * limit, _AT_ONCE), 1
+
+    @property
+    def chained(self) -> bool:
+        """Return whether it has readings with a hash, or had."""
+        return self._chained
 
     @property
     def sensors(self) -> set[str]:

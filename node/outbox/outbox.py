@@ -54,7 +54,7 @@ class Outbox:
         """`hold` takes the folder for this process, and raises StateDirTaken."""
         self._table = table
         self._clock = clock
-        self._store = OutboxStore(folder, clock, hold)
+        self._store = OutboxStore(folder, clock, hold, chain=table.chain)
         self._ledger = Ledger()
         self._ledger_changed = False
         self._follows_a_file = False
@@ -90,10 +90,6 @@ class Outbox:
         """Return the id of the sequence that a reading counts in."""
         return self._store.streams.of(seq)
 
-    def begin_of(self, stream: str) -> int | None:
-        """Return the first seq of a stream; None if the log has no reading of it."""
-        return self._store.streams.begin_of(stream)
-
     @property
     def last_seq(self) -> int:
         return self._ledger.last_seq
@@ -118,6 +114,11 @@ class Outbox:
     def dead_letters(self) -> int:
         """Return how many messages the broker rejected, in the life of the file."""
         return self._ledger.dead_letters
+
+    @property
+    def chain_head(self) -> tuple[int, bytes] | None:
+        """Return the last reading that is chained, and its hash; None if they are not."""
+        return self._store.head
 
     @property
     def problem(self) -> str:

@@ -91,16 +91,22 @@ def _opened_once(file: Path) -> OutboxFile:
 
 
 def readings_from(
-    log: OutboxFile, seq: int, unsound: Callable[[], None] | None = None, *, most: int = 1 << 62
+    log: OutboxFile,
+    seq: int,
+    unsound: Callable[[], None] | None = None,
+    *,
+    most: int = 1 << 62,
+    hashes: bool = False,
 ) -> Iterator[list[Reading]]:
     """Yield about `most` readings after `seq`, some at a time, without damaged ones.
 
-    `unsound` is called for each query that met a damaged one.
+    `unsound` is called for each query that met a damaged one. `hashes`: with their hashes, if they
+    are chained.
     """
     limit, step, failed, found = _AT_ONCE, 1, 0, 0
     while found < most and seq < log.ledger.last_seq:
         try:
-            readings = log.readings_after(seq, min(limit, most))
+            readings = log.readings_after(seq, min(limit, most), hashes=hashes)
         except (sqlite3.DatabaseError, Damaged, UnicodeDecodeError) as error:
             if not is_damage(error):
                 raise

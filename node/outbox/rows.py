@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from node.outbox.chain import content_of, hash_after
 from node.reading import Layout, Reading
 
 __all__ = ["MAX_READINGS", "Damaged", "Row", "checksum_of", "readings_of", "rows_of"]
@@ -43,10 +44,13 @@ class Row(msgspec.Struct, frozen=True):
     synced: int
     readings: bytes
     checksum: int
+    hash: bytes | None = None
+    """The hash after its last reading; None if the log is not chained (see `chain`)."""
 
     @property
     def expected_checksum(self) -> int:
-        return checksum_of(*msgspec.structs.astuple(self)[:-1])
+        *values, _, after = msgspec.structs.astuple(self)
+        return checksum_of(*values) if after is None else checksum_of(*values, after)
 
 
 def checksum_of(*values: int | str | bytes | None) -> int:
@@ -61,8 +65,12 @@ def rows_of(
     dropped: int,
     layout_number: Callable[[Layout], int],
     boot_number: Callable[[str], int],
+    head: bytes | None = None,
 ) -> Iterator[Row]:
-    """Pack readings, in seq order, into as few rows as possible."""
+    """Pack readings, in seq order, into as few rows as possible.
+
+    `head` is the hash that they are chained to; None if they are not.
+    """
     start = 0
     for end in range(1, len(readings) + 1):
         if end == len(readings) or not _share_a_row(readings[end - 1], readings[end], end - start):
@@ -71,6 +79,7 @@ def rows_of(
             content = _encode(
                 [(layout_number(r.layout), r.utc_ms - first.utc_ms, *r.numbers) for r in group]
             )
+            head = None if head is None else hash_after(head, content_of(group))
             row = Row(
                 last_seq=group[-1].seq,
                 count=len(group),
@@ -82,6 +91,7 @@ def rows_of(
                 synced=int(first.synced),
                 readings=content,
                 checksum=0,
+                hash=head,
             )
             yield msgspec.structs.replace(row, checksum=row.expected_checksum)
             start = end

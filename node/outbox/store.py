@@ -55,9 +55,15 @@ T = TypeVar("T")
 class OutboxStore:
     """The log file in `folder`; with None there is no file."""
 
-    def __init__(self, folder: Path | None, clock: Clock, hold: Callable[[], None]) -> None:
-        """`hold` takes the folder for this process, and raises StateDirTaken."""
+    def __init__(
+        self, folder: Path | None, clock: Clock, hold: Callable[[], None], *, chain: bool = False
+    ) -> None:
+        """`hold` takes the folder for this process, and raises StateDirTaken.
+
+        `chain`: the readings are chained (see `chain`).
+        """
         self._folder = folder
+        self._chain = chain
         self._clock = clock
         self._hold = hold
         self._unsalvaged: Path | None = None
@@ -104,7 +110,7 @@ class OutboxStore:
         self._try_at_s = now_s + TRY_AGAIN_S
         try:
             self._lock_folder()
-            file = OutboxFile(self._folder / FILE_NAME, new_stream=self.streams.newest)
+            file = self._file_at(self._folder / FILE_NAME)
         except _FILE_TROUBLE as error:
             if not isinstance(error, NewerSchema) and not is_damage(error):
                 found = self._open_to_read()
@@ -114,6 +120,9 @@ class OutboxStore:
         if self._unsalvaged is not None:
             self._salvage(file)
         return self._use(file)
+
+    def _file_at(self, path: Path) -> OutboxFile:
+        return OutboxFile(path, new_stream=self.streams.newest, chain=self._chain)
 
     def _open_to_read(self) -> Ledger | None:
         """Open the file on a disk that has turned read-only."""
@@ -190,10 +199,21 @@ class OutboxStore:
         if self._file is None:
             return []
         before = self._file
-        found = self._try(lambda file: file.readings_after(after_seq, limit))
+
+        def look(file: OutboxFile) -> list[Reading]:
+            return file.readings_after(after_seq, limit, hashes=self._chain)
+
+        found = self._try(look)
         if found is None and self._file is not before:  # it was damaged, and was replaced
-            found = self._try(lambda file: file.readings_after(after_seq, limit))
+            found = self._try(look)
         return found
+
+    @property
+    def head(self) -> tuple[int, bytes] | None:
+        """Return the last reading that is chained, and its hash; None if they are not."""
+        if self._file is None or self._file.head is None:
+            return None
+        return self._last_written, self._file.head
 
     def first_seq(self) -> int | None:
         """Return the seq of the oldest reading in the file; None if it is empty."""
@@ -295,7 +315,7 @@ class OutboxStore:
             else:
                 path.with_name(path.name + "-wal").unlink(missing_ok=True)
                 _log.error("the log %s was deleted; a new one is begun", path)
-            file = OutboxFile(path, new_stream=self.streams.newest)
+            file = self._file_at(path)
         except _FILE_TROUBLE as second:
             self._cannot_write(second)
             return None

@@ -108,6 +108,8 @@ def collect_health(
         alarms=sum(alarm.state == "on" for some in alarms.values() for alarm in some.values()),
         stream=outbox.stream,
         seq=outbox.last_seq,
+        chain_seq=outbox.chain_head[0] if outbox.chain_head else None,
+        chain_hash=outbox.chain_head[1].hex() if outbox.chain_head else None,
         committed=outbox.committed,
         sent=history.sent,
         dropped_readings=outbox.dropped,

@@ -29,26 +29,32 @@ def safe_cell(text: str) -> str:
 def csv_pieces(file: Path, *, since_ms: int | None, sensor: str | None) -> Iterator[bytes]:
     """Yield a line per value, oldest first, from `since_ms` on; the heading precedes any reading.
 
+    In a chained log, the lines of the last reading of each row end with its hash.
+
     If the log becomes unreadable, the export ends early with a line that says so: not standard
     CSV, but the line cannot be mistaken for a reading.
     """
-    yield _lines([COLUMNS])
     seq: int | None = None
     last = 0
+    chained = False
     while True:
         try:
             with open_log(file) as log:
                 if seq is None:
+                    chained = log.chained
+                    yield _lines([(*COLUMNS, "hash") if chained else COLUMNS])
                     last = log.ledger.last_seq
                     seq = log.last_before(since_ms) if since_ms is not None else 0
                 if seq >= last:
                     return
                 piece = [
                     reading
-                    for readings in readings_from(log, seq, most=_AT_ONCE)
+                    for readings in readings_from(log, seq, most=_AT_ONCE, hashes=chained)
                     for reading in readings
                 ]
         except LOG_TROUBLE as error:
+            if seq is None:
+                yield _lines([COLUMNS])
             yield _lines([[f"# the log cannot be read any further: {error}"]])
             return
         if not piece:
@@ -58,13 +64,15 @@ def csv_pieces(file: Path, *, since_ms: int | None, sensor: str | None) -> Itera
             row
             for reading in piece
             if reading.seq <= last
-            for row in _rows(reading, since_ms, sensor)
+            for row in _rows(reading, since_ms, sensor, chained=chained)
         ]
         if rows:
             yield _lines(rows)
 
 
-def _rows(reading: Reading, since_ms: int | None, sensor: str | None) -> Iterator[tuple[str, ...]]:
+def _rows(
+    reading: Reading, since_ms: int | None, sensor: str | None, *, chained: bool
+) -> Iterator[tuple[str, ...]]:
     if sensor is not None and reading.sensor != sensor:
         return
     if since_ms is not None and reading.utc_ms < since_ms and reading.synced:
@@ -79,6 +87,7 @@ def _rows(reading: Reading, since_ms: int | None, sensor: str | None) -> Iterato
             safe_cell(channel),
             repr(number),
             safe_cell(unit),
+            *((reading.hash.hex(),) if chained else ()),
         )
 
 
