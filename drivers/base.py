@@ -227,6 +227,8 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str | int]
     summary: str
     """What a person recognizes it by."""
+    may_be_foreign: bool = False
+    """Whether it may be a neighbour's, because it is on no wire."""
 
 
 class Simulate(Protocol):

@@ -143,6 +143,14 @@ class Radio(Protocol):
         """Raise the SensorError that explains why nothing can be heard at present, if any."""
         ...
 
+    def describe(self) -> str:
+        """Return in words what it is and how it can listen.
+
+        Raises:
+            SensorError: nothing can be heard.
+        """
+        ...
+
     def survey(self, seconds: float) -> list[Advertisement]:
         """Return what is heard within so many seconds: the newest advertisement of each address.
 

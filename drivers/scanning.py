@@ -46,6 +46,8 @@ class Found(msgspec.Struct, frozen=True):
     options: dict[str, str | int] = {}
     missing_extra: str = ""
     """The extra of this package that must be installed first."""
+    may_be_foreign: bool = False
+    """Whether it may be a neighbour's, because it is on no wire."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -181,5 +183,11 @@ def _scan_by(info: DriverInfo, board: Board) -> list[Finding]:
         if not isinstance(attached, Attached):
             attached = Attached(options=attached, summary="")
         where = msgspec.convert(attached.options, info.options).where()
-        findings.append(Finding(where, Found(info.name, attached.summary, attached.options)))
+        found = Found(
+            info.name,
+            attached.summary,
+            attached.options,
+            may_be_foreign=attached.may_be_foreign,
+        )
+        findings.append(Finding(where, found))
     return findings

@@ -19,6 +19,7 @@ from drivers.ble.formats import FORMATS
 from drivers.ble.label import Label
 from drivers.ble.sensor import BLE, BleOptions, BleSensor
 from drivers.bus import Advertisement
+from drivers.cpu import CPU
 from drivers.errors import (
     BadFrame,
     MissingSupport,
@@ -28,6 +29,7 @@ from drivers.errors import (
     SensorTimeout,
     WrongDriver,
 )
+from drivers.scanning import scan
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.faults import Fault, fault_kinds
 from drivers.sim.labels import advertised
@@ -43,6 +45,8 @@ from node.homeassistant.discovery import (
 from node.reading import ReadOutcome
 from node.sensors.port import SensorPort
 from node.sensors.state import SensorState
+from node.setup.dialog import Dialog
+from node.setup.sensors import ask_sensors
 from node.system.host import Vitals
 
 ADDRESS = "A4:C1:38:8D:18:B2"
@@ -563,3 +567,60 @@ def test_a_reading_has_the_time_of_its_advertisement(tmp_path: Path):
     second = port.read()
     assert second.measurement is not None
     assert second.age_s == pytest.approx(30.0)
+
+
+# -- What it costs, and whose it is ---------------------------------------------------------------
+
+
+def test_a_node_without_a_bluetooth_sensor_loads_nothing_of_it(tmp_path: Path):
+    """Negative control: the simulated radio of one with such a sensor is loaded."""
+    loaded = {}
+    for driver in ("ble", "cpu"):
+        file = tmp_path / f"{driver}.toml"
+        address = f'address = "{ADDRESS}"\n' * (driver == "ble")
+        file.write_text(
+            f'[mqtt]\nhost = "127.0.0.1"\n[[sensor]]\nid = "a"\ndriver = "{driver}"\n{address}'
+        )
+        script = (
+            "import sys, node.commands.run\nfrom pathlib import Path\n"
+            "from node.config.load import load\n"
+            "from node.sensors.board import open_board\n"
+            "from node.sensors.read_once import read_once\n"
+            f"config = load(Path({str(file)!r}))\n"
+            "assert read_once(config.sensors, open_board(config, simulate=True))[0].values\n"
+            "print(*sys.modules)\n"
+        )
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        modules = done.stdout.split()
+        loaded[driver] = [m for m in modules if m.startswith(("drivers.ble", "bleak", "dbus_"))]
+    assert loaded["cpu"] == []
+    assert "drivers.ble.sensor" in loaded["ble"]
+
+
+def test_a_plain_label_loads_no_cryptography():
+    script = (
+        "import sys, drivers.ble.bluez, drivers.ble.sensor\n"
+        "print([m for m in sys.modules if m.startswith(('cryptography', 'importlib.metadata'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_is_only_heard_may_be_a_neighbours():
+    """So `init --yes` leaves it out, and takes what is on a wire."""
+    board = SimulatedBoard(FakeClock())
+    board.attach("ble", BleOptions(address=ADDRESS))
+    board.attach("cpu", CPU.options())
+    result = scan(board)
+    dialog = Dialog(accept_defaults=True)
+    chosen = ask_sensors(dialog, board, result, [])
+    assert [sensor.driver for sensor in chosen] == ["cpu"]
+    assert {f.sensor.driver for f in result.findings if f.sensor} == {"ble", "cpu"}
+
+
+def test_check_says_that_there_is_no_adapter(tmp_path: Path):
+    said = checked(tmp_path, f'driver = "ble"\naddress = "{ADDRESS}"\nadapter = "hci7"')
+    assert "[[sensor]] a: there is no Bluetooth adapter hci7" in said

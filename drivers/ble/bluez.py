@@ -100,6 +100,14 @@ class BlueZRadio:
         if self._trouble is not None:
             raise type(self._trouble)(self._trouble.what, self._trouble.hint)
 
+    def describe(self) -> str:
+        try:
+            state = asyncio.run(adapter_state(self._adapter))
+        except Exception as error:
+            raise trouble_of(error, self._adapter) from error
+        passive = "can" if state.can_monitor else "cannot"
+        return f"{self._adapter} is on; BlueZ {passive} scan passively with it"
+
     def survey(self, seconds: float) -> list[Advertisement]:
         try:
             return asyncio.run(self._survey(seconds))

@@ -233,12 +233,12 @@ def _attached(advertisement: Advertisement, adapter: str) -> Attached | None:
             said.append(f"{name} {value:g} {channel_called(name).unit}")
     if advertisement.rssi is not None:
         said.append(f"{advertisement.rssi} dBm")
-    return Attached(options=options, summary=", ".join(said))
+    return Attached(options=options, summary=", ".join(said), may_be_foreign=True)
 
 
 BLE = DriverInfo(
     name="ble",
-    summary="Thermometers by Bluetooth LE: BTHome, Xiaomi, RuuviTag, Govee, SwitchBot and others",
+    summary="Bluetooth LE: BTHome, Xiaomi, RuuviTag, Govee, SwitchBot and others",
     aliases=(
         *("bluetooth", "bluetoothle", "bthome", "shellyblu", "shellybluht", "bparasite"),
         *("lywsd03mmc", "lywsdcgq", "lywsd02", "mijia", "xiaomi", "mibeacon", "atcmithermometer"),

@@ -80,6 +80,9 @@ class _DeadRadio:
                     )
                 )
 
+    def describe(self) -> str:
+        return "dead"
+
     def survey(self, seconds: float) -> list[Advertisement]:
         return []
 

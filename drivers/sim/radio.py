@@ -82,6 +82,9 @@ class SimulatedRadio:
             if sent is not None:
                 hear(sent)
 
+    def describe(self) -> str:
+        return "simulated"
+
     def survey(self, seconds: float) -> list[Advertisement]:
         now_s, beat = self._clock.monotonic(), self._beat()
         sent = (label.send(beat, now_s) for label in self.labels.values())

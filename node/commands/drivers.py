@@ -25,6 +25,7 @@ __all__ = ["HELP", "add_arguments", "run"]
 # ruff: noqa: T201
 
 _WIDTH = 78
+_VALUE_WIDTH = 44
 _APART = "Chips that are made for something else, and measure their own temperature:"
 
 
@@ -175,7 +176,7 @@ def _as_json(info: DriverInfo) -> dict[str, Any]:
 
 
 def _in_full(info: DriverInfo) -> str:
-    options = [_option_row(option) for option in describe_options(info.options)]
+    options = [row for option in describe_options(info.options) for row in _option_rows(option)]
     channels = [
         (c.name, c.unit, f"{c.plausible[0]:g} to {c.plausible[1]:g}") for c in info.channels
     ]
@@ -210,5 +211,8 @@ def _remark(title: str, text: str) -> str:
     )
 
 
-def _option_row(option: OptionText) -> tuple[str, str, str]:
-    return option.name, "(required)" if option.required else option.default, option.value
+def _option_rows(option: OptionText) -> list[tuple[str, str, str]]:
+    """Return the row of an option, and more for the rest of a long value."""
+    first, *rest = textwrap.wrap(option.value, _VALUE_WIDTH) or [""]
+    default = "(required)" if option.required else option.default
+    return [(option.name, default, first), *(("", "", line) for line in rest)]

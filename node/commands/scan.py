@@ -58,6 +58,9 @@ at the processor, and prints [[sensor]] tables for the sensors it finds, ready t
 configuration. A chip that has an identification register is identified by it. For other chips the
 candidates are printed as comments, and so are sensors that are already configured.
 
+Where there is a Bluetooth adapter, and the package of the driver ble is installed, it listens for
+12 s. A thermometer that it hears may be a neighbour's.
+
 With --modbus it asks the units of a Modbus line instead, one after another, which takes half a
 second for each that is not there.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drivers.bus import Board
 from drivers.chip_options import I2CChipOptions, SPIChipOptions
-from drivers.errors import MissingSupport
+from drivers.errors import MissingSupport, SensorError
 from drivers.gpio_chip import is_kernels, remedy_for
 from drivers.one_wire_bus import one_wire_trouble
 from drivers.scan_buses import how_to_switch_on, i2c_adapters
@@ -40,6 +40,9 @@ def check_board(config: Config, board: Board, user: User, *, node_runs: bool) ->
         yield _serial(board, user, port)
     if any(o.bus() == "w1" for o in options):
         yield _one_wire(board)
+    buses = {o.bus().partition(" ") for o in options}
+    for adapter in sorted(number for kind, _, number in buses if kind == "ble"):
+        yield _bluetooth(board, adapter)
     yield from _pins(config, board, user, node_runs=node_runs)
 
 
@@ -76,6 +79,13 @@ def _serial(board: Board, user: User, name: str) -> Step:
     if not user.may(file, os.R_OK | os.W_OK):
         return _forbidden("serial", name, file, user)
     return Step("serial", "ok", f"{name} may be used by {user.name}")
+
+
+def _bluetooth(board: Board, adapter: str) -> Step:
+    try:
+        return Step("Bluetooth", "ok", board.radio(adapter).describe())
+    except SensorError as error:
+        return Step("Bluetooth", "failed", error.what, error.hint)
 
 
 def _forbidden(kind: str, name: str, file: Path, user: User) -> Step:

@@ -45,6 +45,7 @@ def obstacles(config: Config, board: Board) -> list[Obstacle]:
     return [
         *_missing_packages(config),
         *_missing_buses(config, board),
+        *_missing_adapters(config, board),
         *pins_on_one_wire(config, board),
         *_passing_paths(config, board),
     ]
@@ -87,6 +88,21 @@ def _missing_buses(config: Config, board: Board) -> Iterator[Obstacle]:
         yield Obstacle(
             f"{_named(sensors_of_bus)}: {device} is missing, because {kind} is switched off",
             how_to_switch_on(board, kind),
+        )
+
+
+def _missing_adapters(config: Config, board: Board) -> Iterator[Obstacle]:
+    """Yield the Bluetooth adapters that the kernel does not have, each with its sensors."""
+    missing: dict[str, list[SensorTable]] = {}
+    for sensor in config.sensors:
+        kind, _, adapter = sensor.options.bus().partition(" ")
+        if kind == "ble" and not board.path("/sys/class/bluetooth").joinpath(adapter).exists():
+            missing.setdefault(adapter, []).append(sensor)
+    for adapter, sensors in missing.items():
+        yield Obstacle(
+            f"{_named(sensors)}: there is no Bluetooth adapter {adapter}",
+            "on a Pi: is dtoverlay=disable-bt in config.txt? Other computers need a USB adapter, "
+            "or --simulate",
         )
 
 

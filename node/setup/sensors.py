@@ -108,7 +108,10 @@ def _wanted(dialog: Dialog, finding: Finding) -> Found | None:
         dialog.say(f"Found: {finding.where}: {found.summary or found.driver}")
         if found.missing_extra:
             dialog.say(f"It needs: {install_command(found.missing_extra)}", indent="  ")
-        return found if dialog.confirm("  Read it?", default=True) else None
+        if found.may_be_foreign:
+            dialog.say("It is on the air, and may be a neighbour's.", indent="  ")
+        wanted = dialog.confirm("  Read it?", default=not found.may_be_foreign)
+        return found if wanted else None
     if not finding.possible:
         note = finding.note or "no known sensor has this address"
         dialog.say(f"Found: {finding.where}: {note}.")

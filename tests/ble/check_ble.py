@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -278,3 +279,69 @@ def test_an_adapter_that_is_off(tmp_path, bus, bluetoothd):
     code, text = said(tmp_path, bus.env, "read")
     assert code == 1
     assert "hci0 is switched off" in text
+
+
+def test_doctor_says_how_the_adapter_is(tmp_path, bus, bluetoothd, broker):
+    text = config(broker.port, sensor("a", "A4:C1:38:00:00:01"))
+
+    def bluetooth() -> dict[str, str]:
+        _, out = said(tmp_path, bus.env, "doctor", "--json", text=text)
+        steps = json.loads(out[out.index("{") :])["steps"]
+        (step,) = [step for step in steps if step["name"] == "Bluetooth"]
+        return {key: step[key] for key in ("status", "message", "remedy")}
+
+    assert bluetooth() == {
+        "status": "ok",
+        "message": "hci0 is on; BlueZ cannot scan passively with it",
+        "remedy": "",
+    }
+    bluetoothd.tell("power", "off")
+    step = bluetooth()
+    assert (step["status"], step["message"]) == ("failed", "hci0 is switched off")
+    assert "bluetoothctl power on" in step["remedy"]
+
+
+SCAN = """\
+from pathlib import Path
+
+from drivers.ble.sensor import BLE
+from drivers.hardware import HardwareBoard
+
+
+class Board(HardwareBoard):
+    \"\"\"This computer's, with an adapter that the kernel does not know of.\"\"\"
+
+    def path(self, absolute):
+        return Path({folder!r}) if absolute == "/sys/class/bluetooth" else Path(absolute)
+
+
+for attached in BLE.scan(Board()):
+    print(attached.options, attached.summary)
+"""
+
+
+def test_scan_lists_what_is_heard_by_kind(tmp_path, bus, bluetoothd):
+    folder = tmp_path / "adapters"
+    (folder / "hci0").mkdir(parents=True)
+    bluetoothd.tell("remember", "A4:C1:38:00:00:09", "pvvx")
+    for number, form in enumerate(FORMATS):
+        bluetoothd.tell("label", f"A4:C1:38:00:00:{number:02X}", form, SENT_EVERY_S)
+    bluetoothd.tell("label", "A4:C1:38:00:00:20", "bthome", SENT_EVERY_S, KEY)
+    bluetoothd.tell("foreign", 50)
+    done = subprocess.run(
+        [sys.executable, "-c", SCAN.format(folder=str(folder))],
+        env={**os.environ, **bus.env},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(FORMATS) + 1
+    for number, form in enumerate(FORMATS):
+        options = {"address": f"A4:C1:38:00:00:{number:02X}", "format": form}
+        (line,) = [line for line in lines if line.startswith(str(options))]
+        assert "temperature 2" in line
+        assert "dBm" in line
+    (sealed,) = [line for line in lines if "A4:C1:38:00:00:20" in line]
+    assert "encrypted" in sealed
