@@ -32,6 +32,7 @@ from drivers.chip_checks import (
 from drivers.chip_reads import aht_frames, ms8607_twice, smbus_thermometer
 from drivers.chip_row import ChipOption, ChipRow, Mark, Reads, Witness
 from drivers.dht_frame import signed_tenths
+from drivers.sensirion_i2c import sen5x_values
 
 __all__ = ["CATALOGUE"]
 
@@ -747,6 +748,29 @@ _GAS = (
         ready="data_ready",
         min_interval_s=1.0,
         quirks=_SEN6X_QUIRKS,
+    ),
+    ChipRow(
+        name="sen5x",
+        summary="SEN54, SEN55: temperature, humidity (±0.45 °C, ±4.5 %)",
+        aliases=("sen54", "sen55"),
+        package="sensirion-i2c-sen5x",
+        module="sensirion_i2c_sen5x",
+        class_name="Sen5xI2cDevice",
+        construct="sensirion",
+        addresses=(0x69,),
+        reads=(
+            _celsius(-10, 60, 2, "values", index="temperature"),
+            _humidity("values", index="humidity"),
+        ),
+        accuracy="±0.45 °C (15 to 30 °C), ±4.5 %",
+        source="Sensirion SEN5x 1.2, table 2 and table 3",
+        checked="device status",
+        crc="library",
+        start="start_measurement",
+        prepare=sen5x_values,
+        ready="data_ready",
+        min_interval_s=1.0,
+        quirks="its particles, VOC and NOx are not read; a SEN50 has no temperature",
     ),
     ChipRow(
         name="sen63c",

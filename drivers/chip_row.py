@@ -83,7 +83,7 @@ class ChipOption(msgspec.Struct, frozen=True):
 
 
 class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One chip, read through its Adafruit CircuitPython driver."""
+    """One chip, read through its Adafruit CircuitPython driver, or its maker's."""
 
     name: str
     """Name of the driver, and of this project's extra with `package`."""
@@ -96,9 +96,9 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     """The distribution on PyPI."""
     module: str
     class_name: str
-    construct: Literal["address", "addr", "fixed", "device", "spi"] = "address"
+    construct: Literal["address", "addr", "fixed", "device", "sensirion", "spi"] = "address"
     """`cls(bus, address=)`, `cls(bus, addr=)`, `cls(bus)` for a chip whose address cannot be
-    chosen, `cls(I2CDevice(bus, address))`, or `cls(bus, chip_select)`."""
+    chosen, `cls(I2CDevice(bus, address))`, `drivers.sensirion_i2c`, or `cls(bus, chip_select)`."""
     addresses: tuple[int, ...] = ()
     """I2C addresses the chip can have, the library's default first; none on SPI."""
     also_uses: tuple[int, ...] = ()

@@ -236,6 +236,9 @@ class Chip:
         except (MissingSupport, SensorNotFound, WrongDriver):
             raise
         except OSError as error:
+            # Without a number it is a library's own: Sensirion's raise it for a wrong checksum.
+            if error.errno is None and self._bus.dead_byte is not None:
+                raise self._silence(in_vain=False) from error
             raise as_sensor_error(error, where) from error
         except Exception as error:
             cause = error.__cause__
@@ -313,6 +316,10 @@ def _construct(row: ChipRow, module: ModuleType, bus: Any, options: ChipOptions)
     if row.construct == "fixed":
         return library_class(bus, **keywords)
     address = options.i2c_address()
+    if row.construct == "sensirion":
+        from drivers.sensirion_i2c import device_on
+
+        return device_on(bus, library_class, address)
     if row.construct == "device":
         from adafruit_bus_device.i2c_device import I2CDevice
 

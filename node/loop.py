@@ -207,6 +207,7 @@ class Node:
             identify=self._identify,
             restart=lambda: self.stop("told to restart by a command"),
             acknowledge=self._acknowledge,
+            replay=self._reporter.replay,
         )
         self._sensor_count = len(sensors)
         self._on_what = "on the last good configuration, " if config.stands_in_for else ""

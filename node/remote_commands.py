@@ -4,6 +4,7 @@
     B/N/cmd/identify     nothing                          blinks the LED
     B/N/cmd/restart      nothing                          ends the process; the service restarts it
     B/N/cmd/acknowledge  nothing, or alarms: sensor/name  acknowledges those that are on
+    B/N/cmd/replay       STREAM FIRST LAST                sends these readings of the log again
 
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
 `B/N/cmd/<name>/result`: an object with `command`, `ok`, and the result or `error`.
@@ -45,7 +46,7 @@ DEAF_S = 60.0
 _MAX_READS = 8
 """How many requested reads may be under way."""
 _MAX_SAID = 50
-_COMMANDS = ("read", "identify", "restart", "acknowledge")
+_COMMANDS = ("read", "identify", "restart", "acknowledge", "replay")
 
 
 class _Refused(Exception):
@@ -66,10 +67,12 @@ class RemoteCommands:
         identify: Callable[[], float],
         restart: Callable[[], None],
         acknowledge: Callable[[Sequence[str]], list[str]],
+        replay: Callable[[str, int, int, Callable[[int, int | None], None]], None],
     ) -> None:
         """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one.
 
         `acknowledge` returns the alarms that were on, and raises KeyError for an unknown one.
+        `replay` is `History.replay`.
         """
         self._table = config.commands
         self._clock = clock
@@ -79,6 +82,7 @@ class RemoteCommands:
         self._identify = identify
         self._restart = restart
         self._acknowledge = acknowledge
+        self._replay_history = replay
         self._sensors = [sensor.id for sensor in config.sensors]
         self._alarms = [
             f"{sensor.id}/{alarm.called(channel)}"
@@ -172,6 +176,9 @@ class RemoteCommands:
         if name == "acknowledge":
             self._answer(name, message, reply_to, ok=True, alarms=self._acknowledged(words))
             return
+        if name == "replay":
+            self._replay(words, message, reply_to)
+            return
         if words:
             raise _Refused("it takes no payload")
         if name == "identify":
@@ -221,6 +228,21 @@ class RemoteCommands:
 
         self._reads += 1
         self._scheduler.read_now(ReadRequest(list(dict.fromkeys(words or self._sensors)), done))
+
+    def _replay(self, words: list[str], message: Arrived, reply_to: str) -> None:
+        if len(words) != 3 or not all(re.fullmatch("[0-9]{1,18}", word) for word in words[1:]):
+            raise _Refused("its payload must be: STREAM FIRST LAST, with two numbers (seq)")
+        stream, first_seq, last_seq = words[0], int(words[1]), int(words[2])
+
+        def done(count: int, begin: int | None) -> None:
+            asked = {"stream": stream, "first": first_seq, "last": last_seq}
+            found = {"readings": count, "stream_begins": begin}
+            self._answer("replay", message, reply_to, ok=True, **asked, **found)
+
+        try:
+            self._replay_history(stream, first_seq, last_seq, done)
+        except ValueError as error:
+            raise _Refused(str(error)) from None
 
     def _answer(self, name: str, message: Arrived, reply_to: str, **content: Any) -> None:
         payload = msgspec.json.encode({"command": name, **content})

@@ -23,6 +23,8 @@ from support import FakeClock, Mosquitto, NodeProcess, Subscriber, open_folder
 from web_support import WebProcess
 
 from drivers.sim.board import SimulatedBoard
+from node.config.schema import HostName, MqttTable
+from node.mqtt.connection import BrokerConnection
 
 # No test fails because the machine is slow or by the luck of a draw.
 hypothesis.settings.register_profile(
@@ -210,3 +212,17 @@ def start_web(tmp_path: Path) -> Iterator[Callable[..., WebProcess]]:
     yield start
     for web in started:
         web.kill()
+
+
+@pytest.fixture
+def mqtt_link(clock: FakeClock) -> BrokerConnection:
+    """A link whose client is there, and never connects."""
+    link = BrokerConnection(
+        MqttTable(host=HostName("broker.example")),
+        clock,
+        client_id="sn123",
+        tls_context=None,
+        report=lambda event: None,
+    )
+    link._client = link._new_client()
+    return link

@@ -79,9 +79,9 @@ class LibraryTime:
 
 
 def put_libraries_on(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every Adafruit driver that is imported go by `clock`."""
+    """Let every library of a chip that is imported go by `clock`."""
     for name, module in list(sys.modules.items()):
-        if not name.startswith("adafruit_") or name.startswith("adafruit_blinka"):
+        if not name.startswith(("adafruit_", "sensirion_")) or name.startswith("adafruit_blinka"):
             continue
         if getattr(module, "time", None) is time:
             monkeypatch.setattr(module, "time", LibraryTime(clock))

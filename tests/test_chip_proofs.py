@@ -13,9 +13,10 @@ from drivers.base import Driver
 from drivers.catalogue import CATALOGUE
 from drivers.catalogue_table import proof_of
 from drivers.errors import BadFrame, ImplausibleValue, SensorError, SensorFault, WrongDriver
+from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
 from drivers.sim.chips import I2C_CHIPS, simulated_i2c_chip
-from drivers.sim.commands import SimulatedScd30, SimulatedSen66
+from drivers.sim.commands import SimulatedScd30, SimulatedSen5x, SimulatedSen66
 from drivers.sim.compensated import SimulatedMs8607Pressure
 from drivers.sim.room import Air
 
@@ -45,6 +46,11 @@ class Bench:
         ]
         self._board.attach(name, infos[0].options(address=address))
         return infos[1].open(infos[1].options(address=address), self._board)
+
+    def reopen(self, name: str) -> Driver:
+        """Another driver for the chip of `name`."""
+        info = find_driver(name)
+        return info.open(info.options(), self._board)
 
     def replace(self, name: str, chip) -> None:
         """Another chip in the place of the one of `name`."""
@@ -185,6 +191,30 @@ def test_a_sen6x_that_reports_a_fault_gives_what_is_sound(bench, name):
         with pytest.raises(SensorFault, match=says):
             sensor.read()
     assert set(sensor.read()) == {"temperature", "humidity", "co2"}, "the flags were cleared"
+
+
+def test_a_sen5x_that_reports_a_fault_gives_no_reading(bench):
+    """Without its fan the air in it is not the air around it; a broken laser costs particles."""
+    sensor = bench.wire("sen5x")
+    chip = bench.chip("sen5x")
+    assert isinstance(chip, SimulatedSen5x)
+    for bit, says in ((6, "temperature and humidity"), (4, "fan is blocked"), (21, "speed")):
+        chip.status = 1 << bit
+        with pytest.raises(SensorFault, match=says):
+            sensor.read()
+    chip.status = 1 << 5
+    assert sensor.read() == {"temperature": pytest.approx(19.5), "humidity": pytest.approx(45.6)}
+
+
+def test_a_sen50_is_told_from_its_like(bench):
+    sensor = bench.wire("sen5x")
+    chip = bench.chip("sen5x")
+    assert isinstance(chip, SimulatedSen5x)
+    chip.model = "SEN50"
+    with pytest.raises(BadFrame, match="no temperature"):
+        sensor.read()
+    with pytest.raises(WrongDriver, match="it is a SEN50; it measures particles"):
+        bench.reopen("sen5x")
 
 
 def test_an_amg88xx_whose_thermistor_overflows_gives_no_reading(bench):

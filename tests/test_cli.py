@@ -125,7 +125,8 @@ def test_check_says_what_would_be_published_where(config):
     assert content["sensors/lab/air/temperature"] == "°F, every 30s"
     assert content["sensors/lab/air/availability"] == "online, offline"
     assert content["sensors/lab/status"] == "online, offline"
-    assert content["sensors/lab/cmd/+"] == "commands: read, identify, restart"
+    assert content["sensors/lab/cmd/+"] == "commands: read, identify, restart,"
+    assert " replay\n" in done.stdout
     assert any(topic.startswith("homeassistant/device/sn") for topic in content)
 
 

@@ -121,6 +121,7 @@ def test_all_is_well(broker, tmp_path, file):
         "sensors/test/cmd/read/result",
         "sensors/test/cmd/identify/result",
         "sensors/test/cmd/restart/result",
+        "sensors/test/cmd/replay/result",
     ]
     filters = [step["message"].split()[0] for step in report.all("may subscribe")]
     own = ["sensors/test/status", "sensors/test/health"]
@@ -138,7 +139,7 @@ def test_the_text_fits_into_80_columns_and_folds_what_is_well(broker, tmp_path, 
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
-    assert [line for line in lines if line.startswith("ok    may publish    9 topics")]
+    assert [line for line in lines if line.startswith("ok    may publish    10 topics")]
     assert [line for line in lines if line.startswith("ok    login          accepted with the")]
 
 
@@ -475,7 +476,7 @@ def test_an_acl_that_denies_publishing(tmp_path, file, start_broker, proxy):
         assert set(report.denied("may publish")) == set(denied)
         assert set(report.failed) == {"may publish"}
         steps = report.all("may publish")
-        assert len(steps) == 9
+        assert len(steps) == 10
         (state,) = [step for step in steps if step["message"].startswith(denied[0])]
         assert "below user lab: topic write sensors/test/s/state" in state["remedy"]
         by_round_trip = report is reports[2]
@@ -556,7 +557,7 @@ def test_more_topics_than_a_broker_has_room_for(tmp_path, start_broker):
     files = {f"s{number}": tmp_path / f"temp{number}" for number in range(12)}
     report = doctor(tmp_path, sysfs_config(port, files))
     assert report.failed == {}
-    assert len(report.all("may publish")) == 31
+    assert len(report.all("may publish")) == 32
 
 
 def test_retained_messages_are_not_supported(tmp_path, file, start_broker):
@@ -731,7 +732,9 @@ def test_nobody_is_misled_while_the_node_runs(
         assert len([t for t, _ in during if t == "sensors/test/status"]) == 0
     else:
         harmless = {"sensors/test/gone/state", "sensors/test/cmd/doctor"}
-        harmless |= {f"sensors/test/cmd/{n}/result" for n in ("read", "identify", "restart")}
+        harmless |= {
+            f"sensors/test/cmd/{n}/result" for n in ("read", "identify", "restart", "replay")
+        }
         assert {topic for topic, _ in unexpected} <= harmless
         assert len([t for t, _ in during if t == "sensors/test/status"]) == 1
     kept = retained(broker.port, "#")

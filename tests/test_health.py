@@ -10,7 +10,7 @@ from support import sysfs_config
 
 from node.health import Health, SensorHealth, host_texts, shown_fields
 from node.homeassistant.discovery import is_of_host
-from node.mqtt.connection import SHORT_LIFE_S, SHORT_LIVES, BrokerConnection
+from node.mqtt.connection import SHORT_LIFE_S, SHORT_LIVES
 from node.mqtt.events import Connected, Disconnected
 from node.mqtt.reasons import UNSPECIFIED, Reason
 from node.report.start_time import StartTime
@@ -107,21 +107,6 @@ def test_connections_that_do_not_last_are_counted_until_one_does(clock, mqtt_lin
     assert mqtt_link.mqtt_version == "5"
     clock.now_s += SHORT_LIFE_S + 1
     assert mqtt_link.short_connections == 0
-
-
-@pytest.fixture
-def mqtt_link(clock) -> BrokerConnection:
-    from node.config.schema import HostName, MqttTable
-
-    link = BrokerConnection(
-        MqttTable(host=HostName("broker.example")),
-        clock,
-        client_id="sn123",
-        tls_context=None,
-        report=lambda event: None,
-    )
-    link._client = link._new_client()
-    return link
 
 
 def test_health_of_a_real_node(broker, subscribe, start_node, temperature_file):

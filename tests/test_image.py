@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_support import DEPLOY, on_the_pi
 from support import replaced
 
 from node.config import load as configuration
-
-DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
-ON_THE_PI = DEPLOY / "image/root/usr/lib/sensor-node"
-
-
-def on_the_pi(name: str) -> Any:
-    """A program of the image; they run there without the node's packages."""
-    sys.path.insert(0, str(ON_THE_PI))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ON_THE_PI))
-
 
 card, panel, status = (on_the_pi(name) for name in ("card", "panel", "status"))
 

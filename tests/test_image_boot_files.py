@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
-
-
-def of_the_build(name: str) -> Any:
-    """A module of deploy/build-image."""
-    sys.path.insert(0, str(DEPLOY))
-    try:
-        return importlib.import_module(f"image.{name}")
-    finally:
-        sys.path.remove(str(DEPLOY))
-
+from image_support import DEPLOY, of_the_build
 
 boot_files, radios = of_the_build("boot_files"), of_the_build("radios")
 

@@ -7,7 +7,6 @@ others have published), with other values; `users` in place of `user` is from 1.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import re
 import sys
@@ -18,20 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_support import DEPLOY, on_the_pi
 
 from node.config import load as configuration
-
-DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
-ON_THE_PI = DEPLOY / "image/root/usr/lib/sensor-node"
-
-
-def on_the_pi(name: str) -> Any:
-    sys.path.insert(0, str(ON_THE_PI))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ON_THE_PI))
-
 
 card, panel, imager = (on_the_pi(name) for name in ("card", "panel", "imager"))
 

@@ -7,23 +7,10 @@ source is with each), with other names.
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ON_THE_PI = Path(__file__).resolve().parents[1] / "deploy/image/root/usr/lib/sensor-node"
-
-
-def on_the_pi(name: str) -> Any:
-    sys.path.insert(0, str(ON_THE_PI))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ON_THE_PI))
-
+from image_support import on_the_pi
 
 wifi, panel = on_the_pi("wifi"), on_the_pi("panel")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from drivers.kernel_recipes import RECIPES
 from drivers.name_sentences import about
 from drivers.registry import find_driver
 from drivers.sim.board import SimulatedBoard
-from drivers.sim.kernel_tree import EIO, SimulatedDevice
+from drivers.sim.kernel_tree import EIO, Content, SimulatedDevice
 from drivers.sysfs import SYSFS, SysfsOptions
 
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
@@ -57,21 +58,19 @@ def opened(board: SimulatedBoard | HardwareBoard, name: str):
 def test_each_recipe_is_read_right_by_its_name(name):
     kind, files, expected = TREES[name]
     board = SimulatedBoard(FakeClock())
-    device = SimulatedDevice(
-        kind, name, "1-0040", {file: lambda text=text: f"{text}\n" for file, text in files.items()}
-    )
-    board.kernel.devices.append(device)
+    contents: dict[str, Content] = {f: partial(str, f"{text}\n") for f, text in files.items()}
+    board.kernel.devices.append(SimulatedDevice(kind, name, "1-0040", contents))
     sensor = opened(board, name)
     assert sensor.read() == pytest.approx(expected, abs=0.01)
     assert {channel.name for channel in sensor.channels} == set(BY_NAME[name].channels.split(", "))
-    (found,) = [options for options in SYSFS.scan(board) if options["name"] == name]  # type: ignore[misc]
-    assert found == {"name": name}, "scan prints what the recipe says"
+    assert SYSFS.scan is not None
+    assert {"name": name} in SYSFS.scan(board), "scan prints what the recipe says"
 
 
 def test_an_open_thermocouple_is_an_error():
     """maxim_thermocouple.c gives an error of the file for the chip's bit, and not a number."""
     board = SimulatedBoard(FakeClock())
-    files = {"in_temp_raw": lambda: EIO, "in_temp_scale": lambda: "250\n"}
+    files: dict[str, Content] = {"in_temp_raw": lambda: EIO, "in_temp_scale": lambda: "250\n"}
     board.kernel.devices.append(SimulatedDevice("iio", "maxim_thermocouple", "spi0.0", files))
     with pytest.raises(SensorError) as caught:
         opened(board, "maxim_thermocouple").read()
@@ -116,7 +115,7 @@ def test_sensors_of_a_1_wire_master_on_i2c_or_usb_are_read_like_those_on_a_gpio(
 
     class Rooted(HardwareBoard):
         def path(self, absolute: str) -> Path:
-            return tmp_path / absolute.lstrip("/")
+            return Path(tmp_path, absolute.lstrip("/"))
 
     info = find_driver("ds18b20")
     board = Rooted()

@@ -82,6 +82,19 @@ def test_a_made_up_health_begins_one_stream_an_hour(own, outbox, clock, caplog):
     assert outbox.stream not in streams, "as for a copy that was made meanwhile"
 
 
+def test_a_false_offline_is_corrected_once_a_second(own, clock):
+    """Two nodes of one name, or somebody who does it on purpose."""
+    corrections = 0
+    for _ in range(250):
+        hear(own, "sensors/test/status", b"offline", retained=False)
+        corrections += own.contradicts(clock.monotonic())
+        clock.now_s += 0.01
+    assert corrections == 3, "in two and a half seconds"
+    clock.now_s += 1.0
+    assert own.contradicts(clock.monotonic()), "the last one too"
+    assert not own.contradicts(clock.monotonic() + 60)
+
+
 def test_a_made_up_state_does_not_silence_the_history(
     broker, subscribe, start_node, temperature_file
 ):

@@ -203,7 +203,12 @@ def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, 
 @pytest.mark.parametrize(
     ("name", "payload", "reason"),
     [
-        ("fly", b"", "unknown command; known are read, identify, restart"),
+        ("fly", b"", "unknown command; known are read, identify, restart, replay"),
+        ("replay", b"", "its payload must be: STREAM FIRST LAST, with two numbers (seq)"),
+        ("replay", b"s 1 x", "its payload must be: STREAM FIRST LAST, with two numbers (seq)"),
+        ("replay", b"s 0 1", "the first reading must be 1 or more, and not after the last"),
+        ("replay", b"s 2 1", "the first reading must be 1 or more, and not after the last"),
+        ("replay", b"s 1 5001", "more than 5000 readings at once"),
         ("read", b"u", "unknown sensor u; configured: s, t, broken"),
         ("read", b"\x1b[2J", "unknown sensor '\\x1b[2J'; configured: s, t, broken"),
         ("read", b"\xff\xfe", "its payload is not UTF-8"),
@@ -504,3 +509,42 @@ def test_an_answer_that_its_correlation_makes_too_large_costs_no_connection(
     finally:
         operator.close()
         mosquitto.stop()
+
+
+def test_replay_sends_readings_of_the_log_again(broker, operator, start_node, subscribe, tmp_path):
+    """Those of the stream that the broker has had; then the answer, and nothing twice besides."""
+    files = {name: tmp_path / name for name in ("s", "t")}
+    for file in files.values():
+        file.write_text("21500\n")
+    config = sysfs_config(broker.port, files, interval="0.2s")
+    start_node(config + '\n[outbox]\nhistory_interval = "0.5s"\ndrain_rate = 1000\n')
+    everything = subscribe(broker.port)
+    wait_until(lambda: len(everything.history()) > 120)
+    stream = everything.history()[0]["stream"]
+    first_time = everything.history()[:119]
+    answer = operator.ask("replay", f"{stream} 3 118".encode())
+    assert answer == {
+        "command": "replay",
+        "ok": True,
+        "stream": stream,
+        "first": 3,
+        "last": 118,
+        "readings": 116,
+        "stream_begins": 1,
+    }
+    everything.wait_for_states("s", 70)
+    seqs = [reading["seq"] for reading in everything.history()]
+    for reading in first_time[2:118]:
+        assert seqs.count(reading["seq"]) == 2
+        assert everything.history().count(reading) == 2, "with its time, and the same values"
+    assert seqs.count(2) == seqs.count(119) == 1
+    assert operator.ask("replay", b"another 1 5")["readings"] == 0
+
+
+def test_a_replay_asks_for_nothing_that_comes_by_itself(broker, operator, start_node):
+    """Readings that the broker has not had are no part of it, however large the numbers are."""
+    node = start_node(sysfs_config(broker.port, {}, interval="1s"))
+    node.wait_for_log("connected to")
+    operator.wait_for_node()
+    answer = operator.ask("replay", b"s 7 9")
+    assert (answer["ok"], answer["readings"], answer["stream_begins"]) == (True, 0, None)

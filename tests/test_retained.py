@@ -344,6 +344,8 @@ def test_a_restart_begins_no_stream(broker, files, start_node, subscribe):
         node.kill() if how == "kill" else node.terminate()
         assert "another stream" not in node.log
     assert len({state["stream"] for state in subscriber.states("air")}) == 1
+    unsubscribed = broker.log_file.read_text().count("UNSUBSCRIBE from")
+    assert unsubscribed == 3, "its own states are not heard beyond the beginning"
 
 
 def test_a_copied_card_with_another_name_leaves_the_original_alone(

@@ -393,7 +393,7 @@ def how_to() -> list[list[str]]:
 class Site:
     """A broker's computer, set up as deploy/README.md says, below a folder instead of /."""
 
-    USERS = ("greenhouse", "cellar", "operator", "homeassistant", "dashboard", "newcomer")
+    USERS = ("greenhouse", "cellar", "operator", "homeassistant", "dashboard", "newcomer", "store")
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -605,43 +605,45 @@ class Client:
 
 
 RIGHTS = """
-                                      greenhouse cellar operator homeassistant dashboard newcomer
-sensors/greenhouse/status             pr         -      r        r             r         -
-sensors/greenhouse/health             pr         -      r        r             r         -
-sensors/greenhouse/history            pr         -      r        r             r         -
-sensors/greenhouse/air/state          pr         -      r        r             r         -
-sensors/greenhouse/air/availability   pr         -      r        r             r         -
-sensors/greenhouse/air/temperature    pr         -      r        r             r         -
-sensors/greenhouse/cmd/read           r          -      pr       pr            r         -
-sensors/greenhouse/cmd/restart        r          -      pr       pr            r         -
-sensors/greenhouse/cmd/read/result    pr         -      r        r             r         -
-sensors/greenhouse/cmd/read/result/7  pr         -      r        r             r         -
-sensors/greenhouse/cmd                -          -      r        r             r         -
-sensors/greenhouse/cmd/read/more      -          -      r        r             r         -
-sensors/greenhouse/doctor/1/state     pr         -      r        r             r         -
-sensors/greenhouse/air/state/more     -          -      r        r             r         -
-sensors/greenhouse                    -          -      r        r             r         -
-sensors/cellar/status                 -          pr     r        r             r         -
-sensors/cellar/history                -          pr     r        r             r         -
-sensors/cellar/air/state              -          pr     r        r             r         -
-sensors/cellar/cmd/read               -          r      pr       pr            r         -
-sensors/cellar/cmd/read/result        -          pr     r        r             r         -
-sensors/newcomer/air/state            -          -      r        r             r         pr
-sensors/newcomer/cmd/read             -          -      pr       pr            r         -
-sensors/operator/status               -          -      -        r             r         -
-sensors/operator/air/state            -          -      -        r             r         -
-sensors/operator/cmd/read             -          -      -        pr            r         -
-sensors/homeassistant/air/state       -          -      r        -             r         -
-sensors/dashboard/status              -          -      r        r             -         -
-sensors/dashboard/air/state           -          -      r        r             -         -
-sensors/dashboard/cmd/read            -          -      pr       pr            -         -
-sensors/dashboard/cmd/read/result     -          -      r        r             -         -
-sensors                               -          -      r        r             r         -
-homeassistant/status                  r          r      r        pr            -         -
-homeassistant/device/GREENHOUSE/config pr        -      r        pr            -         -
-homeassistant/device/CELLAR/config    -          pr     r        pr            -         -
-homeassistant/sensor/other/config     -          -      r        r             -         -
-elsewhere                             -          -      -        -             -         -
+                                   greenhouse cellar operator homeassistant dashboard newcomer store
+sensors/greenhouse/status             pr         -      r        r             r         -        -
+sensors/greenhouse/health             pr         -      r        r             r         -        -
+sensors/greenhouse/history            pr         -      r        r             r         -        r
+sensors/greenhouse/air/state          pr         -      r        r             r         -        -
+sensors/greenhouse/air/availability   pr         -      r        r             r         -        -
+sensors/greenhouse/air/temperature    pr         -      r        r             r         -        -
+sensors/greenhouse/cmd/read           r          -      pr       pr            r         -        -
+sensors/greenhouse/cmd/restart        r          -      pr       pr            r         -        -
+sensors/greenhouse/cmd/read/result    pr         -      r        r             r         -        -
+sensors/greenhouse/cmd/read/result/7  pr         -      r        r             r         -        -
+sensors/greenhouse/cmd/replay         r          -      pr       pr            r         -        p
+sensors/greenhouse/cmd/replay/result  pr         -      r        r             r         -        r
+sensors/greenhouse/cmd                -          -      r        r             r         -        -
+sensors/greenhouse/cmd/read/more      -          -      r        r             r         -        -
+sensors/greenhouse/doctor/1/state     pr         -      r        r             r         -        -
+sensors/greenhouse/air/state/more     -          -      r        r             r         -        -
+sensors/greenhouse                    -          -      r        r             r         -        -
+sensors/cellar/status                 -          pr     r        r             r         -        -
+sensors/cellar/history                -          pr     r        r             r         -        r
+sensors/cellar/air/state              -          pr     r        r             r         -        -
+sensors/cellar/cmd/read               -          r      pr       pr            r         -        -
+sensors/cellar/cmd/read/result        -          pr     r        r             r         -        -
+sensors/newcomer/air/state            -          -      r        r             r         pr       -
+sensors/newcomer/cmd/read             -          -      pr       pr            r         -        -
+sensors/operator/status               -          -      -        r             r         -        -
+sensors/operator/air/state            -          -      -        r             r         -        -
+sensors/operator/cmd/read             -          -      -        pr            r         -        -
+sensors/homeassistant/air/state       -          -      r        -             r         -        -
+sensors/dashboard/status              -          -      r        r             -         -        -
+sensors/dashboard/air/state           -          -      r        r             -         -        -
+sensors/dashboard/cmd/read            -          -      pr       pr            -         -        -
+sensors/dashboard/cmd/read/result     -          -      r        r             -         -        -
+sensors                               -          -      r        r             r         -        -
+homeassistant/status                  r          r      r        pr            -         -        -
+homeassistant/device/GREENHOUSE/config pr        -      r        pr            -         -        -
+homeassistant/device/CELLAR/config    -          pr     r        pr            -         -        -
+homeassistant/sensor/other/config     -          -      r        r             -         -        -
+elsewhere                             -          -      -        -             -         -        -
 """
 """What each user may: p to publish, r to receive; a newcomer has a password and no line."""
 
@@ -676,6 +678,7 @@ def try_everything(
     for user in clients:  # what comes last has everything before it
         clients["operator"].publish(f"sensors/{user}/cmd/identify", "the end")
         clients["greenhouse"].publish("sensors/greenhouse/status", "the end")
+        clients["greenhouse"].publish("sensors/greenhouse/history", "the end")
         clients["newcomer"].publish("sensors/newcomer/status", "the end")
     for user, client in clients.items():
         wait_until(client.has_seen_the_end, what=f"the end at {user}")

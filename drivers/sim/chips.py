@@ -18,6 +18,7 @@ from drivers.sim.commands import (
     SimulatedHtu31d,
     SimulatedScd30,
     SimulatedSeesaw,
+    SimulatedSen5x,
     SimulatedSen63c,
     SimulatedSen66,
     SimulatedShtc3,
@@ -87,6 +88,7 @@ _PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
 _PERIODIC: dict[str, Callable[[_Air, Clock], SimulatedChip]] = {
     "scd30": SimulatedScd30,
     "scd4x": SimulatedScd4x,
+    "sen5x": SimulatedSen5x,
     "sen63c": SimulatedSen63c,
     "sen66": SimulatedSen66,
 }

@@ -20,6 +20,7 @@ __all__ = [
     "SimulatedHtu31d",
     "SimulatedScd30",
     "SimulatedSeesaw",
+    "SimulatedSen5x",
     "SimulatedSen63c",
     "SimulatedSen66",
     "SimulatedShtc3",
@@ -156,6 +157,32 @@ class SimulatedSen63c(SimulatedSen66):
     def measurement(self, air: Air) -> bytes:
         humidity, celsius = round(air.humidity * 100), round(air.temperature * 200) & 0xFFFF
         return self._words(10, 12, 13, 14, humidity, celsius, self.ppm)
+
+
+class SimulatedSen5x(SimulatedSen66):
+    """A SEN55 (Sensirion SEN5x 1.2, §6.1): particles, humidity, temperature, VOC, NOx."""
+
+    _READ, _NAME = b"\x03\xc4", b"\xd0\x14"
+    _NOT_THERE = 0x7FFF
+
+    def __init__(self, air: Callable[[], Air], clock: Clock) -> None:
+        super().__init__(air, clock)
+        self.model = "SEN55"
+
+    def command(self, sent: bytes) -> bytes | None:
+        if sent == self._NAME:
+            name = self.model.encode().ljust(32, b"\x00")
+            return self._words(*struct.unpack(">16H", name))
+        if sent == self._CLEAR_STATUS:  # reads it, too
+            status, self.status = self.status, 0
+            return self._words(*divmod(status, 1 << 16))
+        return super().command(sent)
+
+    def measurement(self, air: Air) -> bytes:
+        humidity, celsius = round(air.humidity * 100), round(air.temperature * 200) & 0xFFFF
+        if self.model == "SEN50":
+            humidity = celsius = self._NOT_THERE
+        return self._words(10, 12, 13, 14, humidity, celsius, 1000, 10)
 
 
 class SimulatedStcc4(SensirionChip):

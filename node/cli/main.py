@@ -39,6 +39,7 @@ COMMANDS = {
     "forget": "remove the retained topics that a former node left at the broker",
     "verify": "check that no reading of a log or an export was altered or removed",
     "web": "serve the status page of the node on this machine",
+    "store": "store the readings of all nodes at a broker in a database",
     "plot": "draw the readings of a sensor, as SVG",
     "drivers": "list the drivers, their options and channels",
 }

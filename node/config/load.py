@@ -40,7 +40,7 @@ from node.config.schema import (
 from node.config.sensors import Claimed, check_claims, check_expiry, read_sensors
 from node.config.values import did_you_mean, is_like_a_key
 
-__all__ = ["ConfigError", "Problem", "find_file", "load", "parse", "read"]
+__all__ = ["ConfigError", "Problem", "find_file", "load", "load_mqtt", "parse", "read"]
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "node": NodeTable,
@@ -84,6 +84,31 @@ def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config
     Raises:
         ConfigError: it is not TOML in UTF-8, or anything in it is wrong.
     """
+    text, document = _document(source, content)
+    config = _read(TableReader(source, text, copies), document)
+    return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
+
+
+def load_mqtt(source: Path) -> MqttTable:
+    """Read and check `[mqtt]`; the rest of the file only has to be TOML.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML, or anything in `[mqtt]` is wrong.
+    """
+    text, document = _document(source, read(source))
+    reader = TableReader(source, text)
+    mqtt, _ = read_mqtt(reader, document.get("mqtt"))
+    if mqtt is None or reader.problems:
+        raise ConfigError(source, reader.problems)
+    return mqtt
+
+
+def _document(source: Path, content: bytes) -> tuple[str, dict[str, Any]]:
+    """Return the text of the file, and its tables.
+
+    Raises:
+        ConfigError: it is not TOML in UTF-8.
+    """
     try:
         text = content.decode("utf-8")
         if "\0" in text:
@@ -101,8 +126,7 @@ def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config
 
         problem, shown = syntax_problem(text, error)
         raise ConfigError(source, [problem], shown) from error
-    config = _read(TableReader(source, text, copies), document)
-    return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
+    return text, document
 
 
 def _read(reader: TableReader, document: dict[str, Any]) -> Config:

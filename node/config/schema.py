@@ -155,14 +155,14 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     chain: bool = False
 
 
-CommandName = Literal["read", "identify", "restart", "acknowledge"]
+CommandName = Literal["read", "identify", "restart", "acknowledge", "replay"]
 
 
 class CommandsTable(_Table, frozen=True, kw_only=True):
     """`[commands]`: the commands that the node accepts on `B/N/cmd/<name>`."""
 
     enabled: bool = True
-    allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge")
+    allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge", "replay")
 
 
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):

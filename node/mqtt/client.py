@@ -38,6 +38,7 @@ from node.mqtt.events import (
     Disconnected,
     Flooded,
     Outgoing,
+    Session,
     Subscribed,
     SubscribeRefused,
     Subscription,
@@ -92,8 +93,17 @@ class NetworkClient(paho.Client):
         subscribe: tuple[Subscription, ...],
         rate_limit: RateLimit | None,
         max_incoming_bytes: int = MAX_INCOMING_BYTES,
+        session: Session | None = None,
     ) -> None:
-        super().__init__(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version)
+        keeps_session_3 = session is not None and version != MQTTProtocolVersion.MQTTv5
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=False if keeps_session_3 else None,
+            protocol=version,
+            manual_ack=session is not None,
+        )
+        self._session = session
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
         self._generation = generation
         self._report = report
@@ -139,7 +149,9 @@ class NetworkClient(paho.Client):
 
     def begin(self) -> None:
         """Start the network thread."""
-        self.connect_async(*self._address, properties=self._incoming_limit())
+        mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
+        clean: Any = False if mqtt_5 and self._session else paho.MQTT_CLEAN_START_FIRST_ONLY
+        self.connect_async(*self._address, clean_start=clean, properties=self._limits_asked_for())
         self._over.clear()
         self.loop_start()
 
@@ -232,20 +244,32 @@ class NetworkClient(paho.Client):
         ):
             same.shutdown(socket.SHUT_RDWR)
 
-    def _incoming_limit(self) -> Properties | None:
-        """Return the largest packet that MQTT 5 asks for (§3.1.2.11.4); `Sieve` enforces it."""
+    def _limits_asked_for(self) -> Properties | None:
+        """Return what MQTT 5 asks the broker for; `Sieve` enforces the largest packet."""
         if self.protocol != MQTTProtocolVersion.MQTTv5:
             return None
         properties = Properties(PacketTypes.CONNECT)
         properties.MaximumPacketSize = self._max_incoming_bytes
+        if self._session is not None:
+            properties.SessionExpiryInterval = self._session.keep_s
+            properties.ReceiveMaximum = self._session.window
         return properties
+
+    def settle(self, message: Arrived) -> None:
+        """Acknowledge a message of a session, unless it came on an earlier connection.
+
+        The broker sends that one again, and may give its id to another one.
+        """
+        if message.attempt == self._attempt:
+            self.ack(message.message_id, 1)
 
     def listen(self, subscription: Subscription) -> None:
         """Subscribe on this connection; `SubscribeRefused` reports a refusal."""
         wanted: Any = (subscription.topic, 1)
         if self.protocol == MQTTProtocolVersion.MQTTv5:
+            shared = subscription.topic.startswith("$share/")  # without noLocal: §3.8.3.1
             options = SubscribeOptions(
-                qos=1, noLocal=True, retainAsPublished=subscription.show_retained
+                qos=1, noLocal=not shared, retainAsPublished=subscription.show_retained
             )
             wanted = (subscription.topic, options)
         _, message_id = self.subscribe([wanted])
@@ -383,6 +407,8 @@ class NetworkClient(paho.Client):
         except UnicodeDecodeError:  # a broker that lets it pass must not end this thread
             return
         if topic == SKIPPED:
+            if self._session is not None:
+                self.ack(message.mid, message.qos)
             return
         if self._rate_limit is not None:
             verdict = self._rate_limit.judge(topic, retained=message.retain)
@@ -398,6 +424,8 @@ class NetworkClient(paho.Client):
                 message.retain,
                 response_topic=getattr(message.properties, "ResponseTopic", ""),
                 correlation=getattr(message.properties, "CorrelationData", b""),
+                attempt=self._attempt,
+                message_id=message.mid if message.qos else 0,
             )
         )
 

@@ -18,11 +18,13 @@ from node.config.schema import MqttTable
 from node.mqtt.client import DEFAULT_WINDOW, MAX_INCOMING_BYTES, NetworkClient
 from node.mqtt.errors import closed_early, connect_failure, no_answer, not_a_broker, refusal
 from node.mqtt.events import (
+    Arrived,
     BrokerEvent,
     Connected,
     ConnectFailed,
     Disconnected,
     Outgoing,
+    Session,
     SubscribeRefused,
     Subscription,
 )
@@ -79,12 +81,14 @@ class BrokerConnection:
         subscribe: tuple[Subscription, ...] = (),
         rate_limit: RateLimit | None = None,
         max_incoming_bytes: int = MAX_INCOMING_BYTES,
+        session: Session | None = None,
     ) -> None:
         """`report` is called on paho's thread. The will is a retained `offline`.
 
         `rate_limit`, if given, bounds how many messages are accepted, `max_incoming_bytes` how
-        large they may be.
+        large they may be. With a `session`, messages have to be settled.
         """
+        self._session = session
         self._mqtt = mqtt
         self._clock = clock
         self._client_id = client_id
@@ -139,6 +143,7 @@ class BrokerConnection:
             subscribe=self._subscribe,
             rate_limit=self._rate_limit,
             max_incoming_bytes=self._max_incoming_bytes,
+            session=self._session,
         )
 
     @property
@@ -186,6 +191,11 @@ class BrokerConnection:
     def publish(self, message: Outgoing) -> int:
         """Publish with the next `send`; return the message id of the acknowledgement."""
         return self._client.publish_at_qos_1(message)
+
+    def settle(self, message: Arrived) -> None:
+        """Acknowledge a message of the session, so that it does not come again."""
+        if message.message_id and message.generation == self._generation:
+            self._client.settle(message)
 
     def send(self) -> None:
         """Send the published messages."""

@@ -19,6 +19,7 @@ __all__ = [
     "Disconnected",
     "Flooded",
     "Outgoing",
+    "Session",
     "SubscribeRefused",
     "Subscribed",
     "Subscription",
@@ -70,6 +71,9 @@ class Arrived(msgspec.Struct, frozen=True):
     """The response topic of MQTT 5."""
     correlation: bytes = b""
     """The correlation data for the answer."""
+    attempt: int = 0
+    """The connection of its client that it arrived on."""
+    message_id: int = 0
 
 
 class SubscribeRefused(msgspec.Struct, frozen=True):
@@ -107,6 +111,19 @@ class Outgoing(msgspec.Struct, frozen=True):
     correlation: bytes = b""
     is_answer: bool = False
     """Whether it answers a command: another client has chosen its topic."""
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A session that the broker keeps while the client is away (MQTT 5, §4.1).
+
+    Messages are acknowledged by `BrokerConnection.settle` in place of on arrival, so one that was
+    not settled comes again.
+    """
+
+    keep_s: int
+    """How long the broker keeps it (MQTT 5, §3.1.2.11.2); MQTT 3.1.1 cannot limit that."""
+    window: int
+    """Most messages that are not settled (MQTT 5, §3.1.2.11.3)."""
 
 
 class Subscription(msgspec.Struct, frozen=True):

@@ -90,6 +90,10 @@ class Outbox:
         """Return the id of the sequence that a reading counts in."""
         return self._store.streams.of(seq)
 
+    def begin_of(self, stream: str) -> int | None:
+        """Return the first seq of a stream; None if the log has no reading of it."""
+        return self._store.streams.begin_of(stream)
+
     @property
     def last_seq(self) -> int:
         return self._ledger.last_seq

@@ -33,6 +33,10 @@ class Streams:
         """Return the stream of a reading."""
         return next((name for first, name in reversed(self._begins) if first <= seq), self._oldest)
 
+    def begin_of(self, stream: str) -> int | None:
+        """Return the first `seq` of a stream; None if the log has no reading of it."""
+        return next((max(1, first) for first, name in self._begins if name == stream), None)
+
     @property
     def _oldest(self) -> str:
         return self._begins[0][1]

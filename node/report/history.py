@@ -2,7 +2,8 @@
 
 A round begins on connecting and then every `history_interval`. It sends the readings that existed
 when it began, at most `drain_rate` messages a second. Readings from before the clock was set wait
-for that, at most until two minutes after boot.
+for that, at most until two minutes after boot. When a round is complete, a replay goes on: readings
+that a consumer has asked for again, because it has a gap.
 
 Used on the loop's thread, which calls `send_due` in each turn and wakes up for `next_due_s`.
 """
@@ -24,7 +25,7 @@ from node.system.back_off import BackOff
 from node.system.clock import Clock
 from node.topics import history_payload
 
-__all__ = ["AFTER_READS_S", "History"]
+__all__ = ["AFTER_READS_S", "MAX_REPLAYED", "History"]
 
 BATCH = 50
 """Most readings in a message."""
@@ -40,6 +41,24 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """How long history waits after a temporary refusal."""
 WAIT_FOR_CLOCK_S = 120.0
 """How long after boot the clock may take to be set, before readings are sent without it."""
+MAX_REPLAYED = 5_000
+"""Most readings of one replay."""
+
+
+class _Replay:
+    """Readings `first_seq` to `last_seq` of a stream, to be sent again from the log."""
+
+    def __init__(
+        self, stream: str, first_seq: int, last_seq: int, done: Callable[[int, int | None], None]
+    ) -> None:
+        self.stream = stream
+        self.position = first_seq - 1
+        """The last reading that was passed to the publisher, or is not in the log."""
+        self.last_seq = last_seq
+        self.in_flight = 0
+        """Batches that the broker has not acknowledged."""
+        self.sent = 0
+        self.done = done
 
 
 class History:
@@ -77,6 +96,7 @@ class History:
         self._start_s = self._round_at_s = clock.monotonic()
         self._allowed_at_s = -math.inf
         self._pause = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        self._replay: _Replay | None = None
         self.sent = 0
         """Readings that the broker has acknowledged."""
         self.waiting = False
@@ -110,8 +130,9 @@ class History:
         self._begin_at_cursor()
 
     def link_down(self) -> None:
-        """Forget the messages in flight."""
+        """Forget the messages in flight, and the replay: a consumer asks again."""
         self._connected = False
+        self._replay = None
         self.waiting = False
         self.next_due_s = math.inf
 
@@ -128,10 +149,33 @@ class History:
     def finish(self, now_s: float) -> None:
         """Send what there is, at once, and without waiting for its time: this is the end."""
         self._finishes = True
+        self._replay = None
         self._pause_s = 0.0
         self._allowed_at_s = -math.inf
         self._round_at_s = now_s
         self.send_due(now_s)
+
+    def replay(
+        self, stream: str, first_seq: int, last_seq: int, done: Callable[[int, int | None], None]
+    ) -> None:
+        """Send readings again that are still in the log, when no new ones wait.
+
+        `done(count, begin)` is called when the broker has them, with how many there were, and the
+        first `seq` of the stream (None if the log has nothing of it). It is not called if the link
+        is lost before. Readings that the broker has not acknowledged yet are left out:
+        they come by themselves.
+
+        Raises:
+            ValueError: another replay is under way, or the range is empty or too long.
+        """
+        if self._replay is not None:
+            raise ValueError("another replay is under way; try again later")
+        if not 0 < first_seq <= last_seq:
+            raise ValueError("the first reading must be 1 or more, and not after the last")
+        if last_seq - first_seq >= MAX_REPLAYED:
+            raise ValueError(f"more than {MAX_REPLAYED} readings at once")
+        self._replay = _Replay(stream, first_seq, min(last_seq, self._outbox.cursor), done)
+        self.next_due_s = self._clock.monotonic()
 
     def send_due(self, now_s: float) -> None:
         """Send the messages that are allowed now; set when there is more to do."""
@@ -146,22 +190,37 @@ class History:
         self.waiting = False
         self.next_due_s = math.inf
         while self._position < self._goal:
-            if self._publisher.history_room <= 0:
-                self.waiting = True
-                return
-            allowed_at_s = max(self._allowed_at_s, self._pause.until_s)
-            if now_s + TOGETHER_S < allowed_at_s:
-                self.next_due_s = allowed_at_s
+            if not self._may_send(now_s):
                 return
             batch = self._next_batch()
             if not batch:
                 self.next_due_s = now_s + LOOK_AGAIN_S
                 return
             self._send(batch)
-            # At most one late message may be made up for.
-            self._allowed_at_s = max(self._allowed_at_s, now_s - self._pause_s) + self._pause_s
+            self._sent_one(now_s)
+        while self._replay is not None and self._replay.position < self._replay.last_seq:
+            if not self._may_send(now_s):
+                return
+            self._send_again(self._replay)
+            self._sent_one(now_s)
+        self._end_replay()
         if self._interval_s and self._position < self._outbox.last_seq:
             self.next_due_s = self._round_at_s
+
+    def _may_send(self, now_s: float) -> bool:
+        """Return whether a message is allowed now; note when, or that it waits for others."""
+        if self._publisher.history_room <= 0:
+            self.waiting = True
+            return False
+        allowed_at_s = max(self._allowed_at_s, self._pause.until_s)
+        if now_s + TOGETHER_S < allowed_at_s:
+            self.next_due_s = allowed_at_s
+            return False
+        return True
+
+    def _sent_one(self, now_s: float) -> None:
+        """Space the messages; at most one late message may be made up for."""
+        self._allowed_at_s = max(self._allowed_at_s, now_s - self._pause_s) + self._pause_s
 
     def _next_round_s(self, now_s: float) -> float:
         if not self._interval_s:
@@ -192,15 +251,18 @@ class History:
     def _lacks_time(self, reading: Reading) -> bool:
         return not reading.synced and reading.boot_id == self._clock.boot_id
 
-    def _send(self, batch: list[Reading]) -> None:
-        stream = self._outbox.stream_of(batch[0].seq)
+    def _message(self, stream: str, batch: list[Reading]) -> tuple[Outgoing, list[Reading]]:
+        """Return a message with as many of the readings as it may have, and these."""
         payload = history_payload(stream, batch, simulated=self._simulated)
         room = self._publisher.history_bytes - len(self._topic.encode())
         while len(payload) > room and len(batch) > 1:
             batch = batch[: len(batch) // 2]
             payload = history_payload(stream, batch, simulated=self._simulated)
+        return Outgoing(self._topic, payload, retain=False), batch
+
+    def _send(self, batch: list[Reading]) -> None:
+        message, batch = self._message(self._outbox.stream_of(batch[0].seq), batch)
         after_seq, self._position = self._position, batch[-1].seq
-        message = Outgoing(self._topic, payload, retain=False)
         settled = partial(self._settled, self._numbering, after_seq + 1, self._position, len(batch))
         self._publisher.send(message, settled, divisible=len(batch) > 1)
 
@@ -226,3 +288,39 @@ class History:
             self._pause.succeeded()
         self.sent += count if outcome is Outcome.TAKEN else 0
         self._outbox.acknowledge(first_seq, last_seq)
+
+    def _send_again(self, replay: _Replay) -> None:
+        """Send the next batch of the replay, or skip what is not in the log."""
+        found = self._outbox.read(replay.position, BATCH)
+        batch = [r for r in found if r.seq <= replay.last_seq]
+        if not batch:
+            replay.position = replay.last_seq
+            return
+        ours = [r for r in batch if self._outbox.stream_of(r.seq) == replay.stream]
+        if not ours:
+            replay.position = batch[-1].seq
+            return
+        message, ours = self._message(replay.stream, ours)
+        after_seq, replay.position = replay.position, ours[-1].seq
+        replay.in_flight += 1
+        settled = partial(self._settled_again, replay, after_seq, len(ours))
+        self._publisher.send(message, settled, divisible=len(ours) > 1)
+
+    def _settled_again(self, replay: _Replay, after_seq: int, count: int, outcome: Outcome) -> None:
+        replay.in_flight -= 1
+        if outcome in (Outcome.TOO_LARGE, Outcome.LATER):
+            replay.position = min(replay.position, after_seq)
+            if outcome is Outcome.LATER:
+                self._pause.failed(self._clock.monotonic())
+        elif outcome is Outcome.TAKEN:
+            replay.sent += count
+            self._pause.succeeded()
+        self._end_replay()
+
+    def _end_replay(self) -> None:
+        """Report a replay of which the broker has everything."""
+        replay = self._replay
+        if replay is None or replay.in_flight or replay.position < replay.last_seq:
+            return
+        self._replay = None
+        replay.done(replay.sent, self._outbox.begin_of(replay.stream))

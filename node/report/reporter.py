@@ -279,6 +279,12 @@ class Reporter:
         """Note that a sensor has a new problem."""
         self._health_stale = True
 
+    def replay(
+        self, stream: str, first_seq: int, last_seq: int, done: Callable[[int, int | None], None]
+    ) -> None:
+        """Send readings again from the log; see `History.replay`."""
+        self._history.replay(stream, first_seq, last_seq, done)
+
     def _clock_found_set(self) -> None:
         self._clock_was_set(self._clock.boot_s(), self._clock.utc_s())
 

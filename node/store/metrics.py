@@ -1,0 +1,50 @@
+"""The metrics of `store`, for Prometheus, by its own client library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from node.store.consumer import Counts
+
+__all__ = ["serve_metrics"]
+
+_PREFIX = "sensor_node_store_"
+
+
+class _Collector:
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._counts
+        for name, text, value in (
+            ("stored", "Readings stored since the start", counts.stored),
+            ("duplicates", "Readings that were stored already", counts.again),
+            ("rejected", "Messages that could not be stored as readings", counts.rejected),
+        ):
+            yield CounterMetricFamily(_PREFIX + name, text, value)
+        for name, text, level in (
+            ("waiting_messages", "Messages that the database does not have yet", counts.waiting),
+            ("missing_readings", "Readings in the gaps, as the numbers show", counts.missing),
+            ("lost_readings", "Those of them that the node does not have either", counts.lost),
+            ("lag_seconds", "Age of the newest reading when it was stored", counts.lag_s),
+            ("stored_timestamp_seconds", "When a reading was stored last", counts.stored_at_s),
+            ("broker_connected", "1 while the broker is connected", float(counts.connected)),
+            ("database_up", "1 while the database works", float(not counts.database_problem)),
+        ):
+            yield GaugeMetricFamily(_PREFIX + name, text, level)
+
+
+def serve_metrics(counts: Counts, host: str, port: int) -> int:
+    """Serve `/metrics` on a thread of its own; return the port.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Collector(counts))
+    server, _ = start_http_server(port, addr=host, registry=registry)
+    return int(server.server_port)
