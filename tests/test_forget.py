@@ -37,8 +37,19 @@ def gone(request, broker, start_node, temperature_file, tmp_path) -> tuple[Any, 
     return broker, file
 
 
-def test_what_a_node_has_left_is_listed_and_removed(gone):
+FOREIGN = {
+    "homeassistant/device/lamp/config": '{"avty": [{"t": "lamps/hall/status"}]}',
+    "homeassistant/device/sn1/config": '{"avty": [{"t": "sensors/test2/status"}]}',
+    "homeassistant/sensor/lamp/power/config": '{"stat_t": "sensors/test"}',
+}
+"""Devices of others, some of a similar name."""
+
+
+def test_what_a_node_has_left_is_listed_and_removed(gone, subscribe):
     broker, config = gone
+    client = subscribe(broker.port).client
+    for topic, text in FOREIGN.items():
+        client.publish(topic, text, 1, retain=True).wait_for_publish(10)
     before = retained(broker.port, "#")
     assert [topic for topic in before if topic.startswith("homeassistant/device/")]
     no = forget(config, "test", answer="n\n")
@@ -50,6 +61,7 @@ def test_what_a_node_has_left_is_listed_and_removed(gone):
     left = retained(broker.port, "#")
     assert not [t for t, text in left.items() if "sensors/test/" in t or "sensors/test/" in text]
     assert {t for t in before if t.startswith("sensors/other/")} <= set(left), "of it alone"
+    assert left.keys() >= FOREIGN.keys(), "nor a device of another's"
     again = forget(config, "test", "--yes")
     assert (again.returncode, again.stdout) == (
         0,
