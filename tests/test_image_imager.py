@@ -166,6 +166,16 @@ def test_the_dialogs_arrive_in_the_owners_three_files(pi):
     assert "# hidden = true" in (pi.boot / "wifi.toml").read_text(), "the explanations stay"
 
 
+def test_only_the_owners_three_files_are_written(pi, tmp_path):
+    """Were the step without rights to leave a config.txt behind, it would not reach the card."""
+    composed = tmp_path / "run/imager"
+    composed.mkdir()
+    (composed / "config.txt").write_text("kernel=mine\n")
+    pi(USER_DATA)
+    assert not (pi.boot / "config.txt").exists()
+    assert "greenhouse" in (pi.boot / "sensor-node.toml").read_text()
+
+
 def test_a_start_without_imagers_files_changes_nothing(pi):
     before = {file.name: file.read_bytes() for file in pi.boot.iterdir() if file.is_file()}
     assert pi() == []

@@ -89,8 +89,10 @@ def _apply() -> int:
     problems = list(json.loads(_text(PROBLEMS) or "[]"))
     try:
         with writable(BOOT):
-            for file in sorted(_COMPOSED.iterdir()):
-                write_file(BOOT / file.name, file.read_bytes(), mode=0o644)
+            # No other names: what has composed them had no rights, and this has.
+            for target in (WIFI, SSH_KEYS, CONFIG):
+                if (composed := _COMPOSED / target.name).is_file():
+                    write_file(target, composed.read_bytes(), mode=0o644)
             for file in _IMAGERS:
                 file.unlink(missing_ok=True)
     except (OSError, subprocess.CalledProcessError) as error:
