@@ -62,9 +62,9 @@ class Channel(msgspec.Struct, frozen=True):
     def cut_off(self, value: float) -> float:
         """Return `value`, or the end of `plausible` if it is exceeded by at most `overshoot`."""
         low, high = self.plausible
-        if low - self.overshoot <= value <= high + self.overshoot:
-            return min(max(value, low), high)
-        return value
+        if low <= value <= high or not low - self.overshoot <= value <= high + self.overshoot:
+            return value
+        return min(max(value, low), high)
 
 
 _ABSOLUTE_ZERO = -273.15

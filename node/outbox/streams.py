@@ -31,6 +31,9 @@ class Streams:
 
     def of(self, seq: int) -> str:
         """Return the stream of a reading."""
+        first, newest = self._begins[-1]
+        if first <= seq:
+            return newest
         return next((name for first, name in reversed(self._begins) if first <= seq), self._oldest)
 
     def begin_of(self, stream: str) -> int | None:
