@@ -210,22 +210,20 @@ def _card_error(sensor: SensorView) -> str:
 def _reading(channel: ChannelView, now_ms: int) -> str:
     old = "" if channel.current else " old"
     last = "" if channel.current else '<span class="note">last value</span>'
-    accuracy = ""
-    if channel.accuracy is not None:
-        accuracy = f'<span class="range">±{channel.accuracy:g}</span>'
     return (
         f'<div class="reading{old}" data-channel="{esc(channel.name)}">'
         f'<span class="label">{esc(label_of(channel.name))}</span>{last}'
-        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span>{accuracy}'
-        f"{_day_of(channel, now_ms)}</div>"
+        f'<span class="value"><b>{esc(channel.text)}</b> {esc(channel.unit)}</span>'
+        f"{_range_of(channel, now_ms)}</div>"
     )
 
 
-def _day_of(channel: ChannelView, now_ms: int) -> str:
-    """The lowest and the highest value of the last 24 hours."""
+def _range_of(channel: ChannelView, now_ms: int) -> str:
+    """How far off it may be; the lowest and the highest value of the last 24 hours."""
+    texts = [] if channel.accuracy is None else [f"±{channel.accuracy:g}"]
     buckets = channel.channel.buckets.of(SPANS["day"], now_ms)
-    if not buckets:
-        return ""
-    low = number_text(min(bucket.low for bucket in buckets), channel.decimals)
-    high = number_text(max(bucket.high for bucket in buckets), channel.decimals)
-    return f'<span class="range">24 h: {low} to {high}</span>'
+    if buckets:
+        low = number_text(min(bucket.low for bucket in buckets), channel.decimals)
+        high = number_text(max(bucket.high for bucket in buckets), channel.decimals)
+        texts.append(f"24 h: {low} to {high}")
+    return f'<span class="range">{" · ".join(texts)}</span>' if texts else ""

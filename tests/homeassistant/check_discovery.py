@@ -35,7 +35,8 @@ pin = 17
 """
 # Id -> its table; among them they have every unit that a channel can be published in but one.
 SENSORS = {
-    "air": 'driver = "dht22"\npin = 4\ninterval = "2s"',
+    "air": 'driver = "dht22"\npin = 4\ninterval = "2s"\n[sensor.derive]\ndew_point = true\n'
+    "absolute_humidity = true\nvpd = true",
     "box": 'driver = "bme280"\n[sensor.channel.temperature]\nunit = "°F"\n'
     '[sensor.channel.pressure]\nunit = "inHg"\ndecimals = 3',
     "cellar": 'driver = "ds18b20"\n[sensor.channel.temperature]\nunit = "K"',
@@ -55,6 +56,9 @@ SENSORS = {
 SHOWN: dict[tuple[str, str], tuple[str, str | None, int]] = {
     ("air", "temperature"): ("°C", "temperature", 1),
     ("air", "humidity"): ("%", "humidity", 1),
+    ("air", "dew_point"): ("°C", "temperature", 1),
+    ("air", "absolute_humidity"): ("g/m³", "absolute_humidity", 2),
+    ("air", "vpd"): ("kPa", "pressure", 2),
     ("box", "temperature"): ("°C", "temperature", 2),
     ("box", "humidity"): ("%", "humidity", 1),
     ("box", "pressure"): ("hPa", "atmospheric_pressure", 2),
@@ -232,6 +236,18 @@ def test_every_channel_is_an_entity_with_its_value(bench: Bench) -> None:
 def _table_of(sensor: str, channel: str) -> str:
     _, _, table = SENSORS[sensor].partition(f"[sensor.channel.{channel}]")
     return table.partition("[")[0]
+
+
+def test_the_accuracy_of_a_value_is_its_attribute(bench: Bench) -> None:
+    """From the first health on that has it; of a channel without a datasheet there is none."""
+
+    def accuracy(sensor: str, channel: str) -> Any:
+        return bench.hass.states()[entity(sensor, channel)]["attributes"].get("accuracy")
+
+    wait_until(lambda: accuracy("air", "temperature") == 0.5, 70)
+    assert accuracy("air", "humidity") == 2.0
+    assert 0.5 < accuracy("air", "dew_point") < 2
+    assert accuracy("chip", "temperature") is None
 
 
 def test_the_node_is_one_device(bench: Bench) -> None:
