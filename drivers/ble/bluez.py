@@ -80,8 +80,13 @@ class BlueZRadio:
             (self._active.discard if passive else self._active.add)(address)
             if self._thread is None:
                 name = f"bluetooth-{self._adapter}"
-                self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                self._trouble, self._thread = None, thread
+                try:
+                    thread.start()
+                except RuntimeError:  # a limit on tasks: the next sensor, or reading, tries again
+                    self._thread = None
+                    raise
             else:
                 self._wake()
 
