@@ -304,6 +304,36 @@ def test_each_mistake_is_named_and_nothing_is_written(file, capsys, arguments, c
     assert file.read_text() == before
 
 
+@pytest.mark.parametrize(("answers", "code"), [(["2", "y"], 0), (["2", "n"], 1), (["2"], 1)])
+def test_a_person_is_asked_where_and_whether(file, capsys, monkeypatch, answers, code):
+    before, given = file.read_text(), iter(answers)
+
+    def answer(_prompt: str) -> str:
+        try:
+            return next(given)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert calibrate(file) == code
+    captured = capsys.readouterr()
+    assert "2  in ice water alone" in captured.out
+    assert (file.read_text() != before) == (code == 0)
+    assert ("nothing was written" in captured.err) == (code == 1)
+
+
+def test_an_offset_in_place_of_a_line_is_remarked_upon(file, capsys):
+    line = "[sensor.channel.temperature]\ncalibrate = [[0, 0], [99, 100]]\n"
+    file.write_text(f"{HOST}{AIR}{line}", encoding="utf-8")
+    assert calibrate(file, "--ice", "--yes") == 0
+    said = (
+        "One offset replaces the former calibrate, of 2 points: measure two points to keep a slope."
+    )
+    assert said in capsys.readouterr().out
+    assert "# until" in file.read_text()
+
+
 def test_a_node_that_runs_has_the_sensors(file, capsys, tmp_path):
     state = tmp_path / "state"
     state.mkdir()

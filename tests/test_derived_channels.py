@@ -85,6 +85,11 @@ def outcome(sensor: str, at_s: float, **values: float) -> ReadOutcome:
             "derive.dew_point: expected true, or a table: "
             '{temperature = "SENSOR/temperature", humidity = "SENSOR/humidity"}',
         ),
+        (
+            AIR + derive("altitude = 340"),
+            "derive.altitude: is not the name of a function; it is a key of sea_level_pressure: "
+            "sea_level_pressure = {altitude = ...}",
+        ),
         (AIR + derive("sea_level_pressure = true"), "sea_level_pressure.altitude: is missing"),
         (
             AIR + derive("sea_level_pressure = {altitude = 340}"),

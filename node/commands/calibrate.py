@@ -44,7 +44,7 @@ __all__ = ["HELP", "add_arguments", "run"]
 _SHORTEST_PAUSE_S = 0.2
 _ICE = (
     "Put the sensor into ice water: crushed ice, with as much water as fills the gaps, stirred now "
-    "and then."
+    "and then; in a thin bag, if it is not waterproof."
 )
 _READINGS = 60
 """In a window, where the sensor can be read that often."""
@@ -283,6 +283,10 @@ def _write(config: Config, arguments: argparse.Namespace, channel: str, points: 
     keys = keys_for(points, today)
     index = [sensor.id for sensor in config.sensors].index(arguments.sensor)
     print("\n".join(["", f"[sensor.channel.{channel}]", *channel_lines(keys), ""]))
+    before = config.sensors[index].channel.get(channel)
+    if before is not None and before.calibrate is not None and "offset" in keys:
+        former = f"the former calibrate, of {len(before.calibrate)} points"
+        print(f"One offset replaces {former}: measure two points to keep a slope.")
     if arguments.dry_run:
         return 0
     file = config.source.resolve()

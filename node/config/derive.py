@@ -101,10 +101,17 @@ def _unknown_function(reader: TableReader, called: object, has_key: bool, path: 
     if has_key:
         reader.problem((*path, "function"), f"unknown function; {hint}")
         return
-    if not close:
+    holder = next((k.name for k in functions().values() if path[-1] in _keys_of(k)), None)
+    if holder is not None:
+        hint = f"it is a key of {holder}: {holder} = {{{path[-1]} = ...}}"
+    elif not close:
         hint = f'choose its function, as in {{function = "max", ...}}; {known}'
     where = reader.words_for(path if is_like_a_key(str(path[-1]), names) else path[:-1])
     reader.problem(path, f"is not the name of a function; {hint}", where)
+
+
+def _keys_of(kind: type[Function]) -> set[str]:
+    return {field.name for field in msgspec.structs.fields(kind)}
 
 
 def _example(kind: type[Function]) -> str:
