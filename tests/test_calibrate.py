@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -306,7 +306,8 @@ def test_each_mistake_is_named_and_nothing_is_written(file, capsys, arguments, c
 
 @pytest.mark.parametrize(("answers", "code"), [(["2", "y"], 0), (["2", "n"], 1), (["2"], 1)])
 def test_a_person_is_asked_where_and_whether(file, capsys, monkeypatch, answers, code):
-    before, given = file.read_text(), iter(answers)
+    before = file.read_text()
+    given: Iterator[str] = iter(answers)
 
     def answer(_prompt: str) -> str:
         try:
