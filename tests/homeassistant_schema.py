@@ -140,8 +140,10 @@ def _connections(value: Any) -> str | None:
 # missing key makes `value_json.x` and `value_json['x']` log a warning with each message, an empty
 # payload makes `value_json.x | default('')` log an error (measured).
 _LOOK = r"value_json\['[^'\\]+'\] \| default\((?:''|none|false|0)\)"
+# One of some texts, or unknown; nothing is asked of a message that is empty.
+_ONE_OF = r"(value_json\.\w+) if value and \1 in \('\w+'(?:, '\w+')*\) else none"
 _HARMLESS = re.compile(
-    rf"\{{\{{ (?:value|value or none|{_LOOK}|'\w+' if {_LOOK} else '\w+') \}}\}}"
+    rf"\{{\{{ (?:{_ONE_OF}|value|value or none|{_LOOK}|'\w+' if {_LOOK} else '\w+') \}}\}}"
 )
 
 
@@ -153,7 +155,8 @@ _ATTRIBUTES = re.compile(
 
 
 def _attributes(value: Any) -> str | None:
-    known = isinstance(value, str) and _ATTRIBUTES.fullmatch(value)
+    whole = value == "{{ value or '{}' }}"  # all of a message that may be empty
+    known = whole or (isinstance(value, str) and _ATTRIBUTES.fullmatch(value))
     return None if known else "is to give {} where a level is missing"
 
 

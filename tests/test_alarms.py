@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import paho.mqtt.client as mqtt
 from support import (
     FakeClock,
@@ -21,9 +22,13 @@ from support import (
 from drivers.sim.board import SimulatedBoard
 from node.alarm_outputs import AlarmOutputs
 from node.alarm_table import AlarmTable
+from node.config.schema import OutboxTable
+from node.health import AlarmHealth, Health, SensorHealth, alarm_texts
 from node.outbox.file import OutboxFile
+from node.outbox.outbox import Outbox
 from node.outbox.reader import look_into
 from node.outbox.store import FILE_NAME
+from node.reading import AlarmOf, Layout
 
 TOPIC = "sensors/test/s/alarm/too-warm"
 ALARM = """
@@ -246,3 +251,69 @@ def test_a_pin_that_cannot_be_opened_costs_only_itself(caplog):
     second.show([AlarmTable(above=8.0, gpio=22)])
     first.close()
     second.close()
+
+
+def test_an_earlier_version_takes_a_record_for_a_reading_of_other_channels(tmp_path, clock):
+    """So that an update can be undone: its layout has what such a version needs, and no less."""
+
+    class Earlier(msgspec.Struct, frozen=True):
+        sensor: str
+        channels: tuple[str, ...]
+        units: tuple[str, ...]
+
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    of = AlarmOf("warm", "temperature", "above")
+    names = ("alarm_warm", "alarm_warm_limit", "alarm_warm_value")
+    for layout, numbers in (
+        (Layout("s", ("temperature",), ("°C",)), (21.5,)),
+        (Layout("s", names, ("", "°C", "°C"), of), (1, 8.0, 9.1)),
+    ):
+        outbox.append(layout, numbers, boot_s=1.0, utc_s=2.0, synced=True)
+    outbox.keep_alarm("s/warm", "{}")
+    outbox.commit()
+    outbox.close()
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    definitions = [text for (text,) in db.execute("SELECT definition FROM layout ORDER BY number")]
+    (schema,) = db.execute("PRAGMA user_version").fetchone()
+    db.close()
+    assert schema == 1
+    assert definitions[0] == '{"sensor":"s","channels":["temperature"],"units":["°C"]}'
+    assert msgspec.json.decode(definitions[1], type=Earlier) == Earlier(
+        "s", names, ("", "°C", "°C")
+    )
+
+
+def test_a_damaged_log_is_replaced_with_the_states_of_its_alarms(tmp_path, clock):
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    outbox.append(Layout("s", ("t",), ("°C",)), (1.0,), boot_s=1.0, utc_s=2.0, synced=True)
+    outbox.keep_alarm("s/warm", '{"kind":"above"}')
+    outbox.commit()
+    outbox.close()
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    db.execute("UPDATE tick SET checksum = 0")
+    db.commit()
+    db.close()
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    assert outbox.set_aside
+    assert outbox.alarms == {"s/warm": '{"kind":"above"}'}
+    outbox.close()
+
+
+def test_health_says_which_alarms_are_on_in_words():
+    """As `status` and the page do."""
+    on = AlarmHealth(
+        state="on",
+        condition="above",
+        limit=-15.0,
+        unit="°C",
+        value=-12.3,
+        since="2026-11-24T03:13:00.123Z",
+        clock="synced",
+        acknowledged=True,
+    )
+    alarms = {"too-warm": on, "silent": AlarmHealth(state="off"), "other": AlarmHealth()}
+    health = Health(sensors={"freezer": SensorHealth(alarms=alarms)})
+    assert alarm_texts(health) == [
+        "freezer/too-warm: above -15 °C, -12.3, since 2026-11-24T03:13:00.123Z, acknowledged"
+    ]
+    assert str(alarms["other"]) == "unknown"

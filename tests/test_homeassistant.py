@@ -125,6 +125,23 @@ def test_a_channel_has_its_unit_precision_class_and_times(tmp_path):
     assert components["air.pressure"]["dev_cla"] == "atmospheric_pressure"
 
 
+def test_an_alarm_is_a_binary_sensor_and_acknowledged_by_a_button(tmp_path):
+    """Its class says what is wrong; it does not depend on whether its sensor is available."""
+    sensor = '[[sensor]]\nid = "air"\ndriver = "dht22"\npin = 4\n[sensor.channel.temperature]\n'
+    header = "[[sensor.channel.temperature.alarm]]\n"
+    alarms = 'name = "too-warm"\nabove = 30\n' + header + 'name = "icy"\nbelow = 0\n'
+    alarms += header + 'name = "odd"\nrate = "5/min"\nno_value = "5m"\n'
+    components = message(load(tmp_path, sensor + header + alarms))["cmps"]
+    warm = components["alarm.air.too-warm"]
+    assert warm["stat_t"] == warm["json_attr_t"] == "sensors/test/air/alarm/too-warm"
+    assert (warm["name"], warm["uniq_id"]) == ("Air too-warm", "sn0123456789ab.alarm.air.too-warm")
+    assert "avty" not in warm
+    classes = [components[f"alarm.air.{name}"]["dev_cla"] for name in ("too-warm", "icy", "odd")]
+    assert classes == ["heat", "cold", "problem"]
+    assert components["acknowledge"]["cmd_t"] == "sensors/test/cmd/acknowledge"
+    assert "acknowledge" not in message(load(tmp_path, sensor))["cmps"]
+
+
 @pytest.mark.parametrize(
     ("payload", "channel", "expires_s"),
     [

@@ -172,9 +172,9 @@ def node_at(tmp_path) -> Iterator[Any]:
     """Runs a node in this process, on a simulated board whose pins can be seen and pressed."""
     stops = []
 
-    def start(port: int) -> tuple[Node, SimulatedBoard]:
+    def start(port: int, more: str = "") -> tuple[Node, SimulatedBoard]:
         file = tmp_path / "node.toml"
-        file.write_text(CONFIG.format(port=port))
+        file.write_text(CONFIG.format(port=port) + more)
         config = configuration.load(file)
         board = SimulatedBoard()
         for sensor in config.sensors:
@@ -190,6 +190,19 @@ def node_at(tmp_path) -> Iterator[Any]:
         node.stop("the test is over")
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
+
+
+def test_an_alarm_flashes_and_sounds_until_a_press_without_any_broker(node_at):
+    alarm = '[[sensor.channel.temperature.alarm]]\nname = "cold"\nbelow = 100\ngpio = 22\n'
+    node, board = node_at(free_port(), "[sensor.channel.temperature]\n" + alarm)
+    wait_until(lambda: node.panel.pattern is Pattern.ALARM)
+    wait_until(lambda: pin(board, 22).state)
+    finger = pin(board, BUTTON)
+    finger.drive_low()
+    time.sleep(0.1)
+    finger.drive_high()
+    wait_until(lambda: node.panel.pattern is not Pattern.ALARM)
+    wait_until(lambda: not pin(board, 22).state)
 
 
 def test_the_led_of_a_node_tells_how_it_is(broker: Mosquitto, node_at, monkeypatch):

@@ -65,6 +65,21 @@ def test_rows_are_sorted_by_node_sensor_and_channel(model):
     assert len(shown) == 12
 
 
+def test_an_alarm_is_a_row_with_its_state(model):
+    """And none when the topic is emptied; nothing hostile comes through."""
+    topic = "home/sensors/n/air/alarm/too-warm"
+    for payload, shown in (
+        ('{"state":"on","acknowledged":false,"value":9.1}', "on"),
+        ('{"state":"on","acknowledged":true,"value":9.1}', "on (seen)"),
+        ('{"state":"\\u001b[2J"}', "\\x1b[2J"),
+    ):
+        model.add(message(topic, payload), at(0))
+        (row,) = model.rows(at(0))
+        assert (row.channel, row.value) == ("alarm too-warm", shown)
+    model.add(message(topic, ""), at(0))
+    assert model.rows(at(0)) == []
+
+
 def test_a_plain_value_is_a_row(model):
     model.add(message("home/sensors/n/air/pressure", "1013.2"), at(0))
     assert [(r.channel, r.text) for r in model.rows(at(0))] == [("pressure", "1013.2")]

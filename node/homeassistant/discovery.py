@@ -303,14 +303,18 @@ def _alarms(topics: Topics, sensor: AnnouncedSensor) -> dict[str, Component]:
             "name": _named(sensor.table.id, alarm.called(channel)),
             "dev_cla": _class_of_alarm(alarm, units.get(channel, "")),
             "stat_t": (topic := topics.alarm(sensor.table.id, alarm.called(channel))),
-            # Home Assistant takes None for unknown.
-            "val_tpl": "{{ value_json.state if value_json.state in ('on', 'off') else none }}",
+            # The topic is emptied with the alarm. Home Assistant takes None for unknown.
+            "val_tpl": _ALARM_STATE,
             "pl_on": "on",
             "pl_off": "off",
             "json_attr_t": topic,
+            "json_attr_tpl": "{{ value or '{}' }}",
         }
         for channel, alarm in sensor.table.alarms
     }
+
+
+_ALARM_STATE = "{{ value_json.state if value and value_json.state in ('on', 'off') else none }}"
 
 
 def _class_of_alarm(alarm: AlarmTable, unit: str) -> str:
