@@ -90,6 +90,16 @@ def test_line_protocol_escapes_what_it_uses_itself():
 # -- numbers
 
 
+def test_numbers_that_somebody_has_made_up_do_not_stop_the_counting(tmp_path):
+    """Whoever may publish history may send any; a database that fails is taken for one away."""
+    database = SqliteDatabase(tmp_path / "x.db")
+    for stream in ("a", "b", "c"):
+        database.write([batch(1, 2**63 - 2, stream=stream)])
+    assert database.missing() == (pytest.approx(3 * 2**63), 0)
+    assert len(database.gaps(99)) == 3
+    database.close()
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 5)), max_size=20))
 def test_united_spans_have_the_same_numbers_and_do_not_touch(pairs):
     spans = [(first, first + length) for first, length in pairs]

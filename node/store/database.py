@@ -147,7 +147,9 @@ class Database:
     def missing(self) -> tuple[int, int]:
         """Return how many readings are missing, and how many of them are lost for good."""
         with self._transaction():
-            rows = self._execute("SELECT lost, sum(readings) FROM gaps GROUP BY lost").fetchall()
+            # Not as whole numbers, whose sum SQLite refuses beyond 64 bits: a `seq` may be any.
+            counting = "SELECT lost, sum(readings * 1.0) FROM gaps GROUP BY lost"
+            rows = self._execute(counting).fetchall()
         counts = {bool(lost): int(readings) for lost, readings in rows}
         return sum(counts.values()), counts.get(True, 0)
 
