@@ -32,7 +32,8 @@ from drivers.chip_checks import (
 from drivers.chip_reads import aht_frames, ms8607_twice, smbus_thermometer
 from drivers.chip_row import ChipOption, ChipRow, Mark, Reads, Witness
 from drivers.dht_frame import signed_tenths
-from drivers.sensirion_i2c import sen5x_values
+from drivers.mlx90640 import camera_on, heat_picture
+from drivers.sensirion_i2c import device_on, sen5x_values
 
 __all__ = ["CATALOGUE"]
 
@@ -756,7 +757,7 @@ _GAS = (
         package="sensirion-i2c-sen5x",
         module="sensirion_i2c_sen5x",
         class_name="Sen5xI2cDevice",
-        construct="sensirion",
+        made_by=device_on,
         addresses=(0x69,),
         reads=(
             _celsius(-10, 60, 2, "values", index="temperature"),
@@ -812,6 +813,28 @@ _INFRARED = (
         checked="its error flag",
         settle_s=0.3,
         quirks="speaks SMBus, 100 kHz at most",
+    ),
+    ChipRow(
+        name="mlx90640",
+        summary="MLX90640, 32 x 24 infrared pixels: mean, lowest, highest (±2 °C)",
+        package=_PACKAGE + "mlx90640",
+        module="adafruit_mlx90640",
+        class_name="MLX90640",
+        made_by=camera_on,
+        addresses=(0x33,),
+        reads=(
+            _celsius(-40, 300, 1, "picture", index="mean"),
+            _celsius(-40, 300, 1, "picture", index="lowest", name="temperature_min"),
+            _celsius(-40, 300, 1, "picture", index="highest", name="temperature_max"),
+        ),
+        accuracy="±2 °C (0 to 100 °C)",
+        source="Melexis MLX90640 rev. 12, §12.1 and figure 18",
+        witness=Witness(0x2407, 2, None),  # its id
+        prepare=heat_picture,
+        checked="both halves of a new picture",
+        min_interval_s=2.0,
+        quirks="a picture takes half a second; the library never ends if the chip's calibration "
+        "is not read right, so that is looked at before",
     ),
     ChipRow(
         name="mlx90632",

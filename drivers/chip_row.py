@@ -96,9 +96,11 @@ class ChipRow(msgspec.Struct, frozen=True, kw_only=True):
     """The distribution on PyPI."""
     module: str
     class_name: str
-    construct: Literal["address", "addr", "fixed", "device", "sensirion", "spi"] = "address"
+    construct: Literal["address", "addr", "fixed", "device", "spi"] = "address"
     """`cls(bus, address=)`, `cls(bus, addr=)`, `cls(bus)` for a chip whose address cannot be
-    chosen, `cls(I2CDevice(bus, address))`, `drivers.sensirion_i2c`, or `cls(bus, chip_select)`."""
+    chosen, `cls(I2CDevice(bus, address))`, or `cls(bus, chip_select)`."""
+    made_by: Callable[[OwnedBus, Any, int], Any] | None = None
+    """Constructs the library's class on a bus at an address, where none of these does."""
     addresses: tuple[int, ...] = ()
     """I2C addresses the chip can have, the library's default first; none on SPI."""
     also_uses: tuple[int, ...] = ()

@@ -316,10 +316,8 @@ def _construct(row: ChipRow, module: ModuleType, bus: Any, options: ChipOptions)
     if row.construct == "fixed":
         return library_class(bus, **keywords)
     address = options.i2c_address()
-    if row.construct == "sensirion":
-        from drivers.sensirion_i2c import device_on
-
-        return device_on(bus, library_class, address)
+    if row.made_by is not None:
+        return row.made_by(bus, library_class, address)
     if row.construct == "device":
         from adafruit_bus_device.i2c_device import I2CDevice
 

@@ -88,7 +88,7 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("cwttm8pt cwttm8pt100 cwttm8pt1000", _MODBUS.format("cwt-tm-8pt")),
     (
         "am2311 am2315 sht1x sht10 sht11 sht15 sht7x sht71 sht75 bme690 mlx90615 mlx90621 "
-        "mlx90640 mlx90641 sen50 lps22hh ccs811 sgp30 sgp40 sgp41 bh1750 "
+        "mlx90641 sen50 lps22hh ccs811 sgp30 sgp40 sgp41 bh1750 "
         "tsl2561 mhz19 mhz19b pms5003",
         _NOT_READ,
     ),

@@ -86,7 +86,6 @@ TOLD = {
     "ms5611": ("new_device", "sysfs"),
     "sts3x": ("new_device", "sysfs"),
     "ds1621": ("dtoverlay=i2c-sensor,ds1621", "sysfs"),
-    "mlx90640": ("not read by any driver here",),
     "XY-MD02": ('driver = "modbus"', 'model = "xy-md02"'),
     "max6675 ": ("maxim_thermocouple",),
     "TCA9548A": ("mux = { address = 0x70",),

@@ -12,6 +12,7 @@ from typing import Any
 from drivers.bus import Clock
 from drivers.errors import MissingSupport
 from drivers.sim.bosch import SimulatedBme280, SimulatedBme680, SimulatedBmp280
+from drivers.sim.camera import SimulatedMlx90640
 from drivers.sim.commands import (
     SimulatedAm2320,
     SimulatedHdc302x,
@@ -86,6 +87,7 @@ _PLAIN: dict[str, Callable[[_Air], SimulatedChip]] = {
     "tmp117": SimulatedTmp117,
 }
 _PERIODIC: dict[str, Callable[[_Air, Clock], SimulatedChip]] = {
+    "mlx90640": SimulatedMlx90640,
     "scd30": SimulatedScd30,
     "scd4x": SimulatedScd4x,
     "sen5x": SimulatedSen5x,
