@@ -611,6 +611,8 @@ sensors/greenhouse/health             pr         -      r        r             r
 sensors/greenhouse/history            pr         -      r        r             r         -        r
 sensors/greenhouse/air/state          pr         -      r        r             r         -        -
 sensors/greenhouse/air/availability   pr         -      r        r             r         -        -
+sensors/greenhouse/air/alarm/warm     pr         -      r        r             r         -        -
+sensors/cellar/air/alarm/warm         -          pr     r        r             r         -        -
 sensors/greenhouse/air/temperature    pr         -      r        r             r         -        -
 sensors/greenhouse/cmd/read           r          -      pr       pr            r         -        -
 sensors/greenhouse/cmd/restart        r          -      pr       pr            r         -        -

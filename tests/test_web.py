@@ -8,6 +8,7 @@ import csv
 import fcntl
 import io
 import itertools
+import json
 import os
 import re
 import signal
@@ -567,8 +568,6 @@ def shown(tmp_path: Path, start_web) -> Iterator[WebProcess]:
 
 def test_the_api_is_as_documented(shown):
     """The examples of node/web/README.md have the keys that the answers have."""
-    import json
-
     text = (Path(__file__).parent.parent / "node" / "web" / "README.md").read_text()
     blocks = re.findall(r"`GET (/\S+?)`.*?```json\n(.*?)```", text, re.S)
     assert len(blocks) >= 5
@@ -671,6 +670,24 @@ def test_the_page_of_simulated_hardware_says_so_on_every_page(tmp_path, start_we
         for path in ("/", "/sensor/s0"):
             assert "Simulated hardware: no reading here is real." in web.get(path).text
         assert "sensor_node_simulated 1" in web.get("/metrics").text
+
+
+def test_an_alarm_that_is_on_stands_on_its_sensor_and_in_the_metrics(tmp_path, start_web):
+    folder = tmp_path / "state"
+    health = json.loads(health_for_two())
+    on = {"state": "on", "condition": "above", "limit": 8.0, "unit": "°C", "value": 9.1}
+    health["sensors"]["s0"]["alarms"] = {"warm": on, "icy": {"state": "unknown"}}
+    health["sensors"]["s1"]["alarms"] = {"silent": {"state": "off"}}
+    make_log(folder, hours=1, health=json.dumps(health))
+    with held(folder):
+        web = start_web(folder)
+        for path in ("/", "/sensor/s0"):
+            assert web.get(path).text.count("Alarm warm: above 8 °C, 9.1, since ") == 1
+        lines = web.get("/metrics").text.splitlines()
+        assert [line for line in lines if line.startswith("sensor_node_alarm{")] == [
+            'sensor_node_alarm{sensor="s0",alarm="warm"} 1',
+            'sensor_node_alarm{sensor="s1",alarm="silent"} 0',
+        ]
 
 
 def test_the_log_as_csv(shown):
