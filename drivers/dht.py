@@ -36,6 +36,7 @@ from drivers.bus import Board, DhtSensor
 from drivers.dht_frame import TEMPERATURES, WIRING, NotAsked, agree, check_frame, decode_frame
 from drivers.errors import (
     BadFrame,
+    ImplausibleValue,
     MissingSupport,
     PinInUse,
     SensorError,
@@ -55,11 +56,10 @@ _log = logging.getLogger(__name__)
 SPACING_AFTER_FAILURE_S = 2.1
 SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
-# The first answer of a sensor that was not asked for a while does not count as an attempt.
-_TRIGGERS = ATTEMPTS + 1
-# One attempt captures for 0.25 s; the first one starts a child that imports Blinka.
-# A reading ends with the first time that the child is not there in time, or the other DHTs need it.
-_ATTEMPT_S, _START_S, _TURN_S = 0.5, 10.0, 15.0
+# One attempt captures for 0.25 s. The first answer of a sensor that was not asked for a while does
+# not count as an attempt.
+_ATTEMPTS_S = (ATTEMPTS + 1) * (SPACING_AFTER_FAILURE_S + 0.5)
+_CHILD_S = 29.0  # `drivers.dht_process`: a turn, a start, a capture that hangs and is ended
 
 BACKENDS = ("kernel", "pulseio", "edges")
 """What `auto` tries, in this order."""
@@ -133,23 +133,17 @@ class Dht:
         failure: SensorError | None = None
         unconfirmed: Measurement | None = None
         was_asked = False
-        while failures < ATTEMPTS:
-            began_s = self._rest()
+        latest_s = self._board.clock.monotonic() + _ATTEMPTS_S
+        while failures < ATTEMPTS and self._board.clock.monotonic() <= latest_s:
             try:
-                measurement, asked_s = self._attempt(began_s)
+                measurement, is_current = self._ask()
             except MissingSupport:
                 raise  # another attempt would not help
             except SensorError as error:
                 failures, failure = failures + 1, error
-                self._next_attempt_s = self._board.clock.monotonic() + SPACING_AFTER_FAILURE_S
                 if isinstance(error, SensorTimeout):
                     break  # the other sensors need the child, too
-                if not isinstance(error, SensorNotFound | PinInUse):  # it has noticed the request
-                    self._answered_s = began_s
                 continue
-            is_current = asked_s - self._answered_s <= MEMORY_S
-            self._answered_s = asked_s
-            self._next_attempt_s = asked_s + SPACING_AFTER_FAILURE_S
             if not is_current:
                 # The first time is as it should be.
                 failures, failure, was_asked = failures + was_asked, self._too_late(), True
@@ -157,19 +151,38 @@ class Dht:
             if self._agree(measurement, self._believed or measurement) or (
                 unconfirmed is not None and self._agree(measurement, unconfirmed)
             ):
-                self._next_attempt_s = asked_s + SPACING_AFTER_SUCCESS_S
+                self._next_attempt_s += SPACING_AFTER_SUCCESS_S - SPACING_AFTER_FAILURE_S
                 self._believed = measurement
                 self._settle()
                 return measurement
             unconfirmed = measurement
             failures, failure = failures + 1, self._unconfirmed(measurement)
+        self._give_way(failure)
+        assert failure is not None
+        raise failure
+
+    def _ask(self) -> tuple[Measurement, bool]:
+        """Let the sensor rest, and ask it. Return its answer, and whether that is not too old."""
+        began_s = self._rest()
+        try:
+            measurement, asked_s = self._attempt(began_s)
+        except SensorError as error:
+            self._next_attempt_s = self._board.clock.monotonic() + SPACING_AFTER_FAILURE_S
+            if isinstance(error, BadFrame | ImplausibleValue):
+                self._answered_s = began_s
+            raise
+        is_current = asked_s - self._answered_s <= MEMORY_S
+        self._answered_s = asked_s
+        self._next_attempt_s = asked_s + SPACING_AFTER_FAILURE_S
+        return measurement, is_current
+
+    def _give_way(self, failure: SensorError | None) -> None:
+        """Let the next reading take the next backend, unless this one is settled or not ready."""
         if not self._is_settled and not isinstance(failure, NotAsked | PinInUse):
             self.close()
             self._order.append(self._order.pop(0))
         elif self._order[0] == "kernel":
             self.close()  # the device may come back under another number
-        assert failure is not None
-        raise failure
 
     def _rest(self) -> float:
         """Let the sensor rest. Return the start time of the following attempt."""
@@ -303,7 +316,7 @@ def _info(
         quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate; "
         f"answers with its previous measurement, so a reading takes 2.4 s{quirks}",
         min_interval_s=2.0,
-        read_budget_s=_TRIGGERS * (SPACING_AFTER_FAILURE_S + _ATTEMPT_S) + _START_S + _TURN_S,
+        read_budget_s=_ATTEMPTS_S + _CHILD_S,
         reopen_after_failure=False,  # the object keeps the time of the last attempt
         former=(("backend", "bitbang", "auto"),),
     )

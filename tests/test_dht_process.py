@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from support import PATIENCE_S, wait_until
 
-from drivers import dht_process
+from drivers import dht, dht_process
+from drivers.dht import DHT22
 from drivers.dht_frame import NotAsked, decode_frame
 from drivers.dht_process import DhtChild, DhtProcess
 from drivers.errors import (
@@ -295,6 +296,14 @@ def test_the_time_until_its_turn_is_not_counted_as_the_sensors(child, sensor):
     child._turn.release()
     thread.join()
     assert waits[0] >= 0.2
+
+
+def test_a_reading_has_time_for_whatever_the_child_does():
+    """It waits for its turn, the child has to start, and hangs. The others wait that long, too."""
+    hang_s = dht_process.MEASURE_S + dht_process._END_S
+    assert hang_s + dht_process.START_S <= dht_process.TURN_S
+    assert dht_process.TURN_S + dht_process.START_S + hang_s == dht._CHILD_S
+    assert DHT22.read_budget_s > dht._ATTEMPTS_S + dht._CHILD_S - 1e-9
 
 
 def test_a_pin_that_is_taken_is_named_before_anything_hangs(child, sensor, monkeypatch):
