@@ -156,6 +156,23 @@ class DhtChild:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
+        if process.returncode < 0:
+            _remove_queues(process.pid)
+
+
+def _remove_queues(pid: int) -> None:
+    """Remove the message queue that a killed child spoke through to its helper (proc(5))."""
+    try:
+        import sysv_ipc
+
+        names, *rows = Path("/proc/sysvipc/msg").read_text(encoding="ascii").splitlines()
+    except (ImportError, OSError):
+        return
+    for line in rows:
+        row = dict(zip(names.split(), line.split(), strict=True))
+        if str(pid) in (row["lspid"], row["lrpid"]):  # who has sent and received last
+            with contextlib.suppress(sysv_ipc.Error):
+                sysv_ipc.remove_message_queue(int(row["msqid"]))
 
 
 _SHARED = DhtChild()

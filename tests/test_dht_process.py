@@ -236,6 +236,28 @@ def test_a_child_that_is_killed_is_replaced(child, sensor):
     assert len(child.started) == 2
 
 
+def test_a_child_that_is_killed_in_a_capture_leaves_nothing_behind(child, sensor, monkeypatch):
+    """kill -9, as the kernel does without memory: its queue outlives it."""
+    monkeypatch.setenv("PULSEIN_MODE", "die 4")
+    errors: list[SensorTimeout] = []
+
+    def measure() -> None:
+        try:
+            sensor.measure()
+        except SensorTimeout as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    wait_until(child.message_queues, what="it waits for its helper")
+    child.started[0].kill()
+    thread.join()
+    assert [error.what for error in errors] == ["the capture has died"]
+    assert not child.message_queues()
+    monkeypatch.delenv("PULSEIN_MODE")
+    assert is_read(sensor)
+
+
 def test_a_child_that_is_frozen_is_replaced(child, sensor, monkeypatch):
     """SIGSTOP: it is let go on, so that it can remove its queue, and ended."""
     assert is_read(sensor)
