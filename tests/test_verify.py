@@ -251,6 +251,7 @@ def test_readings_that_never_reached_the_log_are_not_taken_for_removed_ones(
 ):
     fill(outbox, clock, 2)
     outbox._ledger.last_seq += 5  # as when they were dropped from memory
+    assert head_of(outbox).seq == 6
     fill(outbox, clock, 2)
     for verdict in (verdict_on(tmp_path), verdict_on_export(exported(outbox))):
         assert (verdict.faults, verdict.skipped) == ([], 5)

@@ -130,8 +130,8 @@ class OutboxFile:
         damaged parts are skipped. `chain`: the readings to come are chained.
         """
         self.path = path
-        self.head: bytes | None = None
-        """The hash after the last reading; None if the readings to come are not chained."""
+        self.head: tuple[int, bytes] | None = None
+        """The last reading with a hash, and it; None if the readings to come are not chained."""
         wal = path.with_name(path.name + "-wal")
         left_open = _size_of(wal) > 0
         uri = path.absolute().as_uri()
@@ -195,7 +195,7 @@ class OutboxFile:
     def _begin_chain(self) -> None:
         """Chain the readings to come to the last one; begin a chain if that has no hash."""
         last_seq = self.ledger.last_seq
-        self.head = self._hash_at(last_seq) if self._chained else None
+        self.head = self._head_at(last_seq) if self._chained else None
         if self.head is not None:
             return
         with self._transaction():
@@ -204,7 +204,7 @@ class OutboxFile:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {_CHAINED}")
             self._write_anchor(last_seq, beginning := beginning_of(self.stream, last_seq))
-        self._chained, self.head = True, beginning
+        self._chained, self.head = True, (last_seq, beginning)
 
     def anchors(self) -> dict[int, bytes]:
         """Return seq -> the hash that the reading after it is chained to."""
@@ -337,7 +337,7 @@ class OutboxFile:
         notes = batch.retimings or batch.dead_letters or batch.events or batch.alarms
         if not (keep_ledger or notes) and (row := self._as_one_row(batch.readings, ledger)):
             self._insert([row])
-            self.head = row.hash
+            self._follow(row)
             return
         rows: list[Row] = []
         with self._transaction():
@@ -352,8 +352,12 @@ class OutboxFile:
                 self._write_ledger(stream, ledger)
             if streams is not None:
                 self._write_streams(streams)
-        if rows:
-            self.head = rows[-1].hash
+        for row in rows[-1:]:
+            self._follow(row)
+
+    def _follow(self, row: Row) -> None:
+        """Chain the next row to this one, which is committed."""
+        self.head = None if row.hash is None else (row.last_seq, row.hash)
 
     def _insert(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -380,7 +384,7 @@ class OutboxFile:
             dropped=ledger.dropped,
             layout_number=self._layout_number,
             boot_number=self._boot_number,
-            head=self.head,
+            head=None if self.head is None else self.head[1],
         )
 
     def _write_ledger(self, stream: str, ledger: Ledger) -> None:
@@ -533,15 +537,15 @@ class OutboxFile:
                 break
         return found[:limit]
 
-    def _hash_at(self, seq: int) -> bytes | None:
-        """Return the hash after the reading `seq`, of its row or of an anchor."""
+    def _head_at(self, seq: int) -> tuple[int, bytes] | None:
+        """Return the last hash up to the reading `seq`, of a row or an anchor, and its reading."""
         query = "SELECT last_seq, hash FROM tick WHERE last_seq <= ? ORDER BY last_seq DESC LIMIT 1"
         row_seq, row_hash = self._db.execute(query, (seq,)).fetchone() or (-1, None)
         anchors = self.anchors()
         anchor_seq = max((at for at in anchors if at <= seq), default=-1)
         if anchor_seq > row_seq or (anchor_seq == row_seq and row_hash is None):
-            return anchors.get(anchor_seq)
-        return row_hash
+            return (anchor_seq, anchors[anchor_seq]) if anchor_seq in anchors else None
+        return None if row_hash is None else (row_seq, row_hash)
 
     def _readings_of(self, row: Row, after_seq: int) -> list[Reading]:
         readings = self.as_written(row)

@@ -211,9 +211,7 @@ class OutboxStore:
     @property
     def head(self) -> tuple[int, bytes] | None:
         """Return the last reading that is chained, and its hash; None if they are not."""
-        if self._file is None or self._file.head is None:
-            return None
-        return self._last_written, self._file.head
+        return None if self._file is None else self._file.head
 
     def first_seq(self) -> int | None:
         """Return the seq of the oldest reading in the file; None if it is empty."""
