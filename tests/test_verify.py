@@ -17,7 +17,6 @@ from support import SENSOR_NODE, FakeClock, NodeProcess, sysfs_config, wait_unti
 from node.config.schema import OutboxTable
 from node.health import Health
 from node.outbox.chain import HASH_BYTES
-from node.outbox.file import OutboxFile
 from node.outbox.outbox import Outbox
 from node.outbox.proof import Head, Verdict, check_export, check_log, stored_from
 from node.outbox.reader import look_into
@@ -131,7 +130,7 @@ def test_pruning_keeps_an_anchor(clock, tmp_path):
 
 
 def anchor_of(folder: Path) -> str:
-    (value,) = look_into(folder / FILE_NAME, OutboxFile.anchors).values()
+    (value,) = look_into(folder / FILE_NAME, lambda log: log.anchors.all()).values()
     return value.hex()
 
 
@@ -286,7 +285,8 @@ def test_a_hash_is_eight_bytes_on_the_card_and_only_of_a_chained_log(clock, tmp_
             pytest.skip("this SQLite has no dbstat")
         db.close()
     a_reading = (rows[True] - rows[False]) / 400
-    assert round(a_reading, 1) == 8.0, "but for checksums, whose numbers are of different lengths"
+    # Checksums, too, are of different lengths there: by 0.07 bytes a reading, one time in three.
+    assert 7.5 < a_reading < 8.5
 
 
 # -- the command

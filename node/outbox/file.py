@@ -26,7 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
-from node.outbox.chain import beginning_of
+from node.outbox.anchors import CHAINED_SCHEMA, Anchors
 from node.outbox.records import Batch, DeadLetter, Event, Ledger, Retiming
 from node.outbox.rows import Damaged, Row, checksum_of, readings_of, rows_of
 from node.outbox.streams import Streams
@@ -63,13 +63,6 @@ _MIGRATIONS = (
     """,
 )
 """The steps that turn schema n - 1 into schema n; a new file begins at 0."""
-_CHAINED = 2
-"""The schema of a log that is chained, or was: `tick` has the column `hash`. An earlier version
-cannot use it, and sets it aside; so no other log has it."""
-_CHAIN_MIGRATION = (
-    "ALTER TABLE tick ADD COLUMN hash BLOB",
-    "CREATE TABLE anchor (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, checksum INTEGER NOT NULL)",
-)
 
 KEPT_DEAD_LETTERS = 500
 KEPT_EVENTS = 200
@@ -163,9 +156,13 @@ class OutboxFile:
 
     def _set_up(self, new_stream: str, *, check: bool, read_only: bool) -> None:
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-        if schema > _CHAINED:
-            raise NewerSchema(f"it has schema {schema}, and this version knows {_CHAINED}")
-        self._chained = bool(schema == _CHAINED)
+        if schema > CHAINED_SCHEMA:
+            raise NewerSchema(f"it has schema {schema}, and this version knows {CHAINED_SCHEMA}")
+        self.anchors = Anchors(
+            self._db,
+            lambda: self._rows_of("SELECT * FROM anchor", tuple[int, bytes]),
+            present=bool(schema == CHAINED_SCHEMA),
+        )
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         if not read_only:
             if schema == 0:
@@ -195,27 +192,11 @@ class OutboxFile:
     def _begin_chain(self) -> None:
         """Chain the readings to come to the last one; begin a chain if that has no hash."""
         last_seq = self.ledger.last_seq
-        self.head = self._head_at(last_seq) if self._chained else None
-        if self.head is not None:
-            return
-        with self._transaction():
-            if not self._chained:
-                for statement in _CHAIN_MIGRATION:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_CHAINED}")
-            self._write_anchor(last_seq, beginning := beginning_of(self.stream, last_seq))
-        self._chained, self.head = True, (last_seq, beginning)
-
-    def anchors(self) -> dict[int, bytes]:
-        """Return seq -> the hash that the reading after it is chained to."""
-        if not self._chained:
-            return {}
-        return dict(self._rows_of("SELECT * FROM anchor", tuple[int, bytes]))
-
-    def _write_anchor(self, seq: int, value: bytes) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO anchor VALUES (?, ?, ?)", (seq, value, checksum_of(seq, value))
-        )
+        self.head = self.anchors.head_at(last_seq)
+        if self.head is None:
+            with self._transaction():
+                head = self.anchors.begin(self.stream, last_seq)
+            self.anchors.present, self.head = True, head
 
     def refresh(self) -> None:
         """Reload the present contents of the file, most of all the `ledger`."""
@@ -362,7 +343,7 @@ class OutboxFile:
     def _insert(self, rows: Sequence[Row]) -> None:
         for row in rows:
             values = msgspec.structs.astuple(row)
-            if self._chained:
+            if self.anchors.present:
                 self._db.execute(_INSERT_CHAINED, values)
             else:
                 self._db.execute(_INSERT_TICK, values[:-1])
@@ -453,23 +434,13 @@ class OutboxFile:
         """Delete the rows up to `upto_seq`, and boots that rows no longer refer to."""
         with self._transaction():
             self._write_ledger(stream, ledger)
-            if self._chained:
-                self._keep_anchor(upto_seq)
+            self.anchors.keep_before(upto_seq)
             self._db.execute("DELETE FROM tick WHERE last_seq <= ?", (upto_seq,))
             self._db.execute(
                 "DELETE FROM boot WHERE number NOT IN (SELECT boot FROM tick) "
                 "AND number < (SELECT max(number) FROM boot)"
             )
         self._load()
-
-    def _keep_anchor(self, upto_seq: int) -> None:
-        """Keep the hash that the first row after `upto_seq` is chained to."""
-        last = self._db.execute(
-            "SELECT * FROM tick WHERE last_seq <= ? ORDER BY last_seq DESC LIMIT 1", (upto_seq,)
-        ).fetchone()
-        if last is not None and (row := Row(*last)).hash is not None:
-            self._write_anchor(row.last_seq, row.hash)
-            self._db.execute("DELETE FROM anchor WHERE seq < ?", (row.last_seq,))
 
     # -- reading
 
@@ -537,16 +508,6 @@ class OutboxFile:
                 break
         return found[:limit]
 
-    def _head_at(self, seq: int) -> tuple[int, bytes] | None:
-        """Return the last hash up to the reading `seq`, of a row or an anchor, and its reading."""
-        query = "SELECT last_seq, hash FROM tick WHERE last_seq <= ? ORDER BY last_seq DESC LIMIT 1"
-        row_seq, row_hash = self._db.execute(query, (seq,)).fetchone() or (-1, None)
-        anchors = self.anchors()
-        anchor_seq = max((at for at in anchors if at <= seq), default=-1)
-        if anchor_seq > row_seq or (anchor_seq == row_seq and row_hash is None):
-            return (anchor_seq, anchors[anchor_seq]) if anchor_seq in anchors else None
-        return None if row_hash is None else (row_seq, row_hash)
-
     def _readings_of(self, row: Row, after_seq: int) -> list[Reading]:
         readings = self.as_written(row)
         retiming = self.retimings.get(readings[0].boot_id)
@@ -587,7 +548,7 @@ class OutboxFile:
     @property
     def chained(self) -> bool:
         """Return whether it has readings with a hash, or had."""
-        return self._chained
+        return self.anchors.present
 
     @property
     def sensors(self) -> set[str]:

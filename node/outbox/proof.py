@@ -98,7 +98,7 @@ def _conclude(verdict: Verdict, head: Head | None) -> Verdict:
 def check_log(log: OutboxFile, head: Head | None = None) -> Verdict:
     """Check the rows of a log, from its oldest one on."""
     verdict = Verdict()
-    anchors = log.anchors()
+    anchors = log.anchors.all()
     before: bytes | None = None
     after_seq = 0
     if head is not None and head.seq in anchors:
