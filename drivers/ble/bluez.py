@@ -70,7 +70,7 @@ class BlueZRadio:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event | None = None
         self._trouble: SensorError | None = None
-        self._tracker = _Tracker()
+        self._tracker: _Tracker | None = None
         self._heard_s = 0.0
         """When anything was heard last, also of a foreign device."""
 
@@ -136,12 +136,13 @@ class BlueZRadio:
     async def _listen(self) -> None:
         with self._lock:
             self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
-        self._tracker = _Tracker()
+        self._tracker = None
         while self._is_wanted():
             try:
                 await self._scan()
             except Exception as error:  # noqa: BLE001, told by `check`, and tried again
                 self._trouble = trouble_of(error, self._adapter)
+                self._tracker = None
                 await self._pause(_RETRY_S)
 
     async def _pause(self, seconds: float) -> bool:
@@ -159,44 +160,46 @@ class BlueZRadio:
         if not self._is_wanted():
             return
         state = await adapter_state(self._adapter)
-        self._tracker.remembered |= state.remembered
-        self._tracker.passive = not self._active and state.can_monitor
+        passive = not self._active and state.can_monitor
+        if self._tracker is None or self._tracker.passive is not passive:
+            self._tracker = _Tracker(state.remembered, passive=passive)
         scanner = _scanner(
             self._adapter,
             self._detected,
-            passive=self._tracker.passive,
+            passive=passive,
             prefix=_common_beginning([*self._ears]),
         )
         await asyncio.wait_for(scanner.start(), _ANSWER_S)
         self._trouble, self._heard_s = None, time.monotonic()
         try:
             while not await self._pause(_LOOK_EVERY_S):
-                if await self._has_ended(state):
+                if await self._has_ended(state, passive=passive):
+                    self._tracker = None  # the connection, and with it each object, may be another
                     return
         finally:
             # BlueZ may be gone, or the adapter off: then there is no scan to stop.
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(scanner.stop(), _ANSWER_S)
 
-    async def _has_ended(self, before: AdapterState) -> bool:
+    async def _has_ended(self, before: AdapterState, *, passive: bool) -> bool:
         silent_s = time.monotonic() - self._heard_s
         if silent_s < _LOOK_EVERY_S:
             return False
         now = await adapter_state(self._adapter)
-        is_scanning = now.discovering or self._tracker.passive
+        is_scanning = now.discovering or passive
         return now.daemon != before.daemon or not is_scanning or silent_s > _SILENT_S
 
     def _detected(self, device: Any, data: Any) -> None:
         """Take an advertisement from bleak; foreign ones end here."""
         self._heard_s = time.monotonic()
         hear = self._ears.get(device.address)
-        if hear is not None:
+        if hear is not None and self._tracker is not None:
             heard = self._tracker.heard(device.address, data, self._heard_s)
             if heard is not None:
                 hear(heard)
 
     async def _survey(self, seconds: float) -> list[Advertisement]:
-        tracker = _Tracker()
+        tracker = _Tracker((await adapter_state(self._adapter)).remembered, passive=False)
         found: dict[str, Advertisement] = {}
 
         def detected(device: Any, data: Any) -> None:
@@ -204,7 +207,6 @@ class BlueZRadio:
             if heard is not None and (device.address in found or len(found) < _MAX_SURVEYED):
                 found[device.address] = heard
 
-        tracker.remembered = (await adapter_state(self._adapter)).remembered
         scanner = _scanner(self._adapter, detected, passive=False, prefix="")
         await asyncio.wait_for(scanner.start(), _ANSWER_S)
         try:
@@ -216,12 +218,15 @@ class BlueZRadio:
 
 
 class _Tracker:
-    """Tells what an advertisement has brought from what BlueZ remembers."""
+    """Tells what an advertisement has brought from what BlueZ remembers.
 
-    def __init__(self) -> None:
-        self.remembered: frozenset[str] = frozenset()
-        """Addresses of which BlueZ had data before the scan."""
-        self.passive = False
+    It is good for one connection of bleak's: another one makes all objects again.
+    """
+
+    def __init__(self, remembered: frozenset[str], *, passive: bool) -> None:
+        """`remembered`: the addresses of which BlueZ had data before the scan."""
+        self._remembered = remembered
+        self.passive = passive
         self._last: dict[str, tuple[Any, Any]] = {}
         """Address -> the objects of its last signal, which are kept so that they stay unique."""
 
@@ -232,7 +237,7 @@ class _Tracker:
         before = self._last.get(address)
         self._last[address] = (services, makers)
         if before is None:
-            if address in self.remembered:
+            if address in self._remembered:
                 return None  # it may be from the time before the scan
             before = (None, None)
         new_services = self._new(services, before[0])

@@ -75,7 +75,7 @@ async def adapter_state(adapter: str) -> AdapterState:
     found = objects.get(f"/org/bluez/{adapter}", {}).get(_ADAPTER)
     if found is None:
         raise _no_adapter(adapter, objects)
-    if not found.get("Powered"):
+    if not found.get("Powered", True):
         raise _switched_off(adapter)
     return AdapterState(
         discovering=bool(found.get("Discovering")),

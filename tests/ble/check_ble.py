@@ -174,6 +174,33 @@ def test_what_bluez_remembers_is_not_read(tmp_path, bus, bluetoothd, broker, sub
         assert subscriber.states("gone") == []
 
 
+def test_a_new_connection_does_not_make_remembered_data_new(
+    tmp_path, bus, bluetoothd, broker, subscriber
+):
+    """The system's D-Bus restarts: all that bleak has is read anew from BlueZ's memory."""
+    address = "A4:C1:38:00:00:01"
+    bluetoothd.tell("label", address, "govee", SENT_EVERY_S)
+    with a_node(tmp_path, bus, config(broker.port, sensor("a", address))) as node:
+        subscriber.wait_for("sensors/test/a/availability", "online")
+        bluetoothd.stop()
+        bus.stop()
+        subscriber.wait_for("sensors/test/a/availability", "offline", OFFLINE_WITHIN_S + 15)
+        node.wait_for_log("no D-Bus")
+        bus.start()
+        bluetoothd.start()
+        bluetoothd.tell("remember", address, "govee")
+        wait_until(
+            lambda: "A4:C1:38" in bluetoothd.tell("state"), BACK_WITHIN_S, "the node scans again"
+        )
+        before = len(subscriber.states("a"))
+        for _ in range(3):
+            bluetoothd.tell("touch", address)
+        time.sleep(INTERVAL_S + 1)
+        assert len(subscriber.states("a")) == before
+        bluetoothd.tell("label", address, "govee", SENT_EVERY_S)
+        subscriber.wait_for("sensors/test/a/availability", "online", 30)
+
+
 def test_a_wrong_key_is_told_and_costs_its_own_sensor_alone(
     tmp_path, bus, bluetoothd, broker, subscriber
 ):

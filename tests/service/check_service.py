@@ -177,7 +177,11 @@ def probe(node: Container) -> Callable[..., dict[str, object]]:
             node.run("mknod", "-m", "660", f"/dev/probe-{device}", "c", numbers[name], "200")
             node.run("chgrp", "i2c", f"/dev/probe-{device}")
         lines = ["Type=exec", "Restart=no", "WatchdogSec=0", f"DeviceAllow=char-{named} rw"]
-        lines += ["ExecStart=", "ExecStart=/opt/sensor-node/bin/python /srv/probe.py", *settings]
+        lines += [
+            "ExecStart=",
+            "ExecStart=/opt/sensor-node/current/bin/python /srv/probe.py",
+            *settings,
+        ]
         node.drop_in("\n".join(lines), name="zz-probe")
         found = node.file("/var/lib/sensor-node/probe.json")
         try:
@@ -208,6 +212,8 @@ def test_the_unit_lets_the_node_do_what_it_must(probe):
     assert may["message queue"] == "works", "pulseio's helper is spoken to by one"
     assert may["ctypes callback"] == "works"
     assert may["sqlite"] == "works"
+    assert may["system bus"] == "owned: False", "bluetoothd is asked by it; there is none here"
+    assert may["decrypt"] == "works", "what Bluetooth thermometers encrypt"
     assert may["child"] == "works", "the DHT's process"
     assert may["localhost"], "names resolve"
     assert may["read /proc/cpuinfo"] == may["read /proc/sys/kernel/random/boot_id"] == "works"
@@ -221,7 +227,8 @@ def test_the_unit_lets_it_do_nothing_else(probe):
     assert may["write /srv/everybodys"] == "EROFS"
     assert may["list /root"] == may["list /home"] == "EACCES"
     assert may["unshare"] == may["raise priority"] == "EPERM"
-    assert may["socket of AF_PACKET"] == may["socket of AF_NETLINK"] == "EAFNOSUPPORT"
+    for family in ("AF_PACKET", "AF_NETLINK", "AF_BLUETOOTH"):
+        assert may[f"socket of {family}"] == "EAFNOSUPPORT"
     assert may["mode of a new file"] == "0o640"
     assert may["other processes"] == 0
 

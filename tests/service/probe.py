@@ -77,6 +77,37 @@ def callback() -> None:
     assert ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 5)() == 5
 
 
+def system_bus() -> str:
+    """Ask who owns bluetoothd's name, with the package by which the driver `ble` does."""
+    import asyncio
+
+    from dbus_fast import BusType, Message
+    from dbus_fast.aio import MessageBus
+
+    async def ask() -> str:
+        bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+        question = Message(
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member="NameHasOwner",
+            signature="s",
+            body=["org.bluez"],
+        )
+        answer = await bus.call(question)
+        assert answer is not None
+        return f"owned: {answer.body[0]}"
+
+    return asyncio.run(ask())
+
+
+def decrypt() -> None:
+    from cryptography.hazmat.primitives.ciphers.aead import AESCCM
+
+    sealed = AESCCM(bytes(16), tag_length=4).encrypt(bytes(13), b"x", None)
+    assert AESCCM(bytes(16), tag_length=4).decrypt(bytes(13), sealed, None) == b"x"
+
+
 def sqlite() -> None:
     with contextlib.closing(sqlite3.connect("probe.db")) as db:
         db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t (a)")
@@ -112,13 +143,15 @@ for place in ("/root", "/home"):
     attempt(f"list {place}", partial(os.listdir, place))
 for place in ("/proc/cpuinfo", "/proc/sys/kernel/random/boot_id"):
     attempt(f"read {place}", partial(read, place))
-for family in ("AF_PACKET", "AF_NETLINK"):
+for family in ("AF_PACKET", "AF_NETLINK", "AF_BLUETOOTH"):
     attempt(f"socket of {family}", partial(open_socket, getattr(socket, family)))
 attempt("adjtimex", lambda: adjtimex(0))
 attempt("set the clock", lambda: str(adjtimex(1)))
 attempt("message queue", message_queue)
 attempt("ctypes callback", callback)
 attempt("sqlite", sqlite)
+attempt("system bus", system_bus)
+attempt("decrypt", decrypt)
 attempt("child", child)
 attempt("localhost", lambda: [a[4][0] for a in socket.getaddrinfo("localhost", 1)])
 attempt("unshare", lambda: str(must(libc.unshare(0x10000000))))
