@@ -43,6 +43,7 @@ PREPARATIONS = (
     "tests/kernel/run",
     "tests/homeassistant/run --prepare",
     "tests/bench/run --prepare",
+    "tests/armhf/run --prepare",
 )
 
 
