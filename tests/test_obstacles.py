@@ -25,6 +25,9 @@ DHT = sensor("air", "dht22", "pin = 4")
 PROBE = sensor("tank", "ds18b20", 'address = "28-0316a2795bff"')
 
 
+ALARM = "[[sensor.channel.temperature.alarm]]\nabove = 50\n{}\n"
+
+
 @pytest.fixture
 def board(tmp_path: Path) -> RootedBoard:
     """A Pi with I2C, SPI and 1-Wire switched on."""
@@ -49,12 +52,24 @@ def test_what_will_work_is_not_noted(tmp_path, board):
     assert noted(tmp_path, text, board) == []
 
 
+def test_a_program_that_is_not_there_is_noted(tmp_path, board):
+    """Without its name, which may be a secret in the wrong place."""
+    text = sensor("cpu", "cpu") + ALARM.format('exec = ["/opt/on-alarm"]')
+    assert noted(tmp_path, text, board) == [
+        "[[sensor]] cpu: the program of its alarm temperature_above is missing, or may not be run; "
+        "give its whole path in exec, and make it executable (chmod +x)"
+    ]
+    write(board, "/opt/on-alarm", "#!/bin/sh\n").chmod(0o755)
+    assert noted(tmp_path, text, board) == []
+
+
 @pytest.mark.parametrize(
     ("wired", "who"),
     [
         (DHT, "[[sensor]] air"),
         ("[status_led]\npin = 4\n", "[status_led]"),
         ("[button]\npin = 4\n", "[button]"),
+        (sensor("cpu", "cpu") + ALARM.format("gpio = 4"), "[[sensor]] cpu alarm temperature_above"),
         (sensor("cpu", "cpu", "power_pin = 4"), "[[sensor]] cpu power_pin"),
         (sensor("ntc", "mcp3008", "select_pin = 4"), "[[sensor]] ntc"),
         (sensor("ntc", "mcp3008", "clock_pin = 4"), "[[sensor]] ntc"),

@@ -42,12 +42,12 @@ def fill(outbox: Outbox, clock: FakeClock, commits: int, readings: int = 3) -> N
         for _ in range(readings):
             clock.sleep(1)
             clock.wall_s += 1
-            layout, numbers = AIR, (21.5, 45)
+            layout, numbers = AIR, [21.5, 45]
             if outbox.last_seq % 7 == 5:
-                layout, numbers = ALARM, (ALARM_ON, 8.0, 21.5)
+                layout, numbers = ALARM, [ALARM_ON, 8.0, 21.5]
             outbox.append(
                 layout,
-                numbers,
+                tuple(numbers),
                 boot_s=clock.boot_s(),
                 utc_s=clock.utc_s(),
                 synced=clock.synced(),

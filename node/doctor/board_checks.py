@@ -151,6 +151,9 @@ def _used_pins(config: Config) -> dict[int, str]:
     for sensor in config.sensors:
         if sensor.power_pin is not None:
             pins[sensor.power_pin] = f"power_pin of {sensor.id}"
+        for channel, alarm in sensor.alarms:
+            if alarm.gpio is not None:
+                pins[alarm.gpio] = f"alarm {sensor.id}/{alarm.called(channel)}"
         if isinstance(sensor.options, I2CChipOptions | SPIChipOptions):
             continue  # the kernel owns those pins
         for claim in sensor.options.claims():
@@ -165,6 +168,7 @@ def _wants_pin_factory(config: Config) -> bool:
         config.status_led is not None
         or config.button is not None
         or any(s.power_pin is not None or s.driver.startswith("mcp3") for s in config.sensors)
+        or any(alarm.gpio is not None for sensor in config.sensors for _, alarm in sensor.alarms)
     )
 
 

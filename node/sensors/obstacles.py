@@ -6,6 +6,7 @@ the rest. Nothing is opened, and no pin is moved.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -48,7 +49,20 @@ def obstacles(config: Config, board: Board) -> list[Obstacle]:
         *_missing_adapters(config, board),
         *pins_on_one_wire(config, board),
         *_passing_paths(config, board),
+        *_missing_programs(config, board),
     ]
+
+
+def _missing_programs(config: Config, board: Board) -> Iterator[Obstacle]:
+    """Yield the programs of alarms that this computer does not have."""
+    for sensor in config.sensors:
+        for channel, alarm in sensor.alarms:
+            if alarm.exec_ is not None and not os.access(board.path(alarm.exec_[0]), os.X_OK):
+                yield Obstacle(
+                    f"[[sensor]] {sensor.id}: the program of its alarm {alarm.called(channel)} is "
+                    "missing, or may not be run",
+                    "give its whole path in exec, and make it executable (chmod +x)",
+                )
 
 
 def _missing_packages(config: Config) -> Iterator[Obstacle]:
@@ -181,6 +195,9 @@ def _pins(config: Config) -> Iterator[tuple[int, str]]:
     for sensor in config.sensors:
         if sensor.power_pin is not None:
             yield sensor.power_pin, f"[[sensor]] {sensor.id} power_pin"
+        for channel, alarm in sensor.alarms:
+            if alarm.gpio is not None:
+                yield alarm.gpio, f"[[sensor]] {sensor.id} alarm {alarm.called(channel)}"
         for claim in sensor.options.claims():
             if match := _GPIO.fullmatch(claim.resource):
                 yield int(match[1]), f"[[sensor]] {sensor.id}"
