@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
+import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -58,6 +59,8 @@ def tables_by_name(target: Any) -> type[msgspec.Struct] | None:
 
 def table_in(target: Any) -> type[msgspec.Struct] | None:
     """Return the schema of the table in a field `TABLE | None`; None for another field."""
+    if get_origin(target) not in (Union, types.UnionType):
+        return None
     for part in get_args(target):
         if isinstance(part, type) and issubclass(part, msgspec.Struct):
             return part
