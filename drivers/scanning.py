@@ -26,7 +26,7 @@ from drivers.errors import (
     as_sensor_error,
 )
 from drivers.one_wire_bus import one_wire_trouble
-from drivers.packages import is_installed
+from drivers.packages import install_command, is_installed
 from drivers.registry import driver_names, find_driver
 from drivers.scan_buses import I2CAdapter, forbidden, i2c_adapters, switched_off
 from drivers.scan_i2c import ALLOWED_S, Answer, BusScan, scan_bus
@@ -95,15 +95,16 @@ def scan(board: Board, *, only_bus: int | None = None, allowed_s: float = ALLOWE
     if trouble := one_wire_trouble(board):
         failures.append(trouble)
     alone = [a for a in adapters if only_bus is None and not a.for_sensors]
+    notes = [
+        f'I2C bus {a.number} ("{a.name}") was left alone: it is a display\'s or the '
+        f"mainboard's. --bus {a.number} scans it."
+        for a in alone
+    ]
+    if any(board.path("/sys/class/bluetooth").glob("hci*")) and not is_installed("bleak"):
+        needs = install_command("ble")
+        notes.append(f"Bluetooth thermometers were not listened to. That needs: {needs}")
     return Scan(
-        tuple(findings),
-        tuple(switched_off(board)),
-        tuple(
-            f'I2C bus {a.number} ("{a.name}") was left alone: it is a display\'s or the '
-            f"mainboard's. --bus {a.number} scans it."
-            for a in alone
-        ),
-        (*failures, *forbidden(board)),
+        tuple(findings), tuple(switched_off(board)), tuple(notes), (*failures, *forbidden(board))
     )
 
 

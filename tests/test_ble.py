@@ -462,6 +462,20 @@ def test_scan_names_what_it_hears_the_nearest_first():
     assert "ATC_8D18B2, pvvx" in summaries[2]
 
 
+def test_scan_says_what_it_lacks_to_hear(monkeypatch):
+    """Only where there is an adapter."""
+    board = SimulatedBoard(FakeClock())
+    monkeypatch.setattr("drivers.packages.is_installed", lambda module: module != "bleak")
+    monkeypatch.setattr("drivers.scanning.is_installed", lambda module: module != "bleak")
+    assert not any("Bluetooth" in note for note in scan(board).notes)
+    board.attach("ble", BleOptions(address=ADDRESS))
+    result = scan(board)
+    assert [finding for finding in result.findings if "Bluetooth" in finding.where] == []
+    (note,) = [note for note in result.notes if "Bluetooth" in note]
+    assert "were not listened to" in note
+    assert "bleak" in note
+
+
 def test_scan_without_an_adapter_finds_nothing_and_asks_no_radio(monkeypatch):
     board = SimulatedBoard(FakeClock())
 

@@ -116,7 +116,7 @@ def trouble_of(error: Exception, adapter: str) -> SensorError:
 def _of_name(name: str, text: str, adapter: str) -> SensorError:
     if name.startswith(_NO_DAEMON):
         return MissingSupport(
-            "bluetoothd does not run",
+            "bluetoothd is not running",
             "sudo apt install bluez, and sudo systemctl enable --now bluetooth",
         )
     if name.startswith(_DENIED):
@@ -128,8 +128,8 @@ def _of_name(name: str, text: str, adapter: str) -> SensorError:
 
 def _denied(text: str) -> MissingSupport:
     return MissingSupport(
-        f"this user may not speak with bluetoothd ({text})",
-        "it is for the group bluetooth, which the service is in: "
+        f"this user has no permission to use bluetoothd ({text})",
+        "that needs the group bluetooth, which the service is in: "
         "sudo usermod -aG bluetooth $USER, and log in again",
     )
 
@@ -141,7 +141,7 @@ def _no_adapter(adapter: str, objects: dict[str, Any]) -> SensorNotFound:
     hint = (
         f'there is {", ".join(there)}: adapter = "{there[0]}"'
         if there
-        else "no Bluetooth adapter is there: is dtoverlay=disable-bt in config.txt, or the "
+        else "there is no Bluetooth adapter: is dtoverlay=disable-bt in config.txt, or the "
         "firmware missing (sudo apt install bluez-firmware)? Look into dmesg"
     )
     return SensorNotFound(f"the adapter {adapter} is not there", hint)

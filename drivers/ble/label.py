@@ -109,7 +109,7 @@ class Label:
             if self._heard_s is None:
                 return SensorNotFound(
                     f"nothing heard for {_seconds(now_s - self._began_s)}",
-                    "is its battery empty, is it out of reach, or its address another? "
+                    "is its battery empty, is it out of reach, or is the address wrong? "
                     "sensor-node scan lists what is heard",
                 )
             silent_s = now_s - self._heard_s

@@ -136,7 +136,7 @@ def test_twenty_labels_among_foreign_devices(tmp_path, bus, bluetoothd, broker, 
 
         bluetoothd.stop()
         wait_until(who_is(subscriber, others, online=False), OFFLINE_WITHIN_S + 15, "all offline")
-        node.wait_for_log("bluetoothd does not run; sudo apt install bluez")
+        node.wait_for_log("bluetoothd is not running; sudo apt install bluez")
         bluetoothd.start()
         for address, form, key in LABELS.values():
             bluetoothd.tell("label", address, form, SENT_EVERY_S, key)
@@ -271,7 +271,7 @@ def test_read_waits_for_the_first_advertisement(tmp_path, bus, bluetoothd):
 def test_without_bluetoothd(tmp_path, bus):
     code, text = said(tmp_path, bus.env, "read")
     assert code == 1
-    assert "bluetoothd does not run; sudo apt install bluez" in text
+    assert "bluetoothd is not running; sudo apt install bluez" in text
 
 
 def test_without_d_bus(tmp_path):
@@ -289,7 +289,7 @@ def test_without_the_right(tmp_path):
         bluetoothd.stop()
         bus.stop()
     assert code == 1
-    assert "this user may not speak with bluetoothd" in text
+    assert "this user has no permission to use bluetoothd" in text
     assert "usermod -aG bluetooth" in text
 
 
