@@ -112,6 +112,20 @@ def test_buses_that_are_off_and_how_to_switch_them_on(tmp_path, board):
     assert set(statuses(checked(config, board)).values()) == {"ok"}
 
 
+def test_the_serial_port_of_a_modbus_line_is_looked_at(tmp_path, board):
+    """Once for all its sensors; a gateway has none."""
+    options = 'port = "/dev/ttyUSB0"\nmodel = "xy-md02"\nunit = {}'
+    text = sensor("a", "modbus", options.format(1)) + sensor("b", "modbus", options.format(2))
+    text += sensor("c", "modbus", 'host = "10.0.0.1"\nmodel = "xy-md02"')
+    (step,) = checked(configured(tmp_path, text), board)
+    assert (step.name, step.status) == ("serial", "failed")
+    assert step.message == "/dev/ttyUSB0 does not exist"
+    assert "/dev/serial/by-id" in step.remedy
+    write(board, "/dev/ttyUSB0")
+    (step,) = checked(configured(tmp_path, text), board)
+    assert (step.status, step.message) == ("ok", "/dev/ttyUSB0 may be used by root")
+
+
 def test_phantoms_on_1_wire_are_a_missing_pull_up(tmp_path, board):
     """raspberrypi/firmware issue 348."""
     for name in ("w1_bus_master1", "00-200000000000", "00-c00000000000"):

@@ -52,6 +52,18 @@ def test_what_will_work_is_not_noted(tmp_path, board):
     assert noted(tmp_path, text, board) == []
 
 
+MODBUS = sensor("barn", "modbus", 'port = "/dev/ttyUSB0"\nmodel = "xy-md02"')
+
+
+def test_a_serial_port_that_is_not_there_is_noted(tmp_path, board):
+    assert noted(tmp_path, MODBUS, board) == [
+        "[[sensor]] barn: /dev/ttyUSB0 does not exist; plug its adapter in; ls /dev/serial/by-id "
+        "shows the names of adapters, which stay"
+    ]
+    write(board, "/dev/ttyUSB0")
+    assert noted(tmp_path, MODBUS, board) == []
+
+
 def test_a_program_that_is_not_there_is_noted(tmp_path, board):
     """Without its name, which may be a secret in the wrong place."""
     text = sensor("cpu", "cpu") + ALARM.format('exec = ["/opt/on-alarm"]')

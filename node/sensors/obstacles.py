@@ -47,6 +47,7 @@ def obstacles(config: Config, board: Board) -> list[Obstacle]:
         *_missing_packages(config),
         *_missing_buses(config, board),
         *_missing_adapters(config, board),
+        *_missing_ports(config, board),
         *pins_on_one_wire(config, board),
         *_passing_paths(config, board),
         *_missing_programs(config, board),
@@ -117,6 +118,20 @@ def _missing_adapters(config: Config, board: Board) -> Iterator[Obstacle]:
             f"{_named(sensors)}: there is no Bluetooth adapter {adapter}",
             "on a Pi: is dtoverlay=disable-bt in config.txt? Other computers need a USB adapter, "
             "or --simulate",
+        )
+
+
+def _missing_ports(config: Config, board: Board) -> Iterator[Obstacle]:
+    """Yield the serial ports that do not exist, each with its sensors."""
+    missing: dict[str, list[SensorTable]] = {}
+    for sensor in config.sensors:
+        for claim in sensor.options.claims():
+            if claim.resource.startswith("/dev/") and not board.path(claim.resource).exists():
+                missing.setdefault(claim.resource, []).append(sensor)
+    for port, sensors in missing.items():
+        yield Obstacle(
+            f"{_named(sensors)}: {port} does not exist",
+            "plug its adapter in; ls /dev/serial/by-id shows the names of adapters, which stay",
         )
 
 
