@@ -16,6 +16,7 @@ from node.config.schema import Config
 from node.reading import ReadOutcome
 from node.sensors.agreement import Agreement, verdict_on
 from node.sensors.state import SensorState
+from node.web.settings import settings_of
 
 BOUND: dict[str, Any] = {"within": 0.5, "unit": "°C"}
 
@@ -135,6 +136,13 @@ def test_its_interval_is_the_longest_of_its_sensors(tmp_path):
     config = config_of(tmp_path, nested + TWO + AIR + slow + CELLAR)
     intervals = {sensor.id: float(sensor.interval) for sensor in config.sensors}
     assert (intervals["both"], intervals["all"], intervals["cellar"]) == (300, 300, 30)
+
+
+def test_the_page_does_not_take_it_for_one_of_the_usual_interval(tmp_path):
+    """It would show it as offline between two readings of its slow sensors."""
+    slow = dht("attic", 24, 'interval = "5m"\n')
+    config_of(tmp_path, AIR + slow + TWO)
+    assert settings_of(tmp_path / "node.toml").intervals == {"air": 30.0, "attic": 300.0}
 
 
 def test_it_may_be_derived_from_and_filtered(tmp_path):
@@ -274,6 +282,23 @@ def test_the_node_names_who_deviates_and_goes_on(broker, start_node, tmp_path):
     wait_until(lambda: value() == 21.4)
     node.wait_for_log("both (agree): all agree again")
     wait_until(lambda: not [p for p in health()["problems"] if p.startswith("both")])
+
+
+def test_a_spike_of_one_of_three_is_named_and_does_not_count(broker, start_node):
+    """Simulated hardware, real drivers: the spike is 60 °C above a room of 21 °C."""
+    names = ("one", "two", "three")
+    text = f'[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
+    for bus, name in enumerate(names):
+        text += f'[[sensor]]\nid = "{name}"\ndriver = "bme280"\nbus = {bus + 1}\n'
+        text += 'address = 0x76\ninterval = "0.5s"\n'
+    text += agree(*(f"{name}/temperature" for name in names)).replace("0.5", "15.0")
+    text += '[[simulation.fault]]\nsensor = "two"\nkind = "spike"\namount = 60\n'
+    node = start_node(text + 'after = "2s"\nfor = "2s"\n', "--simulate")
+    node.wait_for_log("both (agree): two/temperature deviates by more than 15 °C")
+    topic = "sensors/test/both/state"
+    assert 10 < json.loads(retained(broker.port, topic)[topic])["temperature"] < 32
+    node.wait_for_log("both (agree): all agree again")
+    assert not node.log_lines("both (agree): offline")
 
 
 def test_read_compares_too(tmp_path, capsys):

@@ -143,10 +143,13 @@ def _broker(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _intervals(document: dict[str, Any]) -> dict[str, float]:
+    """Return the intervals of the sensors that have one; that of `agree` is left to be observed."""
     sensors = document.get("sensor")
     found: dict[str, float] = {}
     for sensor in sensors if isinstance(sensors, list) else []:
         if isinstance(sensor, dict) and isinstance(sensor.get("id"), str):
+            if "interval" not in sensor and isinstance(sensor.get("of"), list):
+                continue
             with contextlib.suppress(ValueError):
                 found[sensor["id"]] = float(Seconds.parse(sensor.get("interval", 30)))
     return found
