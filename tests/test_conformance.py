@@ -411,7 +411,8 @@ def test_a_faulty_driver_costs_its_own_sensor_alone(tmp_path, monkeypatch, optio
     )
     config = load(file)
     (remark,) = config.remarks
-    assert remark.startswith("[[sensor]] koi: the driver pond is faulty: ")
+    faulty_because = "driver 'pond': " if options is None else "the driver pond is faulty: "
+    assert remark.startswith(f"[[sensor]] koi: {faulty_because}")
     assert says in remark
     assert remark.endswith("; this sensor stays offline")
     healthy, faulty = config.sensors

@@ -87,8 +87,9 @@ def _read_sensor(
     except _Faulty as faulty:
         from node.config.faulty_driver import stand_in
 
-        name = info.name if info is not None else written["driver"]
-        what = f"the driver {name} is faulty: {faulty}"
+        name, what = written["driver"], str(faulty)
+        if info is not None:
+            name, what = info.name, f"the driver {info.name} is faulty: {faulty}"
         reader.remark(path, f"{what}; this sensor stays offline")
         info, options = stand_in(name, what, info)
     common["driver"] = info.name
