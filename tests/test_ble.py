@@ -638,3 +638,36 @@ def test_what_is_only_heard_may_be_a_neighbours():
 def test_check_says_that_there_is_no_adapter(tmp_path: Path):
     said = checked(tmp_path, f'driver = "ble"\naddress = "{ADDRESS}"\nadapter = "hci7"')
     assert "[[sensor]] a: there is no Bluetooth adapter hci7" in said
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "passive"),
+    [
+        ("auto", None, False),
+        ("pvvx", None, True),
+        ("ruuvi", None, True),
+        ("bthome", None, False),
+        ("bthome", KEY, True),
+        ("govee", None, False),
+    ],
+)
+def test_which_thermometers_may_be_listened_to_passively(monkeypatch, form, key, passive):
+    """Those whose content changes with each measurement: BlueZ reports only changes then."""
+    board = SimulatedBoard(FakeClock())
+    options = msgspec.convert({"address": ADDRESS, "format": form, "key": key}, BleOptions)
+    board.attach("ble", options)
+    asked = []
+    monkeypatch.setattr(board.radios["hci0"], "listen", lambda *_, passive: asked.append(passive))
+    BleSensor(options, board)
+    assert asked == [passive]
+
+
+def test_a_label_may_be_heard_while_it_is_looked_at():
+    """Negative control: the dictionary that was looked at would have grown."""
+    label = a_label()
+    label.hear(sent("pvvx", 1))
+    looked_at = iter(label._unread)
+    next(looked_at)
+    label.hear(sent("ruuvi", 2))  # with pressure, which is another quantity
+    assert "pressure" in label._unread
+    assert list(looked_at)

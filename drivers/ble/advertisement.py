@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 
@@ -65,6 +66,7 @@ Raises:
 """
 
 
+@functools.cache
 def channel_called(name: str) -> Channel:
     """Return the channel of a quantity: `temperature`, and `temperature_2` of a second probe."""
     base = re.sub(r"_[2-9]\Z", "", name)

@@ -86,7 +86,9 @@ class Label:
             self._numbers[form] = number
             if self._is_repeating:
                 return
-        self._unread |= {name: (value, heard_s) for name, value in decoded.values.items()}
+        # Another dictionary, because `has_unread` may be looking at this one.
+        new = {name: (value, heard_s) for name, value in decoded.values.items()}
+        self._unread = {**self._unread, **new}
         if any(map(is_measured, decoded.values)):
             self._new_s = heard_s
 

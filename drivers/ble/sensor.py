@@ -20,9 +20,11 @@ __all__ = ["BLE", "BleOptions", "BleSensor", "key_of"]
 
 _ADAPTERS = "/sys/class/bluetooth"
 _KEY = re.compile(r"[0-9A-Fa-f]{32}")
-# They send all they have without being asked, and number their measurements, so that an
-# advertisement need not be heard twice (`drivers.ble.bluez`).
-_PASSIVE = ("bthome", "pvvx", "atc", "mibeacon", "ruuvi")
+# They send all they have without being asked, and number their measurements: so the content of an
+# advertisement changes with each, and a passive scan misses none (`drivers.ble.bluez`). BTHome has
+# to have a number only if it is encrypted.
+_PASSIVE = ("pvvx", "atc", "mibeacon", "ruuvi")
+_PASSIVE_WITH_KEY = ("bthome",)
 
 _FIRST_S = 20.0
 """How long the first reading waits for an advertisement, after listening has begun."""
@@ -132,7 +134,8 @@ class BleSensor:
         self._began_s = self._clock.monotonic()
         self._is_primed = False
         self._label = Label(options.format, key, self._began_s)
-        self._radio.listen(self._address, self._label.hear, passive=options.format in _PASSIVE)
+        passive = _PASSIVE if key is None else (*_PASSIVE, *_PASSIVE_WITH_KEY)
+        self._radio.listen(self._address, self._label.hear, passive=options.format in passive)
 
     def _named(self, error: SensorError) -> SensorError:
         return type(error)(f"{self._where}: {error.what}", error.hint)
@@ -254,7 +257,7 @@ BLE = DriverInfo(
     example='driver = "ble"\naddress = "A4:C1:38:8D:18:B2"',
     accuracy="that of the thermometer",
     source="its maker's page; the formats' sources are in drivers/ble",
-    quirks="an interval shorter than that at which it measures makes readings fail in between",
+    quirks="an interval below 10 s, or shorter than that at which it measures, makes readings fail",
     more_channels=True,
     min_interval_s=1.0,
     read_budget_s=_FIRST_S + 5.0,

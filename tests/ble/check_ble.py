@@ -226,14 +226,15 @@ def test_a_passive_scan_where_bluez_and_every_format_allow_it(
     tmp_path, bus, bluetoothd, broker, subscriber
 ):
     bluetoothd.tell("monitoring")
-    for number, form in enumerate(("pvvx", "ruuvi", "bthome")):
-        bluetoothd.tell("label", f"A4:C1:38:00:00:{number:02X}", form, SENT_EVERY_S)
-    sensors = [
-        sensor(form, f"A4:C1:38:00:00:{number:02X}", f'format = "{form}"')
-        for number, form in enumerate(("pvvx", "ruuvi", "bthome"))
-    ]
+    forms = {"pvvx": "", "ruuvi": "", "bthome": KEY}
+    sensors = []
+    for number, (form, key) in enumerate(forms.items()):
+        address = f"A4:C1:38:00:00:{number:02X}"
+        bluetoothd.tell("label", address, form, SENT_EVERY_S, key)
+        more = f'format = "{form}"\n' + (f'key = "{key}"' if key else "")
+        sensors.append(sensor(form, address, more))
     with a_node(tmp_path, bus, config(broker.port, *sensors)):
-        for form in ("pvvx", "ruuvi", "bthome"):
+        for form in forms:
             subscriber.wait_for_states(form, 3)
         assert bluetoothd.tell("state") == "done state discovery= monitors=1"
         bluetoothd.tell("become", "A4:C1:38:00:00:00", "stuck")
