@@ -6,7 +6,7 @@ The scheduler, the filters, the log and the reporter are those of the node.
 steps and within a commit, restarted in good order, or loses its broker with messages in flight; the
 computer is booted with a clock that is not set; the clock is stepped; sensors fail. `World.faults`
 compares what a consumer has then, which drops what it has seen by (stream, seq), with an evaluation
-of the readings by a few lines that share nothing with the node.
+of the readings by a few lines that share nothing with the node, and checks the chain of hashes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from node.mqtt.publisher import Publisher
 from node.mqtt.retained_topics import RetainedTopics
 from node.outbox.file import OutboxFile
 from node.outbox.outbox import Outbox
+from node.outbox.proof import Head, check_export, check_log, stored_from
+from node.outbox.reader import look_into
+from node.outbox.store import FILE_NAME
 from node.reading import ReadOutcome
 from node.report.reporter import Reporter
 from node.sensors.port import SensorPort
@@ -55,6 +58,7 @@ host = "127.0.0.1"
 enabled = false
 [outbox]
 history_interval = "20s"
+chain = true
 [[sensor]]
 id = "a"
 driver = "sysfs"
@@ -454,7 +458,24 @@ class World:
             mine = [row for row in rows if row["sensor"] == sensor]
             faults += [f"{sensor}: {fault}" for fault in _expected(mine, sensor)]
         faults += _silence_faults([row for row in rows if row["sensor"] == "b"], self.boots)
-        return faults
+        return faults + self._chain_faults()
+
+    def _chain_faults(self) -> list[str]:
+        """What `verify` says of the log, and of what the consumer has."""
+        head = self.life.outbox.chain_head
+        assert head is not None
+        known = Head(head[0], head[1].hex())
+        self.life.abandon()
+        log = look_into(self.folder / FILE_NAME, lambda log: check_log(log, known))
+        stored = [stored_from(stream, row) for (stream, _), row in self.broker.rows.items()]
+        export = check_export(stored, known)
+        covered = log.checked + log.unchained == len(stored) == export.checked + export.unchained
+        few = export.unchained < 10 and log.unchained == 0
+        return [
+            *(f"verify, log: {fault}" for fault in log.faults),
+            *(f"verify, export: {fault}" for fault in export.faults),
+            *(() if covered and few else (f"verify: {log} {export}",)),
+        ]
 
     @property
     def records(self) -> int:

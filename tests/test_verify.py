@@ -256,6 +256,18 @@ def test_readings_that_never_reached_the_log_are_not_taken_for_removed_ones(
         assert (verdict.faults, verdict.skipped) == ([], 5)
 
 
+def test_readings_that_were_sent_from_memory_are_covered_by_the_next_hash(outbox, clock):
+    """They came without one, because the disk was full, and were written later."""
+    fill(outbox, clock, 10)
+    batches = exported(outbox)
+    for row in batches[0]["readings"][9:21]:
+        row.pop("hash", None)
+    verdict = verdict_on_export(batches)
+    assert (verdict.faults, verdict.checked) == ([], 27)
+    batches[0]["readings"][11]["sensor"] = "other"
+    assert verdict_on_export(batches).faults == ["one of readings 10 to 24 altered"]
+
+
 def test_a_log_is_chained_from_the_moment_on_that_it_is_switched_on(clock, tmp_path):
     """And not while it is switched off; an earlier version can use it until then."""
     for chain, size in ((False, 9), (True, 9), (False, 6), (True, 6)):

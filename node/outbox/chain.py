@@ -1,9 +1,9 @@
-"""The chain of hashes over the rows of a log: each covers the one before it, and its readings.
+"""The chain of hashes over the readings of a log: each covers the one before it, and a reading.
 
-A hash is BLAKE2b (RFC 7693) of the hash before it and of the content of the readings that were
-committed in one row, cut off after `HASH_BYTES`. Who alters, inserts or removes a reading would
-have to make all later hashes again; a hash that others have already, such as the head in `health`,
-then differs.
+A hash is BLAKE2b (RFC 7693) of the hash before it and of the content of a reading, cut off after
+`HASH_BYTES`; of the readings that were committed in one row, the last one's is kept. Who alters,
+inserts or removes a reading would have to make all later hashes again; a hash that others have
+already, such as the head in `health`, then differs.
 
 The content of a reading is its `seq`, the sensor, the channels, their numbers, and the time, if the
 clock was set when it was taken. So a consumer can compute it from `history`. Pure.
@@ -42,6 +42,8 @@ def content_of(readings: Iterable[Reading]) -> list[Content]:
     ]
 
 
-def hash_after(before: bytes, row: list[Content]) -> bytes:
-    """Return the hash after the readings of a row."""
-    return blake2b(before + _encode(row), digest_size=HASH_BYTES).digest()
+def hash_after(before: bytes, readings: Iterable[Content]) -> bytes:
+    """Return the hash after the last of some readings."""
+    for content in readings:
+        before = blake2b(before + _encode(content), digest_size=HASH_BYTES).digest()
+    return before

@@ -21,6 +21,8 @@ from node.reading import ALARM_ACKNOWLEDGED, ALARM_OFF, ALARM_ON
 __all__ = ["Head", "Stored", "Verdict", "check_export", "check_log", "stored_from"]
 
 _AT_ONCE = 256
+_TRIED = 200
+"""The most readings of which each number may be from before the clock was set."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -205,18 +207,31 @@ def _check_stored(
 ) -> None:
     """Check the readings up to one with a hash; `gaps` are the numbers missing among them."""
     if before is not None:
-        timeless: list[Content] = [(one[0], None, *one[2:]) for one in row]
-        for content in (row, timeless):  # the clock was set when they were taken, or only later
-            if hash_after(before, content) == told:
-                verdict.checked += len(row)
-                verdict.timeless += len(row) if content is timeless else 0
-                verdict.skipped += sum(last - first + 1 for first, last in gaps)
-                return
+        timeless = _timeless(before, row, told)
+        if timeless is not None:
+            verdict.checked += len(row)
+            verdict.timeless += timeless
+            verdict.skipped += sum(last - first + 1 for first, last in gaps)
+            return
         if not gaps:
             verdict.faults.append(_altered(row[0][0], row[-1][0]))
             return
     verdict.unchained += len(row)
     verdict.faults += [f"{_span(*gap)} missing" for gap in gaps]
+
+
+def _timeless(before: bytes, row: list[Content], told: bytes) -> int | None:
+    """Return of how many of the readings the time is not covered; None if the hash differs.
+
+    They are the first ones, from before the clock was set. Readings that were sent from memory have
+    come without a hash, so a row may be several here.
+    """
+    counts = range(len(row) + 1) if len(row) <= _TRIED else (0, len(row))
+    for count in counts:
+        without: list[Content] = [(one[0], None, *one[2:]) for one in row[:count]]
+        if hash_after(before, [*without, *row[count:]]) == told:
+            return count
+    return None
 
 
 def stored_from(stream: str, item: dict[str, Any]) -> Stored:
