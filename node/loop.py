@@ -395,6 +395,7 @@ class Node:
         self._check_network_at_s = now_s + NETWORK_THREAD_CHECK_S
         if self._link.alive:
             self._service.feed_watchdog()
+            self._link.renew_login(now_s)
         else:
             self._service.skip_feed()
             self._link.restart()

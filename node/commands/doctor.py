@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
@@ -29,6 +31,7 @@ from node.doctor.system_checks import (
 from node.doctor.topic_list import TopicList, TriedSubscription
 from node.doctor.users import node_user
 from node.homeassistant.discovery import discovery_topic
+from node.mqtt.credentials import password_of_command
 from node.outbox.store import FILE_NAME
 from node.report.topic_list import published_topics, subscriptions
 from node.sensors.board import open_board
@@ -111,12 +114,12 @@ def _invalid(error: configuration.ConfigError) -> list[Step]:
 def _examine(config: Config, arguments: argparse.Namespace) -> Iterator[Step]:
     yield from _configuration(config, simulate=arguments.simulate)
     state_dir = find_state_dir(arguments.state_dir)
-    node = find_our_node(state_dir, client_id(config.mqtt.base_topic, config.node.name))
+    own_id = config.mqtt.client_id or client_id(config.mqtt.base_topic, config.node.name)
+    node = find_our_node(state_dir, own_id)
     user = node_user(node.process, state_dir)
     yield from check_our_node(node, config)
     topics = Topics(config.mqtt.base_topic, config.node.name)
-    broker = Broker(config.mqtt, topics, tls_context(config.mqtt.tls))
-    yield from check_broker(broker, _topic_list(config, topics, node), node)
+    yield from _broker_steps(config, topics, node)
     written = (config.source, TIMESYNC, state_dir / FILE_NAME, Path(__file__))
     yield check_clock(SystemClock(), written)
     yield check_disk(state_dir, user)
@@ -125,6 +128,19 @@ def _examine(config: Config, arguments: argparse.Namespace) -> Iterator[Step]:
     yield check_supply(board)
     yield from check_board(config, board, user, node_runs=node.process is not None)
     yield from check_sensors(config, board, node, SystemClock())
+
+
+def _broker_steps(config: Config, topics: Topics, node: OurNode) -> Iterator[Step]:
+    mqtt = config.mqtt
+    if mqtt.password_command:
+        try:
+            password = password_of_command(mqtt.password_command)
+        except ValueError as error:
+            yield Step("login", "failed", str(error), "run the command by hand, as the node's user")
+            return
+        mqtt = msgspec.structs.replace(mqtt, password=password)
+    broker = Broker(mqtt, topics, tls_context(mqtt.tls))
+    yield from check_broker(broker, _topic_list(config, topics, node), node)
 
 
 def _configuration(config: Config, *, simulate: bool) -> Iterator[Step]:

@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         if stand_in is None:
             return _report_bad_configuration(error, simulate=arguments.simulate)
         config = stand_in
-    with lean_imports(with_ssl=config.mqtt.tls is not None):
+    secure = config.mqtt.tls is not None or config.mqtt.transport == "websockets"
+    with lean_imports(with_ssl=secure):
         # Imported late: the configuration decides whether ssl is needed.
         from node.loop import Node
         from node.sensors.board import open_board, preload_drivers
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         config,
         board,
         SystemClock(),
-        client_id=client_id(config.mqtt.base_topic, config.node.name),
+        client_id=config.mqtt.client_id or client_id(config.mqtt.base_topic, config.node.name),
         state_dir=state_dir,
         hold_state_dir=lock.hold,
         tls_context=context,

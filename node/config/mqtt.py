@@ -70,6 +70,7 @@ def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, f
     before = len(reader.problems)
     values = reader.right_keys(MqttTable, plain, ("mqtt",))
     _resolve_password(reader, values)
+    _check_way(reader, values)
     if not 5 <= values.get("keepalive", 30) <= 3600:
         reader.problem(("mqtt", "keepalive"), "must be between 5s and 1h")
     retain_for_s = values.get("retain_for", DEFAULT_RETAIN_FOR)
@@ -78,13 +79,29 @@ def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, f
     return MqttTable(**values, tls=tls), retain_for_s
 
 
+def _check_way(reader: TableReader, values: dict[str, Any]) -> None:
+    """Report keys that have no effect without another one, and a package that is missing."""
+    for key, other in (("path", "transport"), ("password_valid_for", "password_command")):
+        wanted = '"websockets"' if other == "transport" else "set"
+        if key in values and values.get(other, "tcp") in ("tcp", ()):
+            reader.problem(("mqtt", key), f"has no effect unless {other} is {wanted}")
+    if str(values.get("proxy", "")).startswith("socks5"):
+        import importlib.util
+
+        from drivers.packages import install_command
+
+        if importlib.util.find_spec("socks") is None:
+            what = f"needs the package PySocks: {install_command('proxy')}"
+            reader.problem(("mqtt", "proxy"), what)
+
+
 def _read_tls(reader: TableReader, written: object) -> TlsTable | None:
     values = reader.table(TlsTable, written, ("mqtt", "tls"))
     if values is None:
         return None
     before = len(reader.problems)
-    for key, file in values.items():
-        values[key] = file = reader.locate(file, key)
+    for key in values.keys() & {"ca_file", "cert_file", "key_file"}:
+        values[key] = file = reader.locate(values[key], key)
         if reader.read_file(file, ("mqtt", "tls", key)) is not None and key == "key_file":
             _note_if_open(reader, file)
     if ("cert_file" in values) != ("key_file" in values):
@@ -105,11 +122,13 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
     path: KeyPath = ("mqtt", "password")
     variable = os.environ.get(_VARIABLE)
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), _CREDENTIAL)
-    named = [key for key in ("password", "password_file") if key in values]
+    named = [key for key in ("password", "password_file", "password_command") if key in values]
     if variable is not None and named:
         reader.notes.append(f"${_VARIABLE} has no effect: [mqtt] {named[0]} is set")
-    if len(named) == 2:
-        reader.problem(path, "password and password_file are mutually exclusive")
+    if len(named) > 1:
+        reader.problem(path, f"{' and '.join(named)} are mutually exclusive")
+    elif named == ["password_command"]:
+        _check_command(reader, values)
     elif named == ["password_file"]:
         values["password_file"] = file = reader.locate(values["password_file"], "password_file")
         path = ("mqtt", "password_file")
@@ -122,8 +141,20 @@ def _resolve_password(reader: TableReader, values: dict[str, Any]) -> None:
         _set_password(reader, variable, f"${_VARIABLE}", path, values)
     elif credential.exists():
         _password_from(reader, credential, path, values)
-    if "password" in values and "username" not in values:
+    if {"password", "password_command"} & values.keys() and "username" not in values:
         reader.problem(path, "a password needs a username")
+
+
+def _check_command(reader: TableReader, values: dict[str, Any]) -> None:
+    """Report a command that cannot be run. It is run for each connection, not here."""
+    command = values["password_command"]
+    path: KeyPath = ("mqtt", "password_command")
+    if not command or not command[0]:
+        reader.problem(path, 'expected a program and its arguments: ["/usr/local/bin/token"]')
+    elif not os.path.isabs(command[0]):
+        reader.problem(path, "the program needs its whole path, because a service has another PATH")
+    elif not os.access(command[0], os.X_OK):
+        reader.notes.append(f"[mqtt] password_command: {command[0]} is not a program here")
 
 
 def _password_from(reader: TableReader, file: Path, path: KeyPath, values: dict[str, Any]) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "MqttVersion",
     "NodeTable",
     "OutboxTable",
+    "ProxyAddress",
     "Secret",
     "SensorTable",
     "SimulationTable",
@@ -65,6 +66,19 @@ class WebAddress(str):
     """The address of a web page that browsers and Home Assistant accept; see `config.values`."""
 
     __slots__ = ()
+
+
+class ProxyAddress(str):
+    """`http://HOST:PORT` or `socks5://HOST:PORT`; see `config.values.parse_proxy`."""
+
+    __slots__ = ()
+
+    @property
+    def parts(self) -> tuple[str, str, int]:
+        """Return the scheme, the host and the port."""
+        scheme, _, rest = self.partition("://")
+        host, _, port = rest.rpartition(":")
+        return scheme, host.strip("[]"), int(port)
 
 
 class MqttVersion(str):
@@ -111,12 +125,42 @@ class NodeTable(_Table, frozen=True, kw_only=True):
     name: TopicPart
 
 
+_Protocol = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[\x21-\x7e]+\Z", max_length=255, description="the name of a protocol: mqtt"
+    ),
+]
+
+
 class TlsTable(_Table, frozen=True, kw_only=True):
     """`[mqtt.tls]`; paths are relative to the configuration file."""
 
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    server_name: HostName | None = None
+    """The name that the certificate must have, and that is asked for (RFC 6066, §3)."""
+    alpn: tuple[_Protocol, ...] = ()
+    """The protocols to offer (RFC 7301)."""
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the files that are named, by key."""
+        named = {"ca_file": self.ca_file, "cert_file": self.cert_file, "key_file": self.key_file}
+        return {key: file for key, file in named.items() if file is not None}
+
+
+_ClientId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[\x21-\x7e]+\Z", max_length=128, description="up to 128 characters of ASCII"
+    ),
+]
+_UrlPath = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^/[\x21-\x7e]*\Z", max_length=512, description='a path: "/mqtt"'),
+]
 
 
 class MqttTable(_Table, frozen=True, kw_only=True):
@@ -127,6 +171,12 @@ class MqttTable(_Table, frozen=True, kw_only=True):
     username: str | None = None
     password: Secret | None = None
     password_file: Path | None = None
+    password_command: tuple[str, ...] = ()
+    password_valid_for: Seconds = Seconds(0)
+    client_id: _ClientId | None = None
+    transport: Literal["tcp", "websockets"] = "tcp"
+    path: _UrlPath | None = None
+    proxy: ProxyAddress | None = None
     base_topic: TopicPath = "sensors"
     protocol: MqttVersion = MqttVersion("auto")
     keepalive: Seconds = Seconds(30)
@@ -141,8 +191,14 @@ class MqttTable(_Table, frozen=True, kw_only=True):
 
     @property
     def broker_port(self) -> int:
-        """The configured port, else 8883 with TLS and 1883 without."""
-        return self.port or (1883 if self.tls is None else 8883)
+        """The configured port, else 8883 with TLS and 1883 without; WebSockets: 443 and 80."""
+        without, with_tls = (80, 443) if self.transport == "websockets" else (1883, 8883)
+        return self.port or (without if self.tls is None else with_tls)
+
+    @property
+    def is_direct(self) -> bool:
+        """Return whether the broker is reached by a TCP connection of our own."""
+        return self.transport == "tcp" and self.proxy is None
 
 
 class OutboxTable(_Table, frozen=True, kw_only=True):
@@ -308,5 +364,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Return the files that the configuration names, by key."""
         named: dict[str, Path | None] = {"password_file": self.mqtt.password_file}
         if self.mqtt.tls is not None:
-            named |= msgspec.structs.asdict(self.mqtt.tls)
+            named |= self.mqtt.tls.files
         return {key: file for key, file in named.items() if file is not None}

@@ -42,6 +42,8 @@ class TlsFiles:
         except BadTlsFile as error:
             raise ConnectionError(str(error)) from error
         assert context is not None
+        if self._table.server_name is not None:
+            options["server_hostname"] = self._table.server_name
         return context.wrap_socket(sock, **options)
 
 
@@ -63,6 +65,8 @@ def tls_context(table: TlsTable | None) -> ssl.SSLContext | None:
     except (ssl.SSLError, OSError) as error:
         message = f"{table.ca_file} does not contain a PEM certificate ({_reason(error)})"
         raise BadTlsFile("ca_file", message) from error
+    if table.alpn:
+        context.set_alpn_protocols(list(table.alpn))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Set by default since Python 3.13: it rejects a CA without keyUsage, such as mosquitto-tls(7)
     # makes, so an upgrade of Debian would cut the node off. Chain and name are verified without it.

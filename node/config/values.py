@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from node.config.schema import HostName, MqttVersion, Secret, WebAddress
+from node.config.schema import HostName, MqttVersion, ProxyAddress, Secret, WebAddress
 from node.units import Rate, Seconds
 
 __all__ = [
@@ -134,6 +134,19 @@ def parse_host(written: object) -> HostName:
     return HostName(written)
 
 
+def parse_proxy(written: object) -> ProxyAddress:
+    """Check the address of a proxy.
+
+    Raises:
+        ValueError: it is not one of `http://HOST:PORT` and `socks5://HOST:PORT`.
+    """
+    found = re.fullmatch(r"(?:http|socks5)://(\[[^]]+\]|[^:/@]+):(\d{1,5})/?", str(written))
+    if found is None or not 0 < int(found[2]) <= 65535:
+        raise ValueError('expected "http://HOST:PORT" or "socks5://HOST:PORT"')
+    parse_host(found[1].strip("[]"))
+    return ProxyAddress(str(written).rstrip("/"))
+
+
 def parse_web_address(written: object) -> WebAddress:
     """Check the address of a web page.
 
@@ -171,6 +184,7 @@ def _decode(target: Any, written: object) -> object:
         Rate: Rate.parse,
         HostName: parse_host,
         WebAddress: parse_web_address,
+        ProxyAddress: parse_proxy,
         MqttVersion: MqttVersion.parse,
     }
     if target in parsers:

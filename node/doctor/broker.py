@@ -135,7 +135,8 @@ class Broker:
             return sock
         try:
             sock.settimeout(CONNECT_S)
-            secured = self._tls_context.wrap_socket(sock, server_hostname=self.mqtt.host)
+            name = (self.mqtt.tls.server_name if self.mqtt.tls else None) or self.mqtt.host
+            secured = self._tls_context.wrap_socket(sock, server_hostname=name)
             self._await_alert(secured)
         except (OSError, ValueError):
             sock.close()

@@ -28,6 +28,12 @@ _NAMES = (
 
 def check_broker(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
     """Yield every step that needs the broker; skip those after a failed one."""
+    if not broker.mqtt.is_direct:
+        way = "through a proxy" if broker.mqtt.proxy else "over WebSockets"
+        for name in _NAMES:
+            what = f"the doctor does not reach a broker {way}; see sensor-node status"
+            yield Step(name, "skipped", what)
+        return
     done = []
     with broker.closing():
         for step in _steps(broker, topics, node):

@@ -47,7 +47,7 @@ class LoginSteps:
                 if not is_last and error.reason.code == UNSUPPORTED_VERSION:
                     continue
                 yield self._tls_step()
-                yield failed("login", refusal(error.reason, self._mqtt))
+                yield self._refused(error)
                 return
             except Closed:
                 if not is_last:  # a broker without MQTT 5 may do that
@@ -61,6 +61,17 @@ class LoginSteps:
             yield self._login_step()
             return
 
+    def _refused(self, error: LoginRefused) -> Step:
+        if self._mqtt.client_id is None:
+            return failed("login", refusal(error.reason, self._mqtt))
+        return Step(
+            "login",
+            "failed",
+            f"{self._mqtt.address} refuses the doctor: {error.reason}",
+            "the doctor has client ids of its own (sndoctor...), because that of the node would "
+            "disconnect the node; if the broker allows only that one, see sensor-node status",
+        )
+
     @property
     def _will(self) -> Will:
         return Will(f"{self._broker.scratch}/{WILL_TOPIC}", TEST_PAYLOAD)
@@ -71,7 +82,8 @@ class LoginSteps:
         by = self._mqtt.tls.ca_file or "this system"
         if soon := ends_soon(self._broker.certificate_ends_s, time.time()):
             return Step("TLS", "warning", f"the broker's certificate {soon}", "renew it there")
-        return Step("TLS", "ok", f"the certificate is for {self._mqtt.host}, and trusted by {by}")
+        name = self._mqtt.tls.server_name or self._mqtt.host
+        return Step("TLS", "ok", f"the certificate is for {name}, and trusted by {by}")
 
     def _login_step(self) -> Step:
         who = f'the user "{self._mqtt.username}"' if self._mqtt.username else "no user name"

@@ -16,8 +16,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -27,8 +25,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from node.config.password import read_password
 from node.config.schema import MqttTable
+from node.mqtt.credentials import Credentials
 from node.mqtt.events import (
     Acknowledged,
     Arrived,
@@ -101,9 +99,11 @@ class NetworkClient(paho.Client):
             client_id=client_id,
             clean_session=False if keeps_session_3 else None,
             protocol=version,
+            transport=mqtt.transport,
             manual_ack=session is not None,
         )
         self._session = session
+        self._through = mqtt.proxy
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
         self._generation = generation
         self._report = report
@@ -130,10 +130,13 @@ class NetworkClient(paho.Client):
         """Whether messages wait for others to be acknowledged; set on another thread."""
         self.connect_timeout = CONNECT_TIMEOUT_S
         self.pause_before_reconnecting(0)
+        self.credentials = Credentials(mqtt)
         if mqtt.username is not None:
             self.username_pw_set(mqtt.username, mqtt.password)
-            if mqtt.password_file is not None:
-                self.on_pre_connect = partial(_read_password, mqtt.username, mqtt.password_file)
+            if self.credentials.change:
+                self.on_pre_connect = self._renew_password
+        if mqtt.transport == "websockets":
+            self.ws_set_options(mqtt.path or "/mqtt")
         if tls_context is not None:
             self.tls_set_context(tls_context)
         if will_topic is not None:
@@ -172,6 +175,8 @@ class NetworkClient(paho.Client):
 
         A paho without this method, or without `_packet_queue`, is used only by public methods.
         """
+        if self.credentials.problem:
+            raise ConnectionError(self.credentials.problem)
         sock = super()._create_socket()
         if self._ended:  # while it connected
             self.loop_stop()
@@ -185,6 +190,19 @@ class NetworkClient(paho.Client):
             sock, sieve, acknowledged=self._acknowledged, is_writing=self.want_write
         )
         return self._guard
+
+    def _create_socket_connection(self) -> socket.socket:
+        """Go through the configured proxy. A paho without this method never gets there."""
+        if self._through is None:
+            sock = super()._create_socket_connection()
+        else:
+            from node.mqtt.proxies import connect_through
+
+            host, port, _ = self._address
+            sock = connect_through(self._through, host, port, self.connect_timeout)
+        if self.transport != "tcp":  # paho's wrapper for WebSockets takes no options
+            _set_options(sock)
+        return sock
 
     @property
     def guarded(self) -> bool:
@@ -330,6 +348,10 @@ class NetworkClient(paho.Client):
 
     # -- callbacks, on the network thread
 
+    def _renew_password(self, client: paho.Client, userdata: Any) -> None:
+        self.credentials.refresh()
+        self.username_pw_set(self.credentials.username, self.credentials.password)
+
     def _connect_answered(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
@@ -386,7 +408,7 @@ class NetworkClient(paho.Client):
         we send nothing, our kernel delays the ACK by 40 ms, which allows one window every 40 ms.
         """
         sock: Any = self.socket()  # None, if the connection has just closed
-        if sock is not None and _QUICKACK is not None:
+        if sock is not None and _QUICKACK is not None and self.transport == "tcp":
             sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _subscribe_answered(
@@ -430,31 +452,26 @@ class NetworkClient(paho.Client):
         )
 
     def _socket_opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        """Send small packets immediately, and give up a dead peer soon (tcp(7)).
-
-        Nagle's algorithm would hold a reading back until the last one's ACK. Without a user
-        time-out the kernel repeats unacknowledged bytes for a quarter of an hour, at growing
-        intervals. And if the node sends nothing, it notices nothing before the next PINGREQ. The
-        kernel detects sooner, without waking the node, that a broker vanished and came back.
-        """
         self._attempt += 1
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER_S)
+        if self.transport == "tcp":
+            _set_options(sock)
+
+
+def _set_options(sock: Any) -> None:
+    """Send small packets immediately, and give up a dead peer soon (tcp(7)).
+
+    Nagle's algorithm would hold a reading back until the last one's ACK. Without a user time-out
+    the kernel repeats unacknowledged bytes for a quarter of an hour, at growing intervals. And if
+    the node sends nothing, it notices nothing before the next PINGREQ. The kernel detects sooner,
+    without waking the node, that a broker vanished and came back.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER_S)
 
 
 def _reason(code: ReasonCode) -> Reason:
     return Reason(code.value, str(code))
-
-
-def _read_password(username: str, file: Path, client: paho.Client, _userdata: object) -> None:
-    """Read the present password for the next connection.
-
-    If the file cannot be read or is empty, the last password stays, because the file may be in the
-    middle of being written.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        client.username_pw_set(username, read_password(file))

@@ -162,6 +162,14 @@ class BrokerConnection:
         self.connected = False
         self.start()
 
+    def renew_login(self, now_s: float) -> None:
+        """Connect again, without a will, if the password of this connection ends soon."""
+        if self.connected and now_s >= self._client.credentials.ends_s:
+            _log.info("connecting again, with another password")
+            self._client.end()
+            self.connected = False
+            self.start()
+
     def give_up(self, why: str) -> None:
         """Leave this connection for another one."""
         self._complain(f"{self._mqtt.address} {why}; reconnecting")

@@ -1,6 +1,6 @@
 """Imports libraries without modules that the node never uses: a quarter of its start time.
 
-Six modules are replaced by stand-ins, only while paho and msgspec are imported. A later import of
+Seven modules are replaced by stand-ins, only while paho and msgspec are imported. A later import of
 one of them, by a third party's driver for example, gets the real module. So do paho and msgspec as
 soon as they use more of it than the node needs. This module can go with Python 3.15, whose lazy
 imports (PEP 810) do the same; for each stand-in, the list below says when it can go earlier.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import importlib.machinery
 import os
 import sys
 import types
@@ -28,15 +27,16 @@ _SSL_ERRORS = {
 
 @contextlib.contextmanager
 def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
-    """Give libraries imported within the context only the parts of six modules that they need.
+    """Give libraries imported within the context only the parts of seven modules that they need.
 
     - platform: paho (2.2), and uuid for msgspec, ask it for the system's name. Can go when both
       import it where they use it.
     - msgspec.inspect, which is needed only for JSON Schema. Can go when msgspec imports it there.
     - typing_extensions, which imports inspect: msgspec (0.23) prefers it to typing if it is
       installed. Can go when msgspec stops this.
-    - urllib.request, which imports an HTTP client and e-mail: paho (2.2) finds proxies with it, if
-      PySocks is installed. Can go when paho imports it where it is used.
+    - urllib.request, which imports an HTTP client and e-mail, and socks: paho (2.2) finds proxies
+      with them, in variables of the environment that nobody meant for MQTT. [mqtt] proxy does not
+      need them. Can go when paho imports them where they are used.
     - ssl, without `with_ssl`: paho needs only the names of three errors from it, except with TLS.
       Can go when paho imports it in `tls_set`.
     - _hashlib, without `with_ssl`: hashlib tries OpenSSL first, and paho imports hashlib for
@@ -51,9 +51,9 @@ def lean_imports(*, with_ssl: bool = True) -> Iterator[None]:
         "platform": _Later("platform", system=lambda: os.uname().sysname),
         "msgspec.inspect": _Later("msgspec.inspect"),
         "typing_extensions": None,
+        "socks": None,
+        "urllib.request": _Later("urllib.request"),
     }
-    if importlib.machinery.PathFinder.find_spec("socks") is None:
-        stand_ins["urllib.request"] = _Later("urllib.request")
     if not with_ssl:
         stand_ins |= {"_hashlib": None, "ssl": _Later("ssl", **_SSL_ERRORS)}
     new = stand_ins.keys() - sys.modules.keys()
