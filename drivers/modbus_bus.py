@@ -38,6 +38,9 @@ __all__ = ["ModbusBus", "Request"]
 
 _LATE_S = 1.0
 """How long after a request that was not answered its answer may still come."""
+_MOST_GLITCHES = 2
+_NEVER_A_UNIT = (b"\x00", b"\xff")
+"""What an adapter hears when the line changes its direction; units are 1 to 247 (line §2.2)."""
 _PASSING = {5, 6, 11}
 """Exceptions that may be over at the next attempt."""
 
@@ -111,6 +114,9 @@ class _Line:
     def _frame(self, until_s: float) -> bytes:
         """Return one frame, or as much of it as comes in time."""
         frame = self._more(b"", SHORTEST, until_s)
+        for _ in range(_MOST_GLITCHES):
+            if frame[:1] in _NEVER_A_UNIT:
+                frame = self._more(frame[1:], SHORTEST, until_s)
         if len(frame) < SHORTEST:
             return frame
         if frame == self._sent[:SHORTEST]:

@@ -166,6 +166,13 @@ def test_an_echo_is_passed_over():
         assert opened({"port": slave.port, **XY}).read()["temperature"] == 21.5
 
 
+@pytest.mark.parametrize("glitch", [b"\x00", b"\xff", b"\x00\xff"])
+def test_a_glitch_before_the_answer_is_passed_over(glitch):
+    """Adapters that turn the line around by themselves hear one."""
+    with on_pty(lambda request: glitch + values(215, 500)(request)) as slave:
+        assert opened({"port": slave.port, **XY}).read()["temperature"] == 21.5
+
+
 def test_one_implausible_value_does_not_cost_the_others():
     with on_pty(values(3000, 500)) as slave:
         assert opened({"port": slave.port, **XY}).read() == {"humidity": 50.0}
