@@ -105,17 +105,20 @@ class Dht:
         self._board = board
         self._next_attempt_s = -math.inf
         self._source: _Source | None = None
-        self._order = self._backends()
+        self._order: list[str] = []
         """The backend in use, or to be tried next, followed by the later ones."""
-        self._is_settled = options.backend != "auto"
+        self._is_settled = False
+        self._forget_choice()
         self._believed: Measurement | None = None
         """The last reading, confirmed if necessary."""
         self._answered_s = -math.inf
         """When the sensor last answered, and so began a measurement."""
 
-    def _backends(self) -> list[str]:
+    def _forget_choice(self) -> None:
+        """Let the next attempt look at each backend again, if the configuration leaves a choice."""
         chosen = self._options.backend
-        return list(BACKENDS) if chosen == "auto" else [chosen]
+        self._order = list(BACKENDS) if chosen == "auto" else [chosen]
+        self._is_settled = chosen != "auto"
 
     def read(self) -> Measurement:
         """Return temperature (°C) and relative humidity (%), in up to three attempts 2.1 s apart.
@@ -170,6 +173,9 @@ class Dht:
             self._next_attempt_s = self._board.clock.monotonic() + SPACING_AFTER_FAILURE_S
             if isinstance(error, BadFrame | ImplausibleValue):
                 self._answered_s = began_s
+            if isinstance(error, PinInUse):  # perhaps by the kernel, whose driver has come late
+                self.close()
+                self._forget_choice()
             raise
         is_current = asked_s - self._answered_s <= MEMORY_S
         self._answered_s = asked_s
@@ -230,8 +236,7 @@ class Dht:
                 self.close()
                 self._order.remove(backend)
                 missing.append(error)
-        self._order = self._backends()
-        self._is_settled = self._options.backend != "auto"
+        self._forget_choice()
         if len(missing) == 1:
             raise missing[0]
         raise MissingSupport("; ".join(error.what for error in missing), missing[-1].hint)
