@@ -26,7 +26,7 @@ _PREPARE = (
     "chmod +x /usr/local/sbin/systemctl && ! ls /usr/include/python3*/Python.h 2>/dev/null"
 )
 _INSTALL = "export PIP_NO_BINARY=msgspec,gpiod; deploy/install.sh --no-start"
-_PYTHON = "/opt/sensor-node/bin/python -I -c"
+_PYTHON = "/opt/sensor-node/current/bin/python -I -c"
 _CHECKS = {
     "both were compiled here": f"{_PYTHON} 'import gpiod, gpiod._ext, msgspec._core as core; "
     "print(core.__file__, gpiod._ext.__file__)' && file=$(ls /opt/sensor-node/current/lib/python*/"
