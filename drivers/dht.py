@@ -56,9 +56,11 @@ _log = logging.getLogger(__name__)
 SPACING_AFTER_FAILURE_S = 2.1
 SPACING_AFTER_SUCCESS_S = 1.9
 ATTEMPTS = 3
-# One attempt captures for 0.25 s. The first answer of a sensor that was not asked for a while does
-# not count as an attempt.
-_ATTEMPTS_S = (ATTEMPTS + 1) * (SPACING_AFTER_FAILURE_S + 0.5)
+_CAPTURE_S = 0.5  # 0.25 s, and the start of a helper
+# The first answer of a sensor that was not asked for a while does not count as an attempt.
+_ATTEMPTS_S = (ATTEMPTS + 1) * (SPACING_AFTER_FAILURE_S + _CAPTURE_S)
+# A sensor that had to wait so long for others, or for the start of a child, is not asked again.
+_PATIENCE_S = 10.0
 _CHILD_S = 29.0  # `drivers.dht_process`: a turn, a start, a capture that hangs and is ended
 
 BACKENDS = ("kernel", "pulseio", "edges")
@@ -113,6 +115,8 @@ class Dht:
         """The last reading, confirmed if necessary."""
         self._answered_s = -math.inf
         """When the sensor last answered, and so began a measurement."""
+        self._waited_s = 0.0
+        """For how long this reading had to wait for others."""
 
     def _forget_choice(self) -> None:
         """Let the next attempt look at each backend again, if the configuration leaves a choice."""
@@ -136,8 +140,8 @@ class Dht:
         failure: SensorError | None = None
         unconfirmed: Measurement | None = None
         was_asked = False
-        latest_s = self._board.clock.monotonic() + _ATTEMPTS_S
-        while failures < ATTEMPTS and self._board.clock.monotonic() <= latest_s:
+        self._waited_s = 0.0
+        while failures < ATTEMPTS and self._waited_s <= _PATIENCE_S:
             try:
                 measurement, is_current = self._ask()
             except MissingSupport:
@@ -170,13 +174,16 @@ class Dht:
         try:
             measurement, asked_s = self._attempt(began_s)
         except SensorError as error:
-            self._next_attempt_s = self._board.clock.monotonic() + SPACING_AFTER_FAILURE_S
+            ended_s = self._board.clock.monotonic()
+            self._next_attempt_s = ended_s + SPACING_AFTER_FAILURE_S
+            self._waited_s += max(0.0, ended_s - began_s - _CAPTURE_S)
             if isinstance(error, BadFrame | ImplausibleValue):
                 self._answered_s = began_s
             if isinstance(error, PinInUse):  # perhaps by the kernel, whose driver has come late
                 self.close()
                 self._forget_choice()
             raise
+        self._waited_s += asked_s - began_s
         is_current = asked_s - self._answered_s <= MEMORY_S
         self._answered_s = asked_s
         self._next_attempt_s = asked_s + SPACING_AFTER_FAILURE_S
@@ -321,7 +328,7 @@ def _info(
         quirks="has no more than a checksum of 8 bits: give each channel a range and a max_rate; "
         f"answers with its previous measurement, so a reading takes 2.4 s{quirks}",
         min_interval_s=2.0,
-        read_budget_s=_ATTEMPTS_S + _CHILD_S,
+        read_budget_s=_ATTEMPTS_S + _PATIENCE_S + _CHILD_S,
         reopen_after_failure=False,  # the object keeps the time of the last attempt
         former=(("backend", "bitbang", "auto"),),
     )

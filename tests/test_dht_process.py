@@ -325,7 +325,8 @@ def test_a_reading_has_time_for_whatever_the_child_does():
     hang_s = dht_process.MEASURE_S + dht_process._END_S
     assert hang_s + dht_process.START_S <= dht_process.TURN_S
     assert dht_process.TURN_S + dht_process.START_S + hang_s == dht._CHILD_S
-    assert DHT22.read_budget_s > dht._ATTEMPTS_S + dht._CHILD_S - 1e-9
+    whole_s = dht._ATTEMPTS_S + dht._PATIENCE_S + dht._CHILD_S
+    assert DHT22.read_budget_s == whole_s
 
 
 def test_a_pin_that_is_taken_is_named_before_anything_hangs(child, sensor, monkeypatch):
