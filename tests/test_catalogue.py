@@ -95,8 +95,10 @@ def test_the_constructor_takes_what_the_row_gives(row):
     keywords: dict[str, object] = {}
     if row.construct != "spi":
         positional = (None, "bus")
-        if row.construct in ("address", "addr"):
+        if row.made_by is None and row.construct in ("address", "addr"):
             keywords[row.construct] = row.addresses[0]
+    if row.made_by is not None:  # it calls the class as this does
+        positional = (None, "bus", row.addresses[0])
     keywords |= {option.argument: option.default for option in row.options if option.argument}
     signature.bind(*positional, **keywords)
     if row.construct == "fixed":
