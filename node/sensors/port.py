@@ -48,9 +48,9 @@ class SensorPort:
             # So that the others on its bus need not wait for it to measure.
             again_s = self._prime() if self._prime is not None else 0.0
             if not again_s:
-                measurement = self._driver.read()
+                given = self._driver.read()
                 channels = self._driver.channels  # of what sends by itself, only now
-                measurement = _checked(measurement, channels)
+                measurement = _checked(given, channels)
                 age_s = getattr(self._driver, "age_s", 0.0)
         except Exception as error:  # noqa: BLE001, another package's may raise anything
             failure = as_sensor_error(error, self._table.options.where())
