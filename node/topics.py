@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -102,8 +102,16 @@ def state_payload(
     return _encode({**values, **nothing, **_time_of(reading), **end})
 
 
-def history_payload(stream: str, readings: list[Reading], *, simulated: bool = False) -> bytes:
+def history_payload(
+    stream: str,
+    readings: list[Reading],
+    *,
+    accuracy: Mapping[str, Mapping[str, float]] | None = None,
+    simulated: bool = False,
+) -> bytes:
     """Return a batch of readings as JSON; consumers recognise duplicates by (stream, seq).
+
+    `accuracy`: sensor -> channel -> how far its values may be off, where that is new.
 
     A record of an alarm has `alarm`, an object, in place of values. The last reading of each row of
     a chained log has a `hash`.
@@ -112,6 +120,7 @@ def history_payload(stream: str, readings: list[Reading], *, simulated: bool = F
         {
             "stream": stream,
             **_SIMULATED[simulated],
+            **({"accuracy": accuracy} if accuracy else {}),
             "readings": [
                 {**_content_of(r), "hash": r.hash.hex()} if r.hash else _content_of(r)
                 for r in readings

@@ -48,7 +48,10 @@ def test_the_payloads_of_the_documents_are_those_on_the_wire(settings):
             real = real.replace('"clock":"unsynced"', '"clock":"synced"')
             real = real.replace(',"simulated":true', "")
             shown = json.loads(example.replace('"..."', '"2026-11-24T03:13:00.123Z"'))
-            assert like(shown, json.loads(real)), (document, topic, real)
+            found = json.loads(real)
+            if name == "history":  # told apart: a batch has it when it is new
+                found.pop("accuracy", None)
+            assert like(shown, found), (document, topic, real)
     health = json.loads(newest["sensors/greenhouse/health"])
     section = (ROOT / "node/mqtt/README.md").read_text().partition("`health` is an object of")[2]
     for key in (*health, *health["sensors"]["air"]):

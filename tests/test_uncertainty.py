@@ -165,6 +165,28 @@ def test_health_has_it(broker, start_node):
     wait_until(lambda: accuracy() == {"temperature": 0.2, "humidity": 2.0})
 
 
+def test_history_has_it_once_for_a_connection(broker, start_node, subscribe):
+    subscriber = subscribe(broker.port)
+    text = f'[node]\nname = "test"\n[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\n'
+    text += f'[outbox]\nhistory_interval = "0.2s"\n{AIR}interval = "0.2s"\n'
+
+    def batches() -> list[Any]:
+        return [json.loads(payload) for payload in subscriber.on("sensors/test/history")]
+
+    def said() -> list[Any]:
+        return [batch["accuracy"] for batch in batches() if "accuracy" in batch]
+
+    start_node(text, "--simulate")
+    wait_until(said)
+    count = len(batches())
+    wait_until(lambda: len(batches()) > count + 3)
+    assert said() == [{"air": {"temperature": 0.2, "humidity": 2.0}}]
+    broker.stop()
+    broker.start()
+    again = subscribe(broker.port)
+    wait_until(lambda: any("accuracy" in p for p in again.on("sensors/test/history")))
+
+
 def test_home_assistant_gets_it_as_an_attribute(tmp_path):
     config = config_of(tmp_path, AIR)
     channel = AnnouncedChannel("temperature", "°C", 1, has_accuracy=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 
@@ -97,6 +97,10 @@ class History:
         self._allowed_at_s = -math.inf
         self._pause = BackOff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._replay: _Replay | None = None
+        self._accuracy: dict[str, dict[str, float]] = {}
+        """Sensor -> its accuracy, to be said with the next batch."""
+        self._accuracy_said: dict[str, dict[str, float]] = {}
+        """What was said of it on this connection."""
         self.sent = 0
         """Readings that the broker has acknowledged."""
         self.waiting = False
@@ -132,9 +136,18 @@ class History:
     def link_down(self) -> None:
         """Forget the messages in flight, and the replay: a consumer asks again."""
         self._connected = False
+        self._accuracy_said.clear()
         self._replay = None
         self.waiting = False
         self.next_due_s = math.inf
+
+    def note_accuracy(self, accuracy: Mapping[str, dict[str, float]]) -> None:
+        """Say with the next batch how far values may be off, of sensors of which that is new."""
+        self._accuracy = {
+            sensor: limits
+            for sensor, limits in accuracy.items()
+            if limits and limits != self._accuracy_said.get(sensor)
+        }
 
     def clock_was_set(self) -> None:
         """Note that readings may have other times by now."""
@@ -253,8 +266,13 @@ class History:
 
     def _message(self, stream: str, batch: list[Reading]) -> tuple[Outgoing, list[Reading]]:
         """Return a message with as many of the readings as it may have, and these."""
-        payload = history_payload(stream, batch, simulated=self._simulated)
+        accuracy, self._accuracy = self._accuracy, {}
+        payload = history_payload(stream, batch, accuracy=accuracy, simulated=self._simulated)
         room = self._publisher.history_bytes - len(self._topic.encode())
+        if accuracy and len(payload) > room:  # health has it too
+            payload = history_payload(stream, batch, simulated=self._simulated)
+        else:
+            self._accuracy_said |= accuracy
         while len(payload) > room and len(batch) > 1:
             batch = batch[: len(batch) // 2]
             payload = history_payload(stream, batch, simulated=self._simulated)
@@ -278,6 +296,7 @@ class History:
         if numbering != self._outbox.numbering:
             return
         if outcome in (Outcome.TOO_LARGE, Outcome.LATER):
+            self._accuracy_said.clear()
             self._position = min(self._position, first_seq - 1)
             self._read_ahead.clear()
             self._allowed_at_s = -math.inf

@@ -449,6 +449,7 @@ class Reporter:
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )
+        self._history.note_accuracy({n: sensor.accuracy for n, sensor in health.sensors.items()})
         payload = msgspec.json.encode(health)
         self._own_topics.published_health(payload)
         self._publisher.set(self._topics.health, payload)
