@@ -69,7 +69,7 @@ def test_a_program_that_is_not_there_is_noted(tmp_path, board):
     text = sensor("cpu", "cpu") + ALARM.format('exec = ["/opt/on-alarm"]')
     assert noted(tmp_path, text, board) == [
         "[[sensor]] cpu: the program of its alarm temperature_above is missing, or may not be run; "
-        "give its whole path in exec, and make it executable (chmod +x)"
+        "give its whole path in exec, and make it executable"
     ]
     write(board, "/opt/on-alarm", "#!/bin/sh\n").chmod(0o755)
     assert noted(tmp_path, text, board) == []

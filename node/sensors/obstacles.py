@@ -62,7 +62,7 @@ def _missing_programs(config: Config, board: Board) -> Iterator[Obstacle]:
                 yield Obstacle(
                     f"[[sensor]] {sensor.id}: the program of its alarm {alarm.called(channel)} is "
                     "missing, or may not be run",
-                    "give its whole path in exec, and make it executable (chmod +x)",
+                    "give its whole path in exec, and make it executable",
                 )
 
 

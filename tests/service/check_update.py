@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import MakeWheel, configure
@@ -184,6 +186,98 @@ def test_a_version_that_refuses_the_configuration_is_not_tried(node, wheel):
     assert answer.returncode == 1
     assert "[mqtt] keepalive: is no longer a key" in answer.stdout
     assert node.show("MainPID") == process
+
+
+OWN_DRIVER = """
+import os
+
+import msgspec
+from drivers.cpu import CPU
+
+
+class Probe:
+    channels = CPU.channels
+
+    def __init__(self, options, board):
+        pass
+
+    def read(self):
+        RETURN
+
+    def close(self):
+        pass
+
+
+DRIVER = msgspec.structs.replace(CPU, open=Probe)
+"""
+
+
+def own_driver(folder: Path, version: str, read: str) -> Path:
+    """A wheel with a driver of somebody's own; `read` is what its method does."""
+    module = OWN_DRIVER.replace("RETURN", read)
+    name = f"greenhouse_probe-{version}"
+    info = f"{name}.dist-info"
+    wheel = folder / f"{name}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("greenhouse_probe.py", module)
+        file.writestr(
+            f"{info}/METADATA",
+            f"Metadata-Version: 2.1\nName: greenhouse-probe\nVersion: {version}\n",
+        )
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(
+            f"{info}/entry_points.txt",
+            "[sensor_node.drivers]\ngreenhouse = greenhouse_probe:DRIVER\n",
+        )
+        file.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+def test_a_package_of_ones_own_is_part_of_every_release(node, seen, wheel, tmp_path):
+    """It survives an update; one that breaks goes with its release, and the old one reads on."""
+    packages = node.file("/etc/sensor-node/packages.txt")
+    settings = node.file("/etc/sensor-node/node.toml")
+    before = settings.read_text()
+    update = (UPDATE, "--wheels", "/wheels", *_LIMITS)
+    for version, read in (
+        ("1.0", "return {'temperature': 21.0}"),
+        ("2.0", "os._exit(1)"),
+        ("3.0", "raise OSError(5, 'no probe')"),
+    ):
+        made = own_driver(tmp_path, version, read)
+        node.file(f"/srv/{made.name}").write_bytes(made.read_bytes())
+    try:
+        packages.write_text("/srv/greenhouse_probe-1.0-py3-none-any.whl  # ours\n")
+        assert node.run(*update, wheel("1.1.0")).returncode == 0
+        settings.write_text(before + '\n[[sensor]]\nid = "own"\ndriver = "greenhouse"\n')
+        node.run("systemctl", "restart", "sensor-node")
+        wait_for(lambda: seen.health("box")["sensors"].get("own", {}).get("online"), 60)
+        assert node.run(*update, wheel("1.2.0")).returncode == 0
+        wait_for(lambda: health_says(seen, "1.2.0"), 60)
+        wait_for(lambda: seen.health("box")["sensors"]["own"]["online"], 60)
+        packages.write_text("/srv/greenhouse_probe-2.0-py3-none-any.whl\n")
+        answer = node.run(*update, wheel("1.2.0"), check=False)
+        assert answer.returncode == 1
+        assert re.search(undone("1.2.0", CRASHED, "1.2.0"), answer.stdout)
+        wait_for(lambda: health_says(seen, "1.2.0", undone("1.2.0", CRASHED, "1.2.0")), 60)
+        packages.write_text("/srv/greenhouse_probe-3.0-py3-none-any.whl\n")
+        answer = node.run(*update, wheel("1.2.0"), check=False)
+        assert answer.returncode == 1
+        assert re.search("undone: the sensor own does not read any more .*no probe", answer.stdout)
+        packages.unlink()
+        answer = node.run(*update, wheel("1.3.0"), check=False)
+        assert answer.returncode == 1
+        assert "name the package in /etc/sensor-node/packages.txt" in answer.stdout
+        packages.write_text("\n")
+        packages.chmod(0o666)
+        answer = node.run(*update, wheel("1.3.0"), check=False)
+        assert "may be changed by others than root" in answer.stdout
+    finally:
+        settings.write_text(before)
+        packages.unlink(missing_ok=True)
+        node.run("systemctl", "restart", "sensor-node")
 
 
 def test_what_is_no_wheel_is_refused(node):
