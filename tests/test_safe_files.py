@@ -345,6 +345,7 @@ def test_update_starts_no_python_that_imports_from_the_working_directory(
     for name, place in (("RELEASES", "releases"), ("ROOT", "")):
         monkeypatch.setattr(update, name, tmp_path / place)
     monkeypatch.setattr(update, "must", must)
+    monkeypatch.setattr(update, "must_saying", ran.append)
     update.make_release(ROOT, None)
     pip = next(command for command in ran if "pip" in command)
     before = pip[: pip.index("-m")]
