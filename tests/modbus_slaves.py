@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import socket
 import threading
 import tty
@@ -47,12 +48,14 @@ class PtySlave:
         self._master, self._slave = pty.openpty()
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._end, self._end_now = os.pipe()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         received = b""
         with contextlib.suppress(OSError):
-            while True:
+            while self._end not in select.select([self._master, self._end], [], [])[0]:
                 received += os.read(self._master, 256)
                 while len(received) >= REQUEST:
                     request, received = received[:REQUEST], received[REQUEST:]
@@ -61,9 +64,14 @@ class PtySlave:
                         os.write(self._master, sent)
 
     def unplug(self) -> None:
-        for end in (self._slave, self._master):
-            with contextlib.suppress(OSError):
-                os.close(end)
+        """Close the pty, after the thread has ended: the next pty may have its descriptor."""
+        if self._master < 0:
+            return
+        os.write(self._end_now, b"x")
+        self._thread.join()
+        for end in (self._slave, self._master, self._end, self._end_now):
+            os.close(end)
+        self._master = -1
 
 
 @contextlib.contextmanager
