@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from drivers.base import Channel
-from node.alarm_table import AlarmTable
+from node.alarms.table import AlarmTable
 from node.units import (
     Rate,
     Seconds,
@@ -394,7 +394,7 @@ class Heartbeat(Filter):
 
 
 class Alarm(Filter):
-    """Watches the values that all filters have let pass; see `alarm_rule`. Changes none."""
+    """Watches the values that all filters have let pass; see `alarms.rule`. Changes none."""
 
     help = "tables of their own, `[[sensor.channel.NAME.alarm]]`"
 

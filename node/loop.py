@@ -62,7 +62,7 @@ from node.system.update_notice import read_notice
 from node.topics import Topics
 
 if TYPE_CHECKING:
-    from node.alarm_outputs import AlarmOutputs
+    from node.alarms.outputs import AlarmOutputs
     from node.report.alarms import AlarmAct
 
 __all__ = ["Node", "StopRequest"]
@@ -173,7 +173,7 @@ class Node:
         )
         self._alarm_outputs: AlarmOutputs | None = None
         if config.has_alarms:
-            from node.alarm_outputs import AlarmOutputs  # most nodes have none
+            from node.alarms.outputs import AlarmOutputs  # most nodes have none
 
             alarms = [alarm for table in config.sensors for _, alarm in table.alarms]
             self._alarm_outputs = AlarmOutputs(alarms, board)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from drivers.accuracy import accuracy_at
 from drivers.base import Channel
 from node.config.schema import SensorTable
-from node.derive import Derived, Missing, OverWindow
+from node.derive.parts import Derived, Missing, OverWindow
 from node.filters import ChannelFilters
 from node.units import convert
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.alarm_rule import AlarmChange, AlarmRule
-from node.alarm_table import AlarmTable
+from node.alarms.rule import AlarmChange, AlarmRule
+from node.alarms.table import AlarmTable
 from node.config.load import ConfigError, load
 from node.config.schema import SensorTable
 from node.units import Rate, Seconds

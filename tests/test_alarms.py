@@ -20,8 +20,8 @@ from support import (
 )
 
 from drivers.sim.board import SimulatedBoard
-from node.alarm_outputs import AlarmOutputs
-from node.alarm_table import AlarmTable
+from node.alarms.outputs import AlarmOutputs
+from node.alarms.table import AlarmTable
 from node.config.schema import OutboxTable
 from node.health import AlarmHealth, Health, SensorHealth, alarm_texts
 from node.outbox.file import OutboxFile

@@ -19,7 +19,7 @@ from drivers.catalogue_table import catalogue_table, lies_table
 from drivers.names_table import names_table
 from drivers.registry import driver_names, find_driver
 from node import __version__
-from node.alarm_table import AlarmTable
+from node.alarms.table import AlarmTable
 from node.cli.main import COMMANDS
 from node.cli.option_text import describe_options
 from node.config import schema

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.derive import Derived, OutOfRange, OverWindow, parts_of
-from node.derive_functions import function_called, functions
+from node.derive.functions import function_called, functions
+from node.derive.parts import Derived, OutOfRange, OverWindow, parts_of
 from node.sensors.derived import Window
 from node.units import Seconds
 

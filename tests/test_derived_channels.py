@@ -14,7 +14,7 @@ from drivers.base import HUMIDITY, TEMPERATURE, Channel
 from node.cli.main import main
 from node.config.load import ConfigError, load
 from node.config.schema import Config, OutboxTable
-from node.derive_functions import functions
+from node.derive.functions import functions
 from node.outbox.outbox import Outbox
 from node.reading import Layout, ReadOutcome
 from node.report.refill import refill_windows

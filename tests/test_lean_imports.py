@@ -218,7 +218,7 @@ def test_run_brings_no_module_that_only_other_commands_use(after_run):
     heavy = (
         *("shutil", "bz2", "lzma", "shlex", "subprocess", "tempfile", "json", "difflib"),
         *("platform", "msgspec.inspect", "importlib.metadata", "dataclasses", "statistics"),
-        *("importlib.util", "node.derive_functions", "node.sensors.derived", "node.report.alarms"),
+        *("importlib.util", "node.derive.functions", "node.sensors.derived", "node.report.alarms"),
     )
     assert not {*heavy} & {*after_run["modules"]}
 

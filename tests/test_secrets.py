@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import Mosquitto, sysfs_config, wait_until
 
-from node.alarm_table import AlarmTable
+from node.alarms.table import AlarmTable
 from node.commands import check, doctor
 from node.config import load as configuration
 from node.config import schema

@@ -16,8 +16,8 @@ from drivers.base import HUMIDITY, TEMPERATURE
 from node.cli.main import main
 from node.config.load import load
 from node.config.schema import Config
-from node.derive import Derived
-from node.derive_functions import DewPoint, WetBulb
+from node.derive.functions import DewPoint, WetBulb
+from node.derive.parts import Derived
 from node.homeassistant.discovery import AnnouncedChannel, AnnouncedSensor, device_message
 from node.plot.buckets import Bucket
 from node.plot.svg import Plot, render

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from drivers.base import Channel, Claim
-from node.alarm_table import AlarmTable, alarm_problems, duplicate_names
+from node.alarms.table import AlarmTable, alarm_problems, duplicate_names
 from node.config.reader import TableReader
 from node.config.schema import ChannelTable
 

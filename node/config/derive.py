@@ -17,8 +17,8 @@ from drivers.base import CO2, HUMIDITY, PRESSURE, TEMPERATURE, Channel, Options
 from node.config.reader import TableReader
 from node.config.schema import ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_like_a_key, nearest
-from node.derive import Derived, Function, OverWindow, parts_of
-from node.derive_functions import function_called, functions
+from node.derive.functions import function_called, functions
+from node.derive.parts import Derived, Function, OverWindow, parts_of
 from node.reading import TAKEN_NAMES
 from node.units import Seconds, convertible, duration_text
 

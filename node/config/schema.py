@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from drivers.base import BcmPin, Channel, DriverInfo, Options
-from node.alarm_table import AlarmTable
-from node.derive import Derived
+from node.alarms.table import AlarmTable
+from node.derive.parts import Derived
 from node.filters import ChannelTable
 from node.units import Seconds, TopicPart, duration_text
 

@@ -11,7 +11,7 @@ from drivers.registry import UnknownDriver, find_driver
 from node.config.reader import TableReader, fields_of
 from node.config.schema import DEFAULT_INTERVAL, ChannelTable, SensorTable
 from node.config.values import did_you_mean, is_called, nearest
-from node.derive import Derived
+from node.derive.parts import Derived
 from node.filters import channel_problems
 from node.units import Seconds, duration_text, unit_called
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from node import __version__
-from node.alarm_table import AlarmTable
+from node.alarms.table import AlarmTable
 from node.config.schema import (
     STALE_INTERVALS,
     ChannelTable,
@@ -342,7 +342,7 @@ def _accuracy_template(sensor: str, channel: str) -> str:
 
 def _device_class(channel: AnnouncedChannel) -> str | None:
     if channel.quantity:
-        from node.derive_functions import functions  # most nodes derive nothing
+        from node.derive.functions import functions  # most nodes derive nothing
 
         function = functions().get(channel.quantity)
         if function is not None and function.device_class:

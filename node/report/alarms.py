@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from node.alarm_rule import AlarmChange, AlarmRule
-from node.alarm_table import AlarmTable
+from node.alarms.rule import AlarmChange, AlarmRule
+from node.alarms.table import AlarmTable
 from node.health import AlarmHealth
 from node.mqtt.publisher import Publisher
 from node.outbox.outbox import Outbox

@@ -15,7 +15,7 @@ import msgspec
 from drivers.agree import Agreed
 from drivers.errors import SensorError, SensorFault, SensorNotFound
 from node.config.schema import SensorTable
-from node.derive import Missing
+from node.derive.parts import Missing
 from node.reading import ReadOutcome
 from node.system.clock import Clock
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from node.derive import Derived, Missing, OverWindow
-from node.derive_functions import Highest, Lowest
+from node.derive.functions import Highest, Lowest
+from node.derive.parts import Derived, Missing, OverWindow
 
 __all__ = ["DerivedValues", "Window"]
 

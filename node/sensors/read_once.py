@@ -13,7 +13,7 @@ from drivers.agree import Agreed, AgreeOptions
 from drivers.base import Channel
 from drivers.bus import Board
 from node.config.schema import ChannelTable, SensorTable
-from node.derive import Derived, Missing, OverWindow
+from node.derive.parts import Derived, Missing, OverWindow
 from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
 from node.sensors.agreement import Verdict, verdict_on

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drivers.base import Channel, Measurement
 from node.config.schema import ChannelTable, SensorTable
-from node.derive import Missing
+from node.derive.parts import Missing
 from node.filters import ChannelFilters, Rejected
 from node.reading import Layout, ReadOutcome
 from node.uncertainty import of_derived, of_measured, of_middle, published

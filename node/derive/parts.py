@@ -1,6 +1,6 @@
 """Derived channels: what a function makes of the channels of one sensor, or of several.
 
-A function is a class of `derive_functions`. Its name is its key in `[sensor.derive]`; its fields
+A function is a class of `functions`. Its name is its key in `[sensor.derive]`; its fields
 are the keys of that table. A part is a channel that it needs; a field names it, and without that
 name it is the sensor's own.
 

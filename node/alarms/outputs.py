@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from drivers.bus import Board
-from node.alarm_table import AlarmTable
+from node.alarms.table import AlarmTable
 
 __all__ = ["AlarmOutputs"]
 

@@ -15,7 +15,7 @@ from collections import deque
 
 import msgspec
 
-from node.alarm_table import AlarmTable, Condition
+from node.alarms.table import AlarmTable, Condition
 
 __all__ = ["AlarmChange", "AlarmRule"]
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from drivers.base import Channel
-from node.derive import ChannelName, Function, OutOfRange, OverWindow, Part
+from node.derive.parts import ChannelName, Function, OutOfRange, OverWindow, Part
 
 __all__ = ["function_called", "functions", "vapour_pressure"]
 

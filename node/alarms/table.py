@@ -1,6 +1,6 @@
 """`[[sensor.channel.NAME.alarm]]`: the keys of an alarm, their check, and their words.
 
-A condition is a key that is set: `above`, `below`, `rate` or `no_value`. `alarm_rule` evaluates
+A condition is a key that is set: `above`, `below`, `rate` or `no_value`. `rule` evaluates
 them. Pure.
 """
 
