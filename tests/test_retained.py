@@ -357,7 +357,8 @@ def test_a_copied_card_with_another_name_leaves_the_original_alone(
     subscriber = subscribe(broker.port)
     subscriber.wait_for_states("air", 2)
     (tmp_path / "second").mkdir()
-    shutil.copytree(first.state_dir, tmp_path / "second" / "state")
+    being_written = shutil.ignore_patterns(".sensor-node-*.new")
+    shutil.copytree(first.state_dir, tmp_path / "second" / "state", ignore=being_written)
     second = other_node(tmp_path / "second", replaced(config, ('name = "test"', 'name = "copy"')))
     try:
         wait_until(lambda: subscriber.states("air", "copy"))
