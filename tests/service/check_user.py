@@ -39,6 +39,8 @@ NOT_TYPED = {
     "python3 -m venv .venv && .venv/bin/pip install '.[demo]'": "needs PyPI; installs no service",
     "./tests/run": "the tests themselves",
     "deploy/build-image": "makes an image of a card, as tests/boot does",
+    "deploy/release": "makes the files of a release; test_distribution runs it",
+    "echo greenhouse-probe": "check_update has a package of its own, without an index",
     "pip wheel": "on a computer with PyPI; the folder of wheels is made by the fixture",
     "pip download": "as pip wheel",
     "git archive": "on a computer with git, for a card that cloud-init reads",
