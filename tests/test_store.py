@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import paho.mqtt.client as mqtt
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,8 @@ from store_support import StoreProcess
 from support import SENSOR_NODE, Mosquitto, ledger_in, sysfs_config, wait_until
 
 from node.store.batches import Batch, Unusable, parse_batch
-from node.store.influx import lines
+from node.store.database import Refused
+from node.store.influx import InfluxDatabase, lines
 from node.store.spans import new_numbers, united
 from node.store.sqlite import SqliteDatabase
 
@@ -177,6 +179,19 @@ def test_tables_of_a_newer_version_are_left_alone(tmp_path):
     assert done.stderr == (
         "its tables are of version 99, and this sensor-node knows up to 1: update it\n"
     )
+
+
+def test_nothing_of_a_refused_transaction_is_sent_later(tmp_path, monkeypatch):
+    """Its numbers are not stored, so its values would be there without them."""
+    sent: list[bytes] = []
+    database = InfluxDatabase("http://h/write?db=x", tmp_path / "x.db", token=None)
+    monkeypatch.setattr(database, "_post", sent.append)
+    huge = msgspec.structs.replace(batch(2).readings[0], seq=1 << 70, other={"state": "on"})
+    with pytest.raises(Refused):
+        database.write([msgspec.structs.replace(batch(2), readings=[huge])])
+    assert database.write([batch(1)]).new == 1
+    assert [content.count(b"seq=") for content in sent] == [1]
+    database.close()
 
 
 # -- the process

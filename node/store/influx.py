@@ -14,12 +14,12 @@ import http.client
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from node.store.batches import Batch, StoredReading
-from node.store.database import Refused, Unavailable
+from node.store.database import Refused, Unavailable, Written
 from node.store.sqlite import SqliteDatabase
 
 __all__ = ["InfluxDatabase", "lines"]
@@ -45,6 +45,11 @@ class InfluxDatabase(SqliteDatabase):
         if token:
             self._headers["Authorization"] = f"Token {token}"
         self._lines: list[str] = []
+
+    def write(self, batches: Sequence[Batch]) -> Written:
+        """As `Database.write`; nothing is left of a transaction that was undone."""
+        self._lines.clear()
+        return super().write(batches)
 
     def _insert(self, batch: Batch, stream_id: int, readings: list[StoredReading]) -> None:
         """Collect the values; what is not a number is an event in the file."""
