@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import msgspec
 
 from node.watch.gaps import batch_in
-from node.watch.payloads import from_json
 
 __all__ = ["Batch", "StoredReading", "Unusable", "parse_batch"]
 
@@ -56,8 +55,6 @@ def parse_batch(topic: str, payload: bytes, base_topic: str) -> Batch:
     if found.misshapen:
         raise Unusable(f"{found.misshapen} of its items have no seq, sensor, time and clock")
     _check_names(node, found.stream)
-    content = from_json(payload)
-    simulated = isinstance(content, dict) and content.get("simulated") is True
     readings = []
     for reading in found.readings:
         _check_names(reading.sensor, *reading.values)
@@ -72,7 +69,7 @@ def parse_batch(topic: str, payload: bytes, base_topic: str) -> Batch:
         time = _utc(reading.time)
         synced = reading.clock == "synced"
         readings.append(StoredReading(reading.seq, reading.sensor, time, synced, values, other))
-    return Batch(node, found.stream, simulated, readings)
+    return Batch(node, found.stream, found.simulated, readings)
 
 
 def _number(written: object) -> float | None:

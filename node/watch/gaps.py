@@ -33,6 +33,7 @@ class HistoryBatch(msgspec.Struct, frozen=True):
     stream: str
     readings: list[PastReading]
     misshapen: int
+    simulated: bool = False
 
 
 def batch_in(payload: bytes) -> HistoryBatch | None:
@@ -44,7 +45,8 @@ def batch_in(payload: bytes) -> HistoryBatch | None:
     if not isinstance(stream, str) or not isinstance(things, list):
         return None
     readings = [reading for thing in things if (reading := _reading(thing)) is not None]
-    return HistoryBatch(stream, readings, len(things) - len(readings))
+    simulated = content.get("simulated") is True
+    return HistoryBatch(stream, readings, len(things) - len(readings), simulated)
 
 
 def _reading(thing: object) -> PastReading | None:
