@@ -133,7 +133,7 @@ class NetworkClient(paho.Client):
         self.credentials = Credentials(mqtt)
         if mqtt.username is not None:
             self.username_pw_set(mqtt.username, mqtt.password)
-            if self.credentials.change:
+            if self.credentials.may_change:
                 self.on_pre_connect = self._renew_password
         if mqtt.transport == "websockets":
             self.ws_set_options(mqtt.path or "/mqtt")

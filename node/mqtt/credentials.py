@@ -36,7 +36,7 @@ class Credentials:
         self._valid_for_s = float(mqtt.password_valid_for)
 
     @property
-    def change(self) -> bool:
+    def may_change(self) -> bool:
         """Return whether the password has to be read again before each connection."""
         return self._file is not None or bool(self._command)
 
@@ -49,7 +49,8 @@ class Credentials:
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError):
                 self.password = read_password(self._file)
-        if not self._command or time.monotonic() < (0 if math.isinf(self.ends_s) else self.ends_s):
+        lasts = self.ends_s < math.inf and time.monotonic() < self.ends_s
+        if not self._command or lasts:
             return
         self.problem, self.ends_s = "", math.inf
         try:
