@@ -186,9 +186,10 @@ def test_nothing_of_a_refused_transaction_is_sent_later(tmp_path, monkeypatch):
     sent: list[bytes] = []
     database = InfluxDatabase("http://h/write?db=x", tmp_path / "x.db", token=None)
     monkeypatch.setattr(database, "_post", sent.append)
-    huge = msgspec.structs.replace(batch(2).readings[0], seq=1 << 70, other={"state": "on"})
+    huge = msgspec.structs.replace(batch(2).readings[0], seq=1 << 70)
+    refused = msgspec.structs.replace(batch(2, node="z"), readings=[huge])
     with pytest.raises(Refused):
-        database.write([msgspec.structs.replace(batch(2), readings=[huge])])
+        database.write([batch(3, node="a"), refused])
     assert database.write([batch(1)]).new == 1
     assert [content.count(b"seq=") for content in sent] == [1]
     database.close()
