@@ -251,7 +251,7 @@ def _listens(port: int) -> bool:
     return False
 
 
-@pytest.mark.real_time(20)
+@pytest.mark.real_time(seconds=20)
 def test_the_demo_unplugs_a_sensor_and_says_so():
     wanted = "sensors/demo/water/availability offline"
     out, _ = output_until(

@@ -286,6 +286,7 @@ def test_a_child_that_starts_slowly_is_waited_for_and_not_started_again(
     assert len(child.started) == 1
 
 
+@pytest.mark.real_time(seconds=20)
 def test_a_child_that_never_starts_is_replaced_in_the_end(child, sensor, monkeypatch, tmp_path):
     monkeypatch.setenv("PULSEIN_GATE", str(tmp_path / "gate"))
     monkeypatch.setattr(dht_process, "START_S", 0.05)

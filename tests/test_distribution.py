@@ -79,6 +79,7 @@ def test_it_has_every_file_of_the_repository(unpacked, files):
     assert [name for name in files if not (unpacked / name).exists()] == []
 
 
+@pytest.mark.real_time(seconds=40)
 def test_its_tests_run(unpacked):
     """All are collected, as here; and some of each kind run, on the code that was unpacked."""
     pytest_there = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")

@@ -560,6 +560,7 @@ def break_(board: SimulatedBoard, fault: str) -> None:
         raise AssertionError(fault)
 
 
+@pytest.mark.real_time(seconds=15)
 @pytest.mark.parametrize(
     ("fault", "sensor", "remedy"),
     [
@@ -670,6 +671,7 @@ def test_power_is_switched_off_and_on_after_five_failures(
         assert "water: switching its power off" in caplog.text
 
 
+@pytest.mark.real_time(seconds=10)
 def test_a_bus_with_more_to_do_than_time_is_said_and_its_readings_are_used(
     broker, subscribe, tmp_path, caplog
 ):

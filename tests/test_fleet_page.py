@@ -296,6 +296,7 @@ def test_without_scripts_it_loads_itself_again(chromium, mixed):
     assert not any("/api/" in address for address in page.requests)
 
 
+@pytest.mark.real_time(seconds=10)
 def test_a_page_whose_server_is_gone_says_so(chromium, mixed):
     page = chromium.page()
     page.go(mixed.url)

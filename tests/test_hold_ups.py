@@ -121,6 +121,7 @@ def test_a_channel_is_not_missing_because_the_node_was_held_up(bench):
     assert state.note_missing(bench.clock.now_s + 2.0) == ["temperature"]
 
 
+@pytest.mark.real_time(seconds=10)
 def test_a_process_that_was_stopped_says_of_no_sensor_that_it_is_offline(
     broker, subscribe, tmp_path
 ):

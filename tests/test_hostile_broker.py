@@ -81,6 +81,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.real_time(seconds=15)
 @pytest.mark.parametrize(("name", "version"), CASES)
 def test_nothing_that_a_broker_sends_costs_a_reading_memory_or_the_end(
     start_node, temperature_file, name, version

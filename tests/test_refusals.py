@@ -63,6 +63,7 @@ class Throttle:
         return {int(seq) for seq in re.findall(rb'"seq":(\d+)', history)}
 
 
+@pytest.mark.real_time(seconds=10)
 @pytest.mark.parametrize("code", [0x80, 0x83, 0x87, 0x97])
 def test_history_that_is_refused_for_now_waits_and_is_sent(start_node, temperature_file, code):
     """Quota, unspecified, implementation specific, and an ACL that is mended (MQTT 5, §3.4.2.1)."""

@@ -344,6 +344,7 @@ def test_identify_without_an_led_says_so(broker, operator, start_node, temperatu
     assert "[status_led] is not configured" in operator.ask("identify")["error"]
 
 
+@pytest.mark.real_time(seconds=10)
 def test_a_flood_of_commands_delays_no_reading(
     broker, operator, start_node, temperature_file, tmp_path
 ):
@@ -511,6 +512,7 @@ def test_an_answer_that_its_correlation_makes_too_large_costs_no_connection(
         mosquitto.stop()
 
 
+@pytest.mark.real_time(seconds=15)
 def test_replay_sends_readings_of_the_log_again(broker, operator, start_node, subscribe, tmp_path):
     """Those of the stream that the broker has had; then the answer, and nothing twice besides."""
     files = {name: tmp_path / name for name in ("s", "t")}

@@ -369,6 +369,7 @@ def test_a_copied_card_with_another_name_leaves_the_original_alone(
         second.kill()
 
 
+@pytest.mark.real_time(seconds=10)
 def test_an_old_name_is_emptied_once_its_will_has_come(broker, files, start_node):
     """After a power cut the broker still says that the old name is online, for a while."""
     proxy = Proxy(broker.port)

@@ -198,6 +198,7 @@ def found_in(secret: str, said: str) -> list[str]:
     return sorted(part for part in parts if part in said)
 
 
+@pytest.mark.real_time(seconds=20)
 def test_no_mistake_in_a_configuration_tells_a_secret(tmp_path, capsys):
     """One secret in every place."""
     secret = "hUnTeR2Qx7Zv9"

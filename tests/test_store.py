@@ -262,7 +262,7 @@ def test_what_waits_for_a_consumer_is_stored_when_it_comes_again(keeping_broker,
     assert rejected == [("sensors/n/history", b"not a batch")]
 
 
-@pytest.mark.real_time(15)
+@pytest.mark.real_time(seconds=15)
 def test_nothing_is_lost_or_twice_whatever_is_killed(
     keeping_broker, start_store, start_node, temperature_file, tmp_path
 ):
