@@ -9,12 +9,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from node.store.consumer import Counts
 
-__all__ = ["serve_metrics"]
+__all__ = ["StoreCollector", "serve_metrics"]
 
 _PREFIX = "sensor_node_store_"
 
 
-class _Collector:
+class StoreCollector:
+    """What a registry of that library collects."""
+
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
 
@@ -45,6 +47,6 @@ def serve_metrics(counts: Counts, host: str, port: int) -> int:
         OSError: it cannot listen there.
     """
     registry = CollectorRegistry()
-    registry.register(_Collector(counts))
+    registry.register(StoreCollector(counts))
     server, _ = start_http_server(port, addr=host, registry=registry)
     return int(server.server_port)

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from support import PATIENCE_S, free_port, wait_until
 
-__all__ = ["InfluxDB", "Postgres", "VictoriaMetrics"]
+__all__ = ["HttpServer", "InfluxDB", "Postgres", "VictoriaMetrics"]
 
 _START_S = 60.0
 
@@ -104,7 +104,11 @@ class Postgres(_Server):
             return []
 
 
-class _Http(_Server):
+class HttpServer(_Server):
+    """A server that answers `ping` when it has started."""
+
+    ping: str
+
     def get(self, path: str, **parameters: str) -> bytes:
         query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
         address = f"http://127.0.0.1:{self.port}{path}{query}"
@@ -118,10 +122,8 @@ class _Http(_Server):
             return True
         return False
 
-    ping: str
 
-
-class InfluxDB(_Http):
+class InfluxDB(HttpServer):
     """InfluxDB 1."""
 
     END = signal.SIGKILL
@@ -158,7 +160,7 @@ class InfluxDB(_Http):
         return [seq for _, seq in series[0]["values"]]
 
 
-class VictoriaMetrics(_Http):
+class VictoriaMetrics(HttpServer):
     """It acknowledges what is in its memory, and writes it some seconds later."""
 
     END = signal.SIGTERM
