@@ -12,6 +12,7 @@ usage: sudo deploy/install.sh [options]
                   switch this bus on in config.txt, without asking
   --yes           switch all three on, without asking
   --no-start      do not start the service
+  --unsigned      install this checkout where /etc/sensor-node/update-keys has a key
   --uninstall     take everything away but /etc/sensor-node and /var/lib/sensor-node
   --help
 
@@ -43,6 +44,7 @@ readonly -a apt_options=(-qq -o DPkg::Lock::Timeout=300)
 
 wheels=
 start=yes
+unsigned=
 uninstall=
 declare -A switch_on=([i2c]='' [spi]='' [one-wire]='')
 
@@ -75,6 +77,7 @@ parse() {
         --i2c | --spi | --one-wire) switch_on[${1#--}]=yes ;;
         --yes) switch_on=([i2c]=yes [spi]=yes [one-wire]=yes) ;;
         --no-start) start= ;;
+        --unsigned) unsigned=yes ;;
         --uninstall) uninstall=yes ;;
         --help | -h)
             usage
@@ -173,6 +176,7 @@ add_user() {
 place_files() {
     local unit
     install -m 644 "$here/node/system/safe_files.py" "$root/safe_files.py"
+    install -D -m 644 -t "$root/update_parts" "$here"/deploy/update_parts/*.py
     install -m 755 "$here/deploy/update" "$root/update"
     # The documents, in the folders that their links name.
     rm -rf "$root/doc"
@@ -304,6 +308,7 @@ place_release() {
         # The wheel of the folder, where there is one: to build it needs setuptools.
         if compgen -G "$wheels/pi_sensor_node-*.whl" >/dev/null; then source=; fi
     fi
+    if [[ $unsigned ]]; then options+=(--unsigned); fi
     "$root/update" "${options[@]}" ${source:+"$source"}
 }
 
