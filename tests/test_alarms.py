@@ -24,7 +24,7 @@ from node.alarms.outputs import AlarmOutputs
 from node.alarms.table import AlarmTable
 from node.config.schema import OutboxTable
 from node.health import AlarmHealth, Health, SensorHealth, alarm_texts
-from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile
 from node.outbox.outbox import Outbox
 from node.outbox.reader import look_into
 from node.outbox.store import FILE_NAME
@@ -186,7 +186,7 @@ def test_an_alarm_without_a_broker_is_recorded_shown_and_run(
     wait_until(lambda: (tmp_path / "ran").exists() and (tmp_path / "ran").read_text())
     node.kill()
 
-    def seen(log: OutboxFile) -> list[tuple[str, ...]]:
+    def seen(log: LogFile) -> list[tuple[str, ...]]:
         return [r.layout.channels for r in log.readings_after(0, 100) if r.layout.alarm]
 
     file = node.state_dir / FILE_NAME
@@ -194,7 +194,7 @@ def test_an_alarm_without_a_broker_is_recorded_shown_and_run(
     db = sqlite3.connect(file)  # the node was killed: it has left a WAL
     db.execute("SELECT count(*) FROM tick").fetchone()
     assert look_into(file, seen) == [names]
-    assert set(look_into(file, OutboxFile.alarms)) == {"s/too-warm"}
+    assert set(look_into(file, LogFile.alarms)) == {"s/too-warm"}
     db.close()
 
 

@@ -18,8 +18,8 @@ from support import FakeClock, small_disk_at
 from node.config.schema import OutboxTable
 from node.outbox import file as outbox_file
 from node.outbox import outbox as outbox_module
-from node.outbox import store as outbox_store
 from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
 from node.outbox.store import FILE_NAME
@@ -818,19 +818,18 @@ def test_a_damaged_log_on_a_full_disk_is_copied_when_there_is_room(tmp_path, clo
         db.execute("UPDATE tick SET checksum = 0 WHERE last_seq = 7")
     db.close()
 
-    def full(*_: object, **__: object) -> OutboxFile:
+    def full(*_: object, **__: object) -> None:
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox_store, "OutboxFile", full)
+        patch.setattr(OutboxFile, "__init__", full)
         assert outbox.read(0, 99) == []
         new = [append(outbox, clock, 1.0, layout=WATER)]
         outbox.commit()
         assert "full" in outbox.problem
         assert outbox.read(0, 99) == []
-    assert vars(outbox_store)["OutboxFile"] is OutboxFile
     clock.sleep(40)
     new += fill(outbox, clock, 1)
     assert outbox.problem == ""
@@ -863,7 +862,7 @@ def test_a_folder_that_is_taken_when_it_comes_to_be_is_not_written_to(tmp_path, 
     assert "another sensor-node" in second.problem
     made = fill(second, clock, 2)
     assert second.read(0, 9) == made
-    assert OutboxFile(folder / FILE_NAME, read_only=True).ledger.last_seq == 0
+    assert LogFile(folder / FILE_NAME).ledger.last_seq == 0
 
 
 def test_a_folder_that_is_made_anew_belongs_to_who_takes_it_first(tmp_path, clock):
@@ -924,7 +923,7 @@ def test_a_log_that_is_deleted_under_the_node(outbox, clock, tmp_path):
 def test_a_reader_does_not_disturb_the_writer(outbox, clock, tmp_path):
     """`sensor-node status` looks into the log of a running node."""
     fill(outbox, clock, 10)
-    reader = OutboxFile(tmp_path / FILE_NAME, read_only=True)
+    reader = LogFile(tmp_path / FILE_NAME)
     assert len(reader.readings_after(0, 99)) == 10
     fill(outbox, clock, 10)
     assert outbox.problem == ""
@@ -932,7 +931,7 @@ def test_a_reader_does_not_disturb_the_writer(outbox, clock, tmp_path):
     reader.close()
     outbox.close()
     files = sorted(tmp_path.iterdir())
-    reader = OutboxFile(tmp_path / FILE_NAME, read_only=True)
+    reader = LogFile(tmp_path / FILE_NAME)
     assert len(reader.readings_after(0, 99)) == 20
     reader.close()
     assert sorted(tmp_path.iterdir()) == files, "a reader leaves nothing behind"

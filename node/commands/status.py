@@ -16,7 +16,7 @@ import msgspec
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.health import Health, age_of, alarm_texts, backlog_text, host_texts
-from node.outbox.file import OutboxFile, is_damage
+from node.outbox.log_file import LogFile, is_damage
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into, written_s
 from node.outbox.records import Event, Ledger
 from node.outbox.store import FILE_NAME
@@ -106,7 +106,7 @@ def _why_not(file: Path, error: Exception) -> str:
     return f"{error} (try again with sudo, or as the node's user)"
 
 
-def _known_from(log: OutboxFile, file: Path, process: int | None) -> _Known:
+def _known_from(log: LogFile, file: Path, process: int | None) -> _Known:
     oldest = log.readings_after(log.ledger.cursor, 1)
     return _Known(
         clock=SystemClock(),

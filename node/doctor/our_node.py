@@ -13,7 +13,7 @@ import msgspec
 from node.config.schema import Config
 from node.doctor.report import Step
 from node.health import Health
-from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into, readings_from
 from node.outbox.store import FILE_NAME
 from node.reading import Reading
@@ -62,7 +62,7 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
     file = state_dir / FILE_NAME
     nothing_known = OurNode(state_dir, client_id, process)
 
-    def found_in(log: OutboxFile) -> OurNode:
+    def found_in(log: LogFile) -> OurNode:
         health = health_of(log.ledger, process) if process else None
         return OurNode(
             state_dir,
@@ -79,7 +79,7 @@ def find_our_node(state_dir: Path, client_id: str) -> OurNode:
         return _closed(nothing_known, file, error)
 
 
-def _newest(log: OutboxFile) -> dict[str, Reading]:
+def _newest(log: LogFile) -> dict[str, Reading]:
     """Return the newest undamaged reading of each sensor."""
     after = max(0, log.ledger.last_seq - _LOOKED_AT)
     return {

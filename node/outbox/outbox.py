@@ -174,7 +174,7 @@ class Outbox:
         return found
 
     def last_before(self, utc_ms: int) -> int:
-        """See `OutboxFile.last_before`."""
+        """See `LogFile.last_before`."""
         return self._store.last_before(utc_ms)
 
     @property

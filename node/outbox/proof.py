@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from node.outbox.chain import Content, content_of, hash_after
-from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile
 from node.outbox.rows import Damaged, Row
 from node.reading import ALARM_ACKNOWLEDGED, ALARM_OFF, ALARM_ON
 
@@ -97,7 +97,7 @@ def _conclude(verdict: Verdict, head: Head | None) -> Verdict:
     return verdict
 
 
-def check_log(log: OutboxFile, head: Head | None = None) -> Verdict:
+def check_log(log: LogFile, head: Head | None = None) -> Verdict:
     """Check the rows of a log, from its oldest one on."""
     verdict = Verdict()
     anchors = log.anchors.all()
@@ -127,7 +127,7 @@ def check_log(log: OutboxFile, head: Head | None = None) -> Verdict:
 
 
 def _check_row(
-    verdict: Verdict, log: OutboxFile, row: Row, before: bytes | None, gap: tuple[int, int]
+    verdict: Verdict, log: LogFile, row: Row, before: bytes | None, gap: tuple[int, int]
 ) -> None:
     which = _span(row.last_seq - row.count + 1, row.last_seq)
     try:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from node.health import Health
-from node.outbox.file import NewerSchema, OutboxFile, is_damage
+from node.outbox.log_file import LogFile, NewerSchema, is_damage
 from node.outbox.records import Ledger
 from node.outbox.rows import Damaged
 from node.reading import Reading
@@ -44,7 +44,7 @@ _MAX_UNSOUND = 300
 
 
 @contextlib.contextmanager
-def open_log(file: Path) -> Iterator[OutboxFile]:
+def open_log(file: Path) -> Iterator[LogFile]:
     """Open the log, for as short a time as possible.
 
     Raises:
@@ -54,7 +54,7 @@ def open_log(file: Path) -> Iterator[OutboxFile]:
         yield log
 
 
-def look_into(file: Path, look: Callable[[OutboxFile], T]) -> T:
+def look_into(file: Path, look: Callable[[LogFile], T]) -> T:
     """Return what `look` finds in the log.
 
     Raises:
@@ -78,7 +78,7 @@ def _patiently(attempt: Callable[[], T]) -> T:
     return attempt()
 
 
-def _opened_once(file: Path) -> OutboxFile:
+def _opened_once(file: Path) -> LogFile:
     if not file.exists():
         raise FileNotFoundError("it does not exist yet: has the node been started?")
     wal, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
@@ -87,11 +87,11 @@ def _opened_once(file: Path) -> OutboxFile:
             "it was not closed properly, and the index of its WAL is missing; "
             "the node creates it again when it starts"
         )
-    return OutboxFile(file, read_only=True)
+    return LogFile(file)
 
 
 def readings_from(
-    log: OutboxFile,
+    log: LogFile,
     seq: int,
     unsound: Callable[[], None] | None = None,
     *,

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from node.outbox.file import NewerSchema, OutboxFile, is_damage
+from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile, NewerSchema, is_damage
 from node.outbox.records import Batch, Ledger, Retiming
 from node.outbox.rows import Damaged
 from node.outbox.streams import Streams
@@ -71,7 +72,8 @@ class OutboxStore:
         self._replaced_at_s = -math.inf
         self._lost = 0
         """Unsent readings lost to damage since the last call of `losses`."""
-        self._file: OutboxFile | None = None
+        self._file: LogFile | None = None
+        """An `OutboxFile`; on a disk that has turned read-only another `LogFile`."""
         self._may_write = False
         self._try_at_s = -math.inf
         self.problem = "" if folder else _NO_FOLDER
@@ -130,7 +132,7 @@ class OutboxStore:
             return None
         try:
             self._hold()
-            self._file = OutboxFile(self._folder / FILE_NAME, read_only=True)
+            self._file = LogFile(self._folder / FILE_NAME)
         except _FILE_TROUBLE:
             return None
         self.streams = self._file.streams
@@ -175,7 +177,7 @@ class OutboxStore:
             return True
 
         self._mind_deletion()
-        if not self.writable or not self._try(write):
+        if not self.writable or not self._try_to_write(write):
             return False
         if self.problem:
             _log.warning("the log in %s is written again", self._folder)
@@ -200,7 +202,7 @@ class OutboxStore:
             return []
         before = self._file
 
-        def look(file: OutboxFile) -> list[Reading]:
+        def look(file: LogFile) -> list[Reading]:
             return file.readings_after(after_seq, limit, hashes=self._chain)
 
         found = self._try(look)
@@ -211,23 +213,23 @@ class OutboxStore:
     @property
     def head(self) -> tuple[int, bytes] | None:
         """Return the last reading that is chained, and its hash; None if they are not."""
-        return None if self._file is None else self._file.head
+        return self._file.head if isinstance(self._file, OutboxFile) else None
 
     def first_seq(self) -> int | None:
         """Return the seq of the oldest reading in the file; None if it is empty."""
         return self._try(lambda file: file.first_seq)
 
     def last_before(self, utc_ms: int) -> int:
-        """See `OutboxFile.last_before`."""
+        """See `LogFile.last_before`."""
         return self._try(lambda file: file.last_before(utc_ms)) or 0
 
     def last_of_other_boots(self, boot_id: str) -> int:
-        """See `OutboxFile.last_of_other_boots`."""
+        """See `LogFile.last_of_other_boots`."""
         return self._try(lambda file: file.last_of_other_boots(boot_id)) or 0
 
     def purge(self, upto_seq: int, ledger: Ledger) -> None:
         """Delete the rows up to `upto_seq`."""
-        self._try(lambda file: file.purge(upto_seq, ledger, stream=self.streams.newest))
+        self._try_to_write(lambda file: file.purge(upto_seq, ledger, stream=self.streams.newest))
         if self.streams.forget_before(upto_seq + 1):
             self._streams_written = False
 
@@ -252,7 +254,11 @@ class OutboxStore:
 
     # -- trouble
 
-    def _try(self, action: Callable[[OutboxFile], T]) -> T | None:
+    def _try_to_write(self, action: Callable[[OutboxFile], T]) -> T | None:
+        file = self._file
+        return self._try(lambda _: action(file)) if isinstance(file, OutboxFile) else None
+
+    def _try(self, action: Callable[[LogFile], T]) -> T | None:
         if self._file is None:
             return None
         try:
@@ -320,7 +326,7 @@ class OutboxStore:
         self._salvage(file, old)
         return self._use(file)
 
-    def _salvage(self, file: OutboxFile, old: OutboxFile | None = None) -> None:
+    def _salvage(self, file: OutboxFile, old: LogFile | None = None) -> None:
         """Copy the unacknowledged readings that are undamaged, and keep their numbers."""
         aside, self._unsalvaged = self._unsalvaged, None
         try:

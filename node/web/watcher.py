@@ -2,7 +2,7 @@
 
 The log is open only during a look, for some milliseconds: a permanent reader would keep the node
 from folding its WAL into the file, and from leaving the file in good order at its end. Opening the
-log does not write, create or lock anything that the node needs (see `OutboxFile`).
+log does not write, create or lock anything that the node needs (see `LogFile`).
 
 Any thread may call; one thread looks at a time.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from node.health import Health, age_of
-from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile
 from node.outbox.reader import LOG_TROUBLE, health_in, open_log, readings_from, why_not, written_s
 from node.outbox.records import Event, Ledger, Retiming
 from node.outbox.store import FILE_NAME
@@ -137,7 +137,7 @@ class Watcher:
         except LOG_TROUBLE as error:
             return Known(now=self._moment(), problem=why_not(self.file, error), process=process)
 
-    def _read(self, log: OutboxFile, process: int | None) -> Known:
+    def _read(self, log: LogFile, process: int | None) -> Known:
         now = self._moment()
         status = self.file.stat()
         identity = (status.st_dev, status.st_ino, log.stream)
@@ -176,7 +176,7 @@ class Watcher:
             unsound=self._unsound,
         )
 
-    def _is_out_of_date(self, log: OutboxFile, now: Moment) -> bool:
+    def _is_out_of_date(self, log: LogFile, now: Moment) -> bool:
         """Return whether the times of readings have changed since they were added."""
         unsynced = self.summary.unsynced_boots
         if any(log.retimings.get(boot) != self._retimings.get(boot) for boot in unsynced):
@@ -184,7 +184,7 @@ class Watcher:
         stepped = abs(now.utc_ms - now.boot_ms - self._offset_ms) > _STEPPED_MS
         return stepped or log.ledger.last_seq < self.summary.last_seq
 
-    def _add_new(self, log: OutboxFile, now: Moment) -> None:
+    def _add_new(self, log: LogFile, now: Moment) -> None:
         for readings in readings_from(log, self.summary.last_seq, self._count_unsound):
             self.summary.add(readings, now)
             self.on_progress()

@@ -25,7 +25,7 @@ from support import (  # noqa: E402
     wait_until,
 )
 
-from node.outbox.file import OutboxFile  # noqa: E402
+from node.outbox.log_file import LogFile  # noqa: E402
 from node.outbox.outbox import Outbox  # noqa: E402
 from node.outbox.reader import look_into  # noqa: E402
 from node.outbox.store import FILE_NAME  # noqa: E402
@@ -118,7 +118,7 @@ def real(outages: int, seed: int) -> list[str]:
     return faults
 
 
-def _readings(log: OutboxFile) -> list[Reading]:
+def _readings(log: LogFile) -> list[Reading]:
     return log.readings_after(0, 1 << 30)
 
 
