@@ -46,7 +46,7 @@ from node.homeassistant.discovery import (
 )
 from node.homeassistant.sensor_keys import sensor_keys
 from node.loop import Node
-from node.report import reporter
+from node.report import node_topics
 from node.system import node_ids
 from node.system.clock import SystemClock
 from node.system.host import Vitals
@@ -847,7 +847,7 @@ def test_births_one_after_the_other_are_answered_once(broker, start_node, topic,
 
 def test_what_is_just_being_sent_is_no_backlog(broker, subscribe, tmp_path, monkeypatch):
     """Health and history are due together: health says what is left to be sent after that."""
-    monkeypatch.setattr(reporter, "HEALTH_EVERY_S", 2.0)
+    monkeypatch.setattr(node_topics, "HEALTH_EVERY_S", 2.0)
     files = {f"s{number}": tmp_path / f"t{number}" for number in range(5)}
     for file in files.values():
         file.write_text("21500\n")

@@ -15,10 +15,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from drivers.bus import Board
 from node.config.schema import Config
+from node.health import Health
 from node.homeassistant.announcer import Announcer
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Arrived
@@ -26,21 +25,21 @@ from node.mqtt.publisher import Publisher
 from node.mqtt.retained_topics import RetainedTopics
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
-from node.reading import Reading
 from node.report.collect_health import collect_health
-from node.report.history import AFTER_READS_S, History
+from node.report.history import History
+from node.report.newest import NewestReadings
+from node.report.node_topics import NodeTopics
 from node.report.opening import Opening
 from node.report.own_topics import OwnTopics
 from node.report.refill import refill_windows
 from node.report.sensor_topics import SensorTopics
-from node.report.start_time import StartTime
 from node.report.topic_list import current_topics
 from node.sensors.scheduler import Measured
 from node.sensors.sensor import Sensor
 from node.system.back_off import BackOff
 from node.system.clock import Clock
 from node.system.logs import RecentWarnings
-from node.topics import ONLINE, Topics
+from node.topics import Topics
 from node.units import duration_text
 
 if TYPE_CHECKING:
@@ -48,21 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reporter"]
 
-HEALTH_EVERY_S = 60.0
-HEALTH_AT_MOST_EVERY_S = 1.0
-HEALTH_WAITS_S = 5.0
-"""How long the health of each minute waits until the history of that minute is acknowledged.
-Otherwise it would count readings as unsent that are just being sent."""
-STATUS_KEPT_S = 180.0
-"""How long an MQTT 5 broker keeps `online` without renewal; each health renews it."""
-STATUS_SOONER_S = 10.0
-OLDER_S = 1.0
-"""How much older the newest reading may be than its sensor may be silent."""
 SAVE_AT_LEAST_EVERY_S = 60.0
 """How long a moved cursor or a line of the log may wait to be committed together with readings."""
-SAVE_HEALTH_WITHIN_S = 1.0
-"""How long a change of health may wait for that, before `sensor-node status` shows it. The first
-health, and that of a new connection, do not wait."""
 GIVE_WAY_S = 0.005
 """How long the loop sleeps while readings are sent, if it has more to do: a computing thread does
 not yield the interpreter sooner (`sys.getswitchinterval`), even when it reads files."""
@@ -107,8 +93,11 @@ class Reporter:
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         self._publisher = publisher
         self._announcer = announcer
-        self._sensor_topics = SensorTopics(
-            config.mqtt, self._topics, self._publisher, retained, simulated=simulated
+        self._newest = NewestReadings(
+            sensors,
+            SensorTopics(config.mqtt, self._topics, publisher, retained, simulated=simulated),
+            outbox,
+            clock,
         )
         self.alarms: Alarms | None = None
         """None if no alarm is configured, and none was that has to end."""
@@ -149,35 +138,24 @@ class Reporter:
         )
         self._bad_configuration = config.stands_in_for
         self._patience_s = 2.0 * config.mqtt.keepalive
-        self._newest: dict[str, Reading] = {}
-        """Sensor -> its newest reading."""
         self._uncommitted = False
         """Whether there are readings since the last commit."""
-        self._fresh: list[tuple[Sensor, Reading, list[str]]] = []
-        """Readings to publish with the commit, and their channels that are worth a message."""
-        self._withheld: set[str] = set()
-        """Online sensors whose newest reading was too old for a new connection."""
-        self._newly_online: list[Sensor] = []
-        """Sensors whose availability to publish with the commit."""
         self._gives_way = False
         self._not_before_s = -math.inf
         """When other due work may be done, so that readings are sent first."""
         self._clock_known = False
-        self._started_s = clock.monotonic()
-        self._start_time = StartTime(clock)
-        self._health_at_s = self._save_at_s = self._started_s
-        self._health_stale = True
-        self._health_waits = False
-        """Whether health is due, and waits for history."""
-        self._health_at_once = False
-        """Whether health is sent with the states of a new connection, so that the health of an
-        earlier process does not appear with them."""
-        self._rejected_saved = 0
-        self._health_not_before_s = -math.inf
+        self._node_topics = NodeTopics(
+            self._topics,
+            clock,
+            publisher=publisher,
+            outbox=outbox,
+            history=self._history,
+            own_topics=self._own_topics,
+            collect=self._collect_health,
+        )
+        self._save_at_s = clock.monotonic()
         self._outbox_condition = outbox.condition
         self._link_said = ""
-        self._status_at_s = -math.inf
-        """When to renew `online`."""
         self._trouble_said: tuple[str, str, str, dict[str, str]] = ("", "", "", {})
         self._retry = BackOff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._retries = False
@@ -191,10 +169,8 @@ class Reporter:
         """
         self._refill_windows()
         self._history.start(start_s)
-        self._started_s = start_s
-        self._health_at_s = self._next_health_s(start_s)
         self._save_at_s = start_s + SAVE_AT_LEAST_EVERY_S
-        self._publish_health(start_s, save_at_s=start_s)
+        self._node_topics.start(start_s)
         self.save(start_s)
 
     # -- what happens
@@ -203,10 +179,10 @@ class Reporter:
         """React to a link that came up or went down, or to a new reason why it is down."""
         if self._link.described != self._link_said:
             self._link_said = self._link.described
-            self._health_stale = True
+            self._node_topics.note_change()
         self._publisher.link_changed(change)
         if change is Change.UP:
-            self._sensor_topics.forget()
+            self._newest.link_up()
             self._opening.begin()
             self._retry.succeeded()
         elif change is Change.DOWN:
@@ -245,39 +221,27 @@ class Reporter:
             self._clock_was_set(outcome.boot_s, outcome.utc_s)
         self._clock_known = outcome.synced
         self._uncommitted = True
-        reading = self._newest[sensor.table.id] = self._outbox.append(
+        reading = self._outbox.append(
             sensor.state.layout(values),
             tuple(values.values()),
             boot_s=outcome.boot_s - outcome.age_s,
             utc_s=outcome.utc_s - outcome.age_s,
             synced=outcome.synced,
         )
-        if sensor.table.id in self._withheld:
-            self._newly_online.append(sensor)
-        worth = sensor.state.worth_publishing(values, outcome.ended_s)
-        missing = sensor.state.note_missing(outcome.ended_s)
-        if worth or missing:
-            self._fresh.append((sensor, reading, worth))
-            published = list(values) if self._sensor_topics.whole else worth
-            sensor.state.published(published, outcome.ended_s)
-        for name in missing:
-            self._sensor_topics.clear(sensor.table, name)
+        self._newest.add(event, reading)
         if self.alarms is not None:
             self.alarms.measured(event)
 
     def availability_changed(self, sensor: Sensor) -> None:
         """Publish the availability; for a sensor that came online, after its value."""
-        if sensor.state.online:
-            self._newly_online.append(sensor)
-        else:
-            self._set_availability(sensor, online=False)
-            if self.alarms is not None:
-                self.alarms.sensor_gone()
-        self._health_stale = True
+        self._newest.availability_changed(sensor)
+        if not sensor.state.online and self.alarms is not None:
+            self.alarms.sensor_gone()
+        self._node_topics.note_change()
 
     def complained(self) -> None:
         """Note that a sensor has a new problem."""
-        self._health_stale = True
+        self._node_topics.note_change()
 
     def replay(
         self, stream: str, first_seq: int, last_seq: int, done: Callable[[int, int | None], None]
@@ -296,12 +260,7 @@ class Reporter:
         if self.alarms is not None:
             self.alarms.clock_was_set()
         self._refill_windows()
-        for sensor in self._sensors:
-            newest = self._newest.get(sensor.table.id)
-            if newest is not None and not newest.synced:
-                newest = self._newest[sensor.table.id] = self._outbox.retimed(newest)
-                if sensor.state.online:
-                    self._publish_newest(sensor, newest)
+        self._newest.clock_was_set()
 
     def _refill_windows(self) -> None:
         refill_windows((sensor.state for sensor in self._sensors), self._outbox, self._clock)
@@ -321,13 +280,11 @@ class Reporter:
             self._own_topics.opened()
             self._publish_everything()
             self._history.link_up()
-            self._health_at_once = True
+            self._node_topics.link_up()
         if self._own_topics.contradicts(now_s):
-            self._say_online(now_s)
-            self._publish_sensors()
-        if self._health_at_once:
-            self._health_at_once = False
-            self._publish_health(now_s, save_at_s=now_s)
+            self._node_topics.say_online(now_s)
+            self._newest.publish_all()
+        self._node_topics.publish_first(now_s)
         has_readings = self._publisher.flush()
         self._gives_way = has_readings and now_s >= self.next_due_s and not self._gives_way
         if self._gives_way:
@@ -336,58 +293,53 @@ class Reporter:
         self._mind_refusals(now_s)
         if self._announcer.birth_is_due(now_s):
             self._announcer.answer_birth()
-            self._publish_sensors()
+            self._newest.publish_all()
         self._announcer.announce_due(now_s)
         self._publisher.flush()
         self._history.send_due(now_s)
-        self._mind_health(now_s)
+        self._node_topics.publish_due(now_s)
         self._publisher.flush()
 
     def save(self, now_s: float) -> None:
         """Commit the results of this turn, and set the retained topics accordingly."""
         lag = self._outbox.cursor_lag >= CURSOR_LAG or self._outbox.notes_waiting
-        overdue = now_s >= self._save_at_s and self._outbox.unsaved
+        save_at_s = min(self._save_at_s, self._node_topics.save_at_s)
+        overdue = now_s >= save_at_s and self._outbox.unsaved
         alarms = self.alarms is not None and self.alarms.look(now_s)
         if not (self._uncommitted or alarms or lag or overdue):
             return
         self._note_warnings()
         self._outbox.commit()
         self._uncommitted = False
+        self._node_topics.committed()
         if self.alarms is not None and self.alarms.committed(now_s):
-            self._health_stale = True
+            self._node_topics.note_change()
         self._save_at_s = now_s + SAVE_AT_LEAST_EVERY_S
         if self._outbox.condition != self._outbox_condition:
             self._outbox_condition = self._outbox.condition
-            self._health_stale = True
-        if not self._opening.under_way:  # otherwise they are published after it
-            for sensor, reading, channels in self._fresh:
-                self._set_reading(sensor, self._outbox.retimed(reading), channels)
-            for sensor in self._newly_online:
-                self._set_availability(sensor, online=sensor.state.online)
-        self._fresh.clear()
-        self._newly_online.clear()
+            self._node_topics.note_change()
+        # While a connection is being opened, everything is published at its end.
+        self._newest.committed(publish=not self._opening.under_way)
 
     @property
     def next_due_s(self) -> float:
         """Return when there is something to do, if nothing happens until then."""
-        health_s = self._health_not_before_s if self._health_stale else self._health_at_s
-        if self._health_waits and not self._health_stale:
-            health_s += HEALTH_WAITS_S
-        if self._health_at_once:
-            health_s = -math.inf
-        save_s = self._save_at_s if self._outbox.unsaved else math.inf
+        save_s = min(self._save_at_s, self._node_topics.save_at_s)
+        save_s = save_s if self._outbox.unsaved else math.inf
         if self.alarms is not None:
             save_s = min(save_s, self.alarms.next_due_s)
         retry_s = self._retry.until_s if self._retries else math.inf
         if self._opening.under_way:
             return min(self._opening.next_due_s, save_s)
-        parts = (self._history, self._announcer, self._own_topics)
-        due_s = min(*(part.next_due_s for part in parts), health_s, save_s, retry_s)
+        parts = (self._history, self._announcer, self._own_topics, self._node_topics)
+        due_s = min(*(part.next_due_s for part in parts), save_s, retry_s)
         return max(due_s, self._not_before_s)
 
     def ask_for_acknowledgements(self) -> int:
         """Return how many acknowledgements are worth a wake-up; 0: any number is not."""
-        waiting = self._history.waiting or self._health_waits or self._opening.under_way
+        waiting = (
+            self._history.waiting or self._node_topics.waits_for_history or self._opening.under_way
+        )
         return self._publisher.ask_for_acknowledgements(more_history=waiting)
 
     def _mind_refusals(self, now_s: float) -> None:
@@ -400,41 +352,20 @@ class Reporter:
         )
         if trouble != self._trouble_said:
             self._trouble_said = trouble
-            self._health_stale = True
+            self._node_topics.note_change()
         if not self._retries and self._publisher.put_off:
             self._retry.failed(now_s)
         elif self._retries and now_s >= self._retry.until_s:
             self._publisher.try_again()
         self._retries = self._publisher.put_off
 
-    def _mind_health(self, now_s: float) -> None:
-        """Set the health topic each minute, and when something has changed."""
-        changed = self._health_stale and now_s >= self._health_not_before_s
-        due = now_s >= self._health_at_s
-        overdue = now_s >= self._health_at_s + HEALTH_WAITS_S
-        self._health_waits = due and self._history.under_way and not overdue
-        if due and not self._health_waits:
-            self._health_at_s = self._next_health_s(now_s)
-            changed = True
-        if changed:
-            self._publish_health(now_s, save_at_s=now_s + SAVE_HEALTH_WITHIN_S)
-
-    def _next_health_s(self, now_s: float) -> float:
-        """Return when health is next due, if nothing changes until then."""
-        passed = math.floor((now_s - self._started_s) / HEALTH_EVERY_S)
-        return self._started_s + AFTER_READS_S + (passed + 1) * HEALTH_EVERY_S
-
-    def _publish_health(self, now_s: float, *, save_at_s: float) -> None:
-        """Set the health topic; keep the health in the log by `save_at_s`, if it has changed."""
-        changed, self._health_stale = self._health_stale, False
-        self._health_not_before_s = now_s + HEALTH_AT_MOST_EVERY_S
-        self._outbox.look_for_set_aside()
-        health = collect_health(
+    def _collect_health(self, started_s: float, started: str | None) -> Health:
+        return collect_health(
             self._topics.node,
             config=self._config_digest,
             clock=self._clock,
-            started_s=self._started_s,
-            started=self._start_time.text(),
+            started_s=started_s,
+            started=started,
             board=self._board,
             link=self._link,
             outbox=self._outbox,
@@ -449,17 +380,6 @@ class Reporter:
             notice=self._notice,
             bad_configuration=self._bad_configuration,
         )
-        self._history.note_accuracy({n: sensor.accuracy for n, sensor in health.sensors.items()})
-        payload = msgspec.json.encode(health)
-        self._own_topics.published_health(payload)
-        self._publisher.set(self._topics.health, payload)
-        if now_s >= self._status_at_s:
-            self._say_online(now_s)
-        if changed or health.rejected != self._rejected_saved:
-            # Rejections are nowhere else in the log; the status page marks when they happened.
-            self._rejected_saved = health.rejected
-            self._outbox.set_health(payload.decode())
-            self._save_at_s = min(self._save_at_s, save_at_s)
 
     def _note_warnings(self) -> None:
         """Keep logged warnings and errors for later inspection."""
@@ -471,50 +391,9 @@ class Reporter:
 
     def _publish_everything(self) -> None:
         """Publish the present state on a new connection, in the order of the contract."""
-        self._say_online(self._clock.monotonic())
+        self._node_topics.say_online(self._clock.monotonic())
         self._announcer.announce()
-        self._publish_sensors(are_offline=True)
-
-    def _say_online(self, now_s: float) -> None:
-        """Publish `online` with an expiry, so that a broker that returns alone drops it."""
-        self._publisher.set(self._topics.status, ONLINE, expiry_s=STATUS_KEPT_S)
-        self._status_at_s = now_s + HEALTH_EVERY_S - STATUS_SOONER_S
-
-    def _publish_sensors(self, *, are_offline: bool = False) -> None:
-        """Publish each sensor's availability, after the value of a sensor that is online.
-
-        `are_offline`: the broker has `offline` of all sensors, so it is not repeated.
-        """
-        for sensor in self._sensors:
-            newest = self._newest.get(sensor.table.id)
-            online = newest is not None and sensor.state.online
-            if newest is not None and online and self._is_current(sensor, newest):
-                self._publish_newest(sensor, newest)
-                for name in sensor.state.missing_channels:
-                    self._sensor_topics.clear(sensor.table, name)
-                self._set_availability(sensor, online=True)
-            else:
-                if not are_offline:
-                    self._set_availability(sensor, online=False)
-                if online:
-                    self._withheld.add(sensor.table.id)
-
-    def _is_current(self, sensor: Sensor, reading: Reading) -> bool:
-        """Return whether a reading is recent enough; time in suspension counts."""
-        age_s = self._clock.boot_s() - reading.boot_ms / 1000
-        return age_s <= sensor.state.patience_s + OLDER_S
-
-    def _set_availability(self, sensor: Sensor, *, online: bool) -> None:
-        self._withheld.discard(sensor.table.id)
-        self._sensor_topics.availability(sensor.table, online=online)
-
-    def _publish_newest(self, sensor: Sensor, reading: Reading) -> None:
-        self._set_reading(sensor, reading, list(reading.layout.channels))
-
-    def _set_reading(self, sensor: Sensor, reading: Reading, channels: list[str]) -> None:
-        stream = self._outbox.stream_of(reading.seq)
-        missing = sensor.state.missing_channels
-        self._sensor_topics.reading(sensor.table, reading, stream, channels, missing)
+        self._newest.publish_all(are_offline=True)
 
     # -- the end
 
@@ -524,11 +403,15 @@ class Reporter:
         return self._publisher.idle
 
     def has_unwritten(self) -> bool:
-        """Whether readings are in memory alone, though the file was tried once more."""
+        """Return whether readings are only in memory, though the file was tried once more."""
         return self._link.connected and self._outbox.try_file_again() > 0
 
     def send_unwritten(self) -> bool:
-        """Send them as history, as far as there is room; whether there is more to wait for."""
+        """Send them as history, as far as there is room; return whether there is more to wait for.
+
+        There is no room for history while retained topics wait, so those are sent first.
+        """
+        self._publisher.flush()
         self._history.finish(self._clock.monotonic())
         return self._link.connected and self._outbox.unsent > 0
 
