@@ -71,6 +71,9 @@ _log = logging.getLogger(__name__)
 
 GOODBYE_S = 1.0
 """How long the node waits at the end for the broker to acknowledge `offline`."""
+UNWRITTEN_S = 3.0
+"""How long it sends readings before that which are only in memory, while the broker acknowledges
+them. The unit's TimeoutStopSec has to be longer than both."""
 NETWORK_THREAD_CHECK_S = 10.0
 REST_AFTER_MISTAKE_S = 1.0
 MAX_INCOMING_BYTES = 64 * 1024
@@ -437,12 +440,18 @@ class Node:
         self._scheduler.close()
 
     def _send_what_cannot_be_written(self) -> None:
-        """Send the readings that are in memory alone, within `GOODBYE_S`: they would be lost."""
-        give_up_s = self._clock.monotonic() + GOODBYE_S
+        """Send the readings that are only in memory, because they would be lost.
+
+        A broker that acknowledges none of them for GOODBYE_S is given up.
+        """
+        now_s = self._clock.monotonic
+        give_up_s, end_s = now_s() + GOODBYE_S, now_s() + UNWRITTEN_S
         unwritten = self._reporter.has_unwritten()
-        while unwritten and (left_s := give_up_s - self._clock.monotonic()) > 0:
+        while unwritten and (left_s := min(give_up_s, end_s) - now_s()) > 0:
             unwritten = self._reporter.send_unwritten()
             self._link.send()
             for event in self._queue.wait(left_s if unwritten else 0):
                 if isinstance(event, Acknowledged | Disconnected):
                     self._contained(event)
+                if isinstance(event, Acknowledged):
+                    give_up_s = now_s() + GOODBYE_S

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packet_proxy import PUBLISH, Link, PacketProxy, head
 from support import NodeProcess, Subscriber, small_disk_at, sysfs_config, wait_until
 
 
@@ -47,9 +50,32 @@ def test_what_cannot_be_written_is_sent_before_the_end(
     seen = max(published(subscriber))
     wait_until(lambda: max(published(subscriber)) > seen + 100)
     assert node.terminate() == 0
-    sent = {reading["seq"] for reading in subscriber.history()}
-    wait_until(lambda: published(subscriber) <= sent | {r["seq"] for r in subscriber.history()})
     assert "readings are lost" not in node.log
+    wait_until(lambda: published(subscriber) <= {r["seq"] for r in subscriber.history()})
+
+
+def test_a_slow_broker_is_waited_for_while_it_acknowledges(
+    broker, subscribe, start_node, small_state_dir, tmp_path
+):
+    """It takes longer for them than the node waits for a single acknowledgement."""
+    delays_s: list[float] = []
+
+    def delay(_link: Link, first: int, body: bytes) -> None:
+        if first >> 4 == PUBLISH and head(body)[0].endswith("/history") and delays_s:
+            time.sleep(delays_s.pop())
+
+    subscriber = subscribe(broker.port)
+    with contextlib.closing(PacketProxy(broker.port, delay)) as proxy:
+        node = start_node(config_of(proxy.port, tmp_path))
+        subscriber.wait_for_states("s19", 1)
+        fill(small_state_dir, node)
+        seen = max(published(subscriber))
+        wait_until(lambda: max(published(subscriber)) > seen + 100)
+        delays_s += [0.7, 0.7]
+        assert node.terminate() == 0
+    assert not delays_s
+    assert "readings are lost" not in node.log
+    wait_until(lambda: published(subscriber) <= {r["seq"] for r in subscriber.history()})
 
 
 def test_what_can_be_neither_written_nor_sent_is_counted(
