@@ -47,12 +47,16 @@ _SEE_ALSO = r"\fBmosquitto_sub\fR(1), \fBmosquitto\fR(8), \fBsystemctl\fR(1), \f
 
 
 def page() -> str:
-    """Return the page in roff, the same on every day and in a terminal of any width."""
+    """Return the page in roff, the same on every day, in any terminal, and by any Python.
+
+    Pythons break the lines of a usage in different places, so man breaks them.
+    """
     parser = command_parser(COMMANDS, whole=COMMANDS)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 command.format_help()  # puts the manual of the command into its parser
+                command.usage = " ".join(_usage_of(command))
     manual = Manpage(parser)
     manual.description = _SUMMARY
     manual.date = ""
@@ -62,6 +66,10 @@ def page() -> str:
         manual.add_section(heading, "=", "\n".join(map(_entry, entries, entries.values())))
     manual.add_section("SEE ALSO", "=", _SEE_ALSO)
     return str(manual)
+
+
+def _usage_of(command: argparse.ArgumentParser) -> list[str]:
+    return command.format_usage().removeprefix("usage: ").split()
 
 
 def _entry(term: str, meaning: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import fcntl
 import json
 import os
 import re
@@ -60,8 +61,22 @@ def files() -> list[str]:
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory, files: list[str]) -> Path:
-    """The source distribution of a checkout of its own, which building leaves files in."""
-    checkout = tmp_path_factory.mktemp("checkout")
+    """The source distribution of a checkout of its own, which building leaves files in.
+
+    The workers of pytest-xdist share it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    checkout = shared / "checkout"
+    with (shared / "checkout.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not checkout.exists():
+            build(shared / "unfinished", files).rename(checkout)
+    (archive,) = (checkout / "dist").glob("*.tar.gz")
+    return checkout / "dist" / archive.name.removesuffix(".tar.gz")
+
+
+def build(checkout: Path, files: list[str]) -> Path:
     for name in files:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
@@ -72,14 +87,13 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, files: list[str]) -> Path
     (archive,) = (checkout / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(checkout / "dist", filter="data")
-    return checkout / "dist" / archive.name.removesuffix(".tar.gz")
+    return checkout
 
 
 def test_it_has_every_file_of_the_repository(unpacked, files):
     assert [name for name in files if not (unpacked / name).exists()] == []
 
 
-@pytest.mark.real_time(seconds=40)
 def test_its_tests_run(unpacked):
     """All are collected, as here; and some of each kind run, on the code that was unpacked."""
     pytest_there = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SENSOR_NODE, Mosquitto, free_port, open_folder
+from support import SENSOR_NODE, Mosquitto, as_another_user, free_port, open_folder
 from terminal import Terminal
 
 from node.commands.init import _TEMPLATE
@@ -288,7 +288,7 @@ def test_a_folder_that_is_closed_to_the_user_is_said_at_once():
         target.mkdir(mode=0o755)
         command = [SENSOR_NODE, "init", "--simulate", "--config", f"{target}/node.toml"]
         if os.geteuid() == 0:
-            command = ["setpriv", "--reuid=65534", "--clear-groups", *command]
+            command = [*as_another_user(), *command]
         else:
             target.chmod(0o555)
         done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
