@@ -31,6 +31,11 @@ readonly -a bus_groups=(bluetooth dialout gpio i2c spi)
 readonly sysusers=/usr/lib/sysusers.d/sensor-node.conf
 readonly rules=/etc/udev/rules.d/90-sensor-node.rules
 readonly units=/etc/systemd/system
+# In the order in which they are taken away.
+readonly -a unit_files=(
+    sensor-node-web.service sensor-node-staged.path sensor-node-staged.service
+    sensor-node-update.service sensor-node.service
+)
 readonly command_link=/usr/local/bin/sensor-node
 # For man, and for shells that complete commands, where they are installed.
 readonly bash_completions=/usr/share/bash-completion/completions
@@ -183,7 +188,7 @@ place_files() {
     (cd "$here" && find README.md deploy drivers node -type f \
         \( -name '*.md' -o -path 'deploy/wiring/*.svg' \) \
         -exec install -D -m 644 {} "$root/doc/{}" \;)
-    for unit in sensor-node.service sensor-node-update.service sensor-node-web.service; do
+    for unit in "${unit_files[@]}"; do
         install -m 644 "$here/deploy/$unit" "$units/$unit"
     done
     install -m 644 "$here/deploy/sensor-node.rules" "$rules"
@@ -315,6 +320,7 @@ place_release() {
 start_service() {
     # That of the status page looks by itself whether [web] is enabled.
     systemctl enable --quiet sensor-node.service sensor-node-update.service sensor-node-web.service
+    systemctl enable --quiet --now sensor-node-staged.path
     systemctl restart --no-block sensor-node-web.service
     if systemctl is-active --quiet sensor-node.service; then
         say "sensor-node runs"
@@ -342,14 +348,14 @@ start_service() {
 take_away() {
     local unit group config folder
     local -a left=()
-    for unit in sensor-node-web.service sensor-node-update.service sensor-node.service; do
+    for unit in "${unit_files[@]}"; do
         if [[ -e $units/$unit ]]; then
             systemctl disable --quiet --now "$unit" 2>/dev/null || true
             rm -f "$units/$unit"
         fi
     done
     systemctl daemon-reload
-    systemctl reset-failed 'sensor-node*.service' 2>/dev/null || true
+    systemctl reset-failed 'sensor-node*' 2>/dev/null || true
     # The data outlives the user's number, which may be given to another.
     for folder in "$config_folder" "$state"; do
         [[ -e $folder ]] || continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import random
 import re
@@ -347,7 +348,7 @@ def test_an_old_bundle_is_taken_by_force_alone(tmp_path, key, attempt, facts, co
     bundle = make_bundle(tmp_path, key, **facts)
     with pytest.raises(Unfit, match=re.escape(words)) as refused:
         attempt(bundle, computer=computer)
-    assert str(refused.value).endswith("(--force takes it all the same)")
+    assert str(refused.value).endswith("(root can take it all the same: --force)")
     taken = attempt(bundle, computer=computer, force=True)
     assert taken.remarks[1].startswith("warning: ")
     assert words in taken.remarks[1]
@@ -485,11 +486,19 @@ def update(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusted: Any) -> Any
     monkeypatch.setitem(names, "TRUST", tmp_path / "trust.json")
     monkeypatch.setattr(names["trust"], "installed_keys", lambda folder: trusted)
     monkeypatch.setattr(names["trust"], "this_computer", lambda version: HERE)
+    monkeypatch.setattr(names["trust"], "clock_is_set", lambda: True)
     return made
 
 
 def asked(source: Path | None, **options: Any) -> argparse.Namespace:
-    given = {"back": False, "wheels": None, "unsigned": False, "force": False, **options}
+    given = {
+        "back": False,
+        "request": "",
+        "wheels": None,
+        "unsigned": False,
+        "force": False,
+        **options,
+    }
     return argparse.Namespace(source=source, **given)
 
 
@@ -565,6 +574,126 @@ def test_of_a_bundle_only_its_own_wheels_are_installed(update, monkeypatch, tmp_
     assert "--no-index" not in second
     pins = Path(second[second.index("--constraint") + 1]).read_text()
     assert pins.splitlines() == ["msgspec==0.20.0", "pi_sensor_node==0.2.0"]
+
+
+# -- what the node has staged
+
+REQUEST = "0123456789abcdef"
+
+
+@pytest.fixture
+def staged(update: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Stages a bundle as the node does it, installs it, and returns the report."""
+    state = tmp_path / "state"
+    state.mkdir()
+    names = update.install_staged.__globals__
+    for name, file in {
+        "ROOT": tmp_path,
+        "STATE": state,
+        "TRIAL": tmp_path / "trial.json",
+        "VERDICT": tmp_path / "verdict.json",
+        "ATTEMPTS": tmp_path / "attempts",
+        "KEYS": tmp_path / "keys",
+    }.items():
+        monkeypatch.setitem(names, name, file)
+    monkeypatch.setitem(names, "make_release", lambda *_source: "0.2.0-12345678")
+    monkeypatch.setitem(names, "current", lambda: "0.2.0-12345678")
+
+    def stage(bundle: Path, digest: str = "", request: str = REQUEST) -> Any:
+        content = bundle.read_bytes()
+        digest = digest or hashlib.sha256(content).hexdigest()
+        (state / "update.bundle").write_bytes(content)
+        signature = bundle.with_name(f"{bundle.name}.minisig").read_text()
+        (state / "update.bundle.minisig").write_text(signature)
+        (state / "update-request").write_text(f"{request} {digest}\n")
+        assert update.install_staged(asked(None, request="")) == 0
+        report = state / "update-report.json"
+        left = {file.name for file in state.iterdir()} - {report.name}
+        assert left == set(), "the path unit would find it again"
+        return json.loads(report.read_text()) if report.exists() else None
+
+    return stage
+
+
+def test_a_staged_bundle_is_installed_and_reported(staged, signed):
+    text = "0.2.0-12345678 is the version that runs"
+    assert staged(signed) == {
+        "request": REQUEST,
+        "state": "kept",
+        "text": text,
+        "release": "0.2.0-12345678",
+    }
+
+
+def test_a_staged_bundle_is_verified_again_by_root(staged, tmp_path, other_key, signed):
+    """The node, which has fetched it, is not believed."""
+    report = staged(make_bundle(tmp_path, other_key))
+    assert report["state"] == "refused"
+    assert "is signed with the key" in report["text"]
+    report = staged(signed, digest="0" * 64)
+    assert "is not the bundle that was asked for" in report["text"]
+
+
+def test_a_staged_bundle_whose_installation_is_interrupted_is_given_up(
+    staged, signed, update, monkeypatch
+):
+    names = update.install_staged.__globals__
+
+    def power_cut(*_source: object) -> str:
+        raise SystemExit
+
+    works = names["make_release"]
+    monkeypatch.setitem(names, "make_release", power_cut)
+    for _ in range(update.MOST_TRIALS):
+        with pytest.raises(SystemExit):
+            staged(signed)
+    monkeypatch.setitem(names, "make_release", works)
+    report = staged(signed)
+    assert report["state"] == "refused"
+    assert report["text"] == "its installation was interrupted 3 times"
+    assert staged(signed, request="fedcba9876543210")["state"] == "kept", "another request"
+
+
+def test_a_request_that_was_judged_before_a_power_cut_is_not_begun_again(
+    staged, signed, update, tmp_path
+):
+    """Its trial had an end; only the request was still there."""
+    trial = {"candidate": "0.2.0-12345678", "request": REQUEST}
+    (tmp_path / "trial.json").touch()
+    update.end_trial(trial, "the update was undone", stays=False)
+    report = staged(signed)
+    assert (report["state"], report["text"]) == ("undone", "the update was undone")
+    assert not (tmp_path / "attempts").exists()
+
+
+def test_a_staged_bundle_waits_for_the_clock(staged, signed, update, monkeypatch):
+    """After a boot a Pi has none for a while; without any it is refused after all."""
+    names = update.install_staged.__globals__
+    looks: list[bool] = []
+    monkeypatch.setattr(names["trust"], "clock_is_set", lambda: len(looks) > 2)
+    pauses = argparse.Namespace(sleep=lambda _s: looks.append(True), monotonic=lambda: 0.0)
+    monkeypatch.setitem(names, "time", pauses)
+    assert staged(signed)["state"] == "kept"
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize("text", ["", "x", "../x " + "0" * 64, "0" * 3000, "é"])
+def test_a_request_that_makes_no_sense_is_dropped(update, tmp_path, text):
+    (tmp_path / "update-request").write_text(text)
+    assert update.read_request(tmp_path) is None
+
+
+def test_a_request_or_a_bundle_that_leads_elsewhere_is_not_followed(update, tmp_path, attempt):
+    """A file of root's must not be read for the node."""
+    secret = tmp_path / "secret"
+    secret.write_text(f"{REQUEST} {'0' * 64}")
+    (tmp_path / "update-request").symlink_to(secret)
+    assert update.read_request(tmp_path) is None
+    bundle = tmp_path / "update.bundle"
+    bundle.symlink_to(secret)
+    bundle.with_name("update.bundle.minisig").touch()
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        attempt(bundle)
 
 
 # -- `release`

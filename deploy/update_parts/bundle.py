@@ -31,6 +31,7 @@ __all__ = [
     "SUFFIX",
     "Manifest",
     "read_manifest",
+    "sha256",
     "unpack",
     "version_order",
     "write_bundle",
@@ -116,7 +117,7 @@ def write_bundle(
     """
     found = sorted(wheels.glob("*.whl"))
     manifest = {"product": _PRODUCT, "format": _FORMAT, **facts}
-    manifest["wheels"] = {wheel.name: _sha256(wheel) for wheel in found}
+    manifest["wheels"] = {wheel.name: sha256(wheel) for wheel in found}
     text = json.dumps(manifest, indent=1)
     parse_manifest(text.encode(), str(file))
     moment = datetime.fromtimestamp(epoch, UTC).timetuple()[:6]
@@ -227,12 +228,12 @@ def unpack(file: Path, manifest: Manifest, folder: Path) -> None:
                 target = folder / member.filename
                 with packed.open(member) as source, target.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
-                if _sha256(target) != manifest.wheels[member.filename]:
+                if sha256(target) != manifest.wheels[member.filename]:
                     raise Unfit(f"{file.name}: {member.filename} is not the wheel of the manifest")
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise Unfit(f"{file.name} cannot be unpacked: {error}") from error
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from update_parts.bundle import MAX_BYTES, Manifest, read_manifest, unpack
+from update_parts.bundle import MAX_BYTES, Manifest, read_manifest, sha256, unpack
 from update_parts.minisign import PublicKey, Unfit
 from update_parts.trust import Computer, Record, refusals, signer_of
 
@@ -39,17 +39,20 @@ def take(
     computer: Computer,
     *,
     force: bool,
+    digest: str = "",
 ) -> Taken:
     """Take a bundle into an empty folder of root's; note in the record that it was taken.
 
     `record`: None takes an unsigned bundle, or one whose signature is not looked at. `force` takes
-    an old bundle.
+    an old bundle. `digest`: the SHA-256 that it has to have, if that is known.
 
     Raises:
         Unfit: it must not be taken; the message says why.
         OSError: the disk is full, for example.
     """
     copy = _copy(bundle, folder, with_signature=record is not None)
+    if digest and sha256(copy) != digest:
+        raise Unfit(f"{copy.name} is not the bundle that was asked for: its SHA-256 is another one")
     if record is None:
         signer, remarks = "", [f"warning: {bundle} is not verified: nothing says who made it"]
     else:
@@ -60,7 +63,9 @@ def take(
     if unfit:
         raise Unfit(f"{copy.name} is refused: {'; '.join(unfit)}")
     if old and not force:
-        raise Unfit(f"{copy.name} is refused: {'; '.join(old)}\n(--force takes it all the same)")
+        raise Unfit(
+            f"{copy.name} is refused: {'; '.join(old)}\n(root can take it all the same: --force)"
+        )
     remarks += [f"warning: {why}; taken because of --force" for why in old]
     if record is not None:
         record.take(signer, manifest, computer)
@@ -93,8 +98,12 @@ def _copy(bundle: Path, folder: Path, *, with_signature: bool) -> Path:
 
 
 def copy_file(source: Path, target: Path, most: int) -> None:
-    """Copy at most so many bytes: a growing file does no harm, and a pipe is not waited for."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    """Copy at most so many bytes: a growing file does no harm, and a pipe is not waited for.
+
+    A link is not followed: what the node has staged must not lead to a file of root's.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    descriptor = os.open(source, flags)
     with open(descriptor, "rb") as stream, target.open("xb") as copy:
         while most > 0 and (piece := stream.read(min(1 << 20, most))):
             most -= copy.write(piece)

@@ -24,6 +24,7 @@ __all__ = [
     "Computer",
     "Record",
     "change_keys",
+    "clock_is_set",
     "installed_keys",
     "refusals",
     "signer_of",
@@ -53,8 +54,13 @@ def this_computer(version: str) -> Computer:
         platform=known[0] if known else str(multiarch),
         python=f"3.{sys.version_info.minor}",
         utc_s=time.time(),
-        clock_is_set=_SYNCED.exists() or SystemClock().synced(),
+        clock_is_set=clock_is_set(),
     )
+
+
+def clock_is_set() -> bool:
+    """Return whether a time server or a hardware clock has set the clock of this computer."""
+    return _SYNCED.exists() or SystemClock().synced()
 
 
 # -- keys

@@ -5,6 +5,7 @@ Each is a bundle of real wheels, signed by the program `minisign`, for the compu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from bundle_support import Key, make_key
-from check_update import READS_NOTHING, STATUS, UPDATE, health_says, undone
+from check_update import NO_READING, READS_NOTHING, STATUS, UPDATE, health_says, undone
 from conftest import MakeWheel, configure
 from container import Container, wait_for
 from support import Mosquitto, Subscriber
@@ -171,13 +172,48 @@ def test_a_bad_bundle_goes_and_its_number_counts(node, seen, bundle, key):
     """What a node has seen once, it does not go behind."""
     answer = update(node, bundle("0.5.0", key, READS_NOTHING))
     assert answer.returncode == 1
-    wait_for(
-        lambda: health_says(
-            seen, "0.3.0", undone("0.5.0", "it has not committed a reading", "0.3.0")
-        ),
-        20,
-    )
+    wait_for(lambda: health_says(seen, "0.3.0", undone("0.5.0", NO_READING, "0.3.0")), 20)
     refused(node, "a newer bundle was taken before (number 5; this is 4)", bundle("0.4.0", key))
+
+
+def stage(node: Container, path: str, request: str) -> None:
+    """As the node does it, which writes the request last."""
+    digest = hashlib.sha256(node.file(path).read_bytes()).hexdigest()
+    node.run("cp", path, "/var/lib/sensor-node/update.bundle")
+    node.run("cp", f"{path}.minisig", "/var/lib/sensor-node/update.bundle.minisig")
+    node.file("/var/lib/sensor-node/update-request").write_text(f"{request} {digest}")
+
+
+def reported(node: Container, request: str, state: str) -> bool:
+    try:
+        report = json.loads(node.file("/var/lib/sensor-node/update-report.json").read_text())
+    except FileNotFoundError:
+        return False
+    return bool(report["request"] == request and report["state"] == state)
+
+
+def test_a_staged_bundle_is_taken_up_by_root_tried_and_kept_or_undone(node, seen, bundle, key):
+    stage(node, bundle("0.5.1", key, READS_NOTHING), "0" * 16)
+    wait_for(lambda: reported(node, "0" * 16, "undone"), 400)
+    wait_for(lambda: health_says(seen, "0.3.0", undone("0.5.1", NO_READING, "0.3.0")), 20)
+    stage(node, bundle("0.4.0", key), "1" * 16)
+    wait_for(lambda: reported(node, "1" * 16, "refused"), 60)
+    left = [file.name for file in node.file("/var/lib/sensor-node").glob("update*")]
+    assert sorted(left) == ["update-report.json", "update-undone"]
+    assert node.show("Result", "sensor-node-staged") == "success"
+
+
+def test_a_power_cut_while_a_staged_bundle_is_installed_begins_it_again(node, seen, bundle, key):
+    """At the boot it waits for the clock, which a Pi has not got by then."""
+    path = bundle("0.5.2", key)
+    stage(node, path, "2" * 16)
+    wait_for(lambda: list(node.file("/opt/sensor-node").glob("releases/0.5.2-*/bin")), 60)
+    node.cut_power()
+    node.boot()
+    seen.wait_for(STATUS, "online", 30)
+    set_clock(node)
+    wait_for(lambda: reported(node, "2" * 16, "kept"), 400)
+    wait_for(lambda: health_says(seen, "0.5.2"), 20)
 
 
 @pytest.mark.parametrize(
@@ -186,17 +222,13 @@ def test_a_bad_bundle_goes_and_its_number_counts(node, seen, bundle, key):
 def test_a_power_cut_while_it_unpacks_changes_nothing(node, seen, bundle, key, until):
     """The half-made copy is not in the way of the next attempt."""
     path = bundle("0.6.0", key)
+    set_clock(node)
     node.start(UPDATE, *LIMITS, path)
     wait_for(lambda: list(node.file("/opt/sensor-node").glob(until)), 60)
     node.cut_power()
     node.boot()
     seen.wait_for(STATUS, "online", 30)
-    wait_for(
-        lambda: health_says(
-            seen, "0.3.0", undone("0.5.0", "it has not committed a reading", "0.3.0")
-        ),
-        30,
-    )
+    wait_for(lambda: health_says(seen, "0.5.2"), 30)
     assert not list(node.file("/opt/sensor-node/releases").glob("0.6.0-*/complete"))
 
 
