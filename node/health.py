@@ -190,6 +190,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool = False
     mqtt_version: str | None = None
     """5 or 3.1.1; None without a connection."""
+    server: str = ""
+    """The address of the present broker, if the configured one has sent the node there."""
     short_connections: int = 0
     """Consecutive connections, up to now, that were lost soon after they were made."""
     outbox_readings: Annotated[int, Shown(name="readings to be sent", component="outbox")] = 0

@@ -23,7 +23,7 @@ from node.event_queue import EventQueue
 from node.homeassistant.announcer import Announcer
 from node.homeassistant.discovery import discovery_topic
 from node.homeassistant.sensor_keys import sensor_keys
-from node.mqtt.connection import BrokerConnection
+from node.mqtt.connection import MOVED_FILE_NAME, BrokerConnection
 from node.mqtt.events import (
     Acknowledged,
     Arrived,
@@ -133,6 +133,7 @@ class Node:
                 unlimited=lambda topic: topic in ours or topics.is_state(topic),
             ),
             max_incoming_bytes=MAX_INCOMING_BYTES + INCOMING_BYTES_A_SENSOR * len(config.sensors),
+            moved_file=state_dir / MOVED_FILE_NAME if state_dir else None,
         )
         self._name = config.node.name
         self._service = Service(clock)

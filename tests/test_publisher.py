@@ -6,7 +6,8 @@ import pytest
 
 from node.mqtt.connection import BrokerConnection
 from node.mqtt.events import Acknowledged, Outgoing
-from node.mqtt.publisher import WINDOW, Publisher
+from node.mqtt.publisher import WINDOW, Outcome, Publisher
+from node.mqtt.reasons import BUSY, Reason
 
 
 @pytest.fixture
@@ -52,3 +53,22 @@ def test_a_newer_state_that_waits_for_the_one_before_it_holds_no_history_up(publ
     assert publisher.flush()
     (newest,) = publisher._message_of.values()
     assert newest.payload == b"3"
+
+
+@pytest.mark.parametrize("code", [*sorted(BUSY), 0x99])
+def test_history_that_a_busy_broker_refuses_is_sent_later(mqtt_link, code):
+    """0x99, Payload format invalid, is the negative control: it speaks of the message itself."""
+    mqtt_link.connected = True
+    dead: list[str] = []
+    publisher = Publisher(
+        mqtt_link, status_topic="sensors/test/status", refused=lambda topic, *_: dead.append(topic)
+    )
+    outcomes: list[Outcome] = []
+    publisher.send(Outgoing("sensors/test/history", b"{}", retain=False), outcomes.append)
+    (message_id,) = publisher._message_of
+    reason = Reason(code, "why")
+    publisher.acknowledged(Acknowledged(mqtt_link.generation, message_id, reason))
+    is_busy = code in BUSY
+    assert outcomes == [Outcome.LATER if is_busy else Outcome.REFUSED]
+    assert dead == ([] if is_busy else ["sensors/test/history"])
+    assert publisher.history_refusal == ("why" if is_busy else "")

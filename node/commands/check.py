@@ -12,13 +12,14 @@ import msgspec
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
-from node.config.schema import Config
+from node.config.schema import DEFAULT_RECONNECT_SPREAD, Config
 from node.report.topic_list import published_topics, received_topics
 from node.sensors.board import bare_board
 from node.sensors.obstacles import obstacles
 from node.system.node_ids import device_id
 from node.system.state_dir import find_state_dir
 from node.system.terminal import count, table
+from node.units import duration_text
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -122,7 +123,14 @@ def _summary(config: Config) -> str:
     version = "5, else 3.1.1" if mqtt.protocol == "auto" else mqtt.protocol
     login = f'login "{mqtt.username}"' if mqtt.username else "no login"
     secure = "TLS" if mqtt.tls else "no TLS"
-    return (
-        f"node     {config.node.name}, {count(config.sensors, 'sensor')}\n"
-        f"broker   {mqtt.address}, MQTT {version}, {login}, {secure}"
-    )
+    lines = [
+        f"node     {config.node.name}, {count(config.sensors, 'sensor')}",
+        f"broker   {mqtt.address}, MQTT {version}, {login}, {secure}",
+    ]
+    if mqtt.reconnect_spread > DEFAULT_RECONNECT_SPREAD:
+        spread = duration_text(mqtt.reconnect_spread)
+        lines.append(f"         connected again within {spread} of the broker's return")
+    if mqtt.servers is not None:
+        named = ", ".join(mqtt.servers) or "none"
+        lines.append(f"         other servers that it may send the node to: {named}")
+    return "\n".join(lines)

@@ -31,6 +31,7 @@ from node.doctor.system_checks import (
 from node.doctor.topic_list import TopicList, TriedSubscription
 from node.doctor.users import node_user
 from node.homeassistant.discovery import discovery_topic
+from node.mqtt.connection import MOVED_FILE_NAME
 from node.mqtt.credentials import password_of_command
 from node.outbox.store import FILE_NAME
 from node.report.topic_list import published_topics, subscriptions
@@ -139,7 +140,8 @@ def _broker_steps(config: Config, topics: Topics, node: OurNode) -> Iterator[Ste
             yield Step("login", "failed", str(error), "run the command by hand, as the node's user")
             return
         mqtt = msgspec.structs.replace(mqtt, password=password)
-    broker = Broker(mqtt, topics, tls_context(mqtt.tls))
+    moved_file = node.state_dir / MOVED_FILE_NAME
+    broker = Broker(mqtt, topics, tls_context(mqtt.tls), moved_file)
     yield from check_broker(broker, _topic_list(config, topics, node), node)
 
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from node.config.password import checked_password, password_in
 from node.config.reader import TableReader, expected_table
-from node.config.schema import DEFAULT_RETAIN_FOR, MqttTable, NodeTable, Secret, TlsTable, WebTable
+from node.config.schema import (
+    DEFAULT_RECONNECT_SPREAD,
+    DEFAULT_RETAIN_FOR,
+    MqttTable,
+    NodeTable,
+    Secret,
+    TlsTable,
+    WebTable,
+)
 from node.system.node_ids import hardware_suffix
 
 if TYPE_CHECKING:
@@ -73,6 +81,10 @@ def read_mqtt(reader: TableReader, written: object) -> tuple[MqttTable | None, f
     _check_way(reader, values)
     if not 5 <= values.get("keepalive", 30) <= 3600:
         reader.problem(("mqtt", "keepalive"), "must be between 5s and 1h")
+    spread_s = values.get("reconnect_spread", DEFAULT_RECONNECT_SPREAD)
+    if not DEFAULT_RECONNECT_SPREAD <= spread_s <= 600:
+        what = "must be between 5s, which the node needs to notice the broker, and 10m"
+        reader.problem(("mqtt", "reconnect_spread"), what)
     retain_for_s = values.get("retain_for", DEFAULT_RETAIN_FOR)
     if len(reader.problems) > before:
         return None, retain_for_s

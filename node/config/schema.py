@@ -20,6 +20,7 @@ from node.units import Seconds, TopicPart, duration_text
 
 __all__ = [
     "DEFAULT_INTERVAL",
+    "DEFAULT_RECONNECT_SPREAD",
     "DEFAULT_RETAIN_FOR",
     "STALE_INTERVALS",
     "ButtonTable",
@@ -37,6 +38,7 @@ __all__ = [
     "ProxyAddress",
     "Secret",
     "SensorTable",
+    "ServerAddress",
     "SimulationTable",
     "StatusLedTable",
     "TlsTable",
@@ -81,6 +83,20 @@ class ProxyAddress(str):
         return scheme, host.strip("[]"), int(port)
 
 
+class ServerAddress(str):
+    """`HOST` or `HOST:PORT`, an IPv6 address in brackets; see `config.values.parse_server`."""
+
+    __slots__ = ()
+
+    @property
+    def parts(self) -> tuple[str, int | None]:
+        """Return the host, in small letters, and the port if there is one."""
+        host, colon, port = self.rpartition(":")
+        if not (colon and port.isdecimal()):
+            host, port = str(self), ""
+        return host.strip("[]").rstrip(".").lower(), int(port) if port else None
+
+
 class MqttVersion(str):
     """ "auto", "5" or "3.1.1"."""
 
@@ -109,6 +125,7 @@ TopicPath = Annotated[
     ),
 ]
 DEFAULT_RETAIN_FOR = Seconds(3600)
+DEFAULT_RECONNECT_SPREAD = Seconds(5)
 DEFAULT_INTERVAL = Seconds(30)
 STALE_INTERVALS = 3
 """After this many intervals without a reading, a value is stale and its sensor offline."""
@@ -180,6 +197,10 @@ class MqttTable(_Table, frozen=True, kw_only=True):
     base_topic: TopicPath = "sensors"
     protocol: MqttVersion = MqttVersion("auto")
     keepalive: Seconds = Seconds(30)
+    reconnect_spread: Seconds = DEFAULT_RECONNECT_SPREAD
+    """How soon after the broker's return each node is connected again, at random within it."""
+    servers: tuple[ServerAddress, ...] | None = None
+    """Which other servers the broker may send the node to; None: with TLS any, without it none."""
     payload: Literal["json", "plain", "both"] = "json"
     retain_for: Seconds = DEFAULT_RETAIN_FOR
     tls: TlsTable | None = None

@@ -14,7 +14,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from node.config.schema import HostName, MqttVersion, ProxyAddress, Secret, WebAddress
+from node.config.schema import (
+    HostName,
+    MqttVersion,
+    ProxyAddress,
+    Secret,
+    ServerAddress,
+    WebAddress,
+)
 from node.units import Rate, Seconds
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "key_meant",
     "nearest",
     "parse_host",
+    "parse_server",
     "parse_web_address",
     "shown",
 ]
@@ -147,6 +155,19 @@ def parse_proxy(written: object) -> ProxyAddress:
     return ProxyAddress(str(written).rstrip("/"))
 
 
+def parse_server(written: object) -> ServerAddress:
+    """Check the address of a server, with or without a port.
+
+    Raises:
+        ValueError: it is not `HOST`, `HOST:PORT`, or an IPv6 address in brackets.
+    """
+    found = re.fullmatch(r"(\[[^]]+\]|[^:]+)(?::(\d{1,5}))?", str(written))
+    if found is None or not 0 < int(found[2] or 1) <= 65535:
+        raise ValueError('expected "HOST" or "HOST:PORT", an IPv6 address in brackets')
+    parse_host(found[1].strip("[]"))
+    return ServerAddress(written)
+
+
 def parse_web_address(written: object) -> WebAddress:
     """Check the address of a web page.
 
@@ -185,6 +206,7 @@ def _decode(target: Any, written: object) -> object:
         HostName: parse_host,
         WebAddress: parse_web_address,
         ProxyAddress: parse_proxy,
+        ServerAddress: parse_server,
         MqttVersion: MqttVersion.parse,
     }
     if target in parsers:

@@ -18,6 +18,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from node.config.schema import MqttTable
 from node.doctor.packets import Connack, Will, WireError
 from node.doctor.wire import Connection
 from node.mqtt.reasons import Reason
+from node.mqtt.referrals import Referrals
 from node.topics import Topics
 
 __all__ = ["TEST_PAYLOAD", "Broker", "LoggedIn", "LoginRefused"]
@@ -44,9 +46,10 @@ _Address = tuple[Any, ...]
 class LoginRefused(Exception):
     """The broker refuses the login; the text is the name of the reason."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, server_reference: str = "") -> None:
         super().__init__(reason.name)
         self.reason = reason
+        self.server_reference = server_reference
 
 
 class LoggedIn(msgspec.Struct):
@@ -63,8 +66,15 @@ class Broker:
     each time: a connection with the node's own id would disconnect the node.
     """
 
-    def __init__(self, mqtt: MqttTable, topics: Topics, tls_context: ssl.SSLContext | None) -> None:
-        self.mqtt = mqtt
+    def __init__(
+        self,
+        mqtt: MqttTable,
+        topics: Topics,
+        tls_context: ssl.SSLContext | None,
+        moved_file: Path | None = None,
+    ) -> None:
+        """`moved_file`: where the node remembers that the broker has moved."""
+        self.referrals = Referrals(mqtt, moved_file, time.monotonic())
         self.topics = topics
         self.version = 5
         """The protocol level of the login."""
@@ -78,6 +88,11 @@ class Broker:
         """The end of the broker's certificate, once it was seen, in seconds of UTC."""
         self._addresses: list[tuple[int, _Address]] = []
         self._open: list[Connection] = []
+
+    @property
+    def mqtt(self) -> MqttTable:
+        """Return the configuration's table, with the address of the present server."""
+        return self.referrals.place
 
     @property
     def topics_filter(self) -> str:
@@ -183,7 +198,7 @@ class Broker:
             raise
         if connack.refused:
             connection.drop()
-            raise LoginRefused(connack.refused)
+            raise LoginRefused(connack.refused, connack.server_reference)
         return LoggedIn(connection, connack)
 
     # -- more of it

@@ -58,7 +58,21 @@ def _steps(broker: Broker, topics: TopicList, node: OurNode) -> Iterator[Step]:
 
 
 def check_way_in(broker: Broker) -> Generator[Step, None, LoggedIn | None]:
-    """Yield the steps name, TCP, TLS and login; return the login, or None after one that failed."""
+    """Yield the steps name, TCP, TLS and login; return the login, or None after one that failed.
+
+    They are repeated for each server that the broker sends the node to.
+    """
+    if broker.referrals.moved_to:
+        what = f"the broker has moved to {broker.referrals.moved_to}, and the node connects there"
+        remedy = f"set [mqtt] host and port to {broker.referrals.moved_to}"
+        yield Step("name", "warning", what, remedy)
+    while True:
+        login = yield from _check_server(broker)
+        if login is None or not login.is_sent_on:
+            return login.made if login else None
+
+
+def _check_server(broker: Broker) -> Generator[Step, None, LoginSteps | None]:
     try:
         addresses = broker.resolve()
     except socket.gaierror as error:
@@ -79,7 +93,7 @@ def check_way_in(broker: Broker) -> Generator[Step, None, LoggedIn | None]:
     yield Step("TCP", "ok", f"{where} accepts the connection ({took_ms:.0f} ms)")
     login = LoginSteps(broker)
     yield from login.steps(sock)
-    return login.made
+    return login
 
 
 def _round_trips(broker: Broker, topics: TopicList, login: LoggedIn) -> Iterator[Step]:

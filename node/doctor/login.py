@@ -13,7 +13,7 @@ from node.doctor.packets import NotMqtt, Will, WireError
 from node.doctor.report import Step, failed
 from node.doctor.wire import Closed, NoAnswer
 from node.mqtt.errors import closed_early, connect_failure, no_answer, refusal
-from node.mqtt.reasons import UNSUPPORTED_VERSION
+from node.mqtt.reasons import REFERRALS, SERVER_MOVED, UNSUPPORTED_VERSION
 
 __all__ = ["WILL_TOPIC", "LoginSteps"]
 
@@ -28,6 +28,8 @@ class LoginSteps:
         self._broker = broker
         self._mqtt = broker.mqtt
         self.made: LoggedIn | None = None
+        self.is_sent_on = False
+        """Whether the broker has sent the doctor to another server, where to try again."""
 
     def steps(self, sock: socket.socket) -> Iterator[Step]:
         """Yield the steps TLS and login on a connected socket; `made` is the login."""
@@ -62,6 +64,8 @@ class LoginSteps:
             return
 
     def _refused(self, error: LoginRefused) -> Step:
+        if error.reason.code in REFERRALS:
+            return self._sent_on(error)
         if self._mqtt.client_id is None:
             return failed("login", refusal(error.reason, self._mqtt))
         return Step(
@@ -71,6 +75,19 @@ class LoginSteps:
             "the doctor has client ids of its own (sndoctor...), because that of the node would "
             "disconnect the node; if the broker allows only that one, see sensor-node status",
         )
+
+    def _sent_on(self, error: LoginRefused) -> Step:
+        here = self._mqtt.address
+        why_not = self._broker.referrals.follow(error.reason.code, error.server_reference)
+        if why_not:
+            remedy = "if that is right, list the server in [mqtt] servers, or set [mqtt] host"
+            return Step("login", "failed", f"{here} {why_not}", remedy)
+        self.is_sent_on = True
+        there = self._broker.mqtt.address
+        if error.reason.code == SERVER_MOVED:
+            remedy = f"set [mqtt] host and port to {there}"
+            return Step("login", "warning", f"{here} has moved to {there}", remedy)
+        return Step("login", "ok", f"{here} sends this node to {there} for now")
 
     @property
     def _will(self) -> Will:

@@ -132,4 +132,6 @@ def check_our_node(node: OurNode, config: Config) -> Iterator[Step]:
             "sudo systemctl restart sensor-node; or name its file with --config",
         )
     else:
-        yield Step(name, "ok", f"{runs}, with this configuration")
+        where = node.health.server
+        there = f"; connected to {where}, where the broker has sent it" if where else ""
+        yield Step(name, "ok", f"{runs}, with this configuration{there}")

@@ -66,6 +66,8 @@ class Connack(msgspec.Struct, frozen=True):
     """The broker's answer to CONNECT; `refused` is None for success."""
 
     refused: Reason | None = None
+    server_reference: str = ""
+    """The other servers that a refusal names (§3.2.2.3.16)."""
     keeps_retained: bool = True
     maximum_qos: int = 2
     receive_maximum: int = 65_535
@@ -144,14 +146,17 @@ def connack_of(body: bytes, *, version: int) -> Connack:
         if version == 5 and code == _FAILURE:
             code = UNSUPPORTED_VERSION
         return Connack(failure(PacketTypes.CONNACK, code))
-    if refused := failure(PacketTypes.CONNACK, code):
-        return Connack(refused)
+    refused = failure(PacketTypes.CONNACK, code)
     properties = Properties(PacketTypes.CONNACK)
     try:
         properties.unpack(body[2:])
     except Exception:  # noqa: BLE001, paho raises whatever its indexing does
+        if refused:
+            return Connack(refused)
         raise NotMqtt(shown(body)) from None
     return Connack(
+        refused,
+        server_reference=getattr(properties, "ServerReference", ""),
         keeps_retained=bool(getattr(properties, "RetainAvailable", 1)),
         maximum_qos=getattr(properties, "MaximumQoS", 2),
         receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),

@@ -46,16 +46,12 @@ from node.mqtt.packets import publish_packet
 from node.mqtt.rate_limit import RateLimit, Verdict
 from node.mqtt.reasons import NO_WILDCARDS, PROTOCOL_ERROR, Reason, failure
 from node.mqtt.sieve import SKIPPED, Sieve
-from node.system.jitter import at_random
+from node.mqtt.spread import reconnect_delays
 from node.topics import OFFLINE
 
 __all__ = ["NetworkClient"]
 
-# The node must notice within 5 s that a broker is back. A connection attempt sends its SYN at 0, 1
-# and 3 s and is given up after CONNECT_TIMEOUT_S, so the longest gap is 1 s + the delay.
 CONNECT_TIMEOUT_S = 4.0
-_FIRST_DELAY_S = (0.7, 1.3)
-_MAX_DELAY_S = (2.4, 3.2)
 UNACKNOWLEDGED_MS = 6_000
 """How long the other end may leave bytes unacknowledged in TCP."""
 PROBE_AFTER_S = 3
@@ -104,6 +100,7 @@ class NetworkClient(paho.Client):
         )
         self._session = session
         self._through = mqtt.proxy
+        self._spread_s = float(mqtt.reconnect_spread)
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
         self._generation = generation
         self._report = report
@@ -117,7 +114,8 @@ class NetworkClient(paho.Client):
         self._over = threading.Event()
         """Set while the network thread does not run."""
         self._over.set()
-        self._ended = False
+        self._ended = threading.Event()
+        self._begins_after_s = 0.0
         self._max_incoming_bytes = max_incoming_bytes
         self._guard: GuardedSocket | None = None
         """The guard of the newest connection."""
@@ -150,8 +148,9 @@ class NetworkClient(paho.Client):
         self.on_subscribe = self._subscribe_answered
         self.on_socket_open = self._socket_opened
 
-    def begin(self) -> None:
-        """Start the network thread."""
+    def begin(self, after_s: float = 0.0) -> None:
+        """Start the network thread, which connects after `after_s`."""
+        self._begins_after_s = after_s
         mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
         clean: Any = False if mqtt_5 and self._session else paho.MQTT_CLEAN_START_FIRST_ONLY
         self.connect_async(*self._address, clean_start=clean, properties=self._limits_asked_for())
@@ -166,6 +165,8 @@ class NetworkClient(paho.Client):
         A PINGREQ may be late by the same time; a broker tolerates half a keepalive.
         """
         try:
+            if self._ended.wait(self._begins_after_s):
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
             return super().loop_forever(max(timeout, self.keepalive / 4), retry_first_connection)
         finally:
             self._over.set()
@@ -178,7 +179,7 @@ class NetworkClient(paho.Client):
         if self.credentials.problem:
             raise ConnectionError(self.credentials.problem)
         sock = super()._create_socket()
-        if self._ended:  # while it connected
+        if self._ended.is_set():  # while it connected
             self.loop_stop()
             sock.close()
             raise ConnectionAbortedError("the client was replaced meanwhile")
@@ -228,10 +229,8 @@ class NetworkClient(paho.Client):
         paho does not add jitter; without it a whole fleet returns in the same second. paho's
         annotation says int, but it only adds and multiplies.
         """
-        self.reconnect_delay_set(
-            pause_s + at_random(*_FIRST_DELAY_S),  # type: ignore[arg-type]
-            pause_s + at_random(*_MAX_DELAY_S),  # type: ignore[arg-type]
-        )
+        first_s, longest_s = reconnect_delays(self._spread_s)
+        self.reconnect_delay_set(pause_s + first_s, pause_s + longest_s)  # type: ignore[arg-type]
 
     @property
     def alive(self) -> bool:
@@ -244,7 +243,7 @@ class NetworkClient(paho.Client):
         A thread that is just connecting would forget `disconnect` alone. Two clients with one id
         would then end each other's connections endlessly. See `_create_socket`.
         """
-        self._ended = True
+        self._ended.set()
         self.disconnect()
         self._over.wait(wait_s)
 
@@ -253,7 +252,7 @@ class NetworkClient(paho.Client):
 
         The thread may be in any call on the socket, so the socket is shut down from here.
         """
-        self._ended = True
+        self._ended.set()
         self.disconnect()
         sock: Any = self.socket()
         with (
@@ -376,6 +375,7 @@ class NetworkClient(paho.Client):
                 window=getattr(properties, "ReceiveMaximum", DEFAULT_WINDOW),
                 max_packet_bytes=getattr(properties, "MaximumPacketSize", sys.maxsize),
                 guarded=self.guarded,
+                server_reference=getattr(properties, "ServerReference", ""),
             )
         )
         for topic in impossible:
@@ -392,7 +392,8 @@ class NetworkClient(paho.Client):
     ) -> None:
         fault = self._guard.fault if self._guard is not None else ""
         why = Reason(PROTOCOL_ERROR, fault) if fault else _reason(reason)
-        self._report(Disconnected(self._generation, self._attempt, why))
+        reference = getattr(properties, "ServerReference", "")
+        self._report(Disconnected(self._generation, self._attempt, why, reference))
 
     def _published(
         self, client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any

@@ -10,7 +10,8 @@ import enum
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
@@ -30,19 +31,26 @@ from node.mqtt.events import (
 )
 from node.mqtt.rate_limit import RateLimit
 from node.mqtt.reasons import (
+    BUSY,
     KEEP_ALIVE_TIMEOUT,
     NO_WILDCARDS,
     PACKET_TOO_LARGE,
     PROTOCOL_ERROR,
+    REFERRALS,
     SESSION_TAKEN_OVER,
     SHUTTING_DOWN,
     UNSPECIFIED,
     UNSUPPORTED_VERSION,
     Reason,
 )
+from node.mqtt.spread import reconnect_delays
 from node.system.clock import Clock
+from node.system.jitter import at_random
 
-__all__ = ["SHORT_LIVES", "BrokerConnection", "Change"]
+if TYPE_CHECKING:
+    from node.mqtt.referrals import Referrals
+
+__all__ = ["MOVED_FILE_NAME", "SHORT_LIVES", "BrokerConnection", "Change"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +64,10 @@ SHORT_LIFE_S = 10.0
 SHORT_LIVES = 3
 """Consecutive connections lost within `SHORT_LIFE_S` that indicate a problem."""
 MAX_PAUSE_S = 60.0
+MOVED_FILE_NAME = "moved.json"
+"""Where the state directory has the server that the configured one has moved to."""
+_JITTER = 0.5
+"""The least part of a pause that a busy broker gets; the rest of it is at random."""
 
 
 class Change(enum.Enum):
@@ -82,15 +94,24 @@ class BrokerConnection:
         rate_limit: RateLimit | None = None,
         max_incoming_bytes: int = MAX_INCOMING_BYTES,
         session: Session | None = None,
+        moved_file: Path | None = None,
     ) -> None:
         """`report` is called on paho's thread. The will is a retained `offline`.
 
         `rate_limit`, if given, bounds how many messages are accepted, `max_incoming_bytes` how
-        large they may be. With a `session`, messages have to be settled.
+        large they may be. With a `session`, messages have to be settled. `moved_file`: where to
+        remember that the broker has moved; see `referrals`.
         """
         self._session = session
-        self._mqtt = mqtt
+        self._configured = mqtt
         self._clock = clock
+        self._moved_file = moved_file
+        self._referrals: Referrals | None = None
+        """None until the broker has named another server, in this process or in an earlier one."""
+        if moved_file is not None and moved_file.exists():
+            self._known_referrals()
+        self._refusals = 0
+        """How often in a row the broker was busy, or could not be followed to another server."""
         self._client_id = client_id
         self._tls_context = tls_context
         self._report = report
@@ -125,11 +146,24 @@ class BrokerConnection:
         """How many messages the broker accepts before it has acknowledged the first."""
         self.max_packet_bytes = sys.maxsize
 
-    def start(self) -> None:
-        """Begin to connect in the background, however long it takes."""
+    def start(self, after_s: float = 0.0) -> None:
+        """Begin to connect in the background, after `after_s`, however long it takes."""
         self._generation += 1
         self._client = self._new_client()
-        self._client.begin()
+        self._client.begin(after_s)
+
+    @property
+    def _mqtt(self) -> MqttTable:
+        """Return the table with the address of the present server."""
+        return self._configured if self._referrals is None else self._referrals.place
+
+    def _known_referrals(self) -> Referrals:
+        if self._referrals is None:
+            from node.mqtt.referrals import Referrals  # most brokers never refer to another one
+
+            now_s = self._clock.monotonic()
+            self._referrals = Referrals(self._configured, self._moved_file, now_s)
+        return self._referrals
 
     def _new_client(self) -> NetworkClient:
         return NetworkClient(
@@ -180,7 +214,25 @@ class BrokerConnection:
     @property
     def described(self) -> str:
         """Return `connected, MQTT 5`, or why there is no connection."""
-        return f"connected, MQTT {self._version_text}" if self.connected else self._trouble
+        if not self.connected:
+            return self._trouble
+        text = f"connected, MQTT {self._version_text}"
+        if self.server:
+            text += f", to {self.server}, where {self._configured.address} has sent the node"
+        return text
+
+    @property
+    def server(self) -> str:
+        """Return the address of the present server if it is not the configured one, else ""."""
+        return "" if self._mqtt is self._configured else self._mqtt.address
+
+    @property
+    def problem(self) -> str:
+        """Return what has to be changed in the configuration, because the broker has moved."""
+        moved_to = self._referrals.moved_to if self._referrals is not None else ""
+        if not moved_to:
+            return ""
+        return f"{self._configured.address} has moved to {moved_to}: set [mqtt] host and port to it"
 
     @property
     def mqtt_version(self) -> str | None:
@@ -245,6 +297,7 @@ class BrokerConnection:
         if isinstance(event, ConnectFailed):
             self._was_away = True
             self._complain(str(connect_failure(event.error, self._mqtt)))
+            self._try_another_server()
         elif isinstance(event, Disconnected):
             return self._disconnected(event)
         elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
@@ -267,8 +320,10 @@ class BrokerConnection:
             self._change_version()
             return Change.NONE
         if refused is not None:
-            self._complain(str(refusal(refused, self._mqtt)))
+            self._refused(refused, event.server_reference)
             return Change.NONE
+        if self._referrals is not None:
+            self._referrals.arrived()
         self.connected = True
         self._patience = SILENT_CLOSES_LATER
         self._complaints.clear()
@@ -280,6 +335,72 @@ class BrokerConnection:
         _log.info("connected to %s, MQTT %s%s", self._mqtt.address, self._version_text, secure)
         return Change.UP
 
+    def _refused(self, reason: Reason, reference: str) -> None:
+        if reason.code in REFERRALS:
+            self._refer(reason, reference, at_once=True)
+            return
+        self._complain(str(refusal(reason, self._mqtt)))
+        if not self._try_another_server() and reason.code in BUSY:
+            self._back_off()
+
+    def _refer(self, reason: Reason, reference: str, *, at_once: bool = False) -> None:
+        """Connect to the server that the broker names, or again to this one after a pause."""
+        referrals, here = self._known_referrals(), self._mqtt.address
+        why_not = referrals.follow(reason.code, reference)
+        if why_not:
+            self._complain(f"{here} {why_not}")
+            referrals.gave_up(self._clock.monotonic())
+            self._back_off()
+            return
+        self._trouble = f"no broker yet: {here} sends this node to {self._mqtt.address}"
+        _log.info("%s sends this node to %s: %s", here, self._mqtt.address, reason)
+        first_s, _ = reconnect_delays(self._configured.reconnect_spread)
+        self._start_again(0.0 if at_once else first_s)
+
+    def _try_another_server(self) -> bool:
+        """Connect to another server that the node knows, if it is time; return whether it was."""
+        if self._referrals is None or not self._referrals.failed(self._clock.monotonic()):
+            return False
+        _, longest_s = reconnect_delays(self._configured.reconnect_spread)
+        self._start_again(longest_s)
+        return True
+
+    def _back_off(self) -> None:
+        """Connect again after a pause, which is longer each time until a connection lasts."""
+        self._refusals += 1
+        longest_s = max(MAX_PAUSE_S, self._configured.reconnect_spread)
+        pause_s = min(2.0 ** min(self._refusals, 10), longest_s)
+        self._start_again(at_random(_JITTER * pause_s, pause_s))
+
+    def _start_again(self, after_s: float) -> None:
+        """Replace the client: only a new one neither connects sooner nor to the same server."""
+        self._client.end()
+        self.start(after_s)
+
+    def _lost(self, event: Disconnected) -> None:
+        """Connect again after a lost connection; where and when depends on what the broker says."""
+        lasted = not self._is_young
+        if lasted:
+            self._refusals = 0
+        if self._referrals is not None and lasted:
+            self._referrals.lasted()
+        code = event.reason.code
+        if code in REFERRALS or code in BUSY:
+            self.was_short_lived = False
+        else:
+            self._mind_short_lives(event.reason)
+        if code in REFERRALS:
+            self._refer(event.reason, event.server_reference)
+        elif self._referrals is not None and self._referrals.lost(self._clock.monotonic()):
+            first_s, _ = reconnect_delays(self._configured.reconnect_spread)
+            self._start_again(first_s)
+        elif code in BUSY:
+            self._back_off()
+        elif self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
+            # The node uses 3.1.1 because connections were closed; that may have changed.
+            self._change_version()
+            self._patience = SILENT_CLOSES
+
     def _disconnected(self, event: Disconnected) -> Change:
         where = self._mqtt.address
         attempt = (event.generation, event.attempt)
@@ -290,20 +411,22 @@ class BrokerConnection:
             self.connected = False
             known = "" if event.reason.code == UNSPECIFIED else f" ({event.reason})"
             self._complain(f"lost {where}{known}; reconnecting")
-            self._mind_short_lives(event.reason)
-            if self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
-                # The node uses 3.1.1 because connections were closed; that may have changed.
-                self._change_version()
-                self._patience = SILENT_CLOSES
+            self._lost(event)
             return Change.DOWN
+        if event.reason.code in REFERRALS or event.reason.code in BUSY:
+            self._refused(event.reason, event.server_reference)  # in place of a CONNACK
+            return Change.NONE
         if event.reason.code == KEEP_ALIVE_TIMEOUT:
             self._complain(str(no_answer(self._mqtt)))
+            self._try_another_server()
             return Change.NONE
         self._silent_closes += 1
         if event.reason.code == PROTOCOL_ERROR:
             self._complain(str(not_a_broker(event.reason, self._mqtt)))
         elif self._silent_closes >= SILENT_CLOSES:
             self._complain(str(closed_early(self._mqtt)))
+        if self._try_another_server():
+            return Change.NONE
         if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
             self._change_version()
         return Change.NONE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from node.config.schema import MqttTable
-from node.mqtt.reasons import BAD_CLIENT_ID, BAD_LOGIN, NOT_AUTHORIZED, Reason
+from node.mqtt.reasons import BAD_CLIENT_ID, BAD_LOGIN, BUSY, NOT_AUTHORIZED, Reason
 
 if TYPE_CHECKING:
     import ssl
@@ -147,4 +147,5 @@ def refusal(reason: Reason, mqtt: MqttTable) -> Failure:
         )
     if reason.code == BAD_CLIENT_ID:
         return Failure(f"{where} refuses the client id", "does the broker restrict client ids?")
-    return Failure(f"{where} refuses the connection: {reason}")
+    remedy = "the node tries again, less and less often" if reason.code in BUSY else ""
+    return Failure(f"{where} refuses the connection: {reason}", remedy)

@@ -35,6 +35,8 @@ class Connected(msgspec.Struct, frozen=True):
     max_packet_bytes: int
     guarded: bool = True
     """Whether incoming packets are bounded before paho parses them."""
+    server_reference: str = ""
+    """The other servers that a refusal names (MQTT 5, §3.2.2.3.16)."""
 
 
 class ConnectFailed(msgspec.Struct, frozen=True):
@@ -50,6 +52,8 @@ class Disconnected(msgspec.Struct, frozen=True):
     generation: int
     attempt: int
     reason: Reason
+    server_reference: str = ""
+    """The other servers that the broker names (MQTT 5, §3.14.2.2.5)."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):

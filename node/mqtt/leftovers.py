@@ -25,7 +25,7 @@ from node.mqtt.events import (
     SubscribeRefused,
     Subscription,
 )
-from node.mqtt.reasons import UNSUPPORTED_VERSION, Reason
+from node.mqtt.reasons import Reason
 from node.system.clock import SystemClock
 
 __all__ = ["Leftovers", "NoAnswer", "NoBroker", "Visit"]
@@ -72,7 +72,8 @@ class Visit:
 
         def is_up(event: BrokerEvent) -> bool:
             change = self._link.follow(event)
-            if isinstance(event, ConnectFailed) or _is_final(event):
+            goes_on = event.generation != self._link.generation  # in another version, or elsewhere
+            if not goes_on and (isinstance(event, ConnectFailed) or _is_refusal(event)):
                 raise NoBroker(self._link.described)
             return change is Change.UP
 
@@ -166,10 +167,8 @@ class Visit:
         raise NoBroker(self._link.described)
 
 
-def _is_final(event: BrokerEvent) -> bool:
-    """Return whether the broker refuses us in whichever version of MQTT."""
-    refused = event.refused if isinstance(event, Connected) else None
-    return refused is not None and refused.code != UNSUPPORTED_VERSION
+def _is_refusal(event: BrokerEvent) -> bool:
+    return isinstance(event, Connected) and event.refused is not None
 
 
 def _expect_access(refused: Reason | None, topic: str, right: str) -> None:

@@ -13,12 +13,16 @@ from paho.mqtt.reasoncodes import ReasonCode
 __all__ = [
     "BAD_CLIENT_ID",
     "BAD_LOGIN",
+    "BUSY",
     "KEEP_ALIVE_TIMEOUT",
     "MAY_PASS",
     "NOT_AUTHORIZED",
     "NO_WILDCARDS",
     "PACKET_TOO_LARGE",
     "PROTOCOL_ERROR",
+    "QUOTA_EXCEEDED",
+    "REFERRALS",
+    "SERVER_MOVED",
     "SESSION_TAKEN_OVER",
     "SHUTTING_DOWN",
     "UNSPECIFIED",
@@ -34,6 +38,7 @@ UNSUPPORTED_VERSION = 0x84
 BAD_CLIENT_ID = 0x85
 BAD_LOGIN = 0x86
 NOT_AUTHORIZED = 0x87
+SERVER_BUSY = 0x89
 SHUTTING_DOWN = 0x8B
 KEEP_ALIVE_TIMEOUT = 0x8D
 """paho also reports it if the broker does not answer PINGREQ or CONNECT in time."""
@@ -41,11 +46,20 @@ SESSION_TAKEN_OVER = 0x8E
 PACKET_TOO_LARGE = 0x95
 """In a PUBACK it is not in the standard (§3.4.2.1); mosquitto sends it for messages above its
 message_size_limit."""
+MESSAGE_RATE_TOO_HIGH = 0x96
 QUOTA_EXCEEDED = 0x97
+USE_ANOTHER_SERVER = 0x9C
+SERVER_MOVED = 0x9D
+CONNECTION_RATE_EXCEEDED = 0x9F
 NO_WILDCARDS = 0xA2
-MAY_PASS = frozenset({UNSPECIFIED, IMPLEMENTATION_SPECIFIC, NOT_AUTHORIZED, QUOTA_EXCEEDED})
+BUSY = frozenset({SERVER_BUSY, MESSAGE_RATE_TOO_HIGH, QUOTA_EXCEEDED, CONNECTION_RATE_EXCEEDED})
+"""Codes of a broker that has too much to do: the node comes back later, and later each time."""
+REFERRALS = frozenset({USE_ANOTHER_SERVER, SERVER_MOVED})
+"""Codes of a broker that sends the node to another one (§4.11)."""
+MAY_PASS = frozenset({UNSPECIFIED, IMPLEMENTATION_SPECIFIC, NOT_AUTHORIZED}) | BUSY
 """Codes in a PUBACK (§3.4.2.1) that do not concern the message itself, so the broker may accept it
-later: after throttling, after an internal error, or when its ACL is corrected."""
+later: after throttling, after an internal error, or when its ACL is corrected. Of `BUSY` only Quota
+exceeded is in the standard there."""
 
 _FAILURE = 0x80
 _OUTSIDE_THE_STANDARD = {PACKET_TOO_LARGE: "Packet too large"}

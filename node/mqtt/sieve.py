@@ -4,6 +4,7 @@ It only knows MQTT's framing, 5 and 3.1.1 (clauses refer to MQTT 5), and checks 
 bounds before a library parses it:
 
     CONNACK      once, and first; without texts for people
+    DISCONNECT   without texts for people
     PUBLISH      QoS 0 and 1, up to a size; with the response topic and correlation data, and
                  without other properties. A packet above a bound is skipped, and acknowledged at
                  QoS 1, so that a retained message does not return repeatedly. The node never asks
@@ -11,7 +12,7 @@ bounds before a library parses it:
     PUBACK       goes to the publisher, bypassing the library
     SUBACK       with one reason code each
     UNSUBACK     is skipped, because the node does not wait for it
-    PINGRESP, DISCONNECT
+    PINGRESP
 
 Anything else is a fault, after which the connection is unusable.
 """
@@ -34,7 +35,7 @@ _CONNACK, _PUBLISH, _PUBACK, _SUBACK, _UNSUBACK, _PINGRESP, _DISCONNECT = 2, 3, 
 _PUBLISH_QOS_1 = 0x32
 _REFUSED = 0x80
 _SUBACK_CODES = frozenset((0, 1, 2, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2))  # §3.9.3
-_RESPONSE_TOPIC, _CORRELATION_DATA = 8, 9
+_RESPONSE_TOPIC, _CORRELATION_DATA, _SERVER_REFERENCE = 8, 9, 28
 _FOR_AN_ANSWER = frozenset((_RESPONSE_TOPIC, _CORRELATION_DATA))
 _NUMBERS = {  # §2.2.2.2: identifier -> bytes
     **dict.fromkeys((1, 23, 25, 36, 37, 40, 41, 42), 1),
@@ -177,7 +178,7 @@ class Sieve:
         if kind == _PINGRESP and not body:
             return bytes((first, 0))
         if kind == _DISCONNECT and self._mqtt_5:
-            return framed(first, body[:1])
+            return framed(first, self._disconnect(body))
         raise BrokerFault(f"a packet of type {kind} with {len(body)} bytes")
 
     def _connack(self, first: int, body: bytes) -> bytes:
@@ -189,10 +190,18 @@ class Sieve:
         if not self._mqtt_5:
             raise BrokerFault(f"a CONNACK with {len(body)} bytes")
         try:
-            properties, _ = _properties(body, 2, frozenset(_NUMBERS) | {18})
+            properties, _ = _properties(body, 2, frozenset(_NUMBERS) | {18, _SERVER_REFERENCE})
         except _Unreadable as error:
             raise BrokerFault(f"a CONNACK with {error}") from None
         return framed(first, body[:2] + length(len(properties)) + properties)
+
+    def _disconnect(self, body: bytes) -> bytes:
+        """Return the reason code, and the server reference if it can be read."""
+        try:
+            properties, _ = _properties(body, 1, frozenset({_SERVER_REFERENCE}))
+        except _Unreadable:
+            properties = b""
+        return body[:1] + (length(len(properties)) + properties if properties else b"")
 
     def _suback(self, first: int, body: bytes) -> bytes:
         codes = body[2:]
@@ -288,7 +297,7 @@ def _properties(body: bytes, at: int, keep: frozenset[int]) -> tuple[bytes, int]
         if len(seen) > MAX_PROPERTIES:
             raise _Unreadable(f"more than {MAX_PROPERTIES} properties")
         if identifier in keep:
-            if identifier == _RESPONSE_TOPIC:
+            if identifier in (_RESPONSE_TOPIC, _SERVER_REFERENCE):
                 _check_text(body[begin + 3 : at])
             kept += body[begin:at]
     return kept, end
@@ -312,13 +321,13 @@ def _end_of_property(identifier: int, section: bytes, at: int) -> int:
 
 
 def _check_text(text: bytes) -> None:
-    """Check that a topic is UTF-8 that the library accepts.
+    """Check that a text is UTF-8 that the library accepts.
 
     MQTT 5 allows U+FEFF (§1.5.4), but paho (2.2) considers it malformed, and ends the connection.
     """
     try:
-        topic = text.decode()
+        decoded = text.decode()
     except UnicodeDecodeError:
-        raise _Unreadable("a topic that is not UTF-8") from None
-    if not topic or "\0" in topic or "\ufeff" in topic:
-        raise _Unreadable("a topic that is not valid")
+        raise _Unreadable("a text that is not UTF-8") from None
+    if not decoded or "\0" in decoded or "\ufeff" in decoded:
+        raise _Unreadable("a text that is not valid")

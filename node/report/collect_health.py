@@ -59,7 +59,10 @@ def collect_health(
     configuration_problem = ""
     if bad_configuration:
         configuration_problem = f"{bad_configuration}: the node runs on the last good configuration"
-    told = (configuration_problem, name_problem, device_problem, notice, outbox.problem)
+    told = (
+        *(configuration_problem, name_problem, device_problem, notice, outbox.problem),
+        link.problem,
+    )
     problems = [text for text in told if text]
     problems += [f"{s.table.id}: {s.concern}" for s in sensors if s.concern and s.online]
     if not link.guarded:
@@ -98,6 +101,7 @@ def collect_health(
         broker=link.described,
         connected=link.connected,
         mqtt_version=link.mqtt_version,
+        server=link.server,
         short_connections=link.short_connections,
         outbox_readings=outbox.unsent,
         outbox_oldest_s=age_of(oldest[0], clock) if oldest else 0.0,

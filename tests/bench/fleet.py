@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fleet_faults import open_files, slow, storm, tls, wills
+from fleet_faults import open_files, slow, spread, storm, tls, wills
 from fleet_likeness import likeness
 from fleet_rates import Row, limit, rates, views
 
@@ -42,6 +42,7 @@ def main() -> None:
         "limit": lambda: limit(say, arguments.seconds / 4),
         "wills": lambda: wills(say, arguments.nodes),
         "storm": lambda: storm(say, arguments.nodes),
+        "spread": lambda: spread(say, arguments.nodes),
         "slow": lambda: slow(say, arguments.nodes, arguments.seconds),
         "tls": lambda: tls(say, arguments.nodes),
         "files": lambda: open_files(say),

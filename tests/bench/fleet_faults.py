@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from fleet_processes import (
     Broker,
     Reporting,
     Spent,
+    connections,
     listener,
     load,
     read_counters,
@@ -24,7 +26,7 @@ from fleet_processes import (
 )
 from fleet_rates import EVERYTHING, Row, fleet
 
-__all__ = ["open_files", "slow", "storm", "tls", "wills"]
+__all__ = ["open_files", "slow", "spread", "storm", "tls", "wills"]
 
 _HISTORY = "sensors/+/history"
 _MINUTE_S = 65.0
@@ -95,6 +97,44 @@ def _storm(
         "readings_missing": subscriber["history_missing"] - lost,
         "readings_again": subscriber["again"] - again,
     }
+
+
+def spread(say: Callable[[str], None], nodes: int) -> list[Row]:
+    """The broker is restarted, or away for half a minute; the nodes have other spreads."""
+    say(f"[mqtt] reconnect_spread: {nodes} nodes at 30 s; the broker is restarted")
+    rows: list[Row] = []
+    for spread_s, away_s in ((5.0, 0.0), (5.0, 30.0), (60.0, 0.0), (60.0, 30.0)):
+        with started() as broker, fleet(broker, nodes, 30.0, spread_s=spread_s) as running:
+            losses = total(running, "losses")
+            broker.end()
+            time.sleep(away_s)
+            began_s = time.monotonic()
+            broker.start()
+            wait_for(lambda: _are_back(running, losses, nodes), spread_s + 60, "all nodes online")  # noqa: B023
+            time.sleep(1.5)  # they report once a second
+            counts = connections(running, began_s)
+            cpu_s = read_counters(broker.pid).cpu_s
+        row: Row = {
+            "spread_s": spread_s,
+            "away_s": away_s,
+            "all_online_s": _seconds_until(counts, nodes),
+            "half_online_s": _seconds_until(counts, nodes / 2),
+            "most_in_a_second": max(counts),
+            "broker_cpu_s": round(cpu_s, 2),
+        }
+        rows.append(row)
+        say("  " + ", ".join(f"{key} {value}" for key, value in row.items()))
+    return rows
+
+
+def _are_back(running: list[Reporting], losses: int, nodes: int) -> bool:
+    return total(running, "losses") - losses >= nodes and total(running, "online") == nodes
+
+
+def _seconds_until(counts: list[int], wanted: float) -> int:
+    """In which second, counted from 1, the last of so many nodes was accepted."""
+    so_far = itertools.accumulate(counts)
+    return next(number for number, count in enumerate(so_far, start=1) if count >= wanted)
 
 
 def wills(say: Callable[[str], None], nodes: int) -> list[Row]:

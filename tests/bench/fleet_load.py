@@ -1,6 +1,6 @@
 """Many simulated nodes in one process: prints what they did, a line of JSON each second.
 
-python fleet_load.py PORT FIRST COUNT INTERVAL_S [CA_FILE]
+python fleet_load.py PORT FIRST COUNT INTERVAL_S SPREAD_S [CA_FILE]
 
 They begin spread over the interval (the first ones over 5 s at most), and keep to their grids.
 """
@@ -16,6 +16,7 @@ import ssl
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,13 +27,16 @@ from histogram import Histogram
 __all__ = ["Load"]
 
 _MINUTE_S = 60.0
+_SECONDS_SAID = 200
 _CONNECT_WITHIN_S = 5.0
 
 
 class Load:
     """The nodes `first` to `first + count`, on one selector and one heap of timers."""
 
-    def __init__(self, port: int, first: int, count: int, interval_s: float, ca: str | None):
+    def __init__(
+        self, port: int, first: int, count: int, interval_s: float, spread_s: float, ca: str | None
+    ) -> None:
         chance = random.Random(first)
         with tempfile.TemporaryDirectory() as folder:
             config = fleet_config(Path(folder), port, interval_s)
@@ -42,6 +46,8 @@ class Load:
         self._numbers = itertools.count()
         self._began_s = time.monotonic()
         self._lateness = Histogram()
+        self._connections: Counter[int] = Counter()
+        """Second of the monotonic clock -> connections that the broker has accepted in it."""
         tls = None if ca is None else ssl.create_default_context(cafile=ca)
         self._sockets = [
             FleetSocket(
@@ -51,6 +57,8 @@ class Load:
                 later=self._later,
                 tls=tls,
                 chance=chance,
+                spread_s=spread_s,
+                connected=self._count_connection,
             )
             for number in range(first, first + count)
         ]
@@ -76,6 +84,9 @@ class Load:
             next_s = min(report_s, self._timers[0][0])
             for key, mask in self._selector.select(max(0.0, next_s - time.monotonic())):
                 key.data.ready(mask)
+
+    def _count_connection(self) -> None:
+        self._connections[int(time.monotonic())] += 1
 
     def _later(self, after_s: float, what: Callable[[], None]) -> None:
         self._at(time.monotonic() + after_s, what)
@@ -118,6 +129,7 @@ class Load:
             "acknowledged": sum(link.acknowledged for link in links),
             "bytes": sum(link.published_bytes for link in links),
             "attempts": sum(one.attempts for one in self._sockets),
+            "connections": sorted(self._connections.items())[-_SECONDS_SAID:],
             "losses": sum(one.losses for one in self._sockets),
             "waiting": sum(one.node.unsent for one in self._sockets),
             "lateness": self._lateness.take(),
@@ -127,9 +139,9 @@ class Load:
 
 
 def main() -> None:
-    port, first, count, interval_s, *more = sys.argv[1:]
+    port, first, count, interval_s, spread_s, *more = sys.argv[1:]
     ca = more[0] if more else None
-    Load(int(port), int(first), int(count), float(interval_s), ca).run()
+    Load(int(port), int(first), int(count), float(interval_s), float(spread_s), ca).run()
 
 
 if __name__ == "__main__":

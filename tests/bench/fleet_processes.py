@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,7 @@ __all__ = [
     "Broker",
     "Reporting",
     "Spent",
+    "connections",
     "listener",
     "load",
     "read_counters",
@@ -184,7 +186,13 @@ def started(*lines: str, open_files: int = 8192) -> Iterator[Broker]:
 
 @contextlib.contextmanager
 def load(
-    port: int, *, nodes: int, processes: int, interval_s: float, ca: Path | None = None
+    port: int,
+    *,
+    nodes: int,
+    processes: int,
+    interval_s: float,
+    spread_s: float = 5.0,
+    ca: Path | None = None,
 ) -> Iterator[list[Reporting]]:
     """So many simulated nodes, in so many processes."""
     each = nodes // processes
@@ -192,7 +200,7 @@ def load(
     try:
         for number in range(processes):
             command = [sys.executable, str(HERE / "fleet_load.py"), str(port)]
-            command += [str(number * each), str(each), str(interval_s)]
+            command += [str(number * each), str(each), str(interval_s), str(spread_s)]
             running.append(Reporting([*command, str(ca)] if ca else command))
         yield running
     finally:
@@ -214,6 +222,15 @@ def listener(port: int, *filters: str, work_ms: float = 0) -> Iterator[Reporting
 def total(processes: list[Reporting], name: str) -> int:
     """A figure of all of them."""
     return sum(process[name] for process in processes)
+
+
+def connections(processes: list[Reporting], since_s: float) -> list[int]:
+    """How many nodes the broker has accepted in each second from `since_s` on, of all of them."""
+    counts: Counter[int] = Counter()
+    for process in processes:
+        counts.update(dict(process.figures.get("connections", ())))
+    seconds = [second for second in counts if second >= int(since_s)]
+    return [counts[second] for second in range(int(since_s), max(seconds, default=0) + 1)]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:

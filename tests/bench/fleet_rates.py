@@ -37,11 +37,20 @@ _PROCESSES = 4
 
 @contextlib.contextmanager
 def fleet(
-    broker: Broker, nodes: int, interval_s: float, ca: Path | None = None
+    broker: Broker,
+    nodes: int,
+    interval_s: float,
+    ca: Path | None = None,
+    spread_s: float = 5.0,
 ) -> Iterator[list[Reporting]]:
     """So many nodes, all of them online."""
     with load(
-        broker.port, nodes=nodes, processes=_PROCESSES, interval_s=interval_s, ca=ca
+        broker.port,
+        nodes=nodes,
+        processes=_PROCESSES,
+        interval_s=interval_s,
+        spread_s=spread_s,
+        ca=ca,
     ) as running:
         wait_for(lambda: total(running, "online") == nodes, 60, f"{nodes} nodes online")
         time.sleep(3)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from fleet_node import FleetNode
 
 from node.doctor.packets import WireError
-from node.mqtt.client import _FIRST_DELAY_S, _MAX_DELAY_S, CONNECT_TIMEOUT_S
+from node.mqtt.client import CONNECT_TIMEOUT_S
+from node.mqtt.spread import reconnect_ranges
 
 __all__ = ["FleetSocket"]
 
@@ -35,15 +36,20 @@ class FleetSocket:
         later: Callable[[float, Callable[[], None]], None],
         tls: ssl.SSLContext | None,
         chance: random.Random,
+        spread_s: float,
+        connected: Callable[[], None],
     ) -> None:
+        """`connected` is called whenever the broker has accepted the node."""
         self.node = node
         self._address = ("127.0.0.1", port)
         self._selector = selector
         self._later = later
         self._tls = tls
+        self._connected = connected
         # Each client draws its own, once: `NetworkClient.pause_before_reconnecting`.
-        self._first_delay_s = chance.uniform(*_FIRST_DELAY_S)
-        self._longest_delay_s = chance.uniform(*_MAX_DELAY_S)
+        first, longest = reconnect_ranges(spread_s)
+        self._first_delay_s = chance.uniform(*first)
+        self._longest_delay_s = chance.uniform(*longest)
         self._delay_s: float | None = None
         self._socket: socket.socket | None = None
         self._greeting = False
@@ -124,6 +130,7 @@ class FleetSocket:
                 self.node.happened(self.node.link.take(received))
                 if self.node.link.connected and not was_connected:
                     self._delay_s = None
+                    self._connected()
                 if not isinstance(self._socket, ssl.SSLSocket) and len(received) < 65_536:
                     return
             raise ConnectionResetError
