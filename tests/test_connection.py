@@ -10,13 +10,14 @@ import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from node.config.schema import HostName, MqttTable, TlsTable
-from node.mqtt.connection import BrokerConnection, Change
+from node.mqtt.connection import SILENT_CLOSES_LATER, BrokerConnection, Change
 from node.mqtt.errors import connect_failure, refusal
 from node.mqtt.events import Connected, ConnectFailed, Disconnected, SubscribeRefused
 from node.mqtt.reasons import (
     BAD_CLIENT_ID,
     BAD_LOGIN,
     KEEP_ALIVE_TIMEOUT,
+    NO_SHARING,
     NO_WILDCARDS,
     NOT_AUTHORIZED,
     PROTOCOL_ERROR,
@@ -153,6 +154,24 @@ def test_a_version_that_was_only_guessed_is_tried_anew_after_a_loss(link, monkey
     assert link._speaks_5
 
 
+def test_a_broker_that_was_away_behind_a_balancer_gets_mqtt_5_again(link, monkeypatch):
+    """The balancer closes each connection meanwhile, which looks like a broker of old."""
+    monkeypatch.setattr(link, "start", lambda: None)
+    assert link.follow(UP) is Change.UP
+    assert link.follow(Disconnected(0, 1, SILENTLY)) is Change.DOWN
+    for attempt in range(2, 2 + SILENT_CLOSES_LATER):
+        link.follow(Disconnected(0, attempt, SILENTLY))
+    assert not link._speaks_5
+    assert link.follow(UP) is Change.NONE
+    assert link._speaks_5
+    assert not link.connected
+    # It was replaced by one of old: then 3.1.1 it is, soon.
+    link.follow(Disconnected(0, 10, SILENTLY))
+    link.follow(Disconnected(0, 11, SILENTLY))
+    assert not link._speaks_5
+    assert link.follow(UP) is Change.UP
+
+
 def test_a_version_that_was_refused_is_not_tried_again(link, monkeypatch):
     monkeypatch.setattr(link, "start", lambda: None)
     refused = Reason(UNSUPPORTED_VERSION, "as a broker of tomorrow may call it")
@@ -172,7 +191,11 @@ def test_a_broker_that_accepts_the_connection_and_says_nothing_is_a_complaint_of
 
 @pytest.mark.parametrize(
     ("code", "ends"),
-    [(NOT_AUTHORIZED, ": any; allow it in the broker's ACL"), (NO_WILDCARDS, ": any")],
+    [
+        (NOT_AUTHORIZED, ": any; allow it in the broker's ACL"),
+        (NO_WILDCARDS, ": any"),
+        (NO_SHARING, ": any"),
+    ],
 )
 def test_a_refused_subscription_has_a_remedy_where_there_is_one(link, caplog, code, ends):
     link.follow(SubscribeRefused(0, "sensors/n/cmd/+", Reason(code, "any")))

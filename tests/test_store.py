@@ -16,8 +16,18 @@ import paho.mqtt.client as mqtt
 import pytest
 from hypothesis import given, settings
 from store_support import StoreProcess
-from support import SENSOR_NODE, Mosquitto, ledger_in, sysfs_config, wait_until
+from support import (
+    CONNECT,
+    SENSOR_NODE,
+    Mosquitto,
+    ScriptedBroker,
+    ledger_in,
+    published_topic,
+    sysfs_config,
+    wait_until,
+)
 
+from node.mqtt.packets import framed
 from node.store.batches import Batch, Unusable, parse_batch
 from node.store.database import Refused
 from node.store.influx import InfluxDatabase, lines
@@ -260,6 +270,35 @@ def test_what_waits_for_a_consumer_is_stored_when_it_comes_again(keeping_broker,
     with sqlite3.connect(tmp_path / "readings.db") as database:
         rejected = database.execute("SELECT topic, payload FROM rejected").fetchall()
     assert rejected == [("sensors/n/history", b"not a batch")]
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_broker_that_cannot_share_sends_everything(start_store, version):
+    """RabbitMQ 4 and NATS accept a shared subscription, and send nothing for it."""
+    wanted: list[str] = []
+    subscribe, level = 8, 6  # of the protocol, in CONNECT (§3.1.2.2)
+
+    def answer(kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT and version == "5":
+            return b"\x20\x05\x00\x00\x02\x2a\x00"  # Shared Subscription Available: 0
+        if kind == CONNECT:
+            return b"\x20\x02\x00\x00" if body[level] == 4 else b"\x20\x03\x00\x84\x00"
+        if kind == subscribe:
+            topic_at = 3 if version == "5" else 2
+            wanted.append(published_topic(body[topic_at:]))
+            no_properties = b"\x00" if version == "5" else b""
+            return framed(0x90, body[:2] + no_properties + b"\x01")
+        return None
+
+    broker = ScriptedBroker(answer)
+    store = start_store(broker.port, "--share", "all")
+    store.wait_for_log(
+        "subscription to .share/all/sensors/./history: it does not support shared subscriptions, "
+        "and sends all of sensors/./history\n"
+    )
+    wait_until(lambda: len(wanted) == 2)
+    assert wanted == ["sensors/+/history", "sensors/+/cmd/replay/result"]
+    broker.close()
 
 
 @pytest.mark.real_time(seconds=15)

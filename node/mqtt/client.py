@@ -44,7 +44,7 @@ from node.mqtt.events import (
 from node.mqtt.guarded_socket import GuardedSocket
 from node.mqtt.packets import publish_packet
 from node.mqtt.rate_limit import RateLimit, Verdict
-from node.mqtt.reasons import NO_WILDCARDS, PROTOCOL_ERROR, Reason, failure
+from node.mqtt.reasons import NO_SHARING, NO_WILDCARDS, PROTOCOL_ERROR, Reason, failure
 from node.mqtt.sieve import SKIPPED, Sieve
 from node.mqtt.spread import reconnect_delays
 from node.topics import OFFLINE
@@ -65,6 +65,8 @@ _OUR_IDS = range(0x8000, 0x10000)
 """The first message id of messages published here; paho counts its own from 1 on."""
 _TOPICS_AT_ONCE = 8
 """How many topics a SUBSCRIBE has: what AWS IoT Core accepts, the least of the known brokers."""
+_SHARED = "$share/"
+_CAN_SHARE = "SharedSubscriptionAvailable"
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: the default of Receive Maximum
 
 
@@ -284,7 +286,7 @@ class NetworkClient(paho.Client):
         """Subscribe on this connection; `SubscribeRefused` reports a refusal."""
         wanted: Any = (subscription.topic, 1)
         if self.protocol == MQTTProtocolVersion.MQTTv5:
-            shared = subscription.topic.startswith("$share/")  # without noLocal: §3.8.3.1
+            shared = subscription.topic.startswith(_SHARED)  # without noLocal: §3.8.3.1
             options = SubscribeOptions(
                 qos=1, noLocal=not shared, retainAsPublished=subscription.show_retained
             )
@@ -360,14 +362,16 @@ class NetworkClient(paho.Client):
         self._unacknowledged.clear()
         if self._rate_limit is not None:
             self._rate_limit.begin_connection()
-        # A broker without wildcards ends the connection over a wildcard (MQTT 5, §3.2.2.3.11).
-        wildcards = getattr(properties, "WildcardSubscriptionAvailable", 1) == 1
-        impossible: list[str] = []
+        impossible: list[tuple[str, Reason]] = []
+        available = properties if self.protocol == MQTTProtocolVersion.MQTTv5 else None
         for subscription in () if reason.is_failure else self._subscriptions:
-            if wildcards or not {"+", "#"} & {*subscription.topic}:
+            why = _impossible(subscription, available)
+            if why is not None:
+                impossible.append((subscription.topic, why))
+            if why is None:
                 self.listen(subscription)
-            else:
-                impossible.append(subscription.topic)
+            elif why.code == NO_SHARING and subscription.unshared:
+                self.listen(Subscription(subscription.unshared))
         self._report(
             Connected(
                 self._generation,
@@ -378,8 +382,7 @@ class NetworkClient(paho.Client):
                 server_reference=getattr(properties, "ServerReference", ""),
             )
         )
-        for topic in impossible:
-            why = Reason(NO_WILDCARDS, "it does not support subscriptions with wildcards")
+        for topic, why in impossible:
             self._report(SubscribeRefused(self._generation, topic, why))
 
     def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
@@ -472,6 +475,23 @@ def _set_options(sock: Any) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER_S)
+
+
+def _impossible(subscription: Subscription, available: Properties | None) -> Reason | None:
+    """Return why the broker has no such subscription; its CONNACK says what is `available`.
+
+    It may end the connection over one (MQTT 5, §3.2.2.3.11, §3.2.2.3.13), or take a shared one for
+    an ordinary topic, and send nothing, as RabbitMQ 4 does. MQTT 3.1.1 (`available` is None) knows
+    no shared subscriptions.
+    """
+    is_shared = subscription.topic.startswith(_SHARED)
+    if is_shared and (available is None or not getattr(available, _CAN_SHARE, 1)):
+        all_of_it = f", and sends all of {subscription.unshared}" if subscription.unshared else ""
+        return Reason(NO_SHARING, f"it does not support shared subscriptions{all_of_it}")
+    has_wildcard = bool({"+", "#"} & {*subscription.topic})
+    if has_wildcard and not getattr(available, "WildcardSubscriptionAvailable", 1):
+        return Reason(NO_WILDCARDS, "it does not support subscriptions with wildcards")
+    return None
 
 
 def _reason(code: ReasonCode) -> Reason:

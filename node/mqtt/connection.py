@@ -33,6 +33,7 @@ from node.mqtt.rate_limit import RateLimit
 from node.mqtt.reasons import (
     BUSY,
     KEEP_ALIVE_TIMEOUT,
+    NO_SHARING,
     NO_WILDCARDS,
     PACKET_TOO_LARGE,
     PROTOCOL_ERROR,
@@ -129,6 +130,8 @@ class BrokerConnection:
         self._patience = SILENT_CLOSES
         self._only_3_1_1 = mqtt.protocol == "3.1.1"
         """Whether the broker is known not to support MQTT 5; otherwise 5 is tried first."""
+        self._has_spoken_5 = False
+        """Whether the broker has accepted MQTT 5, and closed no second series of connections."""
         self._closed_attempt = (0, 0)
         self._complaints: set[str] = set()
         self._up_since_s = 0.0
@@ -302,7 +305,8 @@ class BrokerConnection:
             return self._disconnected(event)
         elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
             self._complaints.add(event.topic)
-            remedy = "" if event.reason.code == NO_WILDCARDS else "; allow it in the broker's ACL"
+            is_unable = event.reason.code in (NO_SHARING, NO_WILDCARDS)
+            remedy = "" if is_unable else "; allow it in the broker's ACL"
             _log.warning(
                 "the broker does not allow the subscription to %s: %s%s",
                 event.topic,
@@ -322,9 +326,16 @@ class BrokerConnection:
         if refused is not None:
             self._refused(refused, event.server_reference)
             return Change.NONE
+        if self._has_spoken_5 and not (self._speaks_5 or self._only_3_1_1):
+            # A balancer whose brokers were all away has closed connections; now there is one.
+            self._has_spoken_5 = False
+            self._patience = SILENT_CLOSES // 2
+            self._change_version()
+            return Change.NONE
         if self._referrals is not None:
             self._referrals.arrived()
         self.connected = True
+        self._has_spoken_5 = self._speaks_5
         self._patience = SILENT_CLOSES_LATER
         self._complaints.clear()
         self._up_since_s = self._clock.monotonic()

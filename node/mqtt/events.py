@@ -136,6 +136,8 @@ class Subscription(msgspec.Struct, frozen=True):
     topic: str
     show_retained: bool = False
     """Whether the retain flag is kept for messages published later, too (MQTT 5, §3.8.3.1)."""
+    unshared: str = ""
+    """What to subscribe to in place of a shared `topic` at a broker that cannot share it."""
 
 
 BrokerEvent = (

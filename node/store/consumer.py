@@ -88,7 +88,7 @@ class Consumer:
         self._database = database
         self._clock = clock
         self._inbox = Inbox()
-        group = f"$share/{share}/" if share else ""
+        history = f"{mqtt.base_topic}/+/history"
         self._answers = f"{mqtt.base_topic}/+/cmd/{_REPLAY}/result"
         self._link = BrokerConnection(
             mqtt,
@@ -97,7 +97,9 @@ class Consumer:
             tls_context=tls_context,
             report=self._inbox.report,
             subscribe=(
-                Subscription(f"{group}{mqtt.base_topic}/+/history"),
+                Subscription(f"$share/{share}/{history}", unshared=history)
+                if share
+                else Subscription(history),
                 Subscription(self._answers),
             ),
             session=Session(keep_s=KEEP_SESSION_S, window=WINDOW),
