@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from node.plot.series import Moment
@@ -20,6 +24,9 @@ from node.web.watcher import Known
 
 RECIPES = Path(__file__).parents[1] / "deploy/recipes"
 README = (RECIPES / "README.md").read_text()
+
+sys.path.append(str(RECIPES / "homeassistant"))
+fill_hours = importlib.import_module("fill_hours")
 
 
 def metric_names() -> set[str]:
@@ -74,3 +81,79 @@ def test_a_dashboard_finds_the_source_that_is_provisioned(file):
     variable = json.loads(file.read_text())["templating"]["list"][0]
     current = variable["current"]
     assert (variable["query"], current["value"], current["text"]) in sources
+
+
+# -- hours for Home Assistant
+
+HOUR_S = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("readings", "valid_s", "hours"),
+    [
+        # One each half hour, each of which holds until the next.
+        ([(0, 10.0), (1800, 20.0)], 1800, {0: (15.0, 10.0, 20.0, 3600)}),
+        # A value that goes on for a quarter of an hour, and one for three.
+        ([(0, 10.0), (900, 20.0)], 2700, {0: (17.5, 10.0, 20.0, 3600)}),
+        # One that expires: it does not count for the time without a value.
+        ([(0, 10.0), (1800, 20.0)], 600, {0: (15.0, 10.0, 20.0, 1200)}),
+        # One that holds a little into an hour without any, and one that holds for all of it.
+        ([(3000, 10.0)], 900, {0: (10.0, 10.0, 10.0, 600)}),
+        (
+            [(0, 10.0)],
+            2 * HOUR_S,
+            {0: (10.0, 10.0, 10.0, 3600), 3600: (10.0, 10.0, 10.0, 3600)},
+        ),
+        # One that holds into the next hour.
+        (
+            [(3000, 10.0), (4200, 20.0)],
+            1200,
+            {0: (10.0, 10.0, 10.0, 600), 3600: (50 / 3, 10.0, 20.0, 1800)},
+        ),
+        ([], 60, {}),
+    ],
+)
+def test_an_hour_is_weighed_by_how_long_its_values_held(readings, valid_s, hours):
+    found = fill_hours.hours_of(readings, valid_s)
+    assert {start_s: tuple(hour) for start_s, hour in found.items()} == hours
+
+
+values = st.floats(-50, 150, allow_nan=False)
+moments = st.floats(0, 5 * HOUR_S).map(lambda at_s: round(at_s, 3))
+
+
+@given(st.dictionaries(moments, values, min_size=1), st.floats(1, 2 * HOUR_S))
+def test_an_hour_is_within_its_values_and_no_longer_than_an_hour(readings, valid_s):
+    for start_s, hour in fill_hours.hours_of(readings.items(), valid_s).items():
+        assert start_s % HOUR_S == 0
+        assert 0 < hour.covered_s <= HOUR_S + 1e-6
+        assert hour.low - 1e-9 <= hour.mean <= hour.high + 1e-9
+        held = {v for at_s, v in readings.items() if at_s < start_s + HOUR_S}
+        assert {hour.low, hour.high} <= held
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "better"),
+    [
+        ((20.5, 20, 21, 60), None, True),
+        ((20.5, 20, 21, 3600), (20.5, 20, 21), False),
+        ((20.5, 20, 21, 3600), (20.51, 20, 21), False),  # the way of the messages
+        ((20.5, 20, 21, 3600), (20.1, 20, 20.2), True),  # it saw the beginning
+        ((20.5, 20, 21, 3600), (20.9, 20, 21), True),  # it saw both ends
+        ((20.5, 20, 21, 3000), (20.1, 20, 20.2), False),  # we did not see all either
+        ((20.5, 20, 21, 3600), (20.5, 19, 21), False),  # it saw what we did not
+        ((20.5, 20, 21, 3600), (20.1, 20 + 1e-12, 20.2), True),
+    ],
+)
+def test_an_hour_is_replaced_only_by_one_that_has_more(ours, theirs, better):
+    hour = fill_hours.Hour
+    assert fill_hours.is_better(hour(*ours), theirs and hour(*theirs)) is better
+
+
+def test_values_are_converted_to_the_unit_of_the_statistics():
+    assert fill_hours.converted(68, "°F", "°C") == pytest.approx(20)
+    assert fill_hours.converted(20, "°C", "K") == pytest.approx(293.15)
+    assert fill_hours.converted(29.92, "inHg", "hPa") == pytest.approx(1013.2, abs=0.1)
+    assert fill_hours.converted(45, "%", "%") == 45
+    with pytest.raises(fill_hours.WrongUnit, match="in psi, and hPa cannot be converted"):
+        fill_hours.converted(1013, "hPa", "psi")

@@ -143,6 +143,11 @@ class HomeAssistant:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error}: {error.read().decode()}") from error
 
+    @property
+    def token(self) -> str:
+        """What a program of the user logs in with, for half an hour."""
+        return self._token["access_token"]
+
     def _make_user(self) -> None:
         user = {"name": "T", "username": "t", "password": "t", "client_id": _CLIENT}
         code = self._post("POST", "/api/onboarding/users", {**user, "language": "en"})["auth_code"]

@@ -6,11 +6,15 @@ variables, and the macros of its PostgreSQL source (`macros.go` there).
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -197,6 +201,22 @@ def test_each_query_of_the_postgresql_dashboard_has_an_answer(reader):
 def test_the_reader_cannot_change_anything(reader):
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         reader.execute("DELETE FROM sensor_node.reading")
+
+
+def test_the_recipe_for_home_assistant_reads_it_too(reader):
+    sys.path.append(str(RECIPES / "homeassistant"))
+    fill_hours = importlib.import_module("fill_hours")
+    address = f"postgresql://grafana@127.0.0.1:{reader.info.port}/postgres"
+    with contextlib.closing(fill_hours.Readings(address)) as readings:
+        # Those of the cellar are not certain in time, or not real.
+        for node, values in (("attic", [20.0, 22.0, 21.0]), ("cellar", [])):
+            entity = fill_hours.Entity("sensor.x", node, "air", "temperature", "°C", 60.0)
+            found = readings.of(entity, time.time() - 7200)
+            assert [value for _, value in sorted(found)] == values
+            assert all(0 < time.time() - at_s < 7200 for at_s, _ in found)
+            assert len(readings.of(entity, time.time() - 1800)) < max(1, len(values))
+    with pytest.raises(fill_hours.Problem, match=r"--from: .*does not exist"):
+        fill_hours.Readings(f"{address}-none")
 
 
 # -- Prometheus
