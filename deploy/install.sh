@@ -31,8 +31,10 @@ readonly -a bus_groups=(bluetooth dialout gpio i2c spi)
 readonly sysusers=/usr/lib/sysusers.d/sensor-node.conf
 readonly rules=/etc/udev/rules.d/90-sensor-node.rules
 readonly units=/etc/systemd/system
+readonly devices=$units/sensor-node.service.d
 # In the order in which they are taken away.
 readonly -a unit_files=(
+    sensor-node-config.path sensor-node-config.service
     sensor-node-web.service sensor-node-staged.path sensor-node-staged.service
     sensor-node-update.service sensor-node.service
 )
@@ -204,6 +206,8 @@ place_files() {
         install -m 644 "$here/deploy/completion/_sensor-node" "$zsh_completions/"
     fi
     if [[ -d $manuals ]]; then install -m 644 "$here/deploy/man/sensor-node.1" "$manuals/"; fi
+    # update writes there which devices the packages of packages.txt need.
+    mkdir -p "$devices"
     systemctl daemon-reload
 
     mkdir -p "$config_folder"
@@ -320,7 +324,7 @@ place_release() {
 start_service() {
     # That of the status page looks by itself whether [web] is enabled.
     systemctl enable --quiet sensor-node.service sensor-node-update.service sensor-node-web.service
-    systemctl enable --quiet --now sensor-node-staged.path
+    systemctl enable --quiet --now sensor-node-staged.path sensor-node-config.path
     systemctl restart --no-block sensor-node-web.service
     if systemctl is-active --quiet sensor-node.service; then
         say "sensor-node runs"
@@ -354,6 +358,8 @@ take_away() {
             rm -f "$units/$unit"
         fi
     done
+    rm -f "$devices/packages.conf"
+    rmdir "$devices" 2>/dev/null || true
     systemctl daemon-reload
     systemctl reset-failed 'sensor-node*' 2>/dev/null || true
     # The data outlives the user's number, which may be given to another.

@@ -14,7 +14,7 @@ import importlib
 from drivers.base import DriverInfo
 from drivers.errors import MissingSupport
 
-__all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver"]
+__all__ = ["ENTRY_POINT_GROUP", "UnknownDriver", "driver_names", "find_driver", "is_built_in"]
 
 ENTRY_POINT_GROUP = "sensor_node.drivers"
 
@@ -76,6 +76,13 @@ def _third_party(name: str) -> DriverInfo:
             raise MissingSupport(f"driver {name!r}: {entry.value} is not a DriverInfo")
         return info
     raise UnknownDriver(name)
+
+
+def is_built_in(name: str) -> bool:
+    """Return whether the driver of this name is one of ours; another package cannot replace it."""
+    from drivers.catalogue import CATALOGUE
+
+    return name in _BUILT_IN or any(row.name == name for row in CATALOGUE)
 
 
 def driver_names() -> list[str]:

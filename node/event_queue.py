@@ -12,14 +12,23 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["EventQueue"]
+import msgspec
+
+__all__ = ["Call", "EventQueue"]
 
 T = TypeVar("T")
 
 MAX_AT_ONCE = 500
 """Most events of one turn of the loop, so that a flood cannot delay what is due."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """An event that brings the function that handles it."""
+
+    do: Callable[[], None]
 
 
 class EventQueue(Generic[T]):

@@ -19,7 +19,7 @@ import msgspec
 
 from drivers.bus import Board
 from node.config.schema import Config
-from node.event_queue import EventQueue
+from node.event_queue import Call, EventQueue
 from node.homeassistant.announcer import Announcer
 from node.homeassistant.discovery import discovery_topic
 from node.homeassistant.sensor_keys import sensor_keys
@@ -63,6 +63,8 @@ from node.topics import Topics
 
 if TYPE_CHECKING:
     from node.alarms.outputs import AlarmOutputs
+    from node.config.afar.trial import TrialFile
+    from node.remote_config import RemoteConfig
     from node.report.alarms import AlarmAct
 
 __all__ = ["Node", "StopRequest"]
@@ -89,7 +91,7 @@ class StopRequest(msgspec.Struct, frozen=True):
     reason: str
 
 
-_Event = ReadDone | BrokerEvent | ButtonPressed | ButtonHeld | StopRequest
+_Event = ReadDone | BrokerEvent | ButtonPressed | ButtonHeld | StopRequest | Call
 
 
 class Node:
@@ -107,12 +109,15 @@ class Node:
         tls_context: object = None,
         simulated: bool = False,
         warnings: RecentWarnings | None = None,
+        trial_file: TrialFile | None = None,
+        config_by_service: bool = False,
     ) -> None:
         """Build the node's parts.
 
         `state_dir`: the folder of the log of readings; with None the log is only in memory.
         `hold_state_dir` reserves the folder for this process, and raises StateDirTaken.
-        `simulated`: the hardware is not real.
+        `simulated`: the hardware is not real. `trial_file`: where the trial of a configuration is
+        recorded, if there was one, or may be. `config_by_service`: see `RemoteConfig`.
         """
         self._clock = clock
         self._queue: EventQueue[_Event] = EventQueue()
@@ -194,7 +199,7 @@ class Node:
             sensors=list(sensors.values()),
             warnings=warnings,
             simulated=simulated,
-            notice=read_notice(state_dir),
+            notices=[read_notice(state_dir), *([trial_file.notice] if trial_file else ())],
             act=self._act,
         )
         self._scheduler = Scheduler(
@@ -202,6 +207,25 @@ class Node:
             clock,
             workers=Workers(self._queue.put, self._queue.put_quietly),
         )
+        self.begins_again = False
+        """Whether this process is to be followed by another one at once."""
+        self._remote_config: RemoteConfig | None = None
+        if trial_file is not None:
+            from node.remote_config import RemoteConfig  # most nodes do not allow it
+
+            self._remote_config = RemoteConfig(
+                config.source,
+                clock,
+                file=trial_file,
+                by_service=config_by_service,
+                commands_topic=topics.command_filter,
+                link=self._link,
+                publisher=self._publisher,
+                states=states,
+                heard=lambda: self._reporter.heard_online,
+                later=lambda do: self._queue.put(Call(do)),
+                begin_again=self._begin_again,
+            )
         self._commands = RemoteCommands(
             config,
             clock,
@@ -212,6 +236,9 @@ class Node:
             restart=lambda: self.stop("told to restart by a command"),
             acknowledge=self._acknowledge,
             replay=self._reporter.replay,
+            configure=self._remote_config.hear
+            if self._remote_config is not None and config.commands.config
+            else None,
         )
         self._sensor_count = len(sensors)
         self._on_what = "on the last good configuration, " if config.stands_in_for else ""
@@ -228,6 +255,10 @@ class Node:
     def stop(self, reason: str) -> None:
         """Make `run` return; may be called from a signal handler or another thread."""
         self._queue.put(StopRequest(reason))
+
+    def _begin_again(self, reason: str) -> None:
+        self.begins_again = True
+        self.stop(reason)
 
     def run(self) -> None:
         """Run until `stop` is called."""
@@ -263,6 +294,8 @@ class Node:
         if not self._reads_first:
             try:
                 self._commands.listen_again(now_s)
+                if self._remote_config is not None:
+                    self._remote_config.look(now_s)
                 self._reporter.publish_due(now_s)
             except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("publish")
@@ -309,6 +342,8 @@ class Node:
         )
         if not self._reads_first:
             wake_at_s = min(wake_at_s, self._reporter.next_due_s, self._commands.next_due_s)
+            if self._remote_config is not None:
+                wake_at_s = min(wake_at_s, self._remote_config.next_due_s)
         self._queue.ring_at = self._reporter.ask_for_acknowledgements()
         self._link.send()
         self._scheduler.begin()
@@ -326,6 +361,8 @@ class Node:
                 self._hand_on(self._scheduler.read_ended(event))
             case Acknowledged():
                 self._publisher.acknowledged(event)
+            case Call():
+                event.do()
             case StopRequest():
                 self._stopping = True
                 _log.info("stopping: %s", event.reason)
@@ -423,7 +460,8 @@ class Node:
 
     def _say_goodbye(self) -> None:
         """Publish `offline`, within `GOODBYE_S`; leave stuck sensors and a silent broker."""
-        self._service.stopping()
+        if not self.begins_again:  # systemd would end what follows
+            self._service.stopping()
         self._queue.ring_at = 1
         self._send_what_cannot_be_written()
         self._reporter.say_goodbye()

@@ -5,6 +5,7 @@
     B/N/cmd/restart      nothing                          ends the process; the service restarts it
     B/N/cmd/acknowledge  nothing, or alarms: sensor/name  acknowledges those that are on
     B/N/cmd/replay       STREAM FIRST LAST                sends these readings of the log again
+    B/N/cmd/config       get; or set, and a text          see `remote_config`
 
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
 `B/N/cmd/<name>/result`: an object with `command`, `ok`, and the result or `error`.
@@ -68,11 +69,12 @@ class RemoteCommands:
         restart: Callable[[], None],
         acknowledge: Callable[[Sequence[str]], list[str]],
         replay: Callable[[str, int, int, Callable[[int, int | None], None]], None],
+        configure: Callable[[Arrived, str], None] | None,
     ) -> None:
         """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one.
 
         `acknowledge` returns the alarms that were on, and raises KeyError for an unknown one.
-        `replay` is `History.replay`.
+        `replay` is `History.replay`, and `configure` is `RemoteConfig.hear`, where that is allowed.
         """
         self._table = config.commands
         self._clock = clock
@@ -83,6 +85,7 @@ class RemoteCommands:
         self._restart = restart
         self._acknowledge = acknowledge
         self._replay_history = replay
+        self._configure = configure
         self._sensors = [sensor.id for sensor in config.sensors]
         self._alarms = [
             f"{sensor.id}/{alarm.called(channel)}"
@@ -159,6 +162,9 @@ class RemoteCommands:
         return topic
 
     def _do(self, name: str, message: Arrived, reply_to: str) -> None:
+        if name == "config" and self._configure is not None:
+            self._do_config(self._configure, message, reply_to)
+            return
         known = [one for one in _COMMANDS if one != "acknowledge" or self._alarms]
         if name not in known:
             raise _Refused(f"unknown command; known are {', '.join(known)}")
@@ -190,6 +196,16 @@ class RemoteCommands:
             self._refuse_restart_before_reading()
             self._answer(name, message, reply_to, ok=True)
             self._restart()
+
+    def _do_config(
+        self, configure: Callable[[Arrived, str], None], message: Arrived, reply_to: str
+    ) -> None:
+        if message.payload.startswith(b"set"):
+            self._refuse_restart_before_reading()
+        try:
+            configure(message, reply_to)
+        except ValueError as error:
+            raise _Refused(str(error)) from None
 
     def _acknowledged(self, words: list[str]) -> list[str]:
         try:

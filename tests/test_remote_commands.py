@@ -204,6 +204,8 @@ def test_restart_is_answered_and_ends_the_process_in_good_order(node, operator, 
     ("name", "payload", "reason"),
     [
         ("fly", b"", "unknown command; known are read, identify, restart, replay"),
+        # Off by default.
+        ("config", b"get", "unknown command; known are read, identify, restart, replay"),
         ("replay", b"", "its payload must be: STREAM FIRST LAST, with two numbers (seq)"),
         ("replay", b"s 1 x", "its payload must be: STREAM FIRST LAST, with two numbers (seq)"),
         ("replay", b"s 0 1", "the first reading must be 1 or more, and not after the last"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from node import __version__
 from node.cli.arguments import add_state_dir_argument
@@ -21,7 +23,14 @@ from node.system.terminal import count
 
 __all__ = ["HELP", "add_arguments", "run"]
 
+if TYPE_CHECKING:
+    from node.config.afar.trial import TrialFile
+
 _log = logging.getLogger(__name__)
+TRIAL = "config-trial.json"
+"""In a state directory: a configuration from afar, on trial (`node.config.afar.trial`)."""
+_BY_SERVICE = "SENSOR_NODE_CONFIG_SERVICE"
+"""A variable of the unit: sensor-node-config.service writes a configuration from afar."""
 _SIMULATED = "simulated"
 """In a state directory: its log is of simulated hardware."""
 
@@ -72,15 +81,51 @@ def run(arguments: argparse.Namespace) -> int:
     source = configuration.find_file(arguments.config)
     warnings = RecentWarnings()
     logging.getLogger().addHandler(warnings)
+    state_dir = find_state_dir(arguments.state_dir)
+    lock = StateDirLock(state_dir)
+    trial_file: TrialFile | None = None
+    config: Config | None = None
     content = b""
     try:
-        content = configuration.read(source)
-        config = configuration.parse(source, content)
-    except configuration.ConfigError as error:
-        stand_in = _last_good(arguments.last_good, error)
-        if stand_in is None:
-            return _report_bad_configuration(error, simulate=arguments.simulate)
-        config = stand_in
+        if (state_dir / TRIAL).exists():
+            lock.hold()
+            trial_file, config = _trial(state_dir, source)
+        if config is None:
+            try:
+                content = configuration.read(source)
+                config = configuration.parse(source, content)
+            except configuration.ConfigError as error:
+                config = _last_good(arguments.last_good, error)
+                if config is None:
+                    return _report_bad_configuration(error, simulate=arguments.simulate)
+        try:
+            return _run(arguments, config, content, trial_file, lock, state_dir, warnings)
+        except Exception as error:
+            if trial_file is None or not trial_file.is_running:
+                raise
+            _log.exception("the node cannot run on this configuration")
+            trial_file.end(f"the node does not run on it ({type(error).__name__}); see its log")
+            _begin_again()
+            raise
+    except StateDirTaken as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _run(
+    arguments: argparse.Namespace,
+    config: Config,
+    content: bytes,
+    trial_file: TrialFile | None,
+    lock: StateDirLock,
+    state_dir: Path,
+    warnings: RecentWarnings,
+) -> int:
+    """Run on this configuration, the `content` of the file or, if that is empty, another text.
+
+    Raises:
+        StateDirTaken: another process has locked the state directory.
+    """
     secure = config.mqtt.tls is not None or config.mqtt.transport == "websockets"
     with lean_imports(with_ssl=secure):
         # Imported late: the configuration decides whether ssl is needed.
@@ -94,17 +139,11 @@ def run(arguments: argparse.Namespace) -> int:
         from node.config.tls import TlsFiles
 
         context = TlsFiles(config.mqtt.tls)
-    state_dir = find_state_dir(arguments.state_dir)
-    lock = StateDirLock(state_dir)
-    try:
-        lock.hold()
-    except StateDirTaken as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
+    lock.hold()
     if mixed := _other_hardware(state_dir, simulate=arguments.simulate):
         print(mixed, file=sys.stderr)  # noqa: T201
         return 1
-    if arguments.last_good is not None and not config.stands_in_for:
+    if arguments.last_good is not None and content and not config.stands_in_for:
         from node.config.last_good import LastGood
 
         LastGood(arguments.last_good).keep(config, content)
@@ -112,6 +151,10 @@ def run(arguments: argparse.Namespace) -> int:
         _log.info("%s: %s", config.source, remark)
     for note in config.notes_for(simulate=arguments.simulate):
         _log.warning("%s: %s", config.source, note)
+    if config.commands.config and trial_file is None:
+        from node.config.afar.trial import TrialFile
+
+        trial_file = TrialFile(state_dir, config.source)
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
     node = Node(
@@ -124,6 +167,8 @@ def run(arguments: argparse.Namespace) -> int:
         tls_context=context,
         simulated=arguments.simulate,
         warnings=warnings,
+        trial_file=trial_file,
+        config_by_service=_BY_SERVICE in os.environ,
     )
     catch_signals(node.stop)
     sensors = count(config.sensors, "sensor")
@@ -133,7 +178,30 @@ def run(arguments: argparse.Namespace) -> int:
         for fault in config.simulation.fault if config.simulation is not None else ():
             _log.info("simulated fault: %s", fault)
     node.run()
+    if node.begins_again:
+        _begin_again()
     return 0
+
+
+def _begin_again() -> None:
+    from node.system.systemd import begin_again
+
+    begin_again()
+
+
+def _trial(state_dir: Path, source: Path) -> tuple[TrialFile, Config | None]:
+    """Return the record of a trial, and the configuration if it is on trial in this process."""
+    from node.config.afar.trial import TrialFile
+
+    trial_file = TrialFile(state_dir, source)
+    content = trial_file.begin()
+    if content is None:
+        return trial_file, None
+    try:
+        return trial_file, configuration.parse(source, content)
+    except configuration.ConfigError as error:
+        trial_file.end(f"it is not valid any more: {error.problems[0]}")
+        return trial_file, None
 
 
 def _other_hardware(state_dir: Path, *, simulate: bool) -> str:

@@ -38,9 +38,20 @@ from node.config.schema import (
     WebTable,
 )
 from node.config.sensors import Claimed, check_claims, check_expiry, read_sensors
+from node.config.toml_lines import KeyPath
 from node.config.values import did_you_mean, is_like_a_key
 
-__all__ = ["ConfigError", "Problem", "find_file", "load", "load_mqtt", "parse", "read"]
+__all__ = [
+    "ConfigError",
+    "Problem",
+    "document_of",
+    "find_file",
+    "is_known",
+    "load",
+    "load_mqtt",
+    "parse",
+    "read",
+]
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
     "node": NodeTable,
@@ -84,7 +95,7 @@ def parse(source: Path, content: bytes, *, copies: Path | None = None) -> Config
     Raises:
         ConfigError: it is not TOML in UTF-8, or anything in it is wrong.
     """
-    text, document = _document(source, content)
+    text, document = document_of(source, content)
     config = _read(TableReader(source, text, copies), document)
     return msgspec.structs.replace(config, digest=hashlib.sha256(content).hexdigest()[:12])
 
@@ -95,7 +106,7 @@ def load_mqtt(source: Path) -> MqttTable:
     Raises:
         ConfigError: the file cannot be read or is not TOML, or anything in `[mqtt]` is wrong.
     """
-    text, document = _document(source, read(source))
+    text, document = document_of(source, read(source))
     reader = TableReader(source, text)
     mqtt, _ = read_mqtt(reader, document.get("mqtt"))
     if mqtt is None or reader.problems:
@@ -103,7 +114,7 @@ def load_mqtt(source: Path) -> MqttTable:
     return mqtt
 
 
-def _document(source: Path, content: bytes) -> tuple[str, dict[str, Any]]:
+def document_of(source: Path, content: bytes) -> tuple[str, dict[str, Any]]:
     """Return the text of the file, and its tables.
 
     Raises:
@@ -139,6 +150,10 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
         for name in ("outbox", "commands", "homeassistant", "status_led", "button", "web")
     }
     note_of_web(reader, tables["web"])
+    commands = tables["commands"]
+    if commands is not None and commands.config_broker and not commands.config:
+        what = "has no effect unless config is true"
+        reader.problem(("commands", "config_broker"), what)
     node = read_node(reader, document.get("node", {}))
     mqtt, retain_for_s = read_mqtt(reader, document.get("mqtt"))
     sensors = read_sensors(reader, document.get("sensor", []), claimed)
@@ -186,6 +201,14 @@ def _unknown_table(reader: TableReader, key: str, written: object) -> None:
     name = key if is_like_a_key(key, known) else "..."
     where = f"[[{name}]]" if isinstance(written, list) else f"[{name}]"
     reader.problem((key,), f"unknown table; {hint}", where)
+
+
+def is_known(path: KeyPath) -> bool:
+    """Return whether there is a table, or a key of it, at a path of one or two names."""
+    schema = _TABLES.get(str(path[0]))
+    if schema is None or len(path) == 1:
+        return str(path[0]) in (*_TABLES, *_OTHER_TABLES)
+    return path[1] in [field.encode_name for field in fields_of(schema)]
 
 
 def _tables_with(key: str) -> list[str]:

@@ -240,6 +240,10 @@ class CommandsTable(_Table, frozen=True, kw_only=True):
 
     enabled: bool = True
     allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge", "replay")
+    config: bool = False
+    """Whether the command `config` is done."""
+    config_broker: bool = False
+    """Whether that may also change how the node is found, and its way to the broker."""
 
 
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):

@@ -12,10 +12,10 @@ import unicodedata
 
 from node.config.reader import Problem
 
-__all__ = ["not_text", "syntax_problem"]
+__all__ = ["SECRET_WORD", "not_text", "syntax_problem"]
 
 _CURLY = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b\u2033\u2032`\u00b4"
-_SECRET = re.compile(r"pass|pw|psk|secret|token|user|key|login|auth|credential", re.IGNORECASE)
+SECRET_WORD = re.compile(r"pass|pw|psk|secret|token|user|key|login|auth|credential", re.IGNORECASE)
 _NOTHING = ("none", "null", "nil", "undefined")
 _TRUTHS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false"}
 _TRUTHS |= {"off": "false"}
@@ -94,7 +94,7 @@ def _has_secret(lines: list[str], number: int) -> bool:
     """Return whether the line, or the key that it continues, is for a secret."""
     for before in range(number, 0, -1):
         line = lines[before - 1]
-        if _SECRET.search(line):
+        if SECRET_WORD.search(line):
             return True
         if "=" in line or line.strip().startswith("["):
             return False
@@ -104,7 +104,7 @@ def _has_secret(lines: list[str], number: int) -> bool:
 def _without_value(line: str, column: int) -> tuple[str, int]:
     """Return the line up to its first key, and the column of the place in it."""
     match = re.match(r"(\s*[\w.-]+\s*)([=:]?)", line)
-    key = match[0] if match is not None and (match[2] or _SECRET.search(match[1])) else ""
+    key = match[0] if match is not None and (match[2] or SECRET_WORD.search(match[1])) else ""
     return f"{key.rstrip()} ...", min(column, len(key.rstrip()) + 2)
 
 

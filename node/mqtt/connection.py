@@ -287,6 +287,10 @@ class BrokerConnection:
         """Note whether messages wait for others to be acknowledged."""
         self._client.hurried = hurried
 
+    def is_denied(self, topic: str) -> bool:
+        """Return whether the broker has refused the subscription to a topic on this connection."""
+        return topic in self._complaints
+
     def disconnect(self, wait_s: float) -> None:
         """End the connection with DISCONNECT, within `wait_s`."""
         self._client.end(wait_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -38,7 +38,7 @@ def collect_health(
     tls: TlsTable | None,
     name_problem: str = "",
     device_problem: str = "",
-    notice: str = "",
+    notices: Sequence[str] = (),
     bad_configuration: str = "",
 ) -> Health:
     """Return the present health; `started_s` is the monotonic time at which the node began, and
@@ -48,9 +48,9 @@ def collect_health(
     names the certificates of the node. `name_problem`: a problem with the node's name. `left_out`:
     topic -> why the broker rejects it, for topics whose loss costs no reading. `alarms`: sensor ->
     name -> alarm. `device_problem`: a
-    problem with Home Assistant's device. `notice`: a problem from before the start
-    (`node.system.update_notice`). `bad_configuration`: the problem of the configuration, if the
-    node runs on the last good one.
+    problem with Home Assistant's device. `notices`: problems from before the start
+    (`node.system.update_notice`, `node.config.afar.trial`). `bad_configuration`: the problem of the
+    configuration, if the node runs on the last good one.
     """
     from node.system.host import read_vitals
 
@@ -60,7 +60,7 @@ def collect_health(
     if bad_configuration:
         configuration_problem = f"{bad_configuration}: the node runs on the last good configuration"
     told = (
-        *(configuration_problem, name_problem, device_problem, notice, outbox.problem),
+        *(configuration_problem, name_problem, device_problem, *notices, outbox.problem),
         link.problem,
     )
     problems = [text for text in told if text]

@@ -20,7 +20,7 @@ import msgspec
 from node.mqtt.events import Arrived
 from node.outbox.outbox import Outbox
 from node.system.clock import Clock
-from node.topics import OFFLINE, Topics
+from node.topics import OFFLINE, ONLINE, Topics
 
 __all__ = ["OwnTopics"]
 
@@ -73,6 +73,8 @@ class OwnTopics:
         self._contradicted = False
         self._say_at_s = -math.inf
         self._stream_not_before_s = -math.inf
+        self.heard_online = False
+        """Whether the broker has sent back `online` on this connection."""
         self._unknown: list[_Said] = []
         """The readings of our stream that the broker has and the log does not."""
 
@@ -96,6 +98,7 @@ class OwnTopics:
         `opening`: the node has not published `online` yet.
         """
         if message.topic == self._topics.status:
+            self.heard_online |= message.payload == ONLINE and not message.retained
             if message.payload == OFFLINE and not message.retained and not opening:
                 self._contradicted = True
                 self._another_node(f"{message.topic} says offline")

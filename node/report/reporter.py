@@ -12,7 +12,7 @@ Used on the loop's thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from drivers.bus import Board
@@ -76,7 +76,7 @@ class Reporter:
         sensors: list[Sensor],
         warnings: RecentWarnings | None,
         simulated: bool = False,
-        notice: str = "",
+        notices: Sequence[str] = (),
         act: Callable[[AlarmAct], None] = lambda _act: None,
     ) -> None:
         """Keep the parts. `act` is called for each change of an alarm, after its commit."""
@@ -84,7 +84,7 @@ class Reporter:
         self._board = board
         self._simulated = simulated
         self._tls = config.mqtt.tls
-        self._notice = notice
+        self._notices = notices
         self._clock = clock
         self._link = link
         self._outbox = outbox
@@ -195,6 +195,7 @@ class Reporter:
 
     def _link_is_down(self) -> None:
         self._opening.link_down()
+        self._own_topics.heard_online = False
         self._history.link_down()
         self._announcer.link_down()
 
@@ -202,6 +203,11 @@ class Reporter:
         """Note a message; return whether it is on a topic that this node publishes on."""
         opening = self._opening.under_way
         return self._opening.hear(message) or self._own_topics.hear(message, opening=opening)
+
+    @property
+    def heard_online(self) -> bool:
+        """Return whether the broker has sent back the `online` of this connection."""
+        return self._own_topics.heard_online
 
     def heard_all(self) -> None:
         """Note that the retained messages on this node's topics have arrived."""
@@ -377,7 +383,7 @@ class Reporter:
             tls=self._tls,
             name_problem=self._own_topics.problem,
             device_problem=self._announcer.problem,
-            notice=self._notice,
+            notices=self._notices,
             bad_configuration=self._bad_configuration,
         )
 

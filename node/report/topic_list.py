@@ -56,9 +56,14 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
     if config.commands.enabled:
         rows += [
             (topics.command_result(name), "the answer, not retained")
-            for name in config.useful_commands
+            for name in command_names(config)
         ]
     return rows
+
+
+def command_names(config: Config) -> tuple[str, ...]:
+    """Return the commands that are allowed, and that have something to do."""
+    return (*config.useful_commands, *(("config",) if config.commands.config else ()))
 
 
 def current_topics(config: Config, device: str) -> Callable[[str], bool]:
@@ -87,7 +92,7 @@ def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
         discovery_topic(config.homeassistant.prefix, device): "the former announcement",
         topics.status: "another node of this name",
         topics.health: "another node of this name",
-        topics.command_filter: f"commands: {', '.join(config.useful_commands) or 'none allowed'}",
+        topics.command_filter: f"commands: {', '.join(command_names(config)) or 'none allowed'}",
     }
     return [
         (s.topic, meanings.get(s.topic, "the start of Home Assistant"))

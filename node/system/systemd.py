@@ -10,11 +10,12 @@ import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 from node.system.clock import Clock
 
-__all__ = ["Service", "catch_signals"]
+__all__ = ["Service", "begin_again", "catch_signals"]
 
 
 class Service:
@@ -93,3 +94,15 @@ def catch_signals(stop: Callable[[str], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, caught)
+
+
+def begin_again() -> None:
+    """Replace this process by a new one with the same command line; systemd sees no end of it.
+
+    Files that libraries have left open are closed: lgpio's would keep its pins.
+
+    Raises:
+        OSError: the program is not there any more.
+    """
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.execv(sys.executable, sys.orig_argv)
