@@ -285,6 +285,11 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Values of earlier versions: option, value, and the value that has taken its place."""
     scan_s: float = 5.0
     """How long `scan` may take before it is given up."""
+    devices: tuple[str, ...] = ()
+    """For a driver of another package: the classes of character devices that it opens itself, by
+    their names in /proc/devices ("hidraw"). `update` then opens them to the service."""
+    groups: tuple[str, ...] = ()
+    """The groups that own these devices on Debian ("plugdev"); the service joins them."""
     simulate: Simulate | None = None
     """Puts a simulated sensor on a board; without it, only drivers of ours can be simulated."""
     preload: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,79 @@ def test_a_32_bit_computer_gets_what_it_must_compile_only_if_a_sensor_needs_it(
     monkeypatch.setitem(update.extras.__globals__, "CONFIG", file)
     monkeypatch.setattr(sys, "maxsize", 2 ** (bits - 1) - 1)
     assert ("ble-encrypted," in update.extras()) is brings
+
+
+def lists(**fields: Any) -> list[dict[str, Any]]:
+    return [{"name": "cpu"}, {"name": "pond", **fields}]
+
+
+def test_devices_that_a_driver_declares_become_settings_of_the_unit(update):
+    settings_for = update.device_settings.__globals__["settings_for"]
+    text = settings_for(lists(devices=["hidraw", "ttyUSB"], groups=["plugdev"]))
+    assert text.splitlines()[1:] == [
+        "[Service]",
+        "# pond",
+        "DeviceAllow=char-hidraw rw",
+        "DeviceAllow=char-ttyUSB rw",
+        "SupplementaryGroups=plugdev",
+    ]
+    assert settings_for(lists()) == settings_for(lists(devices=[], groups=[])) == ""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"devices": ["hidraw rw\nExecStartPre=+/bin/sh"]},
+        {"devices": ["mem"]},
+        {"devices": ["/dev/sda"]},
+        {"devices": "hidraw"},
+        {"devices": [1]},
+        {"groups": ["root"]},
+        {"groups": ["disk"]},
+        {"groups": ["plugdev\nUser=root"]},
+    ],
+)
+def test_a_driver_gets_nothing_that_no_sensor_needs(update, fields):
+    """What it declares is text of another package, in a file that root reads."""
+    names = update.device_settings.__globals__
+    with pytest.raises(names["Unfit"], match="declare"):
+        names["settings_for"](lists(**fields))
+
+
+def test_the_devices_come_and_go_with_the_release(update, tmp_path, monkeypatch):
+    """A release of an older `update`, which noted none, has none."""
+    names = update.open_devices.__globals__
+    reloads: list[str] = []
+    monkeypatch.setitem(names, "RELEASES", tmp_path)
+    monkeypatch.setitem(names, "DROP_IN", tmp_path / "service.d/packages.conf")
+    monkeypatch.setitem(names, "systemctl", reloads.append)
+    for name, text in (("new", "[Service]\n"), ("none", ""), ("old", None)):
+        (tmp_path / name).mkdir()
+        if text is not None:
+            (tmp_path / name / "devices.conf").write_text(text)
+    for name, present in (("new", True), ("new", True), ("none", False), ("new", True)):
+        update.open_devices(name)
+        assert (tmp_path / "service.d/packages.conf").exists() == present
+    update.open_devices("old")
+    assert not (tmp_path / "service.d/packages.conf").exists()
+    assert reloads == ["daemon-reload"] * 4
+
+
+def test_a_release_with_packages_notes_and_shows_their_devices(
+    update, tmp_path, monkeypatch, capsys
+):
+    program = tmp_path / "bin/sensor-node"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho \'[{"name": "pond", "devices": ["hidraw"]}]\'\n')
+    program.chmod(0o755)
+    names = update.device_settings.__globals__
+    monkeypatch.setitem(
+        names,
+        "as_user",
+        lambda command: subprocess.run(command, capture_output=True, text=True, check=False),
+    )
+    assert "DeviceAllow=char-hidraw rw" in update.device_settings(tmp_path)
+    assert "DeviceAllow=char-hidraw rw" in capsys.readouterr().out
+    program.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(names["Impossible"], match="cannot be found"):
+        update.device_settings(tmp_path)

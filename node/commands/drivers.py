@@ -171,6 +171,8 @@ def _as_json(info: DriverInfo) -> dict[str, Any]:
         "is_die": info.is_die,
         "min_interval_s": info.min_interval_s,
         "extra": info.extra,
+        "devices": info.devices,
+        "groups": info.groups,
         "example": info.example,
     }
 
