@@ -16,6 +16,7 @@ from drivers.bus import Board
 from drivers.errors import ImplausibleValue
 
 __all__ = [
+    "API_VERSION",
     "CO2",
     "HUMIDITY",
     "PRESSURE",
@@ -34,6 +35,12 @@ __all__ = [
     "fault_of",
     "refuse_implausible",
 ]
+
+API_VERSION = "0.1"
+"""The version of what API.md promises to drivers of other packages, as two numbers.
+
+The first is raised when a driver may have to change (while it is 0, the second), else the second.
+"""
 
 Measurement = dict[str, float]
 """Channel name -> value in the channel's unit, unfiltered, as measured by the sensor."""

@@ -490,7 +490,7 @@ def test_a_log_of_a_newer_version_is_set_aside_untouched(outbox, clock, tmp_path
     db.close()
     content = (tmp_path / FILE_NAME).read_bytes()
     again = Outbox(tmp_path, OutboxTable(), clock)
-    assert "it has schema 99" in caplog.text
+    assert "in format 99" in caplog.text
     assert (tmp_path / again.set_aside[0]).read_bytes() == content
     assert seqs(fill(again, clock, 1)) == [1]
     assert again.stream != outbox.stream

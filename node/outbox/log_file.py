@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from node import __version__
 from node.outbox.anchors import CHAINED_SCHEMA, Anchors
 from node.outbox.records import DeadLetter, Event, Ledger, Retiming
 from node.outbox.rows import Damaged, Row, checksum_of, readings_of
@@ -78,7 +79,8 @@ class LogFile:
             (schema,) = self._db.execute("PRAGMA user_version").fetchone()
             if schema > CHAINED_SCHEMA:
                 raise NewerSchema(
-                    f"it has schema {schema}, and this version knows {CHAINED_SCHEMA}"
+                    f"a newer version of sensor-node wrote it, in format {schema}, and this "
+                    f"version ({__version__}) knows formats up to {CHAINED_SCHEMA}"
                 )
             self._set_up(schema)
             self._inode = os.stat(path).st_ino

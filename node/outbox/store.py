@@ -39,6 +39,10 @@ _REPLACE_AT_MOST_EVERY_S = 30.0
 _NO_FOLDER = "the log has no folder"
 _SET_ASIDE = "outbox-set-aside-"
 _KEPT_SET_ASIDE = 3
+_TO_SEND_IT = (
+    "; to send what is in it, install the newer version again, stop the node, and rename the file "
+    f"to {FILE_NAME}"
+)
 
 # UnicodeDecodeError: an invalid text, or a message of SQLite that quotes one.
 _FILE_TROUBLE = (
@@ -315,7 +319,8 @@ class OutboxStore:
             if path.exists():
                 aside = self._rename(path)
                 self._unsalvaged = aside if is_damage(error) else None
-                _log.error("the log cannot be used (%s): set aside as %s", error, aside)
+                remedy = _TO_SEND_IT if isinstance(error, NewerSchema) else ""
+                _log.error("the log cannot be used (%s): set aside as %s%s", error, aside, remedy)
             else:
                 path.with_name(path.name + "-wal").unlink(missing_ok=True)
                 _log.error("the log %s was deleted; a new one is begun", path)
