@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import itertools
 import json
 import re
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,8 +20,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from node.plot.series import Moment
+from node.reading import AlarmOf, Layout, Reading
 from node.store.consumer import Counts
 from node.store.metrics import StoreCollector
+from node.topics import Topics, history_payload, state_payload
 from node.web.metrics import metrics_text
 from node.web.view import NodeView
 from node.web.watcher import Known
@@ -157,3 +163,86 @@ def test_values_are_converted_to_the_unit_of_the_statistics():
     assert fill_hours.converted(45, "%", "%") == 45
     with pytest.raises(fill_hours.WrongUnit, match="in psi, and hPa cannot be converted"):
         fill_hours.converted(1013, "hPa", "psi")
+
+
+# -- Telegraf
+
+TELEGRAF = tomllib.loads((RECIPES / "telegraf/sensor-node.conf").read_text())
+# https://docs.influxdata.com/telegraf/v1/: input-plugins/mqtt_consumer, data_formats/input/json,
+# configuration/filtering, output-plugins/influxdb_v2
+OF_TELEGRAF = {
+    *("servers", "topics", "topic_tag", "qos", "client_id", "persistent_session"),
+    *("max_undelivered_messages", "topic_parsing", "data_format", "json_query", "tag_keys"),
+    *("json_string_fields", "json_time_key", "json_time_format", "name_override"),
+    *("fieldexclude", "tagexclude", "tagpass", "namepass"),
+    *("urls", "token", "organization", "bucket"),
+}
+
+
+def points(settings: dict[str, Any], topic: str, payload: bytes) -> list[tuple[Any, ...]]:
+    """(tags, fields, time) that Telegraf makes of a message, as its documents have it.
+
+    Numbers become fields; texts and truth values are left out unless they are named; null is left
+    out; the keys of an object inside are joined by "_".
+    """
+    parsing = settings["topic_parsing"][0]
+    levels = topic.split("/")
+    assert len(levels) == len(parsing["topic"].split("/"))
+    found = json.loads(payload)
+    items = found[settings["json_query"]] if "json_query" in settings else [found]
+    made = []
+    for item in items:
+        flat = dict(flattened(item))
+        time = flat.pop(settings["json_time_key"])
+        names = zip(parsing["tags"].split("/"), levels, strict=True)
+        tags = {name: level for name, level in names if name != "_"}
+        tags |= {key: flat.pop(key) for key in settings["tag_keys"] if key in flat}
+        if any(tags.get(key) not in values for key, values in settings.get("tagpass", {}).items()):
+            continue
+        fields = {
+            key: value
+            for key, value in flat.items()
+            if (type(value) in (int, float) or key in settings.get("json_string_fields", ()))
+            and not any(fnmatch.fnmatchcase(key, glob) for glob in settings.get("fieldexclude", ()))
+        }
+        tags = {key: tag for key, tag in tags.items() if key not in settings.get("tagexclude", ())}
+        made.append((tags, fields, time))
+    return made
+
+
+def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flattened(inner, f"{name}_{key}" if name else key)
+    else:
+        yield name, value
+
+
+def test_telegraf_is_told_only_what_it_documents():
+    tables = [*TELEGRAF["inputs"]["mqtt_consumer"], *TELEGRAF["outputs"]["influxdb_v2"]]
+    assert {key for table in tables for key in table} <= OF_TELEGRAF
+    for table in TELEGRAF["inputs"]["mqtt_consumer"]:
+        assert [parsing["topic"] for parsing in table["topic_parsing"]] == table["topics"]
+        # How Go writes the form of a time; parsing accepts digits after the second.
+        assert table["json_time_format"] == "2006-01-02T15:04:05Z07:00"
+
+
+def test_telegraf_makes_the_same_point_of_a_state_and_of_its_reading():
+    topics = Topics("sensors", "greenhouse")
+    of_history, of_state = TELEGRAF["inputs"]["mqtt_consumer"]
+    air = Layout("air", ("temperature", "humidity"), ("°C", "%"))
+    alarm = Layout("air", ("", "limit", "value"), ("", "°C", "°C"), AlarmOf("warm", "t", "above"))
+    at: dict[str, Any] = {"boot_id": "b", "boot_ms": 1, "utc_ms": 1_795_489_983_123}
+    reading = Reading(7, air, (21.5, 45.0), synced=True, **at)
+    changed = Reading(8, alarm, (1, 8.0, 9.1), synced=True, **at)
+    accuracy = {"air": {"temperature": 0.5}}
+    batch = history_payload("s", [reading, changed], accuracy=accuracy, simulated=True)
+    first, second = points(of_history, topics.history, batch)
+    tags = {"node": "greenhouse", "sensor": "air"}
+    values = {"temperature": 21.5, "humidity": 45.0, "seq": 7}
+    assert first == (tags, {**values, "clock": "synced"}, "2026-11-24T03:13:03.123Z")
+    assert second == (tags, {"seq": 8, "clock": "synced"}, "2026-11-24T03:13:03.123Z")
+    state = state_payload(reading, "s", missing=["pressure"])
+    assert points(of_state, topics.state("air"), state) == [(tags, values, first[2])]
+    unsure = state_payload(Reading(7, air, (21.5, 45.0), synced=False, **at), "s")
+    assert points(of_state, topics.state("air"), unsure) == []
