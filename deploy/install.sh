@@ -59,6 +59,8 @@ main() {
     parse "$@"
     [[ $(id -u) -eq 0 ]] || fail "it must be root: sudo $0${*:+ $*}"
     [[ -d /run/systemd/system ]] || fail "this system was not booted by systemd"
+    ! is_installed sensor-node ||
+        fail "the Debian package sensor-node is installed: update and remove it with apt"
     if [[ $uninstall ]]; then
         take_away
         return

@@ -36,7 +36,10 @@ __all__ = ["HELP", "add_arguments", "run"]
 
 # ruff: noqa: T201
 
-_SERVICE_FILE = Path("/etc/systemd/system/sensor-node.service")
+_SERVICE_FILES = (
+    Path("/etc/systemd/system/sensor-node.service"),
+    Path("/usr/lib/systemd/system/sensor-node.service"),  # of the Debian package
+)
 _SERVICE_GROUP = "sensor-node"
 _TEMPLATE: dict[str, Any] = {
     "node": {},
@@ -270,7 +273,7 @@ def _unused(file: Path) -> Path:
 
 
 def _is_service(file: Path) -> bool:
-    return file == DEFAULT_FILE and _SERVICE_FILE.exists()
+    return file == DEFAULT_FILE and any(unit.exists() for unit in _SERVICE_FILES)
 
 
 def _restart(file: Path) -> str:

@@ -41,6 +41,8 @@ NOT_TYPED = {
     "deploy/build-image": "makes an image of a card, as tests/boot does",
     "deploy/release": "makes the files of a release; test_distribution runs it",
     "echo greenhouse-probe": "check_update has a package of its own, without an index",
+    "sudo apt install ./sensor-node": "check_deb installs the package, by dpkg",
+    "podman": "tests/oci runs the container",
     "pip wheel": "on a computer with PyPI; the folder of wheels is made by the fixture",
     "pip download": "as pip wheel",
     "git archive": "on a computer with git, for a card that cloud-init reads",
