@@ -81,8 +81,8 @@ def build(checkout: Path, files: list[str]) -> Path:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
     commit_all(checkout)
-    options = ("--without-image", "--no-isolation", "--output", "dist")
-    said = run(sys.executable, "deploy/release", *options, folder=checkout)
+    options = ("--without-image", "--without-packages", "--no-isolation")
+    said = run(sys.executable, "deploy/release", *options, "--output", "dist", folder=checkout)
     assert "left out: the image, its manifest, and os_list.json" in said
     (archive,) = (checkout / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:

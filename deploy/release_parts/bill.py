@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 __all__ = ["bill_of_materials"]
 
-_LOCKED = re.compile(r"^([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})$", re.M)
+_LOCKED = re.compile(r"^([\w.-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})+)$", re.M)
 _SPACE = uuid.UUID("0b9a7b0e-6f0c-4f63-9c5a-6f5b4f0a7a11")
 _HOME = "https://spdx.org/spdxdocs"
 
@@ -29,20 +29,20 @@ def bill_of_materials(
 ) -> dict[str, Any]:
     """Return the document.
 
-    `files`: the release's own files and their sha256. `lock`: the text of
-    requirements-arm64.txt. `manifest`: the image's; None for a release without it.
+    `files`: the release's own files and their sha256. `lock`: the text of requirements-arm64.txt,
+    and of other locks of the same versions. `manifest`: the image's; None for a release without it.
     """
     own = [
-        _package("File", name, version, purl="", digest=digest)
+        _package("File", name, version, purl="", digests=[digest])
         for name, digest in sorted(files.items())
     ]
     parts = [
-        _package("PyPI", name, number, purl=f"pkg:pypi/{name}@{quote(number)}", digest=digest)
-        for name, number, digest in _LOCKED.findall(lock)
+        _package("PyPI", name, number, purl=f"pkg:pypi/{name}@{quote(number)}", digests=digests)
+        for (name, number), digests in _locked(lock).items()
     ]
     for name, number in sorted((manifest or {}).get("debian_packages", {}).items()):
         purl = f"pkg:deb/debian/{quote(name)}@{quote(number, safe='')}?distro=debian-13"
-        parts.append(_package("Debian", name, number, purl=purl, digest=""))
+        parts.append(_package("Debian", name, number, purl=purl, digests=[]))
     described = [_relation("SPDXRef-DOCUMENT", "DESCRIBES", each["SPDXID"]) for each in own]
     image = [each["SPDXID"] for each in own if each["name"].endswith(".img.xz")]
     # Without the image, the wheel is what needs the Python packages.
@@ -62,7 +62,18 @@ def bill_of_materials(
     }
 
 
-def _package(origin: str, name: str, version: str, *, purl: str, digest: str) -> dict[str, Any]:
+def _locked(lock: str) -> dict[tuple[str, str], list[str]]:
+    """Return the sha256 of each wheel by name and version; some have one for each processor."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, number, hashes in _LOCKED.findall(lock):
+        digests = found.setdefault((name, number), [])
+        digests += [d for d in re.findall("[0-9a-f]{64}", hashes) if d not in digests]
+    return found
+
+
+def _package(
+    origin: str, name: str, version: str, *, purl: str, digests: list[str]
+) -> dict[str, Any]:
     package: dict[str, Any] = {
         "SPDXID": f"SPDXRef-{origin}-{re.sub('[^A-Za-z0-9.-]', '-', name)}",
         "name": name,
@@ -73,8 +84,8 @@ def _package(origin: str, name: str, version: str, *, purl: str, digest: str) ->
         "licenseDeclared": "NOASSERTION" if purl else "MIT",
         "copyrightText": "NOASSERTION",
     }
-    if digest:
-        package["checksums"] = [{"algorithm": "SHA256", "checksumValue": digest}]
+    if digests:
+        package["checksums"] = [{"algorithm": "SHA256", "checksumValue": d} for d in digests]
     if purl:
         package["externalRefs"] = [
             {
