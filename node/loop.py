@@ -21,7 +21,7 @@ from drivers.bus import Board
 from node.config.schema import Config
 from node.event_queue import Call, EventQueue
 from node.homeassistant.announcer import Announcer
-from node.homeassistant.discovery import discovery_topic
+from node.homeassistant.forms import is_discovery
 from node.homeassistant.sensor_keys import sensor_keys
 from node.mqtt.connection import MOVED_FILE_NAME, BrokerConnection
 from node.mqtt.events import (
@@ -124,7 +124,11 @@ class Node:
         device = device_id(state_dir)
         topics = Topics(config.mqtt.base_topic, config.node.name)
         retained = RetainedTopics(state_dir, topics.root)
-        ours = (topics.status, topics.health, discovery_topic(config.homeassistant.prefix, device))
+        ours = (topics.status, topics.health)
+
+        def is_discovered(topic: str) -> bool:
+            return is_discovery(topic, config.homeassistant.prefix, device)
+
         self._link = BrokerConnection(
             config.mqtt,
             clock,
@@ -135,7 +139,9 @@ class Node:
             subscribe=subscriptions(config, device),
             rate_limit=RateLimit(
                 clock,
-                unlimited=lambda topic: topic in ours or topics.is_state(topic),
+                unlimited=lambda topic: (
+                    topic in ours or topics.is_state(topic) or is_discovered(topic)
+                ),
             ),
             max_incoming_bytes=MAX_INCOMING_BYTES + INCOMING_BYTES_A_SENSOR * len(config.sensors),
             moved_file=state_dir / MOVED_FILE_NAME if state_dir else None,
@@ -162,7 +168,8 @@ class Node:
         def part_with_device() -> bool:
             if keep_device(state_dir, config.node.name, another=True) is None:
                 return False
-            retained.emptied(discovery_topic(config.homeassistant.prefix, device))  # not ours to do
+            for topic in filter(is_discovered, set(retained.own)):
+                retained.emptied(topic)  # not ours to do
             retained.save()
             return True
 
@@ -177,6 +184,7 @@ class Node:
             keys=sensor_keys(config.sensors, state_dir),
             sensors=list(sensors.values()),
             publisher=self._publisher,
+            published=lambda: retained.own,
             has_led=lambda: self.panel.has_led,
             simulated=simulated,
         )

@@ -199,6 +199,7 @@ class Life:
             keys={name: name for name in sensors},
             sensors=list(sensors.values()),
             publisher=self.publisher,
+            published=frozenset,
             has_led=lambda: False,
         )
         self.reporter = Reporter(

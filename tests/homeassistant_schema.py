@@ -1,9 +1,9 @@
-"""Is a device discovery message one that Home Assistant takes whole, and quietly?
+"""Is a discovery message, of a device or of a component, that Home Assistant takes whole?
 
-Stricter than Home Assistant where it is lax to its user's cost: it drops a key of a component that
-it does not know without a word, shows the value of a channel without a name as "MQTT Sensor", and
-takes a device for available by whichever topic spoke last. Pure, and without Home Assistant, so
-that the ordinary tests can ask it.
+Quietly, too. Stricter than Home Assistant where it is lax to its user's cost: it drops a key of a
+component that it does not know without a word, shows the value of a channel without a name as
+"MQTT Sensor", and takes a device for available by whichever topic spoke last. Pure, and without
+Home Assistant, so that the ordinary tests can ask it.
 
 Sources, looked at in November 2026:
 - https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload, and the pages
@@ -35,10 +35,11 @@ _Check = Callable[[Any], str | None]
 def problems_in(topic: str, payload: bytes) -> list[str]:
     """What is wrong with the discovery message `payload` on `topic`; empty if nothing is.
 
-    An empty payload takes the device back, and is right.
+    An empty payload takes it back, and is right; so is what asks Home Assistant to let go of it.
     """
-    problems = [] if _TOPIC.fullmatch(topic) else [f"{topic!r} is no topic of device discovery"]
-    if not payload:
+    single = _SINGLE.fullmatch(topic)
+    problems = [] if single or _TOPIC.fullmatch(topic) else [f"{topic!r} is no topic of discovery"]
+    if payload in (b"", b'{"migrate_discovery":true}'):
         return problems
     try:
         message = json.loads(payload, object_pairs_hook=_mapping, parse_constant=_no_number)
@@ -46,9 +47,10 @@ def problems_in(topic: str, payload: bytes) -> list[str]:
         return [*problems, f"not JSON: {error}"]
     if not isinstance(message, dict):
         return [*problems, "not a JSON object"]
-    return [*problems, *_in_message(message)]
+    return [*problems, *(_in_single(single[1], message) if single else _in_message(message))]
 
 
+_SINGLE = re.compile(r"[^+#\0]+/(sensor|binary_sensor|button)/[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+/config")
 _TOPIC = re.compile(r"[^+#\0]+/device/([a-zA-Z0-9_-]+/)?[a-zA-Z0-9_-]+/config")
 
 
@@ -143,7 +145,8 @@ _LOOK = r"value_json\['[^'\\]+'\] \| default\((?:''|none|false|0)\)"
 # One of some texts, or unknown; nothing is asked of a message that is empty.
 _ONE_OF = r"(value_json\.\w+) if value and \1 in \('\w+'(?:, '\w+')*\) else none"
 _HARMLESS = re.compile(
-    rf"\{{\{{ (?:{_ONE_OF}|value|value or none|{_LOOK}|'\w+' if {_LOOK} else '\w+') \}}\}}"
+    rf"\{{\{{ (?:{_ONE_OF}|value|value or none|'\w+' if {_LOOK} else '\w+'"
+    rf"|{_LOOK}(?: \| lower)?(?: \| replace\('\w+', 'None'\))?) \}}\}}"
 )
 
 
@@ -350,10 +353,8 @@ def _long(mapping: dict[str, Any], keys: _Keys) -> dict[str, Any]:
     return {name: values[0] for name, values in _in_full(mapping, keys).items()}
 
 
-def _in_message(message: dict[str, Any]) -> Iterator[str]:
-    yield from _in_mapping(message, _ROOT, required=("device", "origin", "components"))
-    root = _long(message, _ROOT)
-    yield from _in_availability(root)
+def _in_parts(root: dict[str, Any]) -> Iterator[str]:
+    """The device and the origin."""
     for part, keys, required in (("device", _DEVICE, ("name",)), ("origin", _ORIGIN, ("name",))):
         if isinstance(root.get(part), dict):
             yield from (f"{part}: {p}" for p in _in_mapping(root[part], keys, required=required))
@@ -364,6 +365,13 @@ def _in_message(message: dict[str, Any]) -> Iterator[str]:
         device = _long(device, _DEVICE)
         if not (device.get("identifiers") or device.get("connections")):
             yield "device: it has neither identifiers nor connections"
+
+
+def _in_message(message: dict[str, Any]) -> Iterator[str]:
+    yield from _in_mapping(message, _ROOT, required=("device", "origin", "components"))
+    root = _long(message, _ROOT)
+    yield from _in_availability(root)
+    yield from _in_parts(root)
     components = root.get("components", {})
     if not isinstance(components, dict):
         yield "components is to be an object"
@@ -372,6 +380,22 @@ def _in_message(message: dict[str, Any]) -> Iterator[str]:
     for key, component in components.items():
         yield from (f"components {key!r}: {p}" for p in _in_component(key, component, shared))
     yield from _twice(components)
+
+
+# Of others: Home Assistant drops it.
+_OF_OTHERS: _Keys = {"stat_val_tpl": ("state_value_template", _template)}
+
+
+def _in_single(platform: str, message: dict[str, Any]) -> Iterator[str]:
+    """The message of one component has its device and origin beside its own keys."""
+    parts = {"dev": _ROOT["dev"], "o": _ROOT["o"]}
+    yield from _in_parts(_long(message, parts))
+    own = {k: v for k, v in message.items() if k not in (*parts, "device", "origin", *_OF_OTHERS)}
+    others = {k: v for k, v in message.items() if k in _OF_OTHERS}
+    yield from _in_mapping(others, _OF_OTHERS)
+    if "p" in own or "platform" in own:
+        yield "its platform is in its topic"
+    yield from _in_component("x", {**own, "p": platform}, {})
 
 
 def _in_component(key: str, component: Any, shared: dict[str, Any]) -> Iterator[str]:

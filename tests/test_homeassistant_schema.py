@@ -107,7 +107,7 @@ def test_an_empty_payload_passes() -> None:
 )
 def test_another_topic_is_found(topic: str) -> None:
     """Home Assistant does not listen to it, or takes it for something else."""
-    assert problems_in(topic, b"") == [f"{topic!r} is no topic of device discovery"]
+    assert problems_in(topic, b"") == [f"{topic!r} is no topic of discovery"]
 
 
 @pytest.mark.parametrize(

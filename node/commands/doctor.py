@@ -31,6 +31,7 @@ from node.doctor.system_checks import (
 from node.doctor.topic_list import TopicList, TriedSubscription
 from node.doctor.users import node_user
 from node.homeassistant.discovery import discovery_topic
+from node.homeassistant.forms import component_filter, tried_components
 from node.mqtt.connection import MOVED_FILE_NAME
 from node.mqtt.credentials import password_of_command
 from node.outbox.store import FILE_NAME
@@ -160,13 +161,20 @@ def _topic_list(config: Config, topics: Topics, node: OurNode) -> TopicList:
     discovery = discovery_topic(config.homeassistant.prefix, device)
     # "..." stands for channels that are known only after the sensor was read.
     published = [topic for topic, _ in published_topics(config, device) if "..." not in topic]
+    tried = {discovery}
+    if config.homeassistant.apart:
+        every = component_filter(config.homeassistant.prefix, device)
+        tried = set(tried_components(config, device)) if config.homeassistant.enabled else set()
+        published = [
+            t for topic in published for t in (sorted(tried) if topic == every else [topic])
+        ]
     # On Home Assistant's birth topic an empty message means neither online nor offline.
     tries = {topics.command_filter: topics.command(NO_COMMAND), discovery: ""}
     tries |= {topics.status: "", topics.health: ""}  # the node is listening
     return TopicList(
         published=tuple(published),
         history=topics.history,
-        discovery=discovery,
+        discovery=frozenset(tried),
         subscribed=tuple(
             TriedSubscription(s.topic, tries.get(s.topic, s.topic))
             for s in subscriptions(config, device)

@@ -247,11 +247,17 @@ class CommandsTable(_Table, frozen=True, kw_only=True):
 
 
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):
-    """`[homeassistant]`: device discovery."""
+    """`[homeassistant]`: discovery, of the whole device or of each component."""
 
     enabled: bool = True
     prefix: TopicPath = "homeassistant"
+    form: Literal["device", "components"] = "device"
     configuration_url: WebAddress | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Return whether each component is announced by itself."""
+        return self.form == "components"
 
 
 class StatusLedTable(_Table, frozen=True, kw_only=True):

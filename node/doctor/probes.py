@@ -128,7 +128,7 @@ class VisibleProbe:
         verdicts: dict[str, PublishVerdict] = {}
         for topic in self._topics.published:
             newest = self._newest(topic)
-            if newest is None and topic == self._topics.discovery:
+            if newest is None and topic in self._topics.discovery:
                 why = "not known until the node has published it once"
                 verdicts[topic] = PublishVerdict(None, why)
                 continue

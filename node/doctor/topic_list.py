@@ -27,7 +27,7 @@ class TopicList(msgspec.Struct, frozen=True):
 
     published: tuple[str, ...]
     history: str
-    discovery: str
+    discovery: frozenset[str]
     subscribed: tuple[TriedSubscription, ...]
     stream: str = ""
     """The stream of the log, if it is known."""
@@ -36,4 +36,4 @@ class TopicList(msgspec.Struct, frozen=True):
         """Return a harmless message for a topic without a retained one."""
         if topic == self.history:
             return history_payload(self.stream, [])
-        return _NO_DISCOVERY if topic == self.discovery else b""
+        return _NO_DISCOVERY if topic in self.discovery else b""

@@ -11,6 +11,11 @@ it. And it removes only components that it has discovered since its start. So at
 former components are announced once more, complete, and then removed. If Home Assistant says
 `offline` after a removal, it has received that, and gets no further removal when it starts again.
 
+With `form = "components"` there is a message for each component (see `forms`), and a removal is an
+empty one. When the form changes, Home Assistant is first asked to let go of what the messages of
+the former one have set up, then it gets the new ones, and then the former ones are removed, each
+`SETTLE_S` after the step before it.
+
 Used on the loop's thread.
 """
 
@@ -18,10 +23,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
-
-import msgspec
 
 from drivers.accuracy import figures_of
 from drivers.bus import Board
@@ -37,6 +40,7 @@ from node.homeassistant.discovery import (
     is_of_host,
     removal_of,
 )
+from node.homeassistant.forms import MIGRATION, component_in, is_discovery, payloads_of
 from node.mqtt.events import Arrived
 from node.mqtt.publisher import Publisher
 from node.sensors.sensor import Sensor
@@ -59,6 +63,7 @@ CLAIM_AFTER_S = 1.0
 MAX_BIRTH_DELAY_S = 5.0
 """The spread of the answers: a fleet that answered the birth at once would overload Home
 Assistant."""
+_REMEDY = ", or set [homeassistant] enabled = false"
 _MODEL = "/proc/device-tree/model"
 
 
@@ -77,10 +82,13 @@ class Announcer:
         keys: Mapping[str, str],
         sensors: list[Sensor],
         publisher: Publisher,
+        published: Callable[[], Set[str]],
         has_led: Callable[[], bool],
         simulated: bool = False,
     ) -> None:
         """`keys`: sensor id -> the key that Home Assistant knows it by.
+
+        `published`: the topics that this node has published on, and not emptied.
 
         `is_first`: this node is the one that `device` was made for, and not a copy of its card.
         `part` makes it another device from the next start on; whether that could be written.
@@ -96,7 +104,10 @@ class Announcer:
         self._publisher = publisher
         self._has_led = has_led
         self._simulated = simulated
+        self._published = published
         self._enabled = config.homeassistant.enabled
+        self._prefix = config.homeassistant.prefix
+        self._apart = config.homeassistant.apart
         self._status = Topics(config.mqtt.base_topic, config.node.name).status
         self._is_first = is_first
         self._part = part
@@ -104,10 +115,15 @@ class Announcer:
         self.problem = ""
         """What is wrong with the device, and what to do; "" while nothing is."""
         self._birth_topics = birth_topics(config.homeassistant.prefix)
-        self._topic = discovery_topic(config.homeassistant.prefix, device)
-        publisher.can_do_without(self._topic, ", or set [homeassistant] enabled = false")
+        self._topic = discovery_topic(self._prefix, device)
         self._heard = b""
         """The broker's retained message, until the node announces itself."""
+        self._heard_apart: dict[str, dict[str, Any]] = {}
+        """Key -> component, of the broker's retained messages of components, until then."""
+        self._former: Set[str] = frozenset()
+        """Topics of the other form, or of components of which nothing is known but the topic."""
+        self._lets_go = False
+        """Whether Home Assistant was asked to let go of what it has from `_former`."""
         self._announced: set[str] = set()
         """The keys of the last announced components."""
         self._gone: dict[str, dict[str, Any]] = {}
@@ -127,16 +143,52 @@ class Announcer:
         return min(self._birth_at_s, self._announce_at_s, self._remove_at_s)
 
     def announce(self) -> None:
-        """Publish the discovery message, if Home Assistant is to have one."""
-        if self._enabled:
-            message = self._message()
-            self._announced = set(message["cmps"])
-            for key in self._announced & self._gone.keys():
-                del self._gone[key]
-            self._set(message)
-            heard, self._heard = self._heard, b""
-            self._compare(heard)
-            self._remove_what_is_gone()
+        """Publish the discovery, if Home Assistant is to have one."""
+        if not self._enabled or self._migrates():
+            return
+        message = self._message()
+        self._announced = set(message["cmps"])
+        for key in self._announced & self._gone.keys():
+            del self._gone[key]
+        self._set(message)
+        self._former = self._former | self._forgotten_topics(message)
+        heard, self._heard = self._heard, b""
+        apart, self._heard_apart = self._heard_apart, {}
+        self._compare(apart if self._apart else components_of(heard, self._device))
+        self._remove_what_is_gone()
+
+    def _migrates(self) -> bool:
+        """Begin to change the form, if the broker has messages of the other; return whether so."""
+        if self._lets_go:
+            return False
+        others = {self._topic} if self._apart else self._known_topics - {self._topic}
+        former = others & (self._known_topics | ({self._topic} if self._heard else set()))
+        if not former:
+            return False
+        self._lets_go, self._former = True, former
+        _log.info('Home Assistant gets the form "%s" now', self._config.homeassistant.form)
+        for topic in former:
+            self._say(topic, MIGRATION)
+        self._announce_at_s = self._clock.monotonic() + SETTLE_S
+        return True
+
+    def _forgotten_topics(self, message: dict[str, Any]) -> set[str]:
+        """Return the topics of former components of which this node knows nothing else.
+
+        A broker may keep messages, and not send them to a subscriber to a wildcard.
+        """
+        if not self._apart:
+            return set()
+        heard = message | {"cmps": {**message["cmps"], **self._heard_apart}}
+        known = (
+            self._known_topics - payloads_of(heard, self._prefix, self._device, apart=True).keys()
+        )
+        return {topic for topic in known if not self._may_come_back(topic.split("/")[-2])}
+
+    @property
+    def _known_topics(self) -> set[str]:
+        """Return the topics of discovery that this node has published on."""
+        return {t for t in self._published() if is_discovery(t, self._prefix, self._device)}
 
     def channels_found(self) -> None:
         """Announce the node again, because a sensor has a channel that was not known before."""
@@ -148,10 +200,15 @@ class Announcer:
         if message.topic == self._topic:
             if message.retained and self._enabled and self._said_at_s == -math.inf:
                 self._heard = message.payload  # the present message is not announced yet
-            elif message.retained:
-                self._compare(message.payload)
-            else:
+            elif message.retained and not self._enabled:
+                self._take_back(message)
+            elif message.retained and not self._apart:
+                self._compare(components_of(message.payload, self._device))
+            elif not message.retained:
                 self._mind_another(message.payload)
+            return True
+        if is_discovery(message.topic, self._prefix, self._device):
+            self._hear_apart(message)
             return True
         if message.topic in self._birth_topics:
             if message.retained or not self._enabled:
@@ -164,6 +221,23 @@ class Announcer:
                 self._birth_at_s = min(self._birth_at_s, at_s)
             return True
         return False
+
+    def _hear_apart(self, message: Arrived) -> None:
+        """Note a message of one component."""
+        if not message.retained:
+            self._mind_another(message.payload)
+        elif not self._enabled:
+            self._take_back(message)
+        elif found := component_in(message.topic, message.payload, self._prefix, self._device):
+            if self._said_at_s == -math.inf:
+                self._heard_apart[found[0]] = found[1]
+            else:
+                self._compare(dict([found]))
+
+    def _take_back(self, message: Arrived) -> None:
+        if message.payload:
+            _log.info("removing the node from Home Assistant")
+            self._say(message.topic, b"")
 
     def birth_is_due(self, now_s: float) -> bool:
         """Return whether it is time to announce everything to a restarted Home Assistant."""
@@ -186,20 +260,26 @@ class Announcer:
             self.announce()
         if now_s >= self._remove_at_s:
             self._remove_at_s = math.inf
-            message = self._message()
-            message["cmps"].update({key: removal_of(c) for key, c in self._gone.items()})
-            _log.info("removing from Home Assistant: %s", ", ".join(sorted(self._gone)))
-            self._set(message)
-            if self._answers_birth:
-                self._answers_birth = False
-                self._gone.clear()
-            else:
-                self._removed = True
+            self._remove()
+
+    def _remove(self) -> None:
+        for topic in self._former:
+            self._say(topic, b"")
+        self._former, self._lets_go = frozenset(), False
+        if not self._gone:
+            return
+        _log.info("removing from Home Assistant: %s", ", ".join(sorted(self._gone)))
+        self._set_also({key: removal_of(c) for key, c in self._gone.items()})
+        if self._answers_birth:
+            self._answers_birth = False
+            self._gone.clear()
+        else:
+            self._removed = True
 
     def link_down(self) -> None:
         """Forget what was sent: after the next connection, everything is sent again."""
-        self._removed = self._answers_birth = False
-        self._heard = b""
+        self._removed = self._answers_birth = self._lets_go = False
+        self._heard, self._heard_apart, self._former = b"", {}, frozenset()
         self._said_at_s = -math.inf
         self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
 
@@ -229,25 +309,37 @@ class Announcer:
             self._birth_at_s = self._announce_at_s = self._remove_at_s = math.inf
 
     def _remove_what_is_gone(self) -> None:
-        if self._gone:
+        if self._gone or self._former:
             self._removed = False
             self._remove_at_s = self._said_at_s + SETTLE_S
 
     def _set(self, message: dict[str, Any]) -> None:
         self._announce_at_s = math.inf
         self._said_at_s = self._clock.monotonic()
-        self._publisher.set(self._topic, msgspec.json.encode(message))
+        self._publish(message)
 
-    def _compare(self, payload: bytes) -> None:
+    def _set_also(self, components: dict[str, dict[str, Any]]) -> None:
+        """Publish more components, or removals: with all others where they share a message."""
+        message = self._message()
+        if self._apart:
+            message["cmps"] = components
+            self._publish(message)
+        else:
+            message["cmps"].update(components)
+            self._set(message)
+
+    def _publish(self, message: dict[str, Any]) -> None:
+        payloads = payloads_of(message, self._prefix, self._device, apart=self._apart)
+        for topic, payload in payloads.items():
+            self._say(topic, payload)
+
+    def _say(self, topic: str, payload: bytes) -> None:
+        self._publisher.can_do_without(topic, _REMEDY)
+        self._publisher.set(topic, payload)
+
+    def _compare(self, components: dict[str, dict[str, Any]]) -> None:
         """Find the components that the broker still has and that no longer exist."""
-        if not self._config.homeassistant.enabled:
-            if payload:
-                _log.info("removing the node from Home Assistant")
-                self._publisher.set(self._topic, b"")
-            return
-        if not self._enabled:
-            return
-        for key, component in components_of(payload, self._device).items():
+        for key, component in components.items():
             if key not in self._announced and not self._may_come_back(key):
                 self._gone[key] = component
         if self._gone:
@@ -258,19 +350,20 @@ class Announcer:
 
         The broker then has them until they are removed, even if the node ends before.
         """
-        message = self._message()
-        message["cmps"].update(self._gone)
-        self._set(message)
+        self._set_also(self._gone)
         self._remove_what_is_gone()
 
     def _may_come_back(self, key: str) -> bool:
-        """Return whether the component may reappear.
+        """Return whether the component of a key, or of an object id, may reappear.
 
         That is a channel of a sensor whose channels are known only after a read, or a value that
         this computer cannot give at the moment, such as that of a radio without a network.
         """
         return is_of_host(key) or any(
-            sensor.table.info.more_channels and key.startswith(f"{self._keys[sensor.table.id]}.")
+            sensor.table.info.more_channels
+            and key.startswith(
+                (f"{self._keys[sensor.table.id]}.", f"{self._keys[sensor.table.id]}--")
+            )
             for sensor in self._sensors
         )
 

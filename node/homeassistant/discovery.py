@@ -31,8 +31,10 @@ from node.system.host import Vitals
 from node.topics import Topics
 
 __all__ = [
+    "PLATFORMS",
     "AnnouncedChannel",
     "AnnouncedSensor",
+    "Component",
     "announced_status",
     "birth_topics",
     "components_of",
@@ -74,7 +76,7 @@ _NAMED_CLASSES = {
 }
 """(Beginning of the channel's name, unit) -> device class."""
 
-_PLATFORMS = ("sensor", "binary_sensor", "button")
+PLATFORMS = ("sensor", "binary_sensor", "button")
 _MAX_COMPONENTS = 1000
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU", "rssi": "RSSI"}
 _NOT_IN_AN_ID = re.compile("[^a-z0-9]+")
@@ -195,7 +197,7 @@ def components_of(payload: bytes, device: str) -> dict[str, Component]:
         if isinstance(component, dict)
         and re.fullmatch(r"[A-Za-z0-9_.-]+", key)
         and component.get("uniq_id") == f"{device}.{key}"
-        and component.get("p") in _PLATFORMS
+        and component.get("p") in PLATFORMS
     }
     return ours if len(ours) <= _MAX_COMPONENTS else {}
 

@@ -78,6 +78,7 @@ class Publisher:
         self.left_out: dict[str, str] = {}
         """Topic of `_remedies` -> why the broker rejects it, until it accepts a message."""
         self._denied_for_good: set[str] = set()
+        """The reasons in `left_out` that were logged."""
         self._losses_over: Counter[str] = Counter()
         """Topic of `_remedies` -> how many links in a row were soon lost while it was in flight."""
         self._emptied: set[str] = set()
@@ -387,10 +388,10 @@ class Publisher:
         self._say_refused(message.topic, why)
 
     def _leave_out(self, topic: str, why: str) -> None:
-        """Do without a topic of `_remedies`; log it once."""
+        """Do without a topic of `_remedies`; log each reason once."""
         self.left_out[topic] = why
-        if topic not in self._denied_for_good:
-            self._denied_for_good.add(topic)
+        if why not in self._denied_for_good:
+            self._denied_for_good.add(why)
             _log.warning("the broker rejected %s: %s", topic, why)
 
     def _say_refused(self, topic: str, why: str) -> None:

@@ -75,7 +75,7 @@ def collect_health(
         problems.append(f"the outbox was full: {outbox.dropped} readings were dropped")
     if history.refusal:
         problems.append(f"the broker rejects history at present: {history.refusal}")
-    problems += [f"the broker rejected {topic}: {why}" for topic, why in left_out.items()]
+    problems += _rejected(left_out)
     if outbox.dead_letters:
         problems.append(f"the broker rejected {outbox.dead_letters} messages")
     if tls is not None:
@@ -133,3 +133,14 @@ def collect_health(
             for sensor in sensors
         },
     )
+
+
+def _rejected(left_out: Mapping[str, str]) -> list[str]:
+    """Return a problem for each reason: with a message for each entity there may be many topics."""
+    topics_of: dict[str, list[str]] = {}
+    for topic, why in left_out.items():
+        topics_of.setdefault(why, []).append(topic)
+    return [
+        f"the broker rejected {first}{f' and {len(others)} more' if others else ''}: {why}"
+        for why, (first, *others) in topics_of.items()
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from node.config.schema import Config, SensorTable
 from node.homeassistant.discovery import birth_topics, discovery_topic
+from node.homeassistant.forms import component_filter, is_discovery
 from node.mqtt.events import Subscription
 from node.topics import Topics
 from node.units import duration_text
@@ -28,6 +29,8 @@ def subscriptions(config: Config, device: str) -> tuple[Subscription, ...]:
         Subscription(topics.health),
         Subscription(discovery_topic(config.homeassistant.prefix, device)),
     ]
+    if config.homeassistant.apart:
+        wanted.append(Subscription(component_filter(config.homeassistant.prefix, device)))
     if config.homeassistant.enabled:
         wanted += map(Subscription, birth_topics(config.homeassistant.prefix))
     if config.commands.enabled:
@@ -40,8 +43,12 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
     topics = Topics(config.mqtt.base_topic, config.node.name)
     rows = [(topics.status, "online, offline")]
     if config.homeassistant.enabled:
-        discovery = discovery_topic(config.homeassistant.prefix, device)
-        rows.append((discovery, "the node, for Home Assistant"))
+        if config.homeassistant.apart:
+            discovery = component_filter(config.homeassistant.prefix, device)
+            rows.append((discovery, "each entity, for Home Assistant and others"))
+        else:
+            discovery = discovery_topic(config.homeassistant.prefix, device)
+            rows.append((discovery, "the node, for Home Assistant"))
     for sensor in config.sensors:
         rows.append((topics.availability(sensor.id), "online, offline"))
         rows += _reading_topics(config, sensor, topics)
@@ -80,6 +87,8 @@ def current_topics(config: Config, device: str) -> Callable[[str], bool]:
     def is_current(topic: str) -> bool:
         if config.mqtt.payload == "plain" and topics.is_state(topic):
             return False
+        if is_discovery(topic, config.homeassistant.prefix, device):
+            return config.homeassistant.enabled  # the announcer removes those of the other form
         return topic in published or topic.startswith(open_ended)
 
     return is_current
@@ -90,6 +99,7 @@ def received_topics(config: Config, device: str) -> list[tuple[str, str]]:
     topics = Topics(config.mqtt.base_topic, config.node.name)
     meanings = {
         discovery_topic(config.homeassistant.prefix, device): "the former announcement",
+        component_filter(config.homeassistant.prefix, device): "the former announcements",
         topics.status: "another node of this name",
         topics.health: "another node of this name",
         topics.command_filter: f"commands: {', '.join(command_names(config)) or 'none allowed'}",

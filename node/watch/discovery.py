@@ -1,6 +1,7 @@
 """What a subscriber learns from the nodes' device discovery for Home Assistant.
 
-Pure: `<prefix>/device/<id>/config` is JSON with components. Each component names a topic, the key
+Pure: `<prefix>/device/<id>/config` is JSON with components, and
+`<prefix>/<platform>/<id>/<component>/config` is one of them. Each component names a topic, the key
 of the value in its JSON, the unit, and how long a value is valid; the device names its own page.
 Everything else is ignored, malformed parts included, because anybody may publish on that topic.
 """
@@ -17,7 +18,7 @@ from node.config.values import parse_web_address
 from node.system.terminal import visible
 from node.watch.payloads import from_json
 
-__all__ = ["Device", "Discovered", "Units", "device_in", "discovery_filter"]
+__all__ = ["Device", "Discovered", "Units", "device_in", "discovery_filters"]
 
 Place = tuple[str, str]
 """(topic, key in its JSON); the key is "" if the payload is the value itself."""
@@ -50,8 +51,9 @@ class Device(msgspec.Struct, frozen=True):
         return len(self.units) + len(self.expires_s) + len(self.topics)
 
 
-def discovery_filter(prefix: str) -> str:
-    return f"{prefix}/device/+/config"
+def discovery_filters(prefix: str) -> tuple[str, str]:
+    """Return the filters for devices, and for components that are announced by themselves."""
+    return f"{prefix}/device/+/config", f"{prefix}/+/+/+/config"
 
 
 def device_in(payload: bytes) -> Device:
@@ -59,7 +61,7 @@ def device_in(payload: bytes) -> Device:
     root = from_json(payload)
     if not isinstance(root, dict):
         return Device()
-    components = root.get("cmps", root.get("components"))
+    components = root.get("cmps", root.get("components", {"": {}}))
     if not isinstance(components, dict):
         return Device()
     units: Units = {}

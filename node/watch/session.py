@@ -20,7 +20,7 @@ from node.config.schema import MqttTable
 from node.mqtt.topic_filters import covers, without_covered
 from node.system.clock import SystemClock
 from node.system.terminal import is_plain
-from node.watch.discovery import Units, discovery_filter
+from node.watch.discovery import Units, discovery_filters
 from node.watch.gaps import HistoryLog
 from node.watch.lines import JsonLines, TextLines
 from node.watch.model import LiveModel
@@ -88,7 +88,7 @@ def watch(
     topics = ", ".join(wanted)
     model = LiveModel(mqtt.base_topic, units, others=others, all_simulated=all_simulated)
     log = HistoryLog() if history else None
-    discovery = None if as_json else discovery_filter(prefix)
+    discovery = () if as_json else discovery_filters(prefix)
     watcher = _Watcher(mqtt, tls_context, wanted, discovery, model, log)
     live = None if as_json else _live_table(model, log, title or topics, topics)
     view = live or (JsonLines(model, log) if as_json else TextLines(model, log))
@@ -132,7 +132,7 @@ class _Watcher:
         mqtt: MqttTable,
         tls_context: Any,
         wanted: tuple[str, ...],
-        discovery: str | None,
+        discovery: tuple[str, ...],
         model: LiveModel,
         history: HistoryLog | None,
     ) -> None:
@@ -144,13 +144,12 @@ class _Watcher:
         self._clock = SystemClock()
         self._live: _LiveView | None = None
         self._view: _View
-        also = () if discovery is None else (discovery,)
         self._subscriber = Subscriber(
             mqtt,
             self._clock,
             name="sensor-node-watch",
             tls_context=tls_context,
-            filters=(*wanted, *also),
+            filters=(*wanted, *discovery),
             on_message=self._arrived,
             on_again=self._connected_again,
         )
@@ -231,7 +230,7 @@ class _Watcher:
         _log.warning("connected to %s again", self._mqtt.address)
 
     def _arrived(self, message: Message) -> None:
-        if self._discovery is not None and covers(self._discovery, message.topic):
+        if any(covers(each, message.topic) for each in self._discovery):
             self._model.discovered.learn(message.topic, message.payload)
         if any(covers(one, message.topic) for one in self._wanted):
             self.heard = True

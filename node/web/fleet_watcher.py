@@ -12,7 +12,7 @@ from typing import Any
 from node.config.schema import MqttTable
 from node.mqtt.topic_filters import covers
 from node.system.clock import Clock
-from node.watch.discovery import discovery_filter
+from node.watch.discovery import discovery_filters
 from node.watch.payloads import Message
 from node.watch.rows import WatchTime
 from node.watch.subscriber import Subscriber
@@ -44,7 +44,7 @@ class FleetWatcher:
         """`prefix`: that of the nodes' discovery."""
         self._clock = clock
         self._fleet = fleet
-        self._discovery = discovery_filter(prefix)
+        self._discovery = discovery_filters(prefix)
         self._wanted = fleet_filters(mqtt.base_topic)
         self._lock = threading.Lock()
         self._view: FleetView | None = None
@@ -56,7 +56,7 @@ class FleetWatcher:
             clock,
             name="sensor-node-web",
             tls_context=tls_context,
-            filters=(*self._wanted, self._discovery),
+            filters=(*self._wanted, *self._discovery),
             on_message=self._arrived,
             on_again=self._connected_again,
         )
@@ -102,7 +102,7 @@ class FleetWatcher:
 
     def _arrived(self, message: Message) -> None:
         with self._lock:
-            if covers(self._discovery, message.topic):
+            if any(covers(each, message.topic) for each in self._discovery):
                 self._fleet.model.discovered.learn(message.topic, message.payload)
             if any(covers(one, message.topic) for one in self._wanted):
                 self._fleet.add(message, self._now())
