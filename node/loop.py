@@ -64,6 +64,7 @@ from node.topics import Topics
 if TYPE_CHECKING:
     from node.alarms.outputs import AlarmOutputs
     from node.config.afar.trial import TrialFile
+    from node.outbox.signature import Signed
     from node.remote_config import RemoteConfig
     from node.report.alarms import AlarmAct
 
@@ -247,6 +248,7 @@ class Node:
             configure=self._remote_config.hear
             if self._remote_config is not None and config.commands.config
             else None,
+            sign=self._signing(config, outbox, state_dir),
         )
         self._sensor_count = len(sensors)
         self._on_what = "on the last good configuration, " if config.stands_in_for else ""
@@ -408,6 +410,17 @@ class Node:
                         event.done(event)
             except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("handle the outcome of a read")
+
+    def _signing(
+        self, config: Config, outbox: Outbox, state_dir: Path | None
+    ) -> Callable[[str, Callable[[Signed | str], None]], None] | None:
+        """Return what signs the head of the log's chain; None if there is no chain."""
+        if not config.outbox.chain or state_dir is None:
+            return None
+        from node.report.signer import HeadSigner  # most logs are not chained
+
+        report = self._queue.put
+        return HeadSigner(config.node.name, outbox, self._clock, state_dir, report=report).sign
 
     def _act(self, act: AlarmAct) -> None:
         """Run the program of an alarm that has changed."""

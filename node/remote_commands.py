@@ -6,6 +6,7 @@
     B/N/cmd/acknowledge  nothing, or alarms: sensor/name  acknowledges those that are on
     B/N/cmd/replay       STREAM FIRST LAST                sends these readings of the log again
     B/N/cmd/config       get; or set, and a text          see `remote_config`
+    B/N/cmd/sign         a nonce                          signs the head of the log's chain
 
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
 `B/N/cmd/<name>/result`: an object with `command`, `ok`, and the result or `error`.
@@ -19,7 +20,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +31,9 @@ from node.mqtt.publisher import Publisher
 from node.sensors.scheduler import ReadRequest, Scheduler
 from node.system.clock import Clock
 from node.topics import NO_COMMAND, Topics
+
+if TYPE_CHECKING:  # imported if the log is chained
+    from node.outbox.signature import Signed
 
 __all__ = ["RemoteCommands"]
 
@@ -47,7 +51,7 @@ DEAF_S = 60.0
 _MAX_READS = 8
 """How many requested reads may be under way."""
 _MAX_SAID = 50
-_COMMANDS = ("read", "identify", "restart", "acknowledge", "replay")
+_COMMANDS = ("read", "identify", "restart", "acknowledge", "replay", "sign")
 
 
 class _Refused(Exception):
@@ -70,11 +74,13 @@ class RemoteCommands:
         acknowledge: Callable[[Sequence[str]], list[str]],
         replay: Callable[[str, int, int, Callable[[int, int | None], None]], None],
         configure: Callable[[Arrived, str], None] | None,
+        sign: Callable[[str, Callable[[Signed | str], None]], None] | None,
     ) -> None:
         """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one.
 
         `acknowledge` returns the alarms that were on, and raises KeyError for an unknown one.
         `replay` is `History.replay`, and `configure` is `RemoteConfig.hear`, where that is allowed.
+        `sign` is `HeadSigner.sign`, or None where the log is not chained.
         """
         self._table = config.commands
         self._clock = clock
@@ -86,6 +92,7 @@ class RemoteCommands:
         self._acknowledge = acknowledge
         self._replay_history = replay
         self._configure = configure
+        self._sign_head = sign
         self._sensors = [sensor.id for sensor in config.sensors]
         self._alarms = [
             f"{sensor.id}/{alarm.called(channel)}"
@@ -165,7 +172,8 @@ class RemoteCommands:
         if name == "config" and self._configure is not None:
             self._do_config(self._configure, message, reply_to)
             return
-        known = [one for one in _COMMANDS if one != "acknowledge" or self._alarms]
+        pointless = {"acknowledge": not self._alarms, "sign": self._sign_head is None}
+        known = [one for one in _COMMANDS if not pointless.get(one)]
         if name not in known:
             raise _Refused(f"unknown command; known are {', '.join(known)}")
         if name not in self._table.allow:
@@ -184,6 +192,9 @@ class RemoteCommands:
             return
         if name == "replay":
             self._replay(words, message, reply_to)
+            return
+        if name == "sign":
+            self._sign(words, message, reply_to)
             return
         if words:
             raise _Refused("it takes no payload")
@@ -257,6 +268,26 @@ class RemoteCommands:
 
         try:
             self._replay_history(stream, first_seq, last_seq, done)
+        except ValueError as error:
+            raise _Refused(str(error)) from None
+
+    def _sign(self, words: list[str], message: Arrived, reply_to: str) -> None:
+        assert self._sign_head is not None
+        if len(words) != 1 or not re.fullmatch(r"[A-Za-z0-9+/=_.:-]{1,128}", words[0]):
+            raise _Refused(
+                "its payload must be a nonce: 1 to 128 letters, digits or any of +/=_.:-"
+            )
+
+        def done(result: Signed | str) -> None:
+            if isinstance(result, str):
+                self._say(f"the command sign is refused: {result}")
+                self._answer("sign", message, reply_to, ok=False, error=result)
+                return
+            signed = {"statement": result.statement, "signature": result.signature}
+            self._answer("sign", message, reply_to, ok=True, **signed)
+
+        try:
+            self._sign_head(words[0], done)
         except ValueError as error:
             raise _Refused(str(error)) from None
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "resend": "send history again that the broker once refused",
     "forget": "remove the retained topics that a former node left at the broker",
     "verify": "check that no reading of a log or an export was altered or removed",
+    "sign": "sign the head of the log's chain, for an auditor",
     "web": "serve the status page of the node on this machine",
     "store": "store the readings of all nodes at a broker in a database",
     "plot": "draw the readings of a sensor, as SVG",

@@ -232,14 +232,21 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     chain: bool = False
 
 
-CommandName = Literal["read", "identify", "restart", "acknowledge", "replay"]
+CommandName = Literal["read", "identify", "restart", "acknowledge", "replay", "sign"]
 
 
 class CommandsTable(_Table, frozen=True, kw_only=True):
     """`[commands]`: the commands that the node accepts on `B/N/cmd/<name>`."""
 
     enabled: bool = True
-    allow: tuple[CommandName, ...] = ("read", "identify", "restart", "acknowledge", "replay")
+    allow: tuple[CommandName, ...] = (
+        "read",
+        "identify",
+        "restart",
+        "acknowledge",
+        "replay",
+        "sign",
+    )
     config: bool = False
     """Whether the command `config` is done."""
     config_broker: bool = False
@@ -382,8 +389,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def useful_commands(self) -> tuple[CommandName, ...]:
         """Return the commands that are allowed, and that have something to do."""
-        allowed = self.commands.allow
-        return allowed if self.has_alarms else tuple(n for n in allowed if n != "acknowledge")
+        has_use = {"acknowledge": self.has_alarms, "sign": self.outbox.chain}
+        return tuple(name for name in self.commands.allow if has_use.get(name, True))
 
     def notes_for(self, *, simulate: bool) -> tuple[str, ...]:
         """Return the notes; without `simulate` also one on settings without effect."""
