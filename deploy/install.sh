@@ -37,6 +37,7 @@ readonly -a unit_files=(
     sensor-node-config.path sensor-node-config.service
     sensor-node-web.service sensor-node-staged.path sensor-node-staged.service
     sensor-node-update.service sensor-node.service
+    sensor-node-alarm.socket sensor-node-alarm@.service
 )
 readonly command_link=/usr/local/bin/sensor-node
 # For man, and for shells that complete commands, where they are installed.
@@ -192,6 +193,7 @@ place_files() {
     (cd "$here" && find README.md deploy drivers node -type f \
         \( -name '*.md' -o -path 'deploy/wiring/*.svg' \) \
         -exec install -D -m 644 {} "$root/doc/{}" \;)
+    install -m 644 "$here/node/alarms/hook.py" "$root/alarm_hook.py"
     for unit in "${unit_files[@]}"; do
         install -m 644 "$here/deploy/$unit" "$units/$unit"
     done
@@ -362,6 +364,7 @@ take_away() {
     done
     rm -f "$devices/packages.conf"
     rmdir "$devices" 2>/dev/null || true
+    systemctl stop 'sensor-node-alarm@*.service' 2>/dev/null || true
     systemctl daemon-reload
     systemctl reset-failed 'sensor-node*' 2>/dev/null || true
     # The data outlives the user's number, which may be given to another.

@@ -192,9 +192,12 @@ class Node:
         self._alarm_outputs: AlarmOutputs | None = None
         if config.has_alarms:
             from node.alarms.outputs import AlarmOutputs  # most nodes have none
+            from node.alarms.programs import AlarmPrograms
 
             alarms = [alarm for table in config.sensors for _, alarm in table.alarms]
-            self._alarm_outputs = AlarmOutputs(alarms, board)
+            hidden = config.private_files()
+            programs = AlarmPrograms(hidden if state_dir is None else [state_dir, *hidden])
+            self._alarm_outputs = AlarmOutputs(alarms, board, programs)
         self._reporter = Reporter(
             config,
             board,
@@ -426,7 +429,7 @@ class Node:
         """Run the program of an alarm that has changed."""
         if self._alarm_outputs is not None and act.alarm.exec_ is not None:
             facts = {"SENSOR_NODE_NODE": self._name, **act.facts}
-            self._alarm_outputs.run(act.alarm.exec_, facts)
+            self._alarm_outputs.programs.run(act.alarm.exec_, facts)
 
     def _acknowledge(self, names: Sequence[str] = ()) -> list[str]:
         """Acknowledge alarms that are on, all or those named; return which they were."""

@@ -21,6 +21,7 @@ from support import (
 
 from drivers.sim.board import SimulatedBoard
 from node.alarms.outputs import AlarmOutputs
+from node.alarms.programs import AlarmPrograms
 from node.alarms.table import AlarmTable
 from node.config.schema import OutboxTable
 from node.health import AlarmHealth, Health, SensorHealth, alarm_texts
@@ -115,6 +116,9 @@ def test_an_alarm_from_its_first_value_to_its_end(
     client.disconnect()
     client.loop_stop()
 
+    ran = ["an argument too-warm on 27 test ", "an argument too-warm acknowledged 27 test "]
+    file = tmp_path / "ran"
+    wait_until(lambda: file.exists() and file.read_text().splitlines() == ran)
     said = alarm_on(subscriber)
     node.kill()
     subscriber.wait_for("sensors/test/status", "offline")
@@ -130,12 +134,8 @@ def test_an_alarm_from_its_first_value_to_its_end(
     assert states == [("on", False), ("on", True), ("off", False)]
     seqs = [r["seq"] for r in subscriber.history()]
     assert sorted(set(seqs)) == list(range(1, max(seqs) + 1)), "no gap where the records are"
-    ran = [
-        "an argument too-warm on 27 test ",
-        "an argument too-warm acknowledged 27 test ",
-        "an argument too-warm off 24.4 test ",
-    ]
-    wait_until(lambda: (tmp_path / "ran").read_text().splitlines() == ran)
+    ran += ["an argument too-warm off 24.4 test "]
+    wait_until(lambda: file.read_text().splitlines() == ran)
 
     temperature_file.write_text("27000\n")
     wait_until(lambda: alarm_on(subscriber)["state"] == "on")
@@ -199,33 +199,34 @@ def test_an_alarm_without_a_broker_is_recorded_shown_and_run(
 
 
 def test_a_program_that_hangs_is_ended_and_the_next_one_runs(tmp_path, caplog):
-    outputs = AlarmOutputs([], SimulatedBoard(FakeClock()), time_limit_s=0.2)
-    outputs.run(["/bin/sleep", "60"], {})
-    outputs.run(["/no/such/program"], {})
-    outputs.run(["/bin/sh", "-c", "exit 3"], {})
-    outputs.run(["/bin/sh", "-c", f"env >{tmp_path}/env"], {"SENSOR_NODE_ALARM": "x"})
+    programs = AlarmPrograms([], time_limit_s=0.2)
+    programs.run(["/bin/sleep", "60"], {})
+    wait_until(lambda: "/bin/sleep was ended: it ran longer than 0.2 s" in caplog.text)
+    programs._time_limit_s = 30
+    programs.run(["/no/such/program"], {})
+    programs.run(["/bin/sh", "-c", "exit 3"], {})
+    programs.run(["/bin/sh", "-c", f"env >{tmp_path}/env"], {"SENSOR_NODE_ALARM": "x"})
     wait_until(lambda: (tmp_path / "env").exists() and (tmp_path / "env").read_text())
-    assert "/bin/sleep was ended: it ran longer than 0.2 s" in caplog.text
     assert "the alarm's program /no/such/program cannot be run" in caplog.text
     assert "/bin/sh failed with exit code 3" in caplog.text
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
     assert names <= {"PATH", "LANG", "SENSOR_NODE_ALARM", "PWD", "SHLVL", "_", "OLDPWD"}
-    outputs.close()
+    programs.close()
 
 
 def test_programs_do_not_pile_up(caplog):
-    outputs = AlarmOutputs([], SimulatedBoard(FakeClock()))
+    programs = AlarmPrograms([])
     for _ in range(30):
-        outputs.run(["/bin/sleep", "60"], {})
+        programs.run(["/bin/sleep", "60"], {})
     assert "/bin/sleep is left out: 20 runs are waiting already" in caplog.text
-    outputs.close()
+    programs.close()
 
 
 def test_a_pin_is_high_while_one_of_its_alarms_sounds():
     board = SimulatedBoard(FakeClock())
     first, second = AlarmTable(above=8.0, gpio=22), AlarmTable(below=2.0, gpio=22)
     other = AlarmTable(above=9.0, gpio=23)
-    outputs = AlarmOutputs([first, second, other], board)
+    outputs = AlarmOutputs([first, second, other], board, AlarmPrograms([]))
 
     def levels() -> tuple[int, int]:
         pins = board.pin_factory()
@@ -245,8 +246,8 @@ def test_a_pin_is_high_while_one_of_its_alarms_sounds():
 
 def test_a_pin_that_cannot_be_opened_costs_only_itself(caplog):
     board = SimulatedBoard(FakeClock())
-    first = AlarmOutputs([AlarmTable(above=8.0, gpio=22)], board)
-    second = AlarmOutputs([AlarmTable(above=8.0, gpio=22)], board)
+    first = AlarmOutputs([AlarmTable(above=8.0, gpio=22)], board, AlarmPrograms([]))
+    second = AlarmOutputs([AlarmTable(above=8.0, gpio=22)], board, AlarmPrograms([]))
     assert "the alarm output GPIO 22 cannot be used" in caplog.text
     second.show([AlarmTable(above=8.0, gpio=22)])
     first.close()

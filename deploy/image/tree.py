@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from image.boot_files import check_kernel, check_overlay, compile_overlay, config_text
+from image.lock import CHECKOUT
 from image.node_files import HOME, SITE, NodeFiles, compile_python
 from image.radios import NOT_IN_DEBIAN, check_radios
 
@@ -17,6 +18,12 @@ __all__ = ["Tree"]
 
 _HERE = Path(__file__).parent
 _DEPLOY = _HERE.parent
+_UNITS = (
+    "sensor-node.service",
+    "sensor-node-web.service",
+    "sensor-node-alarm.socket",
+    "sensor-node-alarm@.service",
+)
 _ENABLED = (
     "sensor-node.service",
     "sensor-node-web.service",
@@ -99,8 +106,9 @@ class Tree:
         quietly = ("env", "SYSTEMD_LOG_LEVEL=warning")
         _run(*quietly, "systemd-sysusers", f"--root={self.root}", _DEPLOY / "sensor-node.sysusers")
         group = _group_id(self.root, "sensor-node")
-        for unit in ("sensor-node.service", "sensor-node-web.service"):
+        for unit in _UNITS:
             shutil.copy(_DEPLOY / unit, self._etc("systemd/system"))
+        shutil.copy(CHECKOUT / "node/alarms/hook.py", self.root / HOME / "alarm_hook.py")
         shutil.copy(
             _DEPLOY / "sensor-node.rules", self._etc("udev/rules.d") / "90-sensor-node.rules"
         )

@@ -13,7 +13,7 @@ import msgspec
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
-from node.outbox.file import OutboxFile
+from node.outbox.log_file import LogFile
 from node.outbox.reader import LOG_TROUBLE, look_into, why_not
 from node.outbox.signature import make_key, signed_head
 from node.outbox.store import FILE_NAME
@@ -100,7 +100,7 @@ def _signed(arguments: argparse.Namespace, state_dir: Path) -> str:
     """
     config = configuration.load(configuration.find_file(arguments.config))
 
-    def newest(log: OutboxFile) -> tuple[str, tuple[int, bytes]] | None:
+    def newest(log: LogFile) -> tuple[str, tuple[int, bytes]] | None:
         head = log.anchors.head_at(log.ledger.last_seq)
         return None if head is None else (log.streams.of(head[0]), head)
 

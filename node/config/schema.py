@@ -398,6 +398,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             return self.notes
         return (*self.notes, "[simulation] has no effect without --simulate")
 
+    def private_files(self) -> list[Path]:
+        """Return the files that are for the node alone: itself, passwords and keys among them."""
+        of_page = self.web.password_file
+        files = [self.source, *self.named_files().values()]
+        return files if of_page is None else [*files, of_page]
+
     def named_files(self) -> dict[str, Path]:
         """Return the files that the configuration names, by key."""
         named: dict[str, Path | None] = {"password_file": self.mqtt.password_file}
