@@ -209,6 +209,62 @@ def test_one_old_channel_is_old_alone(heard):
 # -- order, links, errors
 
 
+def alarm(**more: Any) -> dict[str, Any]:
+    """An alarm that is on, as its topic has it."""
+    known = {"state": "on", "acknowledged": False, "condition": "above", "limit": 8.0, "unit": "°C"}
+    since = {"value": 9.1, "since": "2026-11-24T03:13:00.123Z", "clock": "synced", "seq": 77}
+    return {**known, **since, **more}
+
+
+def test_an_alarm_that_is_on_is_shown_until_it_is_off_or_gone(heard):
+    heard.node("greenhouse")
+    heard.say("greenhouse/air/alarm/too-warm", alarm())
+    heard.say("greenhouse/air/alarm/silent", alarm(state="off"))
+    (shown,) = heard.sensor().alarms
+    assert shown.name == "too-warm"
+    assert shown.text == "above 8 °C, 9.1, since 2026-11-24T03:13:00.123Z"
+    assert (heard.only().condition, heard.only().words) == ("alarm", "1 alarm")
+    assert [channel.name for channel in heard.sensor().channels] == ["temperature"]
+    assert "Alarm too-warm: above 8 °C, 9.1, since" in fleet_page(heard.view(), "", 1, ASSETS)
+    (told,) = api.fleet_answer(heard.view(), "b")["nodes"][0]["sensors"]
+    assert list(told["alarms"]) == ["too-warm"]
+    heard.say("greenhouse/air/alarm/too-warm", alarm(acknowledged=True))
+    assert heard.only().words == "1 alarm, acknowledged"
+    heard.say("greenhouse/air/alarm/silent", alarm())
+    assert heard.only().words == "2 alarms"
+    heard.say("greenhouse/status", "offline")
+    assert (heard.only().condition, heard.only().words) == ("offline", "offline, 2 alarms")
+    heard.say("greenhouse/status", "online")
+    heard.say("greenhouse/air/alarm/silent", "")
+    heard.say("greenhouse/air/alarm/too-warm", alarm(state="unknown"))
+    assert (heard.only().condition, heard.sensor().alarms) == ("online", ())
+
+
+def test_a_node_with_an_alarm_comes_first_among_its_like(heard):
+    for name in ("a", "b", "c", "d"):
+        heard.node(name)
+    heard.say("b/status", "offline")
+    heard.say("c/status", "offline")
+    heard.say("c/air/alarm/too-warm", alarm())
+    heard.say("d/air/alarm/too-warm", alarm())
+    assert [node.name for node in heard.view().nodes] == ["d", "c", "b", "a"]
+
+
+def test_alarms_are_bounded_and_escaped(heard):
+    for number in range(30):
+        heard.say(f"n/air/alarm/{number:02}", alarm(condition=EVIL * 50))
+    heard.say("n/air/alarm/wrong", {"state": "on", "limit": "8"})
+    heard.say("n/air/alarm/wrong-too", "on")
+    assert len(heard.sensor().alarms) == 20
+    assert heard.view().full
+    assert "<img" not in fleet_page(heard.view(), "", 1, ASSETS)
+    assert all(len(one.text) <= 400 for one in heard.sensor().alarms)
+    other = Heard()
+    for number in range(MAX_NODES + 10):
+        other.say(f"n{number}/air/alarm/x", alarm())
+    assert other.view().full
+
+
 def test_those_in_most_trouble_come_first_then_by_name(heard):
     for name in ("d", "b", "c", "a", "e"):
         heard.node(name)

@@ -182,6 +182,10 @@ def fleet_answer(view: FleetView, broker: str) -> dict[str, Any]:
                         "why": sensor.why or None,
                         "age_s": sensor.age_s,
                         "last_error": sensor.last_error or None,
+                        "alarms": {
+                            alarm.name: {"text": alarm.text, "acknowledged": alarm.acknowledged}
+                            for alarm in sensor.alarms
+                        },
                         "channels": [
                             {
                                 "channel": channel.name,

@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from node.config.schema import STALE_INTERVALS
-from node.health import Health, SensorHealth
-from node.system.terminal import visible
+from node.health import AlarmHealth, Health, SensorHealth
+from node.system.terminal import count, visible
 from node.watch.discovery import Units
 from node.watch.model import LiveModel
 from node.watch.payloads import Message, from_json, measured_at_s, value_text
 from node.watch.rows import OFFLINE, ONLINE, TableRow, WatchTime
 
-__all__ = ["Fleet", "FleetChannel", "FleetNode", "FleetSensor", "FleetView"]
+__all__ = ["Fleet", "FleetAlarm", "FleetChannel", "FleetNode", "FleetSensor", "FleetView"]
 
 MAX_NODES = 500
 MAX_CHANNELS = 5000
 _MAX_PROBLEMS = 10
+_MAX_ALARMS_OF_A_SENSOR = 20
 _MAX_SENSORS_OF_HEALTH = 100
 _LONGEST_NAME = 64
 _LONGEST_TEXT = 300
@@ -33,6 +34,7 @@ _HEALTH_LASTS_S = 300.0
 """A node sends its health every minute."""
 
 _WORST_FIRST = (
+    "alarm",
     "offline",
     "sensors-offline",
     "unknown",
@@ -55,6 +57,15 @@ class FleetChannel(msgspec.Struct, frozen=True):
     """Why the value is not current; "" while it is."""
 
 
+class FleetAlarm(msgspec.Struct, frozen=True):
+    """An alarm that is on."""
+
+    name: str
+    text: str
+    """Its condition, value and time, in words."""
+    acknowledged: bool
+
+
 class FleetSensor(msgspec.Struct, frozen=True):
     """A sensor of a node."""
 
@@ -65,6 +76,8 @@ class FleetSensor(msgspec.Struct, frozen=True):
     """Why none of its values is current; "" if one is."""
     age_s: float | None
     channels: tuple[FleetChannel, ...]
+    alarms: tuple[FleetAlarm, ...]
+    """Those that are on, by name. They stay on while the node is away."""
     last_error: str
     """The last error of a sensor that is not online."""
 
@@ -86,6 +99,11 @@ class FleetNode(msgspec.Struct, frozen=True):
     @property
     def online(self) -> int:
         return sum(sensor.state == "online" for sensor in self.sensors)
+
+    @property
+    def alarms(self) -> int:
+        """Return how many alarms are on."""
+        return sum(len(sensor.alarms) for sensor in self.sensors)
 
 
 class FleetView(msgspec.Struct, frozen=True):
@@ -133,6 +151,8 @@ class Fleet:
         self._base = base_topic
         self._masked = masked
         self._health: dict[str, _Heard] = {}
+        self._alarms: dict[tuple[str, str], dict[str, FleetAlarm]] = {}
+        """(node, sensor) -> name -> an alarm that is on."""
         self._full = False
 
     def add(self, message: Message, now: WatchTime) -> None:
@@ -140,6 +160,8 @@ class Fleet:
         match self.model.below_base(message.topic):
             case (node, "health"):
                 self._add_health(node, message.payload, now)
+            case (node, sensor, "alarm", name) if sensor != "cmd":
+                self._add_alarm((node, sensor), name, message.payload)
             case _:
                 self.model.add(message, now)
 
@@ -157,6 +179,26 @@ class Fleet:
             self._full = True
             return
         self._health[node] = _Heard(self._bounded(health), now.boot_s, measured_at_s(content))
+
+    def _add_alarm(self, sensor: tuple[str, str], name: str, payload: bytes) -> None:
+        """Record whether an alarm is on."""
+        alarms = self._alarms.get(sensor, {})
+        alarms.pop(name, None)
+        try:
+            alarm = msgspec.convert(from_json(payload), AlarmHealth)
+        except (msgspec.ValidationError, RecursionError):
+            alarm = AlarmHealth()
+        if alarm.state == "on":
+            has_room = sensor in self._alarms or len(self._alarms) < MAX_NODES
+            if not has_room or len(alarms) >= _MAX_ALARMS_OF_A_SENSOR:
+                self._full = True
+                return
+            called = visible(name, _LONGEST_NAME)
+            alarms[name] = FleetAlarm(called, self._said(str(alarm)), alarm.acknowledged)
+        if alarms:
+            self._alarms[sensor] = alarms
+        else:
+            self._alarms.pop(sensor, None)
 
     def _bounded(self, health: Health) -> Health:
         """Return what is shown of a node's health, and nothing else of it."""
@@ -187,13 +229,15 @@ class Fleet:
                 rows.setdefault(whose[0], {})
         for node in self._health:
             rows.setdefault(node, {})
+        for node, sensor in self._alarms:
+            rows.setdefault(node, {}).setdefault(sensor, [])
         for row in self.model.rows(now):
             if len(row.whose) == 2:
                 rows[row.whose[0]].setdefault(row.whose[1], []).append(row)
         full = self._full or self.model.full or len(rows) > MAX_NODES
         names = sorted(list(rows)[:MAX_NODES])  # a flood of names does not hide those before it
         nodes = [self._node(name, rows[name], now, connected=connected) for name in names]
-        nodes.sort(key=lambda node: _WORST_FIRST.index(node.condition))
+        nodes.sort(key=lambda node: (_WORST_FIRST.index(node.condition), not node.alarms))
         return FleetView(connected, self._masked(link), now.utc_s, tuple(nodes), full)
 
     def _node(
@@ -259,6 +303,7 @@ class Fleet:
                 )
                 for row in values
             ),
+            alarms=tuple(alarm for _, alarm in sorted(self._alarms.get(whose, {}).items())),
             last_error=error or "",
         )
 
@@ -310,10 +355,13 @@ def _condition(
     status: str, sensors: tuple[FleetSensor, ...], lives: bool, problems: bool, simulated: bool
 ) -> tuple[str, str]:
     """Return the condition, and the same in words; the worst counts."""
-    if status == OFFLINE:
-        return "offline", "offline"
+    alarms = [alarm for sensor in sensors for alarm in sensor.alarms]
+    on = count(alarms, "alarm") + (", acknowledged" if all(a.acknowledged for a in alarms) else "")
     if status != ONLINE:
-        return "unknown", "unknown"
+        name = "offline" if status == OFFLINE else "unknown"
+        return name, f"{name}, {on}" if alarms else name
+    if alarms:
+        return "alarm", on
     states = [sensor.state for sensor in sensors]
     of_all = f"of {len(states)} sensor{'' if len(states) == 1 else 's'}"
     if gone := states.count("offline"):

@@ -12,7 +12,7 @@ from node.plot.text import age_text, esc, label_of
 from node.system.clock import utc_text
 from node.system.terminal import count
 from node.web.document import Assets, document, page_links, problem_list
-from node.web.fleet import FleetChannel, FleetNode, FleetSensor, FleetView
+from node.web.fleet import FleetAlarm, FleetChannel, FleetNode, FleetSensor, FleetView
 
 __all__ = ["NODES_PER_PAGE", "fleet_page"]
 
@@ -20,7 +20,7 @@ NODES_PER_PAGE = 60
 _SENSORS_OF_A_NODE = 40
 _CHANNELS_OF_A_SENSOR = 16
 _LONGEST_VALUE = 80
-_DOTS = {"online": "running", "offline": "stopped"}
+_DOTS = {"online": "running", "offline": "stopped", "alarm": "stopped"}
 """Condition -> the colour of its dot; all others are amber."""
 
 
@@ -126,6 +126,7 @@ def _sensor(sensor: FleetSensor) -> str:
         '<div class="sensor"><div class="head">',
         f"<h3>{esc(sensor.id)}</h3>",
         f'<p><span class="pill {sensor.state}">{sensor.state}</span> {age}{why}</p></div>',
+        *(f'<p class="error">{_alarm(alarm)}</p>' for alarm in sensor.alarms),
         f'<p class="error">{esc(sensor.last_error)}</p>' if sensor.last_error else "",
         *(_channel(channel, sensor) for channel in channels),
     ]
@@ -134,6 +135,10 @@ def _sensor(sensor: FleetSensor) -> str:
         parts.append(f'<p class="empty">and {count(range(left_out), "more channel")}</p>')
     parts.append("</div>")
     return "".join(parts)
+
+
+def _alarm(alarm: FleetAlarm) -> str:
+    return f"Alarm {esc(alarm.name)}: {esc(alarm.text)}"
 
 
 def _channel(channel: FleetChannel, sensor: FleetSensor) -> str:
