@@ -42,3 +42,26 @@ def test_a_state_that_is_committed_before_its_record_would_be_found(tmp_path, mo
     world = World(tmp_path, 1)
     world.live(30)
     assert world.faults() != []
+
+
+def test_a_for_goes_on_over_a_boot_as_soon_as_the_clock_is_set(tmp_path, monkeypatch):
+    """Of 60 s, 30 were over before the boot, and 20 are after it: the rest was without power."""
+    world = World(tmp_path, 1)
+    monkeypatch.setattr(World, "_value", lambda *_: 9.0)
+    monkeypatch.setattr(World, "_disturb_a_little", lambda _: None)
+
+    def held() -> bool:
+        alarms = world.life.reporter.alarms
+        assert alarms is not None
+        return alarms.health["a"]["held"].state == "on"
+
+    for _ in range(4):
+        world.step()
+    assert not held()
+    world.boot(20.0, without_clock_steps=3)
+    world.step()
+    world.step()
+    assert not held(), "nothing is known of the time before"
+    world.step()
+    assert world.clock.in_sync
+    assert held()

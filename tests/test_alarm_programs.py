@@ -212,7 +212,7 @@ def test_in_the_service_the_unit_runs_it(unit, tmp_path, caplog):
 def test_a_unit_that_fails_is_reported_and_nothing_runs_outside_of_it(unit, tmp_path, caplog):
     programs = AlarmPrograms([], unit=unit(["true"]))
     programs.run(["/bin/touch", str(tmp_path / "ran")], {})
-    why = "its service failed: journalctl -t sensor-node-alarm"
+    why = "its service failed: sudo journalctl -t sensor-node-alarm"
     wait_until(lambda: why in caplog.text)
     (tmp_path / "socket").unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:

@@ -163,36 +163,59 @@ def test_the_value_that_ends_a_silence_may_be_an_alarm_itself():
 @given(
     st.lists(st.tuples(st.floats(-30, 30), st.booleans()), max_size=60),
     st.sampled_from([0.0, 25.0, 100.0]),
+    st.booleans(),
 )
-def test_a_restart_after_any_value_changes_nothing(steps, held_s):
-    """A rule that is restored from what is kept says the same as one that was never away.
-
-    But for a `for` of which less than half was over: it begins again.
-    """
-    keys = {"above": 8.0, "below": 2.0, "hysteresis": 1.0, "for_": held_s}
+def test_a_restart_after_any_value_changes_nothing(steps, held_s, has_rate):
+    """A rule with what is kept, and the newest readings, says the same as one that never ended."""
+    keys: dict[str, Any] = {"above": 8.0, "below": 2.0, "hysteresis": 1.0, "for_": held_s}
+    if has_rate:
+        keys["rate"] = Rate.parse("20/min")
     whole, part = rule(**keys), rule(**keys)
     for index, (value, restarts) in enumerate(steps):
         at_s = index * 10.0
-        expected, seen = whole.feed(value, at_s), part.feed(value, at_s)
-        if not held_s:
-            assert seen == expected
+        assert part.feed(value, at_s) == whole.feed(value, at_s)
         if restarts:
             kept = part.kept(at_s)
             part = rule(now_s=at_s, **keys)
             part.restore(*kept)
-        assert not (part.kind and not whole.kind and part.kind not in ("above", "below"))
-        if held_s and seen is not None and seen.on:
-            assert whole.kind == seen.kind, "never sooner than without a restart"
+            for older in range(max(0, index - 30), index + 1):
+                part.recall(steps[older][0], older * 10.0)
+            assert part.kind == whole.kind
 
 
-def test_half_of_a_for_outlives_a_restart():
-    first = rule(above=8.0, for_=600)
-    for at_s in (0, 100, 200, 300, 400):
-        assert first.feed(9.0, at_s) is None
-    later = rule(above=8.0, for_=600, now_s=430)
-    later.restore(*first.kept(400))
-    assert later.feed(9.0, 590) is None
-    assert later.feed(9.0, 600) is not None
+def test_a_for_that_is_longer_than_what_is_recalled_outlives_a_restart():
+    """Because a condition is kept once it has held for five minutes, or for half of its time."""
+    for for_s, kept_s in ((400, 200), (7200, 300)):
+        first = rule(above=8.0, for_=for_s)
+        for at_s in range(0, kept_s + 1, 100):
+            assert first.feed(9.0, at_s) is None
+        later = rule(above=8.0, for_=for_s, now_s=kept_s + 30)
+        later.restore(*first.kept(kept_s))
+        assert later.feed(9.0, for_s - 10) is None
+        assert later.feed(9.0, for_s) is not None
+
+
+def test_values_of_an_unknown_time_say_nothing_about_a_rate():
+    """They may be hours apart, and all that is known is that they were before."""
+    one = rule(rate=Rate.parse("5/min"), now_s=1000.0)
+    for value in (20.0, 26.0, 32.0):
+        one.recall(value, 1000, dated=False)
+    assert one.feed(33.0, 1010) is None
+    assert one.feed(39.0, 1020) is not None
+
+
+def test_a_date_that_becomes_known_moves_only_what_holds_without_a_break():
+    one = rule(above=8.0, for_=600, now_s=1000.0)
+    assert one.recall(9.0, 1000) == {"above": 1000}
+    one.redate("above", 1000, 500)
+    assert one.feed(9.0, 1050) is None
+    assert one.feed(9.0, 1100) is not None
+    one = rule(above=8.0, for_=600, now_s=1000.0)
+    one.recall(9.0, 1000)
+    one.feed(7.0, 1010)
+    one.feed(9.0, 1020)
+    one.redate("above", 1000, 500)
+    assert one.feed(9.0, 1100) is None
 
 
 # -- the configuration

@@ -83,7 +83,10 @@ def test_its_units_are_those_of_the_installer_with_other_paths(name):
 def test_every_program_that_a_unit_starts_is_in_the_package(name):
     text = deb.with_paths_of_the_package((DEPLOY / name).read_text())
     started = {line.split("=")[1].split()[0] for line in text.splitlines() if "/bin/" in line}
-    assert started <= {"/usr/bin/sensor-node", "/usr/lib/sensor-node/bin/python3"}
+    own = {"/usr/bin/sensor-node", "/usr/lib/sensor-node/bin/python3"}
+    assert started <= {*own, "/usr/bin/python3"}, "and that of Debian, which it depends on"
+    for file in re.findall(r"/usr/lib/sensor-node/lib/python3/site-packages/(\S+)", text):
+        assert (DEPLOY.parent / file).exists()
 
 
 def test_a_place_that_the_package_does_not_have_is_refused():

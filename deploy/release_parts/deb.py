@@ -39,7 +39,13 @@ _HOME = Path("usr/lib/sensor-node")
 _SITE = _HOME / "lib/python3/site-packages"
 _DOC = Path("usr/share/doc/sensor-node")
 _PROGRAMS = ("sensor-node.service", "sensor-node-web.service")
-_UNITS = (*_PROGRAMS, "sensor-node-config.path", "sensor-node-config.service")
+_UNITS = (
+    *_PROGRAMS,
+    "sensor-node-config.path",
+    "sensor-node-config.service",
+    "sensor-node-alarm.socket",
+    "sensor-node-alarm@.service",
+)
 _START = """\
 #!/usr/lib/sensor-node/bin/python3 -I
 import sys
@@ -181,6 +187,7 @@ def with_paths_of_the_package(text: str) -> str:
     """
     text = text.replace("/opt/sensor-node/bin/sensor-node", "/usr/bin/sensor-node")
     text = text.replace("/opt/sensor-node/bin/python ", f"/{_HOME}/bin/python3 ")
+    text = text.replace("/opt/sensor-node/alarm_hook.py", f"/{_SITE}/node/alarms/hook.py")
     text = text.replace("/opt/sensor-node/doc/", f"/{_DOC}/")
     if left := re.search(r"\S*/opt/sensor-node/\S*", text):
         raise Impossible(f"{left[0]} is not in the package")

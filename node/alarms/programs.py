@@ -131,7 +131,8 @@ class AlarmPrograms:
                 answer = b"".join(iter(lambda: link.recv(4096), b""))
         if not answer:
             raise OSError(
-                "it was ended from outside, or its service failed: journalctl -t sensor-node-alarm"
+                "it was ended from outside, or its service failed: "
+                "sudo journalctl -t sensor-node-alarm"
             )
         return msgspec.json.decode(answer, type=_Answer)
 

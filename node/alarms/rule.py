@@ -17,8 +17,11 @@ import msgspec
 
 from node.alarms.table import AlarmTable, Condition
 
-__all__ = ["AlarmChange", "AlarmRule"]
+__all__ = ["KEPT_AFTER_S", "AlarmChange", "AlarmRule"]
 
+KEPT_AFTER_S = 300.0
+"""A condition that has held for so long is kept, however long its `for` is; what began later, the
+newest readings of the log show (`recall`)."""
 _EARLY_S = 0.5
 """How much sooner a `for` may be over, because reads are not exactly on time."""
 _BUCKETS = 60
@@ -60,10 +63,29 @@ class AlarmRule:
         """Return whether a value decides about any of its conditions."""
         return self._conditions.keys() != {"no_value"}
 
+    @property
+    def has_memory(self) -> bool:
+        """Return whether earlier values matter, beyond what is on."""
+        return bool(self._for_s or self._fastest or "no_value" in self._conditions)
+
     def restore(self, kind: str, since_s: dict[str, float]) -> None:
         """Continue where an earlier process was; conditions that were removed are left out."""
         self.kind = kind
         self._since_s |= {k: at_s for k, at_s in since_s.items() if k in self._conditions}
+
+    def recall(self, value: float, at_s: float, *, dated: bool = True) -> dict[str, float]:
+        """Note a value of an earlier process; return since when each condition holds.
+
+        Called in order of time, before the first value of this process. It changes no alarm. Of a
+        value that is not `dated`, its time is not known, so it says nothing about a rate.
+        """
+        self._note(value, at_s, without="" if dated else "rate")
+        return dict(self._since_s)
+
+    def redate(self, kind: str, at_s: float, true_s: float) -> None:
+        """Let a condition that holds since `at_s` without a break hold since `true_s`."""
+        if self._since_s.get(kind) == at_s:
+            self._since_s[kind] = min(at_s, true_s)
 
     def kept(self, now_s: float) -> tuple[str, dict[str, float]]:
         """Return what a later process has to know: `kind`, and condition -> since when it holds.
@@ -85,21 +107,26 @@ class AlarmRule:
     def _worth_keeping_s(self, kind: str) -> float:
         """Return after how long a condition is kept; for silence, it is not between two reads."""
         half_s = self._time_of(kind) / 2
-        return max(half_s, self._patience_s) if kind == "no_value" else half_s
+        return max(half_s, self._patience_s) if kind == "no_value" else min(half_s, KEPT_AFTER_S)
 
     def feed(self, value: float, at_s: float) -> AlarmChange | None:
         """Evaluate a value that passed the filters, measured at `at_s`."""
-        for kind, condition in self._conditions.items():
-            if kind == "no_value":
-                self._since_s[kind] = at_s
-            elif self._holds(condition, value, at_s):
-                self._since_s.setdefault(kind, at_s)
-            else:
-                self._since_s.pop(kind, None)
+        self._note(value, at_s)
         ripe = [kind for kind in self._conditions if self._is_ripe(kind, at_s)]
         if self.kind in ripe or (not ripe and not self.kind):
             return None
         return self._change(ripe[0] if ripe else "", value)
+
+    def _note(self, value: float, at_s: float, *, without: str = "") -> None:
+        for kind, condition in self._conditions.items():
+            if kind == without:
+                continue
+            if kind == "no_value":
+                self._since_s[kind] = at_s
+            elif self._holds(condition, value, at_s):
+                self._since_s[kind] = min(self._since_s.get(kind, at_s), at_s)
+            else:
+                self._since_s.pop(kind, None)
 
     def _holds(self, condition: Condition, value: float, at_s: float) -> bool:
         slack = self._hysteresis if self.kind == condition.kind else 0.0

@@ -47,11 +47,11 @@ PUBLIC is the public key, which you have kept since sensor-node sign --public-ke
     examples={
         "sudo sensor-node verify": "the log of the service",
         "sensor-node verify history.jsonl --head 1042:8f3c6cfa3823d6": "what a consumer has stored",
-        "sensor-node verify history.jsonl --signature head.json --key node.pub": "a signed head",
+        "sudo sensor-node verify --signature head.json --key node.pub": "a signed head",
     },
     exit_codes={
         0: "every reading that has a hash is as it was",
-        1: "a reading was altered or is missing, there is no chain, or the signature is not right",
+        1: "a reading was altered or is missing, or nothing can be checked",
     },
     without=(78,),
 )

@@ -19,12 +19,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from node.alarms.rule import AlarmChange, AlarmRule
+from node.alarms.rule import AlarmChange
 from node.alarms.table import AlarmTable
 from node.health import AlarmHealth
 from node.mqtt.publisher import Publisher
 from node.outbox.outbox import Outbox
 from node.reading import ALARM_ACKNOWLEDGED, ALARM_OFF, ALARM_ON, AlarmOf, Layout, Reading
+from node.report.alarm_state import Kept, OneAlarm, placed, recall
 from node.sensors.scheduler import Measured
 from node.sensors.sensor import Sensor
 from node.system.clock import Clock, utc_text
@@ -74,63 +75,6 @@ class AlarmAct(msgspec.Struct, frozen=True):
         return {f"SENSOR_NODE_{name.upper()}": text for name, text in facts.items()}
 
 
-class _Instant(msgspec.Struct, frozen=True):
-    """A moment, as a later process or boot can place it."""
-
-    boot_id: str
-    boot_ms: int
-    utc_ms: int
-    synced: bool
-
-
-class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of an alarm in the log."""
-
-    kind: str = ""
-    record: Reading | None = None
-    since: dict[str, _Instant] = {}
-
-
-class _Alarm:
-    """One alarm, with its newest record and what was published of it."""
-
-    def __init__(self, sensor: Sensor, channel: str, table: AlarmTable, now_s: float) -> None:
-        self.sensor = sensor
-        self.channel = channel
-        self.table = table
-        self.name = table.called(channel)
-        self.key = f"{sensor.table.id}/{self.name}"
-        self.rule = AlarmRule(table, now_s=now_s, patience_s=sensor.state.patience_s)
-        self.record: Reading | None = None
-        self.kept = _Kept()
-        self.has_value = self.was_known = False
-        """Whether its channel has had a value in this process; `known` in the `payload`."""
-        self.payload = b""
-        """The retained message, as of the last commit."""
-        self.renew_at_s = math.inf
-
-    @property
-    def unit(self) -> str:
-        """Return the unit of its channel; "" until the first value, if only the sensor knows it."""
-        filters = self.sensor.state.filters
-        return next((one.unit for one in filters if one.channel.name == self.channel), "")
-
-    @property
-    def on(self) -> bool:
-        return bool(self.record and self.record.numbers[0] != ALARM_OFF)
-
-    @property
-    def acknowledged(self) -> bool:
-        return bool(self.record and self.record.numbers[0] == ALARM_ACKNOWLEDGED)
-
-    @property
-    def known(self) -> bool:
-        """Return whether a current value proves that the alarm is off."""
-        state = self.sensor.state
-        current = self.has_value and state.online and self.channel not in state.missing_channels
-        return current or not self.rule.needs_values
-
-
 class Alarms:
     """Every alarm of the node."""
 
@@ -156,11 +100,11 @@ class Alarms:
         self._simulated = simulated
         now_s = clock.monotonic()
         self._alarms = [
-            _Alarm(sensor, channel, table, now_s)
+            OneAlarm(sensor, channel, table, now_s)
             for sensor in sensors
             for channel, table in sensor.table.alarms
         ]
-        self._of_sensor: dict[str, list[_Alarm]] = {}
+        self._of_sensor: dict[str, list[OneAlarm]] = {}
         for alarm in self._alarms:
             self._of_sensor.setdefault(alarm.sensor.table.id, []).append(alarm)
         self._acts: list[AlarmAct] = []
@@ -174,6 +118,9 @@ class Alarms:
         self.next_due_s = now_s
         self._numbering = outbox.numbering
         self._restore(now_s)
+        recall(self._alarms, sensors, outbox, clock)
+        for alarm in self._alarms:
+            self._keep(alarm, now_s)
         for alarm in self._alarms:
             alarm.payload = self._payload(alarm)
 
@@ -184,7 +131,7 @@ class Alarms:
         known = {alarm.key: alarm for alarm in self._alarms}
         for key, state in self._outbox.alarms.items():
             try:
-                kept = msgspec.json.decode(state, type=_Kept)
+                kept = msgspec.json.decode(state, type=Kept)
             except msgspec.DecodeError as error:
                 _log.warning("the state of the alarm %s cannot be read: %s", key, error)
                 continue
@@ -192,45 +139,31 @@ class Alarms:
                 self._end_removed(key, kept)
             elif known[key].record is None:
                 alarm = known[key]
-                since_s = {kind: self._placed(i, now_s) for kind, i in kept.since.items()}
+                since_s = {}
+                for kind, instant in kept.since.items():
+                    placed_s = placed(instant, self._clock)
+                    since_s[kind] = now_s if placed_s is None else placed_s
+                    if placed_s is None:
+                        alarm.undated[kind] = now_s, instant
                 alarm.rule.restore(kept.kind, since_s)
                 alarm.record, alarm.kept = kept.record, kept
-        for alarm in self._alarms:
-            self._keep(alarm, now_s)
 
-    def _end_removed(self, key: str, kept: _Kept) -> None:
+    def _end_removed(self, key: str, kept: Kept) -> None:
         self._outbox.keep_alarm(key, "")
         self.unsaved = True
         if kept.record is not None and kept.record.numbers[0] != ALARM_OFF:
             _log.info("the alarm %s has ended: it is not configured any more", key)
             self._append(kept.record.layout, (ALARM_OFF, *kept.record.numbers[1:]))
 
-    def _placed(self, instant: _Instant, now_s: float) -> float:
-        """Return a moment as monotonic time; now if nothing is known of the time since."""
-        if instant.boot_id == self._clock.boot_id:
-            return now_s - max(0.0, self._clock.boot_s() - instant.boot_ms / 1000)
-        if instant.synced and self._clock.synced():
-            return now_s - max(0.0, self._clock.utc_s() - instant.utc_ms / 1000)
-        return now_s
-
-    def _instant(self, at_s: float) -> _Instant:
-        ago_s = self._clock.monotonic() - at_s
-        return _Instant(
-            self._clock.boot_id,
-            round((self._clock.boot_s() - ago_s) * 1000),
-            round((self._clock.utc_s() - ago_s) * 1000),
-            self._clock.synced(),
-        )
-
-    def _keep(self, alarm: _Alarm, now_s: float) -> None:
+    def _keep(self, alarm: OneAlarm, now_s: float) -> None:
         """Keep the state of an alarm with the next commit, if a later process would miss it."""
         kind, since_s = alarm.rule.kept(now_s)
         before = alarm.kept
         is_known = since_s.keys() == set(before.since)
         if is_known and (kind, alarm.record) == (before.kind, before.record):
             return
-        since = {k: before.since.get(k) or self._instant(at_s) for k, at_s in since_s.items()}
-        alarm.kept = _Kept(kind, alarm.record, since)
+        since = {k: alarm.instant_of(k, at_s, self._clock) for k, at_s in since_s.items()}
+        alarm.kept = Kept(kind, alarm.record, since)
         self._outbox.keep_alarm(alarm.key, msgspec.json.encode(alarm.kept).decode())
         self.unsaved = True
 
@@ -277,8 +210,13 @@ class Alarms:
         self._stale = True
 
     def clock_was_set(self) -> None:
-        """Give the records of this boot their true times."""
+        """Give the records of this boot their true times; date what holds since an earlier one."""
         for alarm in self._alarms:
+            for kind, (at_s, instant) in alarm.undated.items():
+                placed_s = placed(instant, self._clock)
+                if placed_s is not None:
+                    alarm.rule.redate(kind, at_s, placed_s)
+            alarm.undated.clear()
             if alarm.record is not None and not alarm.record.synced:
                 alarm.record = self._outbox.retimed(alarm.record)
                 self._keep(alarm, self._clock.monotonic())
@@ -302,7 +240,7 @@ class Alarms:
             self._keep(alarm, self._clock.monotonic())
         return [alarm.key for alarm in done]
 
-    def _changed(self, alarm: _Alarm, change: AlarmChange, at: _Time | None = None) -> None:
+    def _changed(self, alarm: OneAlarm, change: AlarmChange, at: _Time | None = None) -> None:
         condition = alarm.table.conditions(alarm.unit)[change.kind]
         values = () if change.value is None else (change.value,)
         names = [f"alarm_{alarm.name}", f"alarm_{alarm.name}_limit", f"alarm_{alarm.name}_value"]
@@ -321,7 +259,7 @@ class Alarms:
         self._record(alarm, layout, (code, condition.limit, *values), at)
 
     def _record(
-        self, alarm: _Alarm, layout: Layout, numbers: tuple[float, ...], at: _Time | None = None
+        self, alarm: OneAlarm, layout: Layout, numbers: tuple[float, ...], at: _Time | None = None
     ) -> None:
         alarm.record = self._append(layout, numbers, at)
         self._acts.append(AlarmAct(alarm.table, alarm.name, alarm.record, alarm.unit))
@@ -346,6 +284,8 @@ class Alarms:
             if alarm is not None:
                 alarm.record = reading
         self._restore(now_s)
+        for alarm in self._alarms:
+            self._keep(alarm, now_s)
         self._stale = True
 
     # -- what is done about it
@@ -376,7 +316,7 @@ class Alarms:
         for alarm in self._alarms:
             self._set(alarm, self._clock.monotonic())
 
-    def _set(self, alarm: _Alarm, now_s: float) -> None:
+    def _set(self, alarm: OneAlarm, now_s: float) -> None:
         """Publish an alarm: one that is on stays at the broker whatever becomes of the node."""
         kept_s = 0.0 if alarm.on else alarm.sensor.table.kept_for_s(self._retain_for_s)
         alarm.renew_at_s = now_s + kept_s / 2 if kept_s else math.inf
@@ -384,7 +324,7 @@ class Alarms:
         topic = self._topics.alarm(alarm.sensor.table.id, alarm.name)
         self._publisher.set(topic, alarm.payload, expiry_s=kept_s)
 
-    def _payload(self, alarm: _Alarm) -> bytes:
+    def _payload(self, alarm: OneAlarm) -> bytes:
         record = alarm.record
         stream = self._outbox.stream if record is None else self._outbox.stream_of(record.seq)
         return alarm_payload(record, stream, known=alarm.known, simulated=self._simulated)
