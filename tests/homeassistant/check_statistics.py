@@ -165,7 +165,7 @@ def test_missed_hours_are_filled_in_and_partial_ones_replaced(room):
     code, said = room.fill("--dry-run")
     assert (code, said.splitlines()) == (
         0,
-        [f"{AIR}: 1 hours filled in, 1 replaced", f"{BOX}: 1 hours filled in, 0 replaced"],
+        [f"{AIR}: hours filled in: 1, replaced: 1", f"{BOX}: hours filled in: 1, replaced: 0"],
     )
     assert 6 not in room.of(AIR)
     code, said = room.fill()

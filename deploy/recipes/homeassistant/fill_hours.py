@@ -369,7 +369,7 @@ def fill_all(readings: Readings, hass: HomeAssistant, days: float, *, dry_run: b
             continue
         filled += len(hours)
         if hours:
-            print(f"{entity.id}: {missing} hours filled in, {len(hours) - missing} replaced")
+            print(f"{entity.id}: hours filled in: {missing}, replaced: {len(hours) - missing}")
     if not filled and not code:
         print("nothing is missing")
     return code
