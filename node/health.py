@@ -19,6 +19,7 @@ __all__ = [
     "Health",
     "SensorHealth",
     "Shown",
+    "UpdateHealth",
     "age_of",
     "alarm_texts",
     "backlog_text",
@@ -80,6 +81,21 @@ class AlarmHealth(msgspec.Struct, frozen=True, kw_only=True):
         seen = ", acknowledged" if self.acknowledged else ""
         unset = "" if self.clock == "synced" else "?"
         return f"{self.condition}{limit}{value}, since {self.since}{unset}{seen}"
+
+
+class UpdateHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Updates from afar; see `node.updates`."""
+
+    state: str = "idle"
+    text: str = ""
+    """What there is to say about it."""
+    installed_version: str = ""
+    latest_version: str = ""
+    """The version that was offered; without one, the version that runs."""
+    in_progress: bool = False
+    update_percentage: int | None = None
+    bundle: str = ""
+    """The SHA-256 of the bundle that was offered."""
 
 
 class SensorHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +241,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Readings dropped because the log was full, in the life of the log."""
     dead_letters: int = 0
     """Messages that the broker rejected, in the life of the log."""
+    update: UpdateHealth | None = None
+    """None if the node takes no updates from afar."""
     problems: list[str] = []
     """The problems of the node itself."""
     sensors: dict[str, SensorHealth] = {}

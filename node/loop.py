@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from node.outbox.signature import Signed
     from node.remote_config import RemoteConfig
     from node.report.alarms import AlarmAct
+    from node.updates.updater import Updater
 
 __all__ = ["Node", "StopRequest"]
 
@@ -213,6 +214,7 @@ class Node:
             simulated=simulated,
             notices=[read_notice(state_dir), *([trial_file.notice] if trial_file else ())],
             act=self._act,
+            update=lambda: self._updater.health if self._updater else None,
         )
         self._scheduler = Scheduler(
             sensors,
@@ -238,6 +240,7 @@ class Node:
                 later=lambda do: self._queue.put(Call(do)),
                 begin_again=self._begin_again,
             )
+        self._updater = self._make_updater(config, device, state_dir)
         self._commands = RemoteCommands(
             config,
             clock,
@@ -252,6 +255,7 @@ class Node:
             if self._remote_config is not None and config.commands.config
             else None,
             sign=self._signing(config, outbox, state_dir),
+            updater=self._updater,
         )
         self._sensor_count = len(sensors)
         self._on_what = "on the last good configuration, " if config.stands_in_for else ""
@@ -309,6 +313,8 @@ class Node:
                 self._commands.listen_again(now_s)
                 if self._remote_config is not None:
                     self._remote_config.look(now_s)
+                if self._updater is not None:
+                    self._updater.look(now_s)
                 self._reporter.publish_due(now_s)
             except Exception:  # noqa: BLE001, logged, and the loop goes on
                 self._go_on("publish")
@@ -357,6 +363,8 @@ class Node:
             wake_at_s = min(wake_at_s, self._reporter.next_due_s, self._commands.next_due_s)
             if self._remote_config is not None:
                 wake_at_s = min(wake_at_s, self._remote_config.next_due_s)
+            if self._updater is not None:
+                wake_at_s = min(wake_at_s, self._updater.next_due_s)
         self._queue.ring_at = self._reporter.ask_for_acknowledgements()
         self._link.send()
         self._scheduler.begin()
@@ -406,7 +414,7 @@ class Node:
                     case AvailabilityChanged():
                         self._reporter.availability_changed(event.sensor)
                     case Complained():
-                        self._reporter.complained()
+                        self._reporter.health_changed()
                     case ChannelsFound():
                         self._announcer.channels_found()
                     case ReadRequest():
@@ -424,6 +432,26 @@ class Node:
 
         report = self._queue.put
         return HeadSigner(config.node.name, outbox, self._clock, state_dir, report=report).sign
+
+    def _make_updater(self, config: Config, device: str, state_dir: Path | None) -> Updater | None:
+        """Return what takes updates from afar; None without the key of a publisher."""
+        allowed = config.commands.enabled and "update" in config.useful_commands
+        if state_dir is None or not allowed:
+            return None
+        from node.updates.updater import Reply, Updater  # most nodes have no such key
+
+        def answer(reply: Reply, content: dict[str, object]) -> bool:
+            return self._commands.tell_end(reply, content)
+
+        return Updater(
+            config.update.url,
+            self._clock,
+            state_dir=state_dir,
+            device=device,
+            later=lambda do: self._queue.put(Call(do)),
+            answer=answer,
+            changed=self._reporter.health_changed,
+        )
 
     def _act(self, act: AlarmAct) -> None:
         """Run the program of an alarm that has changed."""

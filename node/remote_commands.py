@@ -7,6 +7,8 @@
     B/N/cmd/replay       STREAM FIRST LAST                sends these readings of the log again
     B/N/cmd/config       get; or set, and a text          see `remote_config`
     B/N/cmd/sign         a nonce                          signs the head of the log's chain
+    B/N/cmd/update       a bundle; install, or cancel     updates the node; see `node.updates`
+    B/N/cmd/update-piece OFFSET DIGEST BASE64             is a piece of the bundle
 
 The answer goes to the response topic of MQTT 5, with its correlation data (MQTT 5, §4.10), else to
 `B/N/cmd/<name>/result`: an object with `command`, `ok`, and the result or `error`.
@@ -30,16 +32,19 @@ from node.mqtt.events import Arrived, Flooded, Outgoing
 from node.mqtt.publisher import Publisher
 from node.sensors.scheduler import ReadRequest, Scheduler
 from node.system.clock import Clock
-from node.topics import NO_COMMAND, Topics
+from node.topics import NO_COMMAND, UPDATE_PIECE, Topics
 
-if TYPE_CHECKING:  # imported if the log is chained
+if TYPE_CHECKING:  # imported if the log is chained, or if there is a key of a publisher
     from node.outbox.signature import Signed
+    from node.updates.updater import Reply, Updater
 
 __all__ = ["RemoteCommands"]
 
 _log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1024
+LARGEST_UPDATE_BYTES = {"update": 4096, UPDATE_PIECE: 33 * 1024}
+"""The same for these commands: with a signature, and with 24 KB of a bundle in base64."""
 MAX_TOPIC_BYTES = 1024
 MAX_TOPIC_LEVELS = 50
 """Most levels of a response topic. A broker may end the connection over more; mosquitto's limit
@@ -51,7 +56,7 @@ DEAF_S = 60.0
 _MAX_READS = 8
 """How many requested reads may be under way."""
 _MAX_SAID = 50
-_COMMANDS = ("read", "identify", "restart", "acknowledge", "replay", "sign")
+_COMMANDS = ("read", "identify", "restart", "acknowledge", "replay", "sign", "update")
 
 
 class _Refused(Exception):
@@ -75,13 +80,16 @@ class RemoteCommands:
         replay: Callable[[str, int, int, Callable[[int, int | None], None]], None],
         configure: Callable[[Arrived, str], None] | None,
         sign: Callable[[str, Callable[[Signed | str], None]], None] | None,
+        updater: Updater | None = None,
     ) -> None:
         """Keep the parts. `identify` returns for how many seconds the LED blinks; 0 without one.
 
         `acknowledge` returns the alarms that were on, and raises KeyError for an unknown one.
         `replay` is `History.replay`, and `configure` is `RemoteConfig.hear`, where that is allowed.
         `sign` is `HeadSigner.sign`, or None where the log is not chained.
+        `updater`: None if no update is taken from afar.
         """
+        self._updater = updater
         self._table = config.commands
         self._clock = clock
         self._link = link
@@ -172,7 +180,14 @@ class RemoteCommands:
         if name == "config" and self._configure is not None:
             self._do_config(self._configure, message, reply_to)
             return
-        pointless = {"acknowledge": not self._alarms, "sign": self._sign_head is None}
+        if name in LARGEST_UPDATE_BYTES and self._updater is not None:
+            self._update(self._updater, name, message, reply_to)
+            return
+        pointless = {
+            "acknowledge": not self._alarms,
+            "sign": self._sign_head is None,
+            "update": self._updater is None,
+        }
         known = [one for one in _COMMANDS if not pointless.get(one)]
         if name not in known:
             raise _Refused(f"unknown command; known are {', '.join(known)}")
@@ -290,6 +305,33 @@ class RemoteCommands:
             self._sign_head(words[0], done)
         except ValueError as error:
             raise _Refused(str(error)) from None
+
+    def _update(self, updater: Updater, name: str, message: Arrived, reply_to: str) -> None:
+        from node.updates.updater import Reply
+
+        if len(message.payload) > LARGEST_UPDATE_BYTES[name]:
+            raise _Refused(f"its payload is larger than {LARGEST_UPDATE_BYTES[name]} bytes")
+        if name == UPDATE_PIECE:
+            self._answer(name, message, reply_to, **updater.piece(message.payload))
+            return
+        correlation = message.correlation if message.response_topic else b""
+        try:
+            said = updater.command(message.payload, Reply(reply_to, correlation))
+        except ValueError as error:
+            raise _Refused(str(error)) from None
+        self._answer(name, message, reply_to, ok=True, **said)
+
+    def tell_end(self, reply: Reply, content: dict[str, Any]) -> bool:
+        """Answer who has asked for an update how it has ended; False without a connection."""
+        if not self._link.connected:
+            return False
+        payload = msgspec.json.encode({"command": "update", **content})
+        self._publisher.answer(
+            Outgoing(
+                reply.topic, payload, retain=False, correlation=reply.correlation, is_answer=True
+            )
+        )
+        return True
 
     def _answer(self, name: str, message: Arrived, reply_to: str, **content: Any) -> None:
         payload = msgspec.json.encode({"command": name, **content})

@@ -13,6 +13,7 @@ __all__ = [
     "NO_COMMAND",
     "OFFLINE",
     "ONLINE",
+    "UPDATE_PIECE",
     "Topics",
     "alarm_payload",
     "availability",
@@ -25,6 +26,9 @@ ONLINE = b"online"
 OFFLINE = b"offline"
 NO_COMMAND = "doctor"
 """A command that does nothing and is not answered; the doctor tests delivery with it."""
+
+UPDATE_PIECE = "update-piece"
+"""The command that brings a piece of a bundle; see `node.updates`."""
 
 _encode = msgspec.json.Encoder().encode
 

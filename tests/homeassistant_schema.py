@@ -11,9 +11,9 @@ Sources, looked at in November 2026:
 - https://www.home-assistant.io/integrations/sensor/#device-class for units, and
   https://developers.home-assistant.io/docs/core/entity/sensor for state classes;
 - Home Assistant core 2026.11.0, `components/mqtt/` (schemas.py, discovery.py, abbreviations.py,
-  sensor.py, binary_sensor.py, button.py) and `components/sensor/const.py`, for what is really done
-  with a message. Keys that 2026.2 does not know are no keys here: one of them on the top level
-  makes that version refuse the whole message.
+  sensor.py, binary_sensor.py, button.py, update.py) and `components/sensor/const.py`, for what is
+  really done with a message. Keys that 2026.2 does not know are no keys here: one of them on the
+  top level makes that version refuse the whole message.
 """
 
 from __future__ import annotations
@@ -163,6 +163,24 @@ def _attributes(value: Any) -> str | None:
     return None if known else "is to give {} where a level is missing"
 
 
+# Home Assistant refuses the whole state if it has another key, so they are spelt out; rendered in
+# tests/test_homeassistant.py.
+_UPDATE_KEYS = ("title", "release_summary", "in_progress", "update_percentage")
+_UPDATE = re.compile(
+    r"\{% set known = \(value_json \| default\(\{\}\)\)\.get\('\w+'\) %\}"
+    r"\{\{ \{(?:'(\w+)': known\.\w+(?:, )?)+\} \| tojson if known else '' \}\}"
+)
+
+
+def _of_an_update(value: Any) -> str | None:
+    known = isinstance(value, str) and _UPDATE.fullmatch(value)
+    keys = {"installed_version", "latest_version", *_UPDATE_KEYS}
+    odd = (
+        [name for name in re.findall(r"'(\w+)': known", value) if name not in keys] if known else []
+    )
+    return None if known and not odd else f"is to give keys of an update, not {odd}"
+
+
 def _template(value: Any) -> str | None:
     if isinstance(value, str) and _HARMLESS.fullmatch(value):
         return None
@@ -310,6 +328,15 @@ _PLATFORMS: dict[str, _Keys] = {
         "pl_on": ("payload_on", _text),
         "pl_off": ("payload_off", _text),
         "off_dly": ("off_delay", _seconds),
+    },
+    "update": {
+        **_COMMON,
+        "stat_t": _SHARED["stat_t"],
+        "val_tpl": ("value_template", _of_an_update),
+        "cmd_t": _SHARED["cmd_t"],
+        "pl_inst": ("payload_install", _text),
+        "dev_cla": ("device_class", _one_of("firmware")),
+        "ent_cat": ("entity_category", _one_of("config", "diagnostic")),
     },
     "button": {
         **_COMMON,

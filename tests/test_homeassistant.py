@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 from homeassistant_schema import problems_in
+from jinja2 import Environment
 from paho.mqtt import publish
 from support import (
     PATIENCE_S,
@@ -37,6 +38,7 @@ from drivers.registry import driver_names, find_driver
 from node.config import load as configuration
 from node.config.schema import ChannelTable, Config
 from node.filters import ChannelFilters
+from node.health import UpdateHealth
 from node.homeassistant import announcer
 from node.homeassistant.discovery import (
     AnnouncedChannel,
@@ -183,6 +185,34 @@ def test_only_allowed_commands_have_a_button(tmp_path):
     assert [key for key, c in some.items() if c["p"] == "button"] == ["read"]
     none = message(load(tmp_path, "[commands]\nenabled = false\n"))["cmps"]
     assert not [key for key, c in none.items() if c["p"] == "button"]
+
+
+def test_a_node_with_a_publishers_key_is_an_update_entity(tmp_path):
+    """Home Assistant drops a state with a key that it does not know, or null for a text."""
+    assert "update" not in message(load(tmp_path, ""))["cmps"]
+    (tmp_path / "update-keys").mkdir()
+    (tmp_path / "update-keys" / "first.pub").touch()
+    sent = message(load(tmp_path, ""))
+    update = sent["cmps"]["update"]
+    assert (update["p"], update["stat_t"]) == ("update", "sensors/test/health")
+    assert (update["cmd_t"], update["pl_inst"]) == ("sensors/test/cmd/update", "install")
+    assert (
+        problems_in("homeassistant/device/sn0123456789ab/config", json.dumps(sent).encode()) == []
+    )
+    template = Environment().from_string(update["val_tpl"])
+    health = UpdateHealth(installed_version="0.1.0", latest_version="0.2.0", text="it can be")
+    shown = json.loads(template.render(value_json={"update": msgspec.to_builtins(health)}))
+    assert shown == {
+        "installed_version": "0.1.0",
+        "latest_version": "0.2.0",
+        "in_progress": False,
+        "update_percentage": None,
+        "release_summary": "it can be",
+    }
+    others: list[dict[str, Any]] = [{}, {"update": None}]
+    assert [template.render(value_json=other) for other in others] == ["", ""]
+    assert template.render() == ""
+    assert "update" not in message(load(tmp_path, '[commands]\nallow = ["read"]\n'))["cmps"]
 
 
 def test_a_node_without_a_led_has_no_button_to_blink_it(tmp_path):

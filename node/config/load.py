@@ -35,6 +35,7 @@ from node.config.schema import (
     OutboxTable,
     SensorTable,
     StatusLedTable,
+    UpdateTable,
     WebTable,
 )
 from node.config.sensors import Claimed, check_claims, check_expiry, read_sensors
@@ -58,6 +59,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "mqtt": MqttTable,
     "outbox": OutboxTable,
     "commands": CommandsTable,
+    "update": UpdateTable,
     "homeassistant": HomeAssistantTable,
     "status_led": StatusLedTable,
     "button": ButtonTable,
@@ -147,7 +149,8 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
     claimed: list[Claimed] = []
     tables = {
         name: _optional_table(reader, name, document, claimed)
-        for name in ("outbox", "commands", "homeassistant", "status_led", "button", "web")
+        for name in _TABLES
+        if name not in ("node", "mqtt")
     }
     note_of_web(reader, tables["web"])
     commands = tables["commands"]

@@ -6,6 +6,7 @@ ones here and the options that the driver declares, side by side.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,6 +45,7 @@ __all__ = [
     "TlsTable",
     "TopicPart",
     "TopicPath",
+    "UpdateTable",
     "WebAddress",
     "WebTable",
 ]
@@ -232,7 +234,7 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     chain: bool = False
 
 
-CommandName = Literal["read", "identify", "restart", "acknowledge", "replay", "sign"]
+CommandName = Literal["read", "identify", "restart", "acknowledge", "replay", "sign", "update"]
 
 
 class CommandsTable(_Table, frozen=True, kw_only=True):
@@ -246,11 +248,19 @@ class CommandsTable(_Table, frozen=True, kw_only=True):
         "acknowledge",
         "replay",
         "sign",
+        "update",
     )
     config: bool = False
     """Whether the command `config` is done."""
     config_broker: bool = False
     """Whether that may also change how the node is found, and its way to the broker."""
+
+
+class UpdateTable(_Table, frozen=True, kw_only=True):
+    """`[update]`: updates from afar."""
+
+    url: WebAddress | None = None
+    """The folder that bundles may be fetched from; None: none is fetched."""
 
 
 class HomeAssistantTable(_Table, frozen=True, kw_only=True):
@@ -369,6 +379,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: MqttTable
     outbox: OutboxTable = OutboxTable()
     commands: CommandsTable = CommandsTable()
+    update: UpdateTable = UpdateTable()
     homeassistant: HomeAssistantTable = HomeAssistantTable()
     status_led: StatusLedTable | None = None
     button: ButtonTable | None = None
@@ -389,8 +400,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def useful_commands(self) -> tuple[CommandName, ...]:
         """Return the commands that are allowed, and that have something to do."""
-        has_use = {"acknowledge": self.has_alarms, "sign": self.outbox.chain}
+        has_use = {
+            "acknowledge": self.has_alarms,
+            "sign": self.outbox.chain,
+            "update": self.has_update_key,
+        }
         return tuple(name for name in self.commands.allow if has_use.get(name, True))
+
+    @property
+    def has_update_key(self) -> bool:
+        """Return whether a publisher's key is there, without which no update is taken from afar."""
+        folder = self.source.parent / "update-keys"
+        try:
+            return any(name.endswith(".pub") for name in os.listdir(folder))
+        except OSError:
+            return False
 
     def notes_for(self, *, simulate: bool) -> tuple[str, ...]:
         """Return the notes; without `simulate` also one on settings without effect."""

@@ -76,7 +76,7 @@ _NAMED_CLASSES = {
 }
 """(Beginning of the channel's name, unit) -> device class."""
 
-PLATFORMS = ("sensor", "binary_sensor", "button")
+PLATFORMS = ("sensor", "binary_sensor", "button", "update")
 _MAX_COMPONENTS = 1000
 _ABBREVIATIONS = {"co2": "CO2", "cpu": "CPU", "rssi": "RSSI"}
 _NOT_IN_AN_ID = re.compile("[^a-z0-9]+")
@@ -143,6 +143,7 @@ def device_message(
         components.update(_alarms(topics, sensor))
     components.update(_diagnostics(topics, vitals))
     components.update(_buttons(config, topics, has_led=has_led))
+    components.update(_update(config, topics))
     _tell_apart(components)
     for key, component in components.items():
         component["uniq_id"] = f"{device}.{key}"
@@ -427,3 +428,29 @@ def _buttons(config: Config, topics: Topics, *, has_led: bool) -> dict[str, Comp
         for name, kind in kinds.items()
         if name in config.useful_commands and (has_led or name != "identify")
     }
+
+
+def _update(config: Config, topics: Topics) -> dict[str, Component]:
+    """Return the update of the node, if it takes updates from afar."""
+    if not (config.commands.enabled and "update" in config.useful_commands):
+        return {}
+    return {
+        "update": {
+            "p": "update",
+            "name": "Software",
+            "ent_cat": "config",
+            "stat_t": topics.health,
+            "val_tpl": _UPDATE,
+            "cmd_t": topics.command("update"),
+            "pl_inst": "install",
+        }
+    }
+
+
+# Home Assistant refuses a message with another key than these (its mqtt/update.py).
+_UPDATE = (
+    "{% set known = (value_json | default({})).get('update') %}"
+    "{{ {'installed_version': known.installed_version, 'latest_version': known.latest_version, "
+    "'in_progress': known.in_progress, 'update_percentage': known.update_percentage, "
+    "'release_summary': known.text} | tojson if known else '' }}"
+)

@@ -70,6 +70,8 @@ def tried_components(config: Config, device: str) -> Iterator[str]:
     buttons = {"read", "restart", "acknowledge"}.intersection(config.useful_commands)
     if config.commands.enabled and buttons:
         yield component_topic(prefix, device, "button", min(buttons))
+    if config.commands.enabled and "update" in config.useful_commands:
+        yield component_topic(prefix, device, "update", "update")
 
 
 def is_discovery(topic: str, prefix: str, device: str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from drivers.bus import Board
 from node import __version__
 from node.config.schema import TlsTable
-from node.health import AlarmHealth, Health, SensorHealth, age_of
+from node.health import AlarmHealth, Health, SensorHealth, UpdateHealth, age_of
 from node.mqtt.connection import BrokerConnection
 from node.outbox.outbox import Outbox
 from node.report.history import History
@@ -40,6 +40,7 @@ def collect_health(
     device_problem: str = "",
     notices: Sequence[str] = (),
     bad_configuration: str = "",
+    update: UpdateHealth | None = None,
 ) -> Health:
     """Return the present health; `started_s` is the monotonic time at which the node began, and
     `started` the time of day.
@@ -118,6 +119,7 @@ def collect_health(
         sent=history.sent,
         dropped_readings=outbox.dropped,
         dead_letters=outbox.dead_letters,
+        update=update,
         problems=problems,
         sensors={
             sensor.table.id: SensorHealth(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from drivers.bus import Board
 from node.config.schema import Config
-from node.health import Health
+from node.health import Health, UpdateHealth
 from node.homeassistant.announcer import Announcer
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Arrived
@@ -78,8 +78,13 @@ class Reporter:
         simulated: bool = False,
         notices: Sequence[str] = (),
         act: Callable[[AlarmAct], None] = lambda _act: None,
+        update: Callable[[], UpdateHealth | None] = lambda: None,
     ) -> None:
-        """Keep the parts. `act` is called for each change of an alarm, after its commit."""
+        """Keep the parts. `act` is called for each change of an alarm, after its commit.
+
+        `update` returns the state of the updates from afar.
+        """
+        self._update = update
         self._config_digest = config.digest
         self._board = board
         self._simulated = simulated
@@ -245,8 +250,8 @@ class Reporter:
             self.alarms.sensor_gone()
         self._node_topics.note_change()
 
-    def complained(self) -> None:
-        """Note that a sensor has a new problem."""
+    def health_changed(self) -> None:
+        """Note that health has something new, a problem of a sensor for example."""
         self._node_topics.note_change()
 
     def replay(
@@ -385,6 +390,7 @@ class Reporter:
             device_problem=self._announcer.problem,
             notices=self._notices,
             bad_configuration=self._bad_configuration,
+            update=self._update(),
         )
 
     def _note_warnings(self) -> None:

@@ -11,7 +11,7 @@ from node.config.schema import Config, SensorTable
 from node.homeassistant.discovery import birth_topics, discovery_topic
 from node.homeassistant.forms import component_filter, is_discovery
 from node.mqtt.events import Subscription
-from node.topics import Topics
+from node.topics import UPDATE_PIECE, Topics
 from node.units import duration_text
 
 __all__ = ["current_topics", "published_topics", "received_topics", "subscriptions"]
@@ -63,7 +63,7 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
     if config.commands.enabled:
         rows += [
             (topics.command_result(name), "the answer, not retained")
-            for name in command_names(config)
+            for name in _command_topics(config)
         ]
     return rows
 
@@ -71,6 +71,12 @@ def published_topics(config: Config, device: str) -> list[tuple[str, str]]:
 def command_names(config: Config) -> tuple[str, ...]:
     """Return the commands that are allowed, and that have something to do."""
     return (*config.useful_commands, *(("config",) if config.commands.config else ()))
+
+
+def _command_topics(config: Config) -> list[str]:
+    """Return the last level of the topic of each command; a bundle comes in pieces on its own."""
+    names = [*command_names(config)]
+    return [*names, UPDATE_PIECE] if "update" in names else names
 
 
 def current_topics(config: Config, device: str) -> Callable[[str], bool]:

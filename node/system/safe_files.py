@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 
 __all__ = ["open_lock", "refuse_planted_link", "write_file"]
@@ -30,7 +31,7 @@ def write_file(file: Path, content: bytes, *, mode: int | None = None) -> None:
         OSError: the file could not be written, and is unchanged.
     """
     folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    new = f".sensor-node-{os.getpid()}.new"
+    new = f".sensor-node-{threading.get_native_id()}.new"  # two threads do not share it
     try:
         old = _status(file.name, folder)
         if mode is None and old is not None:

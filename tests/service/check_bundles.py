@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bundle_support import Key, make_key
+from bundles import KEYS, NOW_S, MakeBundle, set_clock, utc
 from check_update import NO_READING, READS_NOTHING, STATUS, UPDATE, health_says, undone
 from conftest import MakeWheel, configure
 from container import Container, wait_for
 from support import Mosquitto, Subscriber
-from update_parts.bundle import PLATFORMS, write_bundle
-from versions import Fault
 
-KEYS = "/etc/sensor-node/update-keys"
 LIMITS = ("--within", "12", "--settle", "2")
-NOW_S = int(time.time())
-DAY_S = 86400
 
 
 @pytest.fixture(scope="module")
@@ -57,54 +50,11 @@ def seen(node: Container, house_broker: Mosquitto) -> Iterator[Subscriber]:
     subscriber.close()
 
 
-def set_clock(system: Container) -> None:
-    """As systemd-timesyncd leaves it, which does not run in a container."""
-    system.run("mkdir", "-p", "/run/systemd/timesync")
-    system.run("touch", "/run/systemd/timesync/synchronized")
-
-
-def utc(utc_s: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(utc_s))
-
-
 @pytest.fixture(scope="module")
 def bundle(
-    node: Container, make_wheel: MakeWheel, wheels: Path, tmp_path_factory: Any
-) -> Callable[..., str]:
-    """The path in the system of a bundle of that version."""
-    facts = (
-        "import sys, sysconfig as s; print(sys.version_info.minor, s.get_config_var('MULTIARCH'))"
-    )
-    minor, multiarch = node.run("python3", "-c", facts).stdout.split()
-    [platform] = [name for name, known in PLATFORMS.items() if known == multiarch]
-
-    def place(version: str, key: Key | None, *faults: Fault, **changes: Any) -> str:
-        folder = tmp_path_factory.mktemp("bundle")
-        for wheel in wheels.glob("*.whl"):
-            if not wheel.name.startswith("pi_sensor_node-"):
-                (folder / wheel.name).symlink_to(wheel)
-        shutil.copy(make_wheel(version, *faults), folder)
-        about = {
-            "version": version,
-            "counter": int(version.split(".")[1]),
-            "created": utc(NOW_S - DAY_S),
-            "expires": utc(NOW_S + 30 * DAY_S),
-            "minimum": "0.1.0",
-            "platform": platform,
-            "python": f"3.{minor}",
-            "new_keys": [],
-            "revoked_keys": [],
-            **changes,
-        }
-        path = f"/srv/{folder.name}/sensor-node-{version}.bundle"
-        file = node.file(path)
-        file.parent.mkdir()
-        write_bundle(file, about, folder, epoch=NOW_S)
-        if key is not None:
-            key.sign(file)
-        return path
-
-    return place
+    node: Container, make_wheel: MakeWheel, wheels: Path, tmp_path_factory: pytest.TempPathFactory
+) -> MakeBundle:
+    return MakeBundle(node, make_wheel, wheels, tmp_path_factory)
 
 
 def update(node: Container, *arguments: str) -> subprocess.CompletedProcess[str]:
