@@ -200,8 +200,8 @@ def test_what_is_not_a_key_is_refused(text):
 
 
 def test_without_openssl_it_says_so(signed, trusted, monkeypatch, tmp_path):
-    monkeypatch.setitem(minisign._ENVIRONMENT, "PATH", str(tmp_path))
-    with pytest.raises(Unfit, match="without the program `openssl`: sudo apt-get install openssl"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unfit, match="the command openssl is missing: sudo apt install openssl"):
         signer_of(signed, trusted)
 
 

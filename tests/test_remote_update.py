@@ -23,7 +23,13 @@ from node import __version__
 from node.updates import staging
 from node.updates.fetch import Unreachable, fetch_into
 from node.updates.request import Offer, is_among, parse_offer
-from node.updates.updater import NEXT_PIECE_WITHIN_S, TAKEN_UP_WITHIN_S, Reply, Updater
+from node.updates.updater import (
+    ENDED_WITHIN_S,
+    NEXT_PIECE_WITHIN_S,
+    TAKEN_UP_WITHIN_S,
+    Reply,
+    Updater,
+)
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -177,6 +183,17 @@ def test_root_that_does_not_come_is_named(node):
     assert node.look(TAKEN_UP_WITHIN_S + 1) == "failed"
     assert "is sensor-node-staged.path active?" in node.updater.health.text
     assert [file.name for file in node.folder.iterdir()] == ["update-state.json"]
+
+
+def test_root_that_never_ends_is_not_waited_for_for_ever(node):
+    """Its disk may be full, so that it cannot report."""
+    node.ask(named())
+    node.send_all()
+    node.turn()
+    node.root_says("installing", "it is installed")
+    assert node.look(ENDED_WITHIN_S - 1) == "installing"
+    assert node.look(10) == "failed"
+    assert node.ask(b"install")["state"] == "receiving"
 
 
 # -- pieces

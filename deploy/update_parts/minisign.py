@@ -1,8 +1,7 @@
 """minisign's keys and signatures (https://jedisct1.github.io/minisign/), format "ED" (prehashed).
 
-Ed25519 is computed by the program `openssl`, which every Debian has that has certificates. Python
-has no Ed25519; PyNaCl and cryptography have to be compiled for a Pi Zero and kept new; `minisign`
-itself would be one more package to install. The hash (BLAKE2b) is Python's.
+Ed25519 is computed by the command `openssl` (ed25519.py, the node's), and the hash, BLAKE2b,
+by Python.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+from update_parts.ed25519 import KeyTrouble, is_signed_by
 
 __all__ = ["PublicKey", "Signature", "Unfit", "parse_key", "parse_signature", "verify"]
 
@@ -24,8 +22,6 @@ _GLOBAL_BYTES = 64
 _TRUSTED = "trusted comment: "
 _DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
 """What makes SubjectPublicKeyInfo of the 32 bytes of an Ed25519 key (RFC 8410, §4)."""
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "OPENSSL_CONF": "/dev/null"}
-_OPENSSL_S = 30
 
 
 class Unfit(Exception):
@@ -108,36 +104,12 @@ def verify(file: BinaryIO, signature: Signature, key: PublicKey, where: str) -> 
 
 
 def _fits(key: PublicKey, signature: bytes, message: bytes) -> bool:
-    """Return whether openssl accepts a signature (openssl-pkeyutl(1): -rawin, for Ed25519)."""
-    pem = base64.b64encode(_DER_PREFIX + key.raw).decode()
-    with tempfile.TemporaryDirectory(prefix="sensor-node-") as name:
-        folder = Path(name)
-        public = f"-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n"
-        (folder / "key").write_text(public, encoding="ascii")
-        (folder / "signature").write_bytes(signature)
-        (folder / "message").write_bytes(message)
-        command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "key", "-rawin"]
-        command += ["-sigfile", "signature", "-in", "message"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=_ENVIRONMENT,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_OPENSSL_S,
-            )
-        except FileNotFoundError:
-            raise Unfit(
-                "signatures cannot be verified without the program `openssl`: "
-                "sudo apt-get install openssl"
-            ) from None
-    if done.returncode == 0:
-        return True
-    if "Verif" in done.stdout + done.stderr:  # "Signature Verification Failure"
-        return False
-    raise Unfit(f"`openssl` cannot verify signatures here: {done.stderr.strip()[-300:]}")
+    encoded = base64.b64encode(_DER_PREFIX + key.raw).decode()
+    pem = f"-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----\n"
+    try:
+        return is_signed_by(pem, message, signature)
+    except KeyTrouble as error:
+        raise Unfit(f"signatures cannot be verified: {error}") from None
 
 
 def _decode(line: str, length: int) -> bytes | None:

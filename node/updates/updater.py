@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 LOOK_EVERY_S = 2.0
 TAKEN_UP_WITHIN_S = 600.0
 """How long root may take to begin."""
+ENDED_WITHIN_S = 4 * 3600.0
+"""How long an installation and its trial may take."""
 NEXT_PIECE_WITHIN_S = 3600.0
 _STATE, _REPORT = "update-state.json", "update-report.json"
 
@@ -292,6 +294,11 @@ class Updater:
         if report is not None and report.request == self._saved.request:
             if (report.state, report.text) != (self._saved.state, self._saved.text):
                 self._enter(report.state, report.text)
+            elif now_s > self._since_s + ENDED_WITHIN_S:
+                self._enter(
+                    "failed",
+                    "root has not said how it ended (sudo journalctl -u sensor-node-staged)",
+                )
         elif self._saved.state == "staged" and now_s > self._since_s + TAKEN_UP_WITHIN_S:
             self._staging.take_back()
             self._staging.drop()

@@ -1,0 +1,1 @@
+../../node/system/ed25519.py
