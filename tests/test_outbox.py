@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -332,6 +333,60 @@ def test_a_step_of_the_clock_within_a_tick_is_kept_apart(outbox, clock):
     after = append(outbox, clock, 2.0, layout=WATER)
     outbox.commit()
     assert outbox.read(0, 9) == [before, after]
+
+
+# -- the WAL, and when it is synced
+
+
+def test_commits_do_not_make_the_wal_longer(tmp_path, clock):
+    """A file that grows costs its inode and the file system's journal with each commit."""
+    outbox = Outbox(tmp_path, OutboxTable(), clock)
+    wal = tmp_path / f"{FILE_NAME}-wal"
+    size = wal.stat().st_size
+    folds = 0
+    for _ in range(450):
+        fill(outbox, clock, 10)
+        (used,) = struct.unpack_from("<I", (tmp_path / f"{FILE_NAME}-shm").read_bytes(), 16)
+        folds += used < 5  # mxFrame: https://sqlite.org/walformat.html, "The WAL-Index Header"
+        assert wal.stat().st_size == size
+    assert folds >= 2, "it was folded, and begun again"
+
+
+def test_a_wal_that_cannot_be_lengthened_grows_as_it_is_needed(small_disk, clock):
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 100_000))
+    outbox = Outbox(small_disk, OutboxTable(), clock)
+    made = fill(outbox, clock, 10)
+    assert outbox.problem == ""
+    assert outbox.read(0, 50) == made
+
+
+@pytest.mark.parametrize(("sync_every", "synced"), [(0, [1, 1, 1, 1]), (25, [1, 0, 0, 1])])
+def test_readings_are_synced_with_each_commit_or_every_so_often(
+    tmp_path, clock, sync_every, synced
+):
+    outbox = Outbox(tmp_path, OutboxTable(sync_every=Seconds(sync_every)), clock)
+    seen = []
+    for _ in range(4):
+        fill(outbox, clock, 1)  # takes ten seconds
+        (level,) = database(outbox).execute("PRAGMA synchronous").fetchone()
+        seen.append(int(level == 2))  # FULL; NORMAL syncs when it folds the WAL
+    assert seen == synced
+
+
+@pytest.mark.parametrize("sync_every", [0, 600])
+def test_numbers_that_a_power_cut_may_have_undone_get_another_stream(tmp_path, clock, sync_every):
+    """The broker may have readings with them that the log has lost."""
+    table = OutboxTable(sync_every=Seconds(sync_every))
+    outbox = Outbox(tmp_path / "log", table, clock)
+    made = fill(outbox, clock, 5)
+    again = Outbox(crashed_copy(tmp_path / "log", tmp_path / "crashed"), table, clock)
+    assert again.read(0, 50) == made
+    assert again.stream_of(5) == outbox.stream
+    assert (again.stream == outbox.stream) is not bool(sync_every)
+    stream = again.stream
+    fill(again, clock, 1)
+    again.close()
+    assert Outbox(tmp_path / "crashed", table, clock).stream == stream, "a clean end is none"
 
 
 # -- disks

@@ -231,6 +231,7 @@ class OutboxTable(_Table, frozen=True, kw_only=True):
     keep: Seconds = Seconds(48 * 3600)
     history_interval: Seconds = Seconds(60)
     drain_rate: _Positive = 100
+    sync_every: Seconds = Seconds(0)
     chain: bool = False
 
 

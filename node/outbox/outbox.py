@@ -54,7 +54,9 @@ class Outbox:
         """`hold` takes the folder for this process, and raises StateDirTaken."""
         self._table = table
         self._clock = clock
-        self._store = OutboxStore(folder, clock, hold, chain=table.chain)
+        self._store = OutboxStore(
+            folder, clock, hold, chain=table.chain, sync_every_s=table.sync_every
+        )
         self._ledger = Ledger()
         self._ledger_changed = False
         self._follows_a_file = False
@@ -427,6 +429,9 @@ class Outbox:
         if not self._follows_a_file and found.last_seq > 0:
             self.first_of_life = found.last_seq + 1
             self._renumber(found)
+        if not self._follows_a_file and self._table.sync_every and self._store.left_open:
+            # Readings that were not synced may be at the broker, and their numbers are used again.
+            self.begin_stream()
         self._follows_a_file = True
         self._retimings = {**self._store.retimings, **self._retimings}
         self._stored_cursor = found.cursor

@@ -61,14 +61,25 @@ class OutboxStore:
     """The log file in `folder`; with None there is no file."""
 
     def __init__(
-        self, folder: Path | None, clock: Clock, hold: Callable[[], None], *, chain: bool = False
+        self,
+        folder: Path | None,
+        clock: Clock,
+        hold: Callable[[], None],
+        *,
+        chain: bool = False,
+        sync_every_s: float = 0.0,
     ) -> None:
         """`hold` takes the folder for this process, and raises StateDirTaken.
 
-        `chain`: the readings are chained (see `chain`).
+        `chain`: the readings are chained (see `chain`). `sync_every_s`: how long a commit may stay
+        in the memory of the kernel.
         """
         self._folder = folder
         self._chain = chain
+        self._sync_every_s = sync_every_s
+        self._sync_at_s = -math.inf
+        self.left_open = False
+        """Whether the file was not closed properly before it was opened."""
         self._clock = clock
         self._hold = hold
         self._unsalvaged: Path | None = None
@@ -157,6 +168,7 @@ class OutboxStore:
         else:
             self._file.close()
         self._file = file
+        self.left_open = file.left_open
         self._streams_written = file.streams.begins == self.streams.begins
         self._last_written = file.ledger.last_seq
         self._may_write = True
@@ -175,11 +187,15 @@ class OutboxStore:
             streams = None if self._streams_written else self.streams
             keep = keep_ledger or streams is not None or not batch.readings
             stream = self.streams.newest
-            file.commit(batch, ledger, stream=stream, keep_ledger=keep, streams=streams)
+            sync = now_s >= self._sync_at_s
+            file.commit(batch, ledger, stream=stream, keep_ledger=keep, streams=streams, sync=sync)
+            if sync:
+                self._sync_at_s = now_s + self._sync_every_s
             self._streams_written = True
             self._last_written = ledger.last_seq
             return True
 
+        now_s = self._clock.monotonic()
         self._mind_deletion()
         if not self.writable or not self._try_to_write(write):
             return False

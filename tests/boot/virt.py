@@ -32,7 +32,7 @@ _OWN = (
 )
 _PL061 = 0x0903_0000
 _LED, _BUTTON = 5, 6
-_TIMES = 4
+_TIMES = 16
 """How often the sensors are read while what is written to the card is counted."""
 
 _FILES = [
