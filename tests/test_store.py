@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import msgspec
 import paho.mqtt.client as mqtt
 import pytest
 from hypothesis import given, settings
+from prometheus_client.parser import text_string_to_metric_families
 from store_support import StoreProcess
 from support import (
     CONNECT,
@@ -270,6 +274,37 @@ def test_what_waits_for_a_consumer_is_stored_when_it_comes_again(keeping_broker,
     with sqlite3.connect(tmp_path / "readings.db") as database:
         rejected = database.execute("SELECT topic, payload FROM rejected").fetchall()
     assert rejected == [("sensors/n/history", b"not a batch")]
+
+
+def test_the_metrics_have_the_newest_reading_of_each_node(keeping_broker, start_store):
+    """That of the time at which it was taken: a late batch is no sign of life."""
+    store = start_store(keeping_broker.port, "--metrics", "0")
+    address = store.wait_for_log(r"metrics are at (\S+)")[1]
+    store.wait_for_log("connected to")
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client.connect("127.0.0.1", keeping_broker.port)
+    client.loop_start()
+    began_s = time.time()
+    for node, content in (
+        ("late", payload(9)),
+        ("late", payload(2)),
+        ("unsure", payload(3).replace(b'"synced"', b'"unsynced"')),
+        ("ahead", payload(4).replace(b"2026-", b"2126-")),
+    ):
+        client.publish(f"sensors/{node}/history", content, 1).wait_for_publish(10)
+    client.disconnect()
+    client.loop_stop()
+
+    def metrics() -> dict[str, float]:
+        text = urllib.request.urlopen(address).read().decode()
+        families = text_string_to_metric_families(text)
+        samples = [sample for family in families for sample in family.samples]
+        return {sample.labels.get("node", sample.name): sample.value for sample in samples}
+
+    found = wait_until(lambda: (m := metrics())["sensor_node_store_stored_total"] == 4 and m)
+    assert found["late"] == datetime.fromisoformat("2026-11-24T03:13:09.123Z").timestamp()
+    assert began_s <= found["ahead"] <= time.time()
+    assert "unsure" not in found
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])

@@ -66,6 +66,8 @@ class Counts(msgspec.Struct):
     """The age of the newest reading when it was stored; NaN if no node's clock was right."""
     stored_at_s: float = math.nan
     """When that was, in seconds since 1970."""
+    newest_s: dict[str, float] = {}
+    """Node -> when its newest reading was taken, of those that were stored since the start."""
     connected: bool = False
     database_problem: str = ""
 
@@ -239,8 +241,11 @@ class Consumer:
         now_s = self._clock.utc_s()
         if written.new:
             self.counts.stored_at_s = now_s
-        if written.newest is not None:
-            self.counts.lag_s = max(0.0, now_s - written.newest.timestamp())
+        for node, newest in written.newest.items():
+            taken_s = min(newest.timestamp(), now_s)
+            self.counts.newest_s[node] = max(taken_s, self.counts.newest_s.get(node, 0.0))
+        if written.newest:
+            self.counts.lag_s = max(0.0, now_s - max(written.newest.values()).timestamp())
 
     def _reject(self, message: Arrived, problem: str) -> None:
         self._database.reject(message.topic, message.payload, problem)

@@ -39,8 +39,8 @@ class Written(msgspec.Struct):
     new: int = 0
     again: int = 0
     """Readings that were there already."""
-    newest: datetime | None = None
-    """When the newest of them was taken."""
+    newest: dict[str, datetime] = {}
+    """Node -> when its newest one was taken, of those whose clock was right."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -200,8 +200,8 @@ class Database:
         written.new += len(readings)
         written.again += len(batch.readings) - len(readings)
         newest = max((r.time for r in readings if r.synced), default=None)
-        if newest is not None and (written.newest is None or newest > written.newest):
-            written.newest = newest
+        if newest is not None:
+            written.newest[batch.node] = max(newest, written.newest.get(batch.node, newest))
 
     def _stream_id(self, node: str, stream: str) -> int:
         find = "SELECT id FROM stream WHERE node = ? AND stream = ?"

@@ -38,6 +38,14 @@ class StoreCollector:
             ("database_up", "1 while the database works", float(not counts.database_problem)),
         ):
             yield GaugeMetricFamily(_PREFIX + name, text, level)
+        of_nodes = GaugeMetricFamily(
+            f"{_PREFIX}newest_reading_timestamp_seconds",
+            "When the newest reading of a node was taken, of those stored since the start",
+            labels=["node"],
+        )
+        for node, taken_s in counts.newest_s.copy().items():  # the other thread changes it
+            of_nodes.add_metric([node], taken_s)
+        yield of_nodes
 
 
 def serve_metrics(counts: Counts, host: str, port: int) -> int:
