@@ -93,6 +93,10 @@ class Filter:
         """Return what it makes of any value, without memory and limits; for uncertainties."""
         return value
 
+    def uncorrected(self, value: float) -> float:
+        """Return what a value was before it was corrected by `offset` or `calibrate`."""
+        return value
+
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Return whether a value that has passed all filters is worth a message."""
         return True
@@ -171,6 +175,9 @@ class Offset(Filter):
     def through(self, value: float) -> float:
         return value + self._offset
 
+    def uncorrected(self, value: float) -> float:
+        return value - self._offset
+
 
 class Calibrate(Filter):
     """Maps values piecewise linearly through (measured, true) points."""
@@ -200,6 +207,9 @@ class Calibrate(Filter):
 
     def through(self, value: float) -> float:
         return calibrated(value, self._points)
+
+    def uncorrected(self, value: float) -> float:
+        return calibrated(value, [(true, measured) for measured, true in self._points])
 
 
 class Calibrated(Filter):
@@ -498,6 +508,12 @@ class ChannelFilters:
         for one in self._filters:
             raw = one.through(raw)
         return raw
+
+    def uncorrected(self, value: float) -> float:
+        """Return a published value as it was before `offset` or `calibrate`, in the same unit."""
+        for one in reversed(self._filters):
+            value = one.uncorrected(value)
+        return value
 
     def slope_at(self, raw: float) -> float:
         """Return by how much a published value changes with a raw one, in their units."""

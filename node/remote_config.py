@@ -274,7 +274,7 @@ class RemoteConfig:
             self._file.end("")
         elif now_s >= self._placed_by_s:
             service = "sensor-node-config.service"
-            self._undo(f"{service} has not written {self._source}; journalctl -u {service}")
+            self._undo(f"{service} has not written {self._source}; sudo journalctl -u {service}")
 
     def _undo(self, why: str) -> None:
         self._file.end(why)

@@ -15,10 +15,16 @@ import psychrolib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import SENSOR_NODE, FakeClock, wait_until
+from support import SENSOR_NODE, FakeClock, NodeProcess, sysfs_config, wait_until
 
+from drivers.base import Channel
 from node.cli.main import main
 from node.config.load import load
+from node.config.schema import ChannelTable
+from node.filters import ChannelFilters
+from node.sensors.board import open_board
+from node.sensors.read_once import read_once
+from node.sensors.supply import SETTLE_S
 from node.setup.calibration import (
     NoPlateau,
     Point,
@@ -30,6 +36,8 @@ from node.setup.calibration import (
 )
 from node.setup.edit_channel import CannotEdit, with_channel_keys
 from node.setup.plateau import Plateau
+from node.setup.probe import BusProbe
+from node.system.clock import SystemClock
 from node.system.state_dir import StateDirLock
 
 Read = Callable[[], tuple[float, float]]
@@ -335,15 +343,127 @@ def test_an_offset_in_place_of_a_line_is_remarked_upon(file, capsys):
     assert "# until" in file.read_text()
 
 
-def test_a_node_that_runs_has_the_sensors(file, capsys, tmp_path):
+CORRECTED = """
+[sensor.channel.temperature]
+calibrate = [[0, 2], [100, 104]]
+unit = "°F"
+decimals = 2
+"""
+
+
+def beside(node: NodeProcess, *arguments: str) -> int:
+    """Calibrate the sensor of a node that runs."""
+    where = ("--config", str(node.config), "--state-dir", str(node.state_dir))
+    return main(["calibrate", "s", "--window", "1s", "--timeout", "20s", *where, *arguments])
+
+
+def test_a_node_that_runs_is_listened_to(broker, start_node, temperature_file, capsys):
+    """By what it writes into its log, from which the present correction and the unit are taken."""
+    temperature_file.write_text("300\n")
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="200ms")
+    old = CORRECTED.replace("[100, 104]", "[212, 220]")
+    node = start_node(config + old)
+    node.wait_for_log("s (sysfs): online, temperature")
+    assert beside(node, "--ice", "--yes", "--within", "1") == 0
+    assert "so it has to rest for 1.2s" in capsys.readouterr().out
+    table = load(node.config).sensors[0].channel["temperature"]
+    assert table.offset == pytest.approx(-0.54, abs=0.02), "0.3 °C, in °F"
+    assert node.process.poll() is None
+    assert beside(node, "--ice") == 1
+    assert "on another configuration than" in capsys.readouterr().err
+
+
+def test_what_a_running_node_cannot_tell_is_said(broker, start_node, temperature_file, capsys):
+    coarse = "[sensor.channel.temperature]\ndecimals = 0\n"
+    config = sysfs_config(broker.port, {"s": temperature_file}, interval="200ms") + coarse
+    node = start_node(config)
+    node.wait_for_log("s (sysfs): online, temperature")
+    assert beside(node, "--ice") == 1
+    assert "decimals = 0 rounds what the node reads too much: stop the node first" in (
+        capsys.readouterr().err
+    )
+    temperature_file.unlink()
+    node.wait_for_log("offline")
+    assert beside(node, "--ice") == 1
+    assert "the node has no new reading of s for" in capsys.readouterr().err
+
+
+def test_a_running_node_is_measured_beside_another_of_its_sensors(
+    broker, start_node, temperature_file, tmp_path, capsys
+):
+    """What is true is what the other one shows, with its own correction."""
+    (tmp_path / "t").write_text("20500\n")
+    files = {"s": temperature_file, "t": tmp_path / "t"}
+    offset = "[sensor.channel.temperature]\noffset = 0.5\n"
+    node = start_node(sysfs_config(broker.port, files, interval="200ms") + offset)
+    node.wait_for_log("t (sysfs): online, temperature 21")
+    assert beside(node, "--against", "t", "--dry-run") == 0
+    assert "offset = -0.5\n" in capsys.readouterr().out
+
+
+def test_a_lock_without_a_log_is_no_node_that_can_be_listened_to(file, capsys, tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     lock = StateDirLock(state)
     lock.hold()
     arguments = ["calibrate", "air", "--ice", "--config", str(file), "--state-dir", str(state)]
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert "and has the sensors: stop it first, sudo systemctl stop sensor-node" in said
+    assert "there is no log in" in capsys.readouterr().err
+
+
+def test_its_power_pin_is_on_while_a_sensor_is_measured(file):
+    """And off again at the end, when nothing holds the pin any more."""
+    text = file.read_text().replace("address = 0x44\n", "address = 0x44\npower_pin = 22\n")
+    file.write_text(text)
+    config = load(file)
+    board = open_board(config, simulate=True)
+    seen: list[int] = []
+
+    def sleep(_seconds: float) -> None:
+        seen.append(board.pin_factory().pin(22).state)
+
+    probe = BusProbe(config.sensors[0], board, SystemClock(), None, sleep=sleep)
+    assert seen == [1], "it settles first"
+    assert board.pin_factory().pin(22).state
+    assert -40 < probe.measured() < 60
+    probe.close()
+    assert board.pin_factory().pin(22).function == "input"
+
+
+def test_read_switches_a_power_pin_on_too(file, monkeypatch):
+    file.write_text(file.read_text().replace("= 0x44\n", "= 0x44\npower_pin = 22\n"))
+    config = load(file)
+    board = open_board(config, simulate=True)
+    seen: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds == SETTLE_S:
+            seen.append(board.pin_factory().pin(22).state)
+
+    monkeypatch.setattr("node.sensors.read_once.time.sleep", sleep)
+    (result, _) = read_once(config.sensors, board)
+    assert (seen, result.error) == ([1], "")
+    assert board.pin_factory().pin(22).function == "input"
+
+
+@given(
+    st.lists(st.tuples(st.floats(-50, 150), st.floats(0.5, 2)), min_size=2, max_size=5),
+    st.floats(-50, 150),
+)
+def test_a_correction_can_be_taken_back(steps, value):
+    points: list[tuple[float, float]] = []
+    true = 0.0
+    for measured, slope in sorted(steps):
+        if points and measured - points[-1][0] < 1:
+            continue
+        true = points[-1][1] + slope * (measured - points[-1][0]) if points else slope
+        points.append((measured, true))
+    channel = Channel("temperature", "°C", (-1e9, 1e9), 6)
+    for table in (ChannelTable(offset=-0.7), ChannelTable(calibrate=points)):
+        if table.calibrate is not None and len(points) < 2:
+            continue
+        filters = ChannelFilters(channel, table)
+        assert filters.uncorrected(filters.through(value)) == pytest.approx(value, abs=1e-6)
 
 
 def test_interrupted_it_leaves_nothing_behind(file):

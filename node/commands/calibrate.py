@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import msgspec
 from node.cli.arguments import add_state_dir_argument, positive
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
-from node.config.schema import Config, SimulationTable
+from node.config.schema import Config, SensorTable, SimulationTable
 from node.config.values import did_you_mean
+from node.outbox.reader import LOG_TROUBLE, health_of, look_into, why_not
+from node.outbox.store import FILE_NAME
 from node.sensors.board import open_board, preload_drivers
 from node.setup.calibration import (
     CannotCalibrate,
@@ -31,7 +34,7 @@ from node.setup.calibration import (
 from node.setup.dialog import Dialog, Unanswered
 from node.setup.edit_channel import CannotEdit, channel_lines, with_channel_keys
 from node.setup.plateau import Plateau
-from node.setup.probe import Probe
+from node.setup.probe import BusProbe, Probe
 from node.system.clock import SystemClock
 from node.system.safe_files import write_file
 from node.system.state_dir import find_state_dir, lock_holder
@@ -59,7 +62,9 @@ One point becomes an offset, two become the points of calibrate. They are writte
 configuration with the date, after a question; its comments and all other lines stay as they are.
 Nothing is written before that, whenever you end it with Ctrl-C.
 
-The node has the sensors while it runs: stop it first, and start it again afterwards.
+A node that runs goes on: what it reads is taken from its log, without the present correction, at
+its own interval. Its readings and alarms are of the water meanwhile. Of a node that is stopped, the
+sensor is read directly, with its power_pin switched on; that is faster where the interval is long.
 """,
     examples={
         "sudo sensor-node calibrate tank --ice --boiling --altitude 340": "two points",
@@ -178,15 +183,25 @@ def _ask_for_points(arguments: argparse.Namespace) -> None:
 
 def _check_beforehand(config: Config, arguments: argparse.Namespace) -> None:
     """Raise CannotCalibrate for what would fail after half an hour."""
-    holder = lock_holder(find_state_dir(arguments.state_dir))
-    if holder is not None and not arguments.simulate:
-        raise CannotCalibrate(
-            f"the node runs (process {holder}) and has the sensors: stop it first, sudo systemctl "
-            "stop sensor-node"
-        )
+    if (process := _running(arguments)) is not None:
+        log = find_state_dir(arguments.state_dir) / FILE_NAME
+        try:
+            health = look_into(log, lambda found: health_of(found.ledger, process))
+        except LOG_TROUBLE as error:
+            raise CannotCalibrate(why_not(log, error)) from error
+        if health is None or health.config != config.digest:
+            raise CannotCalibrate(
+                f"the node runs (process {process}) on another configuration than {config.source}: "
+                "restart it first, sudo systemctl restart sensor-node"
+            )
     file = config.source.resolve()
     if not arguments.dry_run and not os.access(file.parent, os.W_OK):
         raise CannotCalibrate(f"{file} cannot be written by this user: use sudo, or --dry-run")
+
+
+def _running(arguments: argparse.Namespace) -> int | None:
+    """Return the process of the node that has the sensors; None if they can be read here."""
+    return None if arguments.simulate else lock_holder(find_state_dir(arguments.state_dir))
 
 
 class _Bench:
@@ -209,7 +224,6 @@ class _Bench:
         Raises:
             CannotCalibrate: one could not be.
         """
-        preload_drivers(self._config)
         points = [self._point(target) for target in self._targets]
         if fault := unfit(points):
             raise CannotCalibrate(fault)
@@ -220,13 +234,13 @@ class _Bench:
         if self._arguments.simulate and target.true is not None and -40 <= target.true <= 110:
             room = SimulationTable(base=target.true)  # where somebody would put the sensor
             config = msgspec.structs.replace(config, simulation=room)
-        board = open_board(config, simulate=self._arguments.simulate)
+        probe = self._probe(config)
         with contextlib.ExitStack() as opened:
 
             def probe_of(name: str, channel: str | None) -> Probe:
-                probe = Probe(self._tables[name], board, self._clock, channel, sleep=time.sleep)
-                opened.callback(probe.close)
-                return probe
+                made = probe(self._tables[name], channel)
+                opened.callback(made.close)
+                return made
 
             sensor = probe_of(self._arguments.sensor, self._arguments.channel)
             self.channel = sensor.channel.name
@@ -237,12 +251,28 @@ class _Bench:
                 sensor.refuse_other_unit(reference)
             return self._measured(target, sensor, reference)
 
+    def _probe(self, config: Config) -> Callable[[SensorTable, str | None], Probe]:
+        """Return what makes probes: of the log of a node that runs, else of the buses."""
+        if _running(self._arguments) is not None:
+            from node.setup.log_probe import LogProbe
+
+            log = find_state_dir(self._arguments.state_dir) / FILE_NAME
+            return lambda table, channel: LogProbe(
+                table, log, self._clock, channel, sleep=time.sleep
+            )
+        preload_drivers(config)
+        board = open_board(config, simulate=self._arguments.simulate)
+        return lambda table, channel: BusProbe(table, board, self._clock, channel, sleep=time.sleep)
+
     def _measured(self, target: Target, sensor: Probe, reference: Probe | None) -> Point:
         known = target.true
         if known is not None and target.is_water:
             known = sensor.of_celsius(known)
         sensor.refuse_out_of_range(known)
-        unit, window_s = sensor.unit, float(self._arguments.window)
+        unit = sensor.unit
+        window_s = max(float(self._arguments.window), sensor.least_window_s)
+        if window_s > self._arguments.window:
+            print(f"The node reads it seldom, so it has to rest for {duration_text(window_s)}.")
         print(f"{target.advice} It shows {sensor.measured():.2f} {unit} now.", flush=True)
 
         def read() -> tuple[float, float]:

@@ -18,6 +18,7 @@ from node.filters import ChannelFilters, Rejected
 from node.reading import ReadOutcome
 from node.sensors.agreement import Verdict, verdict_on
 from node.sensors.port import SensorPort
+from node.sensors.supply import SETTLE_S, SensorPower
 from node.sensors.workers import ReadDone, Workers
 from node.system.clock import SystemClock
 from node.system.terminal import table as table_text
@@ -109,6 +110,9 @@ def _read(sensors: Sequence[SensorTable], board: Board) -> dict[str, ReadOutcome
     clock = SystemClock()
     events: queue.SimpleQueue[ReadDone] = queue.SimpleQueue()
     workers = Workers(events.put, events.put)
+    supplies = [SensorPower(s.id, s.power_pin, board) for s in sensors if s.power_pin is not None]
+    if supplies:
+        time.sleep(SETTLE_S)
     started_s = time.monotonic()
     budgets_s: dict[str, float] = {}
     ports = {sensor.id: SensorPort(sensor, board, clock) for sensor in sensors}
@@ -139,6 +143,8 @@ def _read(sensors: Sequence[SensorTable], board: Board) -> dict[str, ReadOutcome
             again[done.outcome.sensor] = time.monotonic() + done.outcome.again_s
         else:
             outcomes[done.outcome.sensor] = done.outcome
+    for supply in supplies:
+        supply.close()
     return outcomes
 
 
