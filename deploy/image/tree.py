@@ -28,6 +28,8 @@ _ENABLED = (
     "sensor-node.service",
     "sensor-node-web.service",
     "sensor-node-firmware.service",
+    "sensor-node-packages.service",
+    "sensor-node-packages-judge.service",
     "sensor-node-panel.service",
     "sensor-node-status.timer",
     "systemd-networkd.service",
@@ -63,6 +65,7 @@ _NEVER = (
     "serial-getty@ttyS1.service",
     "serial-getty@ttyAMA0.service",
 )
+_OWN_PACKAGES = "/var/lib/sensor-node-packages/current"
 _BOARDS = "bcm2837-*.dtb", "bcm2711-*.dtb"
 _PI_5 = "bcm2712*-rpi-*.dtb"
 _FOR_PI_5 = """
@@ -130,6 +133,8 @@ class Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
             target.chmod(0o755 if text.startswith("#!") else 0o644)
+        # The owner's packages come last: they cannot replace what is on the image.
+        (self.root / SITE / "own-packages.pth").write_text(f"{_OWN_PACKAGES}\n")
         etc = self.root / "etc"
         (etc / "sensor-node").mkdir()
         (etc / "machine-id").write_text("")

@@ -3,7 +3,7 @@
 A driver of another package may declare `devices`, classes of character devices, and `groups`, which
 own them (drivers.base.DriverInfo). They become a drop-in of sensor-node.service that goes with the
 release. The words come from code of others, so only plain names pass, and none that leads to
-memory, to disks or to root. Pure.
+memory, to disks or to root. Pure; the image has this file, too.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-from update_parts.minisign import Unfit
 
 __all__ = ["settings_for"]
 
@@ -34,7 +32,7 @@ def settings_for(drivers: Iterable[Mapping[str, Any]]) -> str:
     """Return the drop-in for drivers as `sensor-node drivers --json` lists them; "" for none.
 
     Raises:
-        Unfit: one of them declares something that no sensor needs, or that is not a name.
+        ValueError: one of them declares something that no sensor needs, or that is not a name.
     """
     lines: list[str] = []
     for driver in drivers:
@@ -53,8 +51,8 @@ def _words(
 ) -> list[str]:
     words = driver.get(key, [])
     if not isinstance(words, list):
-        raise Unfit(f"a driver declares {key} that are not a list")
+        raise ValueError(f"a driver declares {key} that are not a list")
     for word in words:
         if not isinstance(word, str) or not form.fullmatch(word) or word in never:
-            raise Unfit(f"a driver declares {key} that no sensor may have: {word!a}")
+            raise ValueError(f"a driver declares {key} that no sensor may have: {word!a}")
     return words

@@ -16,6 +16,7 @@ __all__ = [
     "COMPOSED",
     "CONFIG",
     "LAST_GOOD",
+    "PACKAGE_PROBLEMS",
     "RUN",
     "SSH_KEYS",
     "STATUS",
@@ -33,6 +34,8 @@ STATUS = BOOT / "status.txt"
 LAST_GOOD = Path("/var/lib/sensor-node/last-good.toml")
 RUN = Path("/run/sensor-node-panel")
 """The files that `panel.py` makes from the settings; in memory."""
+PACKAGE_PROBLEMS = Path("/run/sensor-node-packages/problems.json")
+"""What `packages.py` could not do with the owner's packages; in memory."""
 COMPOSED = Path("/run/sensor-node-status")
 """The files that `status.py` puts on the card later; in memory."""
 

@@ -9,6 +9,7 @@ The text is composed without rights; `--show`, as root, puts it on the card and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent))  # python3 -I leaves it out
 
-from card import BOOT, COMPOSED, CONFIG, RUN, STATUS, writable
+from card import BOOT, COMPOSED, CONFIG, PACKAGE_PROBLEMS, RUN, STATUS, writable
 from safe_files import write_file
 from wifi import explain, networks_of, read_facts
 
@@ -164,10 +165,12 @@ def _known() -> dict[str, Any]:
 
 
 def _panel_problems() -> list[str]:
-    try:
-        return list(json.loads((RUN / "problems.json").read_text()))
-    except (OSError, ValueError):
-        return []
+    """Return what is wrong with the owner's files, and with the packages among them."""
+    found: list[str] = []
+    for file in (RUN / "problems.json", PACKAGE_PROBLEMS):
+        with contextlib.suppress(OSError, ValueError):
+            found += json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _addresses() -> list[tuple[str, str]]:
