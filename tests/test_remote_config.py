@@ -133,7 +133,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(LINES, max_size=8))
 def test_any_text_comes_back_whole_and_shows_what_it_should(lines):
     """Whatever TOML it is: the scanner and `tomllib` agree on what is where."""
