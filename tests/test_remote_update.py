@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -396,6 +397,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@pytest.mark.parametrize("payload", [named(), b"install"])
+def test_a_node_of_the_debian_package_is_updated_by_apt(node, monkeypatch, payload):
+    """There nothing takes a bundle from the node, which would wait for root in vain."""
+    monkeypatch.setattr(sys, "prefix", "/usr/lib/sensor-node")
+    with pytest.raises(ValueError, match="this node is a Debian package, which apt updates"):
+        node.ask(payload)
+    assert not list(node.folder.glob("update.*"))
+    assert node.ask(b"")["state"] == "idle"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import base64
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +42,12 @@ TAKEN_UP_WITHIN_S = 600.0
 ENDED_WITHIN_S = 4 * 3600.0
 """How long an installation and its trial may take."""
 NEXT_PIECE_WITHIN_S = 3600.0
+_PACKAGE = "/usr/lib/sensor-node"
+"""Where the Debian package has the node; a container has it from there, too."""
+_BY_APT = (
+    "this node is a Debian package, which apt updates (sudo apt install ./sensor-node_VERSION.deb)"
+    ", or a container, which gets a newer image"
+)
 _STATE, _REPORT = "update-state.json", "update-report.json"
 
 State = Literal[
@@ -143,6 +150,8 @@ class Updater:
             ValueError: it is refused; the message says why.
         """
         word = payload.strip()
+        if word not in (b"", b"cancel") and sys.prefix == _PACKAGE:
+            raise ValueError(_BY_APT)
         if word == b"cancel":
             self._cancel()
         elif word == b"install":
