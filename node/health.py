@@ -25,6 +25,7 @@ __all__ = [
     "backlog_text",
     "host_texts",
     "shown_fields",
+    "update_text",
 ]
 
 
@@ -278,6 +279,14 @@ def host_texts(health: Health) -> list[tuple[str, str]]:
             text = ("no", "yes")[value] if shown.is_problem else f"{value:.{shown.decimals or 0}f}"
             texts.append((shown.name, f"{text} {shown.unit}".rstrip()))
     return texts
+
+
+def update_text(update: UpdateHealth | None) -> str:
+    """Describe the updates from afar: "fetching, 20 %: ..."; "" if there is nothing to say."""
+    if update is None or not update.text:
+        return ""
+    percent = "" if update.update_percentage is None else f", {update.update_percentage} %"
+    return f"{update.state}{percent}: {update.text}"
 
 
 def backlog_text(unsent: int, oldest_s: float | None, health: Health | None) -> str:

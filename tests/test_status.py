@@ -16,7 +16,7 @@ from support import SENSOR_NODE, NodeProcess, free_port, ledger_in, sysfs_config
 from web_log import health_text
 
 from node.commands.status import _as_text, _Known, _started_s
-from node.health import Health, SensorHealth, backlog_text
+from node.health import Health, SensorHealth, UpdateHealth, backlog_text
 from node.outbox.file import OutboxFile
 from node.outbox.records import Batch, Event, Ledger
 from node.reading import Layout, Reading
@@ -273,6 +273,15 @@ def test_times_are_local_and_name_their_zone():
     stopped = known_of({})
     stopped.process = None
     assert "(as of 1970-01-01 01:00:00 CET)" in _as_text(stopped)
+
+
+def test_an_update_from_afar_is_shown_while_there_is_something_to_say():
+    coming = UpdateHealth(state="fetching", text="it is coming", update_percentage=20)
+    assert "\nupdate   fetching, 20 %: it is coming\n" in _as_text(known_of({}, update=coming))
+    over = UpdateHealth(state="undone", text="it did not read")
+    assert "\nupdate   undone: it did not read\n" in _as_text(known_of({}, update=over))
+    for nothing in (None, UpdateHealth()):
+        assert "\nupdate " not in _as_text(known_of({}, update=nothing))
 
 
 def test_simulated_hardware_is_said_at_the_top():

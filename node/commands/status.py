@@ -15,7 +15,7 @@ import msgspec
 
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
-from node.health import Health, age_of, alarm_texts, backlog_text, host_texts
+from node.health import Health, age_of, alarm_texts, backlog_text, host_texts, update_text
 from node.outbox.log_file import LogFile, is_damage
 from node.outbox.reader import LOG_TROUBLE, health_of, look_into, written_s
 from node.outbox.records import Event, Ledger
@@ -176,6 +176,8 @@ def _as_text(known: _Known) -> str:
     lines.append(f"outbox   {outbox}")
     if health is not None and known.process and (texts := host_texts(health)):
         lines.append("host     " + ", ".join(f"{name} {text}" for name, text in texts))
+    if health is not None and (update := update_text(health.update)):
+        lines.append(f"update   {visible(update, 2000)}")
     lines.append(f"log      {known.file}, written {duration_text(round(known.written_s))} ago")
     if known.process and known.written_s > _LONG_S:
         lines.append("problem  the log is not written: is the disk full, or read-only?")

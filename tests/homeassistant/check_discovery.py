@@ -18,7 +18,10 @@ from typing import Any
 import pytest
 from home_assistant import HomeAssistant
 from homeassistant_schema import problems_in
+from paho.mqtt import publish
 from support import Mosquitto, NodeProcess, Subscriber, retained, wait_until
+
+from node import __version__
 
 HEAD = """\
 [node]
@@ -99,7 +102,7 @@ HEALTH = {"uptime", "readings_to_be_sent", "rejected_values", "processor_tempera
 BUTTONS = {"read_now", "identify", "restart"}
 # What would be the fault of a message of ours.
 OURS = re.compile(
-    r"(WARNING|ERROR).*\[homeassistant\.(components\.(mqtt|\w*sensor|button)|helpers)"
+    r"(WARNING|ERROR).*\[homeassistant\.(components\.(mqtt|\w*sensor|button|update)|helpers)"
 )
 
 
@@ -356,6 +359,40 @@ def test_an_alarm_is_a_binary_sensor(bench: Bench) -> None:
     bench.wait_for(alarm, lambda state: state == "unknown", 40)
     bench.run()
     bench.wait_for(alarm, lambda state: state is None, 20)
+    bench.wait_for(entity("box", "humidity"), number, 15)
+
+
+def test_an_update_that_is_offered_is_installed_by_a_button(bench: Bench) -> None:
+    """With a key of a publisher. Its state is taken whole, and the button is a command."""
+    update, commands = "update.greenhouse_software", "sensors/greenhouse/cmd/update"
+    keys = bench.folder / "update-keys"
+    keys.mkdir()
+    (keys / "first.pub").touch()
+    bench.run()
+    bench.wait_for(update, lambda state: state == "off", 20)
+
+    def attribute(name: str) -> Any:
+        return bench.hass.states()[update]["attributes"][name]
+
+    def tell(payload: str) -> None:
+        publish.single(commands, payload, qos=1, hostname="127.0.0.1", port=bench.broker.port)
+
+    signature = "untrusted comment: x"
+    about = {"bundle": "0" * 64, "size": 1000, "version": "9.0.0", "signature": signature}
+    tell(json.dumps({**about, "offer": True}))
+    bench.wait_for(update, lambda state: state == "on", 20)
+    assert attribute("latest_version") == "9.0.0"
+    assert attribute("installed_version") == __version__
+    assert attribute("in_progress") is False
+    bench.hass.call("update.install", entity_id=update)
+    wait_until(lambda: attribute("in_progress"), 20)
+    assert attribute("update_percentage") == 0
+    tell("cancel")
+    wait_until(lambda: not attribute("in_progress"), 20)
+    bench.wait_for(update, lambda state: state == "off", 20)
+    (keys / "first.pub").unlink()
+    bench.run()
+    bench.wait_for(update, lambda state: state is None, 20)
     bench.wait_for(entity("box", "humidity"), number, 15)
 
 
