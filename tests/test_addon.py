@@ -9,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,7 +132,30 @@ def test_each_processor_has_a_base_and_a_package():
     assert "ARG BUILD_FROM\nFROM ${BUILD_FROM}\n" in dockerfile
 
 
+def test_its_archive_has_the_version_and_the_packages_of_the_release(tmp_path, pack):
+    deb = tmp_path / "sensor-node_9.8.7_arm64.deb"
+    deb.write_bytes(b"a package")
+    for name in ("one", "other"):
+        pack(tmp_path / name, version="9.8.7", debs=[deb], epoch=1_800_000_000)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    with tarfile.open(tmp_path / "one") as archive:
+        members = {member.name: member for member in archive.getmembers()}
+        read = archive.extractfile("sensor_node/config.yaml")
+        assert read is not None
+        config = yaml.safe_load(read)
+    ours = {str(file.relative_to(ADDON)) for file in ADDON.rglob("*") if file.is_file()}
+    names = {name.removeprefix("sensor_node/") for name in members}
+    assert names == ours | {f"debs/{deb.name}"}
+    assert config == CONFIG | {"version": "9.8.7"}
+    assert members["sensor_node/start"].mode == 0o755
+
+
 # -- its start ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pack() -> Any:
+    return runpy.run_path(str(ADDON.parent / "release_parts/addon.py"))["pack_addon"]
 
 
 class Supervisor:

@@ -288,6 +288,9 @@ def what_would_harm_is_refused(system: Container, deb: str) -> None:
     assert answer.returncode != 0
     assert "rejects the configuration, so the node in /opt/sensor-node runs on" in answer.stdout
     assert "sudo dpkg --configure sensor-node" in answer.stdout
+    # Even gone again, with all that is the package's, it has not harmed that node.
+    assert "are left to the node in /opt/sensor-node" in dpkg(system, "--purge", "sensor-node")
+    assert system.file("/var/lib/sensor-node/outbox.db").exists()
     system.file(CONFIG).write_text(valid)
     assert (system.show("MainPID"), system.show("ActiveState")) == (process, "active")
 
