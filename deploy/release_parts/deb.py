@@ -186,7 +186,7 @@ def with_paths_of_the_package(text: str) -> str:
         Impossible: it names something else below /opt/sensor-node.
     """
     text = text.replace("/opt/sensor-node/bin/sensor-node", "/usr/bin/sensor-node")
-    text = text.replace("/opt/sensor-node/bin/python ", f"/{_HOME}/bin/python3 ")
+    text = re.sub("/opt/sensor-node/(current/)?bin/python ", f"/{_HOME}/bin/python3 ", text)
     text = text.replace("/opt/sensor-node/alarm_hook.py", f"/{_SITE}/node/alarms/hook.py")
     text = text.replace("/opt/sensor-node/doc/", f"/{_DOC}/")
     if left := re.search(r"\S*/opt/sensor-node/\S*", text):
