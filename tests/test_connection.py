@@ -21,6 +21,7 @@ from node.mqtt.reasons import (
     NO_WILDCARDS,
     NOT_AUTHORIZED,
     PROTOCOL_ERROR,
+    QUOTA_EXCEEDED,
     UNSPECIFIED,
     UNSUPPORTED_VERSION,
     Reason,
@@ -194,6 +195,7 @@ def test_a_broker_that_accepts_the_connection_and_says_nothing_is_a_complaint_of
     [
         (NOT_AUTHORIZED, ": any; allow it in the broker's ACL"),
         (NO_WILDCARDS, ": any"),
+        (QUOTA_EXCEEDED, ": any"),
         (NO_SHARING, ": any"),
     ],
 )

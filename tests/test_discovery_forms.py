@@ -124,13 +124,19 @@ def test_no_two_components_have_one_topic():
 @pytest.mark.parametrize(
     ("topic", "payload"),
     [
-        ("homeassistant/sensor/sn0123456789ab/a--b/config", b"{"),
-        ("homeassistant/sensor/sn0123456789ab/a--b/config", b"[" * 100_000),
-        ("homeassistant/sensor/sn0123456789ab/a--b/config", b'{"uniq_id":"sn0123456789ab.a.c"}'),
-        ("homeassistant/light/sn0123456789ab/a--b/config", b'{"uniq_id":"sn0123456789ab.a.b"}'),
-        ("homeassistant/sensor/sn0123456789ab/a--b/config", b'{"uniq_id":"another.a.b"}'),
-        ("homeassistant/sensor/sn0123456789ab/a--b/config", b'{"uniq_id":7}'),
-        ("homeassistant/sensor/sn0123456789ab/a--b/config", MIGRATION),
+        ("homeassistant/sensor/sn0123456789ab-entities/a--b/config", b"{"),
+        ("homeassistant/sensor/sn0123456789ab-entities/a--b/config", b"[" * 100_000),
+        (
+            "homeassistant/sensor/sn0123456789ab-entities/a--b/config",
+            b'{"uniq_id":"sn0123456789ab.a.c"}',
+        ),
+        (
+            "homeassistant/light/sn0123456789ab-entities/a--b/config",
+            b'{"uniq_id":"sn0123456789ab.a.b"}',
+        ),
+        ("homeassistant/sensor/sn0123456789ab-entities/a--b/config", b'{"uniq_id":"another.a.b"}'),
+        ("homeassistant/sensor/sn0123456789ab-entities/a--b/config", b'{"uniq_id":7}'),
+        ("homeassistant/sensor/sn0123456789ab-entities/a--b/config", MIGRATION),
     ],
 )
 def test_what_others_have_written_is_no_component_of_ours(topic, payload):
@@ -358,7 +364,7 @@ def limited(folder: Path, *lines: str) -> Mosquitto:
 
 def test_a_broker_that_keeps_wildcards_to_itself_gets_no_leftovers(tmp_path):
     """What the node has published on is written down in its state directory."""
-    every = f"homeassistant/+/{device_id(tmp_path / 'state')}/+/config"
+    every = f"homeassistant/+/{device_id(tmp_path / 'state')}-entities/+/config"
     mosquitto = limited(tmp_path, f"topic write {every}")
     try:
         with in_process(tmp_path, one_node(mosquitto.port, APART, "air water", LOGIN)):
@@ -392,7 +398,10 @@ def test_forget_removes_every_component(broker, tmp_path, capsys):
 def test_the_acl_of_deploy_allows_the_components(tmp_path, subscribe, allowed):
     """Its line for the form; and the one for the device alone, which the node says in one line."""
     device = device_id(tmp_path / "state")
-    every, whole = f"homeassistant/+/{device}/+/config", f"homeassistant/device/{device}/config"
+    every, whole = (
+        f"homeassistant/+/{device}-entities/+/config",
+        f"homeassistant/device/{device}/config",
+    )
     given = every if allowed else whole
     lines = Path(__file__).parents[1].joinpath("deploy/mosquitto.acl").read_text()
     assert f"topic readwrite {every.replace(device, DEVICE)}" in lines
@@ -426,7 +435,7 @@ def test_check_shows_the_topics_of_the_form(tmp_path, capsys):
     file.write_text(f'[mqtt]\nhost = "b"\n{ONE_ALARM}\n{APART}')
     assert main(["check", str(file), "--state-dir", str(tmp_path / "state"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    every = f"homeassistant/+/{found['device']}/+/config"
+    every = f"homeassistant/+/{found['device']}-entities/+/config"
     assert every in [row["topic"] for row in found["topics"]]
     assert every in [row["topic"] for row in found["received"]]
     file.write_text(f'[mqtt]\nhost = "b"\n{ONE_ALARM}\n[homeassistant]\nform = "device-s"\n')

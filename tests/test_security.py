@@ -645,7 +645,7 @@ homeassistant/status                  r          r      r        pr            -
 homeassistant/device/GREENHOUSE/config pr        -      r        pr            -         -        -
 homeassistant/device/CELLAR/config    -          pr     r        pr            -         -        -
 homeassistant/sensor/other/config     -          -      r        r             -         -        -
-homeassistant/sensor/GREENHOUSE/uptime/config - -      r        pr            -         -        -
+homeassistant/sensor/GREENHOUSE-entities/uptime/config - - r pr - - -
 elsewhere                             -          -      -        -             -         -        -
 """
 """What each user may: p to publish, r to receive; a newcomer has a password and no line."""

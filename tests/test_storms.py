@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import trustme
 from doctor_run import doctor
+from paho.mqtt import publish
 from support import (
     CONNECT,
     PINGREQ,
@@ -18,26 +20,33 @@ from support import (
     Mosquitto,
     ScriptedBroker,
     free_port,
+    ledger_in,
     puback,
+    published_topic,
     retained,
     sysfs_config,
     wait_until,
 )
+from test_homeassistant import in_process
 
 from node.cli.main import main
 from node.config.load import ConfigError, load
 from node.config.schema import HostName, MqttTable, ServerAddress, TlsTable
 from node.config.tls import tls_files
+from node.doctor.broker import Broker
+from node.doctor.broker_checks import check_way_in
 from node.event_queue import EventQueue
 from node.mqtt.client import CONNECT_TIMEOUT_S
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import BrokerEvent, Connected, Disconnected
+from node.mqtt.leftovers import Leftovers, NoBroker
 from node.mqtt.packets import framed, length, text
 from node.mqtt.reasons import BUSY, SERVER_MOVED, USE_ANOTHER_SERVER, Reason
 from node.mqtt.referrals import MAX_HOPS, TRY_OTHER_AFTER_S, Referrals
 from node.mqtt.sieve import Sieve
 from node.mqtt.spread import reconnect_delays, reconnect_ranges
 from node.system.clock import SystemClock
+from node.topics import Topics
 from node.units import Seconds
 
 CONNACK_TYPE, DISCONNECT_TYPE = 0x20, 0xE0
@@ -168,7 +177,7 @@ def test_a_server_that_may_be_followed_is(configured, reference, address):
         (WITH_TLS, "", "names none"),
         (WITH_TLS, "b.example/\x1b[2J", "'b.example/\\x1b[2J', which is not the address"),
         (WITH_TLS, "x" * 4000, "x', which is not the address of a server"),
-        (WITH_TLS, "a.example", "where it was sent on"),
+        (WITH_TLS, "a.example", "which has not kept it"),
     ],
 )
 def test_a_server_that_may_not_be_followed_is_not(configured, reference, why):
@@ -184,11 +193,11 @@ def test_a_server_that_may_not_be_followed_is_not(configured, reference, why):
 def test_servers_that_send_the_node_round_and_round_are_left_alone():
     referrals = Referrals(WITH_TLS, None, 0.0)
     assert referrals.follow(USE_ANOTHER_SERVER, "b.example") == ""
-    assert "where it was sent on" in referrals.follow(USE_ANOTHER_SERVER, "a.example")
+    assert "which has not kept it" in referrals.follow(USE_ANOTHER_SERVER, "a.example")
     referrals.gave_up(0.0)
     hops = [referrals.follow(USE_ANOTHER_SERVER, f"s{n}.example") for n in range(MAX_HOPS + 1)]
     assert hops[:-1] == [""] * MAX_HOPS
-    assert hops[-1]
+    assert "as 4 others before it have done" in hops[-1]
 
 
 def test_a_server_that_has_kept_the_node_may_send_it_back():
@@ -379,6 +388,49 @@ def test_the_pause_starts_again_after_a_connection_that_lasted(clock, monkeypatc
     assert link.short_connections == 0, "nothing is said of another client with this id"
 
 
+class Slow:
+    """A broker that ends the connection when more than so many messages of history come at once."""
+
+    def __init__(self, most: int) -> None:
+        self.seqs: set[int] = set()
+        self.ended = 0
+        self._most = most
+        self._came: list[float] = []
+        self.broker = ScriptedBroker(self._answer)
+
+    def _answer(self, kind: int, body: bytes) -> bytes | None:
+        if kind == CONNECT:
+            self._came.clear()
+            return ACCEPTED
+        if kind != PUBLISH:
+            return b"\xd0\x00" if kind == PINGREQ else None
+        if published_topic(body).endswith("/history"):
+            now_s = time.monotonic()
+            self._came = [at for at in self._came if at > now_s - 0.2] + [now_s]
+            if len(self._came) > self._most:
+                self.ended += 1
+                return disconnect(0x96)
+            self.seqs |= {int(seq) for seq in re.findall(rb'"seq":(\d+)', body)}
+        return puback(body)
+
+
+def test_history_is_sent_more_slowly_after_too_high_a_rate(tmp_path, monkeypatch):
+    """60 messages of backlog, and a broker that takes six within 0.2 s; 100 a second are 20."""
+    monkeypatch.setattr("node.mqtt.connection.at_random", lambda low, high: 0.05)
+    monkeypatch.setattr("node.report.history.BATCH", 1)
+    broker = Slow(6)
+    files = {f"s{number}": tmp_path / f"temp{number}_input" for number in range(10)}
+    for file in files.values():
+        file.write_text("21500\n")
+    absent = sysfs_config(free_port(), files, interval="0.1s")
+    with in_process(tmp_path, absent):
+        wait_until(lambda: ledger_in(tmp_path / "state").last_seq >= 60)
+    with in_process(tmp_path, sysfs_config(broker.broker.port, files, interval="60s")):
+        wait_until(lambda: broker.seqs >= set(range(1, 61)), 40)
+    assert 1 <= broker.ended <= 5, "the rate is halved each time, from 100 to 25 a second"
+    assert ledger_in(tmp_path / "state").dead_letters == 0
+
+
 @pytest.mark.parametrize("how", ["CONNACK", "DISCONNECT"])
 def test_another_server_is_used(owner, scripted, how):
     there = scripted(ACCEPTED)
@@ -459,6 +511,44 @@ def test_with_tls_another_server_has_to_prove_its_name(owner, scripted, tmp_path
     proved = kind is Secured
     assert own.link.server == (f"localhost:{there.port}" if proved else "")
     assert there.packets.empty() is not proved
+
+
+def test_the_doctor_goes_where_the_broker_sends_it(broker: Mosquitto, scripted):
+    here = scripted(refusal(SERVER_MOVED, f"127.0.0.1:{broker.port}"))
+    examined = Broker(table(here.port, broker.port), Topics("sensors", "test"), None)
+    with examined.closing():
+        steps = [step for step in check_way_in(examined) if step.name == "login"]
+    assert [step.status for step in steps] == ["warning", "ok"]
+    assert f"has moved to 127.0.0.1:{broker.port}" in steps[0].message
+    assert steps[0].remedy == f"set [mqtt] host and port to 127.0.0.1:{broker.port}"
+
+
+def test_the_doctor_says_what_would_let_it_go_there(broker: Mosquitto, scripted):
+    """Negative control: without TLS, and not listed."""
+    here = scripted(refusal(USE_ANOTHER_SERVER, f"127.0.0.1:{broker.port}"))
+    mqtt = MqttTable(host=HostName("127.0.0.1"), port=here.port)
+    examined = Broker(mqtt, Topics("sensors", "test"), None)
+    with examined.closing():
+        *_, login = check_way_in(examined)
+    assert login.status == "failed"
+    assert "which the node follows only with TLS" in login.message
+    assert "list the server in [mqtt] servers" in login.remedy
+
+
+def test_a_command_that_looks_at_the_broker_goes_there_too(broker: Mosquitto, scripted):
+    """As `sensor-node forget` does; a refusal is final for it otherwise."""
+    here = scripted(refusal(USE_ANOTHER_SERVER, f"127.0.0.1:{broker.port}"))
+    publish.single("sensors/gone/status", "offline", 1, True, "127.0.0.1", broker.port)
+    leftovers = Leftovers(table(here.port, broker.port), None, "snforget1", ["sensors/#"])
+    try:
+        assert leftovers.find() == {"sensors/gone/status": b"offline"}
+    finally:
+        leftovers.close()
+    busy = scripted(refusal(0x97))
+    refused = Leftovers(table(busy.port), None, "snforget2", ["sensors/#"])
+    with pytest.raises(NoBroker, match="Quota exceeded; the node tries again"):
+        refused.find()
+    refused.close()
 
 
 # -- what may pass of the broker's packets ---------------------------------------------------------

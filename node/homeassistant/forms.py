@@ -38,6 +38,10 @@ MIGRATION = b'{"migrate_discovery":true}'
 https://www.home-assistant.io/integrations/mqtt/#migration-from-single-component-to-device-based-discovery
 """
 
+_OF_ENTITIES = "-entities"
+"""What the node id of components has more than the device's object id. With the same id, Home
+Assistant takes the end of the device's message for the end of the components, and says so."""
+
 
 def component_topic(prefix: str, device: str, platform: str, key: str) -> str:
     """Return the topic of one component's message.
@@ -48,12 +52,12 @@ def component_topic(prefix: str, device: str, platform: str, key: str) -> str:
     object_id = key.replace(".", "--")
     if "--" in key or "-." in key or ".-" in key:
         object_id += f"-{binascii.crc32(key.encode()):08x}"
-    return f"{prefix}/{platform}/{device}/{object_id}/config"
+    return f"{prefix}/{platform}/{device}{_OF_ENTITIES}/{object_id}/config"
 
 
 def component_filter(prefix: str, device: str) -> str:
     """Return the filter for the messages of all components."""
-    return f"{prefix}/+/{device}/+/config"
+    return f"{prefix}/+/{device}{_OF_ENTITIES}/+/config"
 
 
 def tried_components(config: Config, device: str) -> Iterator[str]:
@@ -78,7 +82,8 @@ def is_discovery(topic: str, prefix: str, device: str) -> bool:
     """Return whether the topic is one of the device's discovery, in either form."""
     if topic == discovery_topic(prefix, device):
         return True
-    own = f"{re.escape(prefix)}/(?:{'|'.join(PLATFORMS)})/{re.escape(device)}/[A-Za-z0-9_-]+/config"
+    node = re.escape(device) + _OF_ENTITIES
+    own = f"{re.escape(prefix)}/(?:{'|'.join(PLATFORMS)})/{node}/[A-Za-z0-9_-]+/config"
     return re.fullmatch(own, topic) is not None
 
 

@@ -33,10 +33,12 @@ from node.mqtt.rate_limit import RateLimit
 from node.mqtt.reasons import (
     BUSY,
     KEEP_ALIVE_TIMEOUT,
+    MESSAGE_RATE_TOO_HIGH,
     NO_SHARING,
     NO_WILDCARDS,
     PACKET_TOO_LARGE,
     PROTOCOL_ERROR,
+    QUOTA_EXCEEDED,
     REFERRALS,
     SESSION_TAKEN_OVER,
     SHUTTING_DOWN,
@@ -140,6 +142,8 @@ class BrokerConnection:
         """Whether a connection attempt has failed since the last connection was lost."""
         self.was_short_lived = False
         """Whether the last connection was lost soon after it was made."""
+        self.was_too_fast = False
+        """Whether the broker ended the last connection because of the rate of messages."""
         self.connected = False
         self.guarded = True
         """Whether incoming packets are bounded before paho parses them, on the newest connection.
@@ -309,7 +313,7 @@ class BrokerConnection:
             return self._disconnected(event)
         elif isinstance(event, SubscribeRefused) and event.topic not in self._complaints:
             self._complaints.add(event.topic)
-            is_unable = event.reason.code in (NO_SHARING, NO_WILDCARDS)
+            is_unable = event.reason.code in (NO_SHARING, NO_WILDCARDS, QUOTA_EXCEEDED)
             remedy = "" if is_unable else "; allow it in the broker's ACL"
             _log.warning(
                 "the broker does not allow the subscription to %s: %s%s",
@@ -400,6 +404,7 @@ class BrokerConnection:
         if self._referrals is not None and lasted:
             self._referrals.lasted()
         code = event.reason.code
+        self.was_too_fast = code == MESSAGE_RATE_TOO_HIGH
         if code in REFERRALS or code in BUSY:
             self.was_short_lived = False
         else:

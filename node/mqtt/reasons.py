@@ -16,6 +16,7 @@ __all__ = [
     "BUSY",
     "KEEP_ALIVE_TIMEOUT",
     "MAY_PASS",
+    "MESSAGE_RATE_TOO_HIGH",
     "NOT_AUTHORIZED",
     "NO_SHARING",
     "NO_WILDCARDS",

@@ -89,12 +89,14 @@ class Referrals:
         if not allowed:
             why = "is not in [mqtt] servers"
             if self._configured.servers is None:
-                why = "it follows only with TLS, or if [mqtt] servers lists it"
+                why = "the node follows only with TLS, or if [mqtt] servers lists it"
             return f"sends this node to {shown}, which {why}"
         self._seen.add(self.place.address)
         new = [table for table in allowed if table.address not in self._seen]
-        if not new or len(self._seen) > MAX_HOPS:
-            return f"sends this node to {shown}, where it was sent on or could not connect"
+        if not new:
+            return f"sends this node to {shown} again, which has not kept it"
+        if len(self._seen) > MAX_HOPS:
+            return f"sends this node to {shown}, as {MAX_HOPS} others before it have done"
         self._is_for_good = code == SERVER_MOVED and self.place is self._base
         self.place = new[0]
         return ""

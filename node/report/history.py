@@ -39,6 +39,8 @@ TOGETHER_S = 0.001
 """Messages that `drain_rate` allows within this time are sent together."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """How long history waits after a temporary refusal."""
+SLOWEST_PAUSE_S = 10.0
+"""Between two messages, for a broker to which more are too many."""
 WAIT_FOR_CLOCK_S = 120.0
 """How long after boot the clock may take to be set, before readings are sent without it."""
 MAX_REPLAYED = 5_000
@@ -78,7 +80,7 @@ class History:
         """Keep the parts. `clock_found_set` is called when waiting readings can get their time."""
         self._interval_s = table.history_interval
         self._bound = table.max_readings
-        self._pause_s = 1.0 / table.drain_rate
+        self._pause_s = self._usual_pause_s = 1.0 / table.drain_rate
         self._outbox = outbox
         self._publisher = publisher
         self._clock = clock
@@ -141,6 +143,13 @@ class History:
         self.waiting = False
         self.next_due_s = math.inf
 
+    def slow_down(self) -> None:
+        """Send half as many messages a second: the broker has said that their rate is too high.
+
+        Each round that is complete doubles it again, up to `drain_rate`.
+        """
+        self._pause_s = min(2 * self._pause_s, SLOWEST_PAUSE_S)
+
     def note_accuracy(self, accuracy: Mapping[str, dict[str, float]]) -> None:
         """Say with the next batch how far values may be off, of sensors of which that is new."""
         self._accuracy = {
@@ -197,6 +206,8 @@ class History:
         if self._numbering != self._outbox.numbering:
             self._begin_at_cursor()
         if now_s >= self._round_at_s or 2 * self._outbox.unsent > self._bound:
+            if self._position >= self._goal and self._pause_s > self._usual_pause_s:
+                self._pause_s = max(self._pause_s / 2, self._usual_pause_s)
             self._goal = self._outbox.last_seq
             self._round_at_s = self._next_round_s(now_s)
         self._position = max(self._position, self._outbox.cursor)

@@ -191,6 +191,8 @@ class Reporter:
             self._opening.begin()
             self._retry.succeeded()
         elif change is Change.DOWN:
+            if self._link.was_too_fast:
+                self._history.slow_down()
             self._link_is_down()
 
     def link_lost(self) -> None:

@@ -534,6 +534,32 @@ def test_a_broker_that_has_forgotten_everything_is_told_anew(bench: Bench) -> No
     assert set(bench.hass.entities()) == before
 
 
+APART = '\n[homeassistant]\nform = "components"\n'
+
+
+@pytest.mark.parametrize("more", [APART, ""], ids=["components", "device"])
+def test_a_change_of_the_form_keeps_every_entity(bench: Bench, more: str) -> None:
+    """Its id, its place in the registry and its history; and nothing of the former form is left."""
+    # Of the former message of the device, which has nothing left to say.
+    bench.expected = ("No device components to cleanup",)
+    registry = {name: entry["id"] for name, entry in bench.hass.entities().items()}
+    began = datetime.now(UTC)
+    bench.run(more=more)
+    wait_until(lambda: _forms(bench) == ({"component"} if more else {"device"}), 30)
+    for key in SHOWN:
+        bench.wait_for(entity(*key), number, 30)
+    assert {name: entry["id"] for name, entry in bench.hass.entities().items()} == registry
+    (of_node,) = bench.hass.devices()
+    assert {e["device_id"] for e in bench.hass.entities().values()} == {of_node["id"]}
+    assert number(bench.hass.history(entity("air", "temperature"), began)[0]), "from before"
+
+
+def _forms(bench: Bench) -> set[str]:
+    """The forms of what the broker has of the node."""
+    topics = [t for t in retained(bench.broker.port, "homeassistant/#") if t.endswith("/config")]
+    return {"device" if "/device/" in topic else "component" for topic in topics}
+
+
 def test_a_device_deleted_by_hand_comes_back_with_the_node(bench: Bench) -> None:
     """Home Assistant clears the topic then; the node announces itself whenever it connects."""
     before = set(bench.hass.entities())
