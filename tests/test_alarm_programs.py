@@ -5,6 +5,7 @@ In bubblewrap here, by a real node; in the unit of the service, `tests/service/c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,6 +21,9 @@ from support import open_folder, sysfs_config, wait_until
 
 from node.alarms import programs as module
 from node.alarms.programs import AlarmPrograms, bubblewrap_problem
+from node.config.load import load
+from node.doctor.alarm_checks import check_alarm_programs
+from node.doctor.users import User
 
 TESTS = Path(__file__).parent
 HOOK = TESTS.parent / "node/alarms/hook.py"
@@ -186,15 +190,18 @@ def unit(tmp_path: Path) -> Iterator[Callable[[list[str]], Path]]:
 
         def serve(command: list[str]) -> Path:
             def accept() -> None:
-                for link, _ in iter(listener.accept, None):
-                    with link:
-                        end = link.fileno()
-                        subprocess.run(command, stdin=end, stdout=end, check=False)
+                with contextlib.suppress(OSError):  # the listener is shut down at the end
+                    while True:
+                        link, _ = listener.accept()
+                        with link:
+                            end = link.fileno()
+                            subprocess.run(command, stdin=end, stdout=end, check=False)
 
             threading.Thread(target=accept, daemon=True).start()
             return tmp_path / "socket"
 
         yield serve
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_in_the_service_the_unit_runs_it(unit, tmp_path, caplog):
@@ -221,3 +228,45 @@ def test_a_unit_that_fails_is_reported_and_nothing_runs_outside_of_it(unit, tmp_
     wait_until(lambda: "Connection refused" in caplog.text)
     assert not (tmp_path / "ran").exists()
     programs.close()
+
+
+def test_the_doctor_says_what_is_wrong_with_a_program_and_its_sandbox(tmp_path, monkeypatch):
+    with open_folder() as folder:
+        for name, mode in (("everyones", 0o755), ("roots", 0o700)):
+            (folder / name).touch()
+            (folder / name).chmod(mode)
+        alarms = "".join(
+            f"[[sensor.channel.temperature.alarm]]\nname = '{name}'\nabove = 1\n"
+            f"exec = ['{folder}/{name}']\n"
+            for name in ("everyones", "roots", "nothing")
+        )
+        file = tmp_path / "node.toml"
+        file.write_text(sysfs_config(1883, {"s": folder / "everyones"}) + alarms)
+        config = load(file)
+        nobody = User("nobody", NOBODY, NOBODY, frozenset({NOBODY}))
+        socket_file = tmp_path / "socket"
+
+        def said() -> list[tuple[str, str]]:
+            steps = check_alarm_programs(config, nobody, unit=socket_file)
+            return [(step.status, step.message.replace(f"{folder}/", "")) for step in steps]
+
+        missing = ("failed", "nothing of s/nothing does not exist")
+        assert said() == [
+            ("failed", "roots of s/roots may not be run by nobody"),
+            missing,
+            ("ok", "their programs run in bubblewrap"),
+        ]
+        monkeypatch.setattr(module, "_PATH", "/nowhere")
+        assert said()[-1] == (
+            "warning",
+            "their programs run with the rights of the node's user: bubblewrap is not installed",
+        )
+        socket_file.touch()
+        assert said() == [
+            (
+                "failed",
+                "roots of s/roots may not be run by every user, and runs as a user of its own",
+            ),
+            missing,
+            ("ok", "their programs run in sensor-node-alarm@.service"),
+        ]

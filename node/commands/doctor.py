@@ -15,6 +15,7 @@ from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.schema import Config
 from node.config.tls import tls_context
+from node.doctor.alarm_checks import check_alarm_programs
 from node.doctor.board_checks import check_board
 from node.doctor.broker import Broker
 from node.doctor.broker_checks import check_broker
@@ -130,6 +131,7 @@ def _examine(config: Config, arguments: argparse.Namespace) -> Iterator[Step]:
     yield check_supply(board)
     yield from check_board(config, board, user, node_runs=node.process is not None)
     yield from check_sensors(config, board, node, SystemClock())
+    yield from check_alarm_programs(config, user)
 
 
 def _broker_steps(config: Config, topics: Topics, node: OurNode) -> Iterator[Step]:

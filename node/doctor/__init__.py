@@ -3,6 +3,7 @@
     our_node        the node that runs here, by its lock and its log
     system_checks   clock, disk, supply, files          users   whose permissions are checked
     board_checks    buses and pins
+    alarm_checks    the programs of alarms, and their sandbox
     sensor_checks   each sensor's package and place, and what the node last read from it
     broker_checks   name, TCP, TLS, login, publish, subscribe, retained, LWT
       topic_checks  what the ACL allows, topic by topic, unseen by subscribers
