@@ -228,7 +228,6 @@ class Node:
             from node.remote_config import RemoteConfig  # most nodes do not allow it
 
             self._remote_config = RemoteConfig(
-                config.source,
                 clock,
                 file=trial_file,
                 by_service=config_by_service,

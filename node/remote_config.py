@@ -13,7 +13,6 @@ import math
 import re
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -55,7 +54,6 @@ class RemoteConfig:
 
     def __init__(
         self,
-        source: Path,
         clock: Clock,
         *,
         file: TrialFile,
@@ -70,11 +68,11 @@ class RemoteConfig:
     ) -> None:
         """Keep the parts. `file.begin` was called: a trial that is running is this process.
 
-        `by_service`: a service of root's writes `source`. `heard` returns whether the broker has
-        sent back what the node published. `later` calls a function on the loop's thread; it may be
-        called on any. `begin_again` ends this process for another one.
+        `by_service`: a service of root's writes the configuration file. `heard` returns whether the
+        broker has sent back what the node published. `later` calls a function on the loop's thread;
+        it may be called on any. `begin_again` ends this process for another one.
         """
-        self._source = source
+        self._source = file.source
         self._clock = clock
         self._file = file
         self._by_service = by_service
@@ -206,7 +204,9 @@ class RemoteConfig:
         elif trial.state == "placing":
             self._see_whether_placed(trial, now_s)
         trial = self._file.trial
-        if trial is not None and trial.over and not trial.answered and self._link.connected:
+        if self._over or trial is None or not trial.over or trial.answered:
+            return
+        if self._link.connected:
             why = {"error": trial.why} if trial.why else {}
             kept = trial.state == "kept"
             self._answer(trial.reply, ok=kept, state=trial.state, sha256=trial.sha256, **why)

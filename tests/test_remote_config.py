@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
+import math
 import random
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,6 +20,8 @@ from hypothesis import strategies as st
 
 from drivers.base import Options
 from drivers.registry import driver_names, find_driver, is_built_in
+from node.commands import run
+from node.config import load as configuration
 from node.config.afar import answer as answering
 from node.config.afar import rules
 from node.config.afar.hide import CannotHide, hide, restore
@@ -25,7 +31,7 @@ from node.config.afar.rules import GUARDED_OPTIONS, refusals
 from node.config.afar.trial import Baseline, Reply, Trial, TrialFile
 from node.config.afar.values import scan
 from node.config.reader import fields_of
-from node.mqtt.events import Arrived
+from node.mqtt.events import Arrived, Outgoing
 from node.remote_config import RemoteConfig
 from node.system.clock import SystemClock
 
@@ -389,7 +395,6 @@ def hear(source: Path, tmp_path: Path, payload: bytes) -> None:
     """What the command does with a payload, without a broker."""
     nothing: Any = None
     remote = RemoteConfig(
-        source,
         SystemClock(),
         file=TrialFile(tmp_path / "state", source),
         by_service=False,
@@ -427,6 +432,18 @@ def test_what_is_no_command_is_refused_in_words(source, tmp_path, payload, error
         hear(source, tmp_path, payload)
 
 
+def test_an_open_broker_is_noted(source):
+    """And `config_broker` alone has no effect, which is an error."""
+    assert not [note for note in configuration.load(source).notes if "[commands]" in note]
+    login = 'username = "token-sesame-2"\npassword = "sesame-3"  # was: sesame-4 until May\n'
+    source.write_text(changed(PRESENT, (login, "")))
+    assert any("can change most of this file" in note for note in configuration.load(source).notes)
+    source.write_text(changed(PRESENT, ("config = true", "config_broker = true")))
+    with pytest.raises(configuration.ConfigError) as failed:
+        configuration.load(source)
+    assert "has no effect unless config is true" in str(failed.value.problems)
+
+
 def test_a_file_that_nobody_can_write_is_not_put_on_trial(source, tmp_path, monkeypatch):
     monkeypatch.setattr("node.remote_config.can_place", lambda _source: False)
     with pytest.raises(ValueError, match="may not write"):
@@ -437,6 +454,163 @@ def test_nothing_else_is_done_during_a_trial(source, tmp_path):
     TrialFile(tmp_path / "state", source).save(trial(source, state="running"))
     with pytest.raises(ValueError, match="on trial"):
         hear(source, tmp_path, b"get")
+
+
+# -- how it is judged
+
+
+class Judged:
+    """A node on trial, without a process, a broker or time."""
+
+    def __init__(self, source: Path, tmp_path: Path, clock: Any, **baseline: Any) -> None:
+        self.connected, self.denied, self.put_off, self.heard = True, False, False, True
+        self.described, self.history_bytes = "connection refused", 100_000
+        self.states = {
+            name: SimpleNamespace(online=True, last_error=None) for name in ("air", "new")
+        }
+        self.began_again: list[str] = []
+        self.answers: list[dict[str, Any]] = []
+        self.clock = clock
+        self.file = TrialFile(tmp_path / "state", source)
+        wanted = {"online": ("air", "gone"), "accepted": True, "heard": True, **baseline}
+        self.file.save(trial(source, state="running", baseline=Baseline(**wanted)))
+        node: Any = self
+        self.remote = RemoteConfig(
+            clock,
+            file=self.file,
+            by_service=True,
+            commands_topic="cmd/+",
+            link=node,
+            publisher=node,
+            states=node.states,
+            heard=lambda: self.heard,
+            later=lambda _do: None,
+            begin_again=self.began_again.append,
+        )
+
+    def is_denied(self, topic: str) -> bool:
+        return self.denied
+
+    def answer(self, message: Outgoing) -> None:
+        self.answers.append(json.loads(message.payload))
+
+    def after(self, seconds: float) -> str:
+        """The state of the trial when the time has passed, and the loop has looked."""
+        self.clock.now_s += seconds
+        self.remote.look(self.clock.now_s)
+        assert self.file.trial is not None
+        return self.file.trial.state
+
+
+@pytest.fixture
+def node_clock() -> Any:
+    clock = SimpleNamespace(now_s=1000.0)
+    clock.monotonic = lambda: clock.now_s
+    return clock
+
+
+def test_it_is_kept_when_all_was_well_for_an_eighth_of_the_time(source, tmp_path, node_clock):
+    """A sensor that is configured no more, and one that is new, do not count."""
+    judged = Judged(source, tmp_path, node_clock)
+    judged.states["new"].online = False
+    assert judged.after(1) == "running"
+    assert judged.remote.next_due_s == node_clock.now_s + 15
+    assert judged.after(14.9) == "running"
+    judged.connected = False
+    assert judged.after(0.1) == "running"
+    judged.connected = True
+    assert judged.after(30) == "running", "it begins again"
+    assert judged.after(15) == "kept"
+    assert source.read_text() == "x = 1\n"
+    assert [answer["state"] for answer in judged.answers] == ["kept"]
+    assert judged.after(1) == "kept"
+    assert (len(judged.answers), judged.began_again) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ({"connected": False}, "does not reach the broker (connection refused)"),
+        ({"denied": True}, "does not let the node listen to cmd/+"),
+        ({"put_off": True}, "rejects what the node publishes"),
+        ({"heard": False}, "does not pass on what the node publishes"),
+        ({"states": {"air": SimpleNamespace(online=False, last_error="no answer")}}, "(no answer)"),
+    ],
+)
+def test_it_is_undone_when_the_time_is_over(source, tmp_path, node_clock, fault, why):
+    judged = Judged(source, tmp_path, node_clock)
+    for name, value in fault.items():
+        if name == "states":
+            judged.states.update(value)
+        else:
+            setattr(judged, name, value)
+    assert judged.after(119) == "running"
+    assert judged.after(1) == "undone"
+    assert why in judged.file.notice
+    assert source.read_text() == PRESENT
+    assert judged.began_again == ["back to the configuration from before the trial"]
+    assert judged.answers == [], "the process that follows says it"
+    assert judged.remote.next_due_s == math.inf
+
+
+def test_what_did_not_work_before_need_not_work_now(source, tmp_path, node_clock):
+    judged = Judged(source, tmp_path, node_clock, accepted=False, heard=False, online=())
+    judged.put_off, judged.heard = True, False
+    judged.states["air"].online = False
+    judged.after(1)
+    assert judged.after(15) == "kept"
+
+
+def test_a_file_that_was_changed_during_the_trial_wins(source, tmp_path, node_clock):
+    judged = Judged(source, tmp_path, node_clock)
+    judged.after(1)
+    source.write_text("# by hand\n")
+    assert judged.after(15) == "undone"
+    assert source.read_text() == "# by hand\n"
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_roots_service_is_waited_for(source, tmp_path, node_clock, monkeypatch, writes):
+    monkeypatch.setattr("node.remote_config.can_place", lambda _source: False)
+    judged = Judged(source, tmp_path, node_clock)
+    judged.after(1)
+    assert judged.after(15) == "placing"
+    request = tmp_path / "state/config-request.json"
+    assert request.stat().st_mode & 0o777 == 0o600
+    assert judged.after(59) == "placing"
+    if writes:
+        source.write_text("x = 1\n")
+        assert judged.after(0) == "kept"
+    else:
+        assert judged.after(1) == "undone"
+        assert "sensor-node-config.service has not written" in judged.file.notice
+    assert not request.exists()
+
+
+def test_an_answer_that_the_broker_does_not_take_says_so(source, tmp_path, node_clock):
+    judged = Judged(source, tmp_path, node_clock)
+    judged.history_bytes = 200
+    judged.remote._answer(Reply("r"), ok=True, text="x" * 300)
+    (answer,) = judged.answers
+    assert (answer["ok"], "larger than the broker accepts" in answer["error"]) == (False, True)
+
+
+def test_a_text_on_which_the_node_cannot_start_is_undone(source, tmp_path, monkeypatch):
+    """Where nothing starts it again, too."""
+    state = tmp_path / "state"
+    TrialFile(state, source).save(trial(source, text=PRESENT + "# new\n"))
+    again: list[str] = []
+
+    def fails(*_given: Any) -> int:
+        raise RuntimeError("no board")
+
+    monkeypatch.setattr(run, "_run", fails)
+    monkeypatch.setattr(run, "_begin_again", lambda: again.append("again"))
+    arguments = argparse.Namespace(config=str(source), state_dir=str(state), last_good=None)
+    with pytest.raises(RuntimeError):
+        run.run(arguments)
+    assert again
+    assert "the node does not run on it (RuntimeError)" in TrialFile(state, source).notice
 
 
 # -- how it is written

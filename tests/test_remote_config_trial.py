@@ -129,8 +129,11 @@ def test_one_that_cuts_the_node_off_comes_back(operator, broker, text, start_nod
     shown = operator.ask("config", b"get")
     port = f"port = {broker.port}"
     sent = replaced(shown["text"], (port, f"port = {free_port()}"))
-    set_(operator, shown["sha256"], sent, BAD_S)
+    payload = f"set {shown['sha256']} {BAD_S}\n{sent}".encode()
+    operator.send("config", payload, response="answers/mine", correlation=b"7")
     undone = outcome(operator, "undone")
+    mine = [(topic, correlation) for topic, _, correlation in operator.answers[-2:]]
+    assert mine == [("answers/mine", b"7")] * 2, "the trial, and its outcome"
     assert undone["ok"] is False
     assert "does not reach the broker" in undone["error"]
     assert node.config.read_text() == text

@@ -154,7 +154,8 @@ def _run(
     if config.commands.config and trial_file is None:
         from node.config.afar.trial import TrialFile
 
-        trial_file = TrialFile(state_dir, config.source)
+        # Not config.source, which may be the last good one.
+        trial_file = TrialFile(state_dir, configuration.find_file(arguments.config))
     board = open_board(config, simulate=arguments.simulate)
     preload_drivers(config)
     node = Node(

@@ -170,6 +170,8 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
         from node.config.simulation import read_simulation
 
         tables["simulation"] = read_simulation(reader, document["simulation"], sensors)
+    if commands is not None and commands.config and mqtt is not None:
+        _note_open_broker(reader, mqtt)
     if reader.problems or node is None or mqtt is None:
         raise ConfigError(reader.source, reader.problems)
     return Config(
@@ -181,6 +183,16 @@ def _read(reader: TableReader, document: dict[str, Any]) -> Config:
         remarks=tuple(reader.remarks),
         **{name: table for name, table in tables.items() if table is not None},
     )
+
+
+def _note_open_broker(reader: TableReader, mqtt: MqttTable) -> None:
+    """Note that a broker seems to let everybody command, and so change the configuration."""
+    has_certificate = mqtt.tls is not None and mqtt.tls.cert_file is not None
+    if mqtt.username is None and not has_certificate:
+        reader.notes.append(
+            "[commands] config: the broker asks for no login; whoever reaches it can change most "
+            "of this file"
+        )
 
 
 def _unknown_table(reader: TableReader, key: str, written: object) -> None:

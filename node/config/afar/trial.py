@@ -85,7 +85,7 @@ class TrialFile:
         self._file = state_dir / FILE_NAME
         self.request_file = state_dir / _REQUEST
         """What root's service is to write; see `place`."""
-        self._source = source
+        self.source = source
         self.trial: Trial | None = None
         with contextlib.suppress(OSError, msgspec.DecodeError):
             self.trial = msgspec.json.decode(self._file.read_bytes(), type=Trial)
@@ -165,6 +165,6 @@ class TrialFile:
     def present(self) -> str:
         """Return the SHA-256 of the configuration file; "" if it cannot be read."""
         try:
-            return digest_of(self._source.read_bytes())
+            return digest_of(self.source.read_bytes())
         except OSError:
             return ""
