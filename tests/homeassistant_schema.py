@@ -146,7 +146,7 @@ _LOOK = r"value_json\['[^'\\]+'\] \| default\((?:''|none|false|0)\)"
 _ONE_OF = r"(value_json\.\w+) if value and \1 in \('\w+'(?:, '\w+')*\) else none"
 _HARMLESS = re.compile(
     rf"\{{\{{ (?:{_ONE_OF}|value|value or none|'\w+' if {_LOOK} else '\w+'"
-    rf"|{_LOOK}(?: \| lower)?(?: \| replace\('\w+', 'None'\))?) \}}\}}"
+    rf"|{_LOOK}(?:(?: \| lower)? \| replace\('\w+', 'None'\) if value else none)?) \}}\}}"
 )
 
 

@@ -104,12 +104,22 @@ def test_what_home_assistant_would_not_take_is_found(tmp_path):
         ("under_voltage", {"under_voltage": False}, "false"),
         ("under_voltage", {"under_voltage": None}, "None"),
         ("under_voltage", {}, ""),
+        ("under_voltage", None, "None"),
+        ("alarm--air--too-warm", None, "None"),
     ],
 )
 def test_the_templates_of_binary_sensors_say_on_off_or_unknown(tmp_path, ends, payload, state):
-    """Home Assistant takes None for unknown, and nothing of an empty text."""
+    """Home Assistant takes None for unknown, and nothing of an empty text.
+
+    A topic that is emptied gives a template no `value_json`.
+    """
+    json_given = {} if payload is None else {"value_json": payload}
     _, made = one(apart(tmp_path, ONE_ALARM), ends)
-    rendered = Environment(autoescape=True).from_string(made["val_tpl"]).render(value_json=payload)
+    rendered = (
+        Environment(autoescape=True)
+        .from_string(made["val_tpl"])
+        .render(value=json.dumps(payload) if json_given else "", **json_given)
+    )
     assert rendered == state
     assert {"on": made["pl_on"], "true": made["pl_on"]}.get(state, rendered) == rendered
 

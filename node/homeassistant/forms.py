@@ -117,20 +117,24 @@ def _alone(shared: dict[str, Any], component: Component) -> Component:
 def _binary(component: Component) -> Component:
     """Return the keys of a binary sensor that have to be written in another way.
 
-    Home Assistant takes `None` for unknown. JSON's true is `True` in Python's Jinja, and `true` in
-    Java's and in Domoticz.
+    Home Assistant takes `None` for unknown, and complains of a look into an empty message. JSON's
+    true is `True` in Python's Jinja, and `true` in Java's and in Domoticz.
     """
     if component["pl_on"] == "True":
-        look = component["val_tpl"].removesuffix(" }}")
-        template = f"{look} | lower | replace('none', 'None') }}}}"
-        return {"val_tpl": template, "pl_on": "true", "pl_off": "false"}
-    if component["pl_on"] == "on":
-        look = "{{ value_json['state'] | default('')"
+        look = component["val_tpl"].removeprefix("{{ ").removesuffix(" }}")
         return {
-            "val_tpl": f"{look} | replace('unknown', 'None') }}}}",
-            "stat_val_tpl": f"{look} }}}}",
+            "val_tpl": _or_unknown(f"{look} | lower", "none"),
+            "pl_on": "true",
+            "pl_off": "false",
         }
+    if component["pl_on"] == "on":
+        look = "value_json['state'] | default('')"
+        return {"val_tpl": _or_unknown(look, "unknown"), "stat_val_tpl": f"{{{{ {look} }}}}"}
     return {}
+
+
+def _or_unknown(look: str, unknown: str) -> str:
+    return f"{{{{ {look} | replace('{unknown}', 'None') if value else none }}}}"
 
 
 def component_in(

@@ -560,6 +560,24 @@ def _forms(bench: Bench) -> set[str]:
     return {"device" if "/device/" in topic else "component" for topic in topics}
 
 
+def test_an_alarm_of_the_form_of_components_is_on_off_or_unknown(bench: Bench) -> None:
+    alarm = '\n[[sensor.channel.temperature.alarm]]\nname = "warm"\nabove = -20'
+    bench.run(
+        "air", more=APART, changed={"air": f'driver = "dht22"\npin = 4\ninterval = "2s"{alarm}'}
+    )
+    name = "binary_sensor.greenhouse_air_warm"
+    bench.expected = ("No device components to cleanup",)
+    bench.wait_for(name, lambda state: state == "on", 40)
+    topic = "sensors/greenhouse/air/alarm/warm"
+    said = json.loads(bench.heard.on(topic)[-1])
+    for state, shown in (("off", "off"), ("unknown", "unknown"), ("on", "on")):
+        payload = json.dumps({**said, "state": state})
+        bench.heard.client.publish(topic, payload, 1).wait_for_publish(10)
+        bench.wait_for(name, shown.__eq__, 10)
+    bench.run()
+    wait_until(lambda: _forms(bench) == {"device"} and bench.state(name) is None, 40)
+
+
 def test_a_device_deleted_by_hand_comes_back_with_the_node(bench: Bench) -> None:
     """Home Assistant clears the topic then; the node announces itself whenever it connects."""
     before = set(bench.hass.entities())
