@@ -64,7 +64,7 @@ def _run(
     _bound()
     process = subprocess.Popen(
         [*wrapper, *program],
-        env=environment,
+        env={**os.environ, **environment},  # that of the unit: CREDENTIALS_DIRECTORY and the like
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -88,12 +88,15 @@ def test_a_program_reaches_neither_secrets_nor_the_log_nor_the_network(node, hou
     assert processes_of(node, "[a]larm_attack") == ""
 
 
-def test_a_drop_in_gives_it_a_network(node, house_broker):
-    """The control of the test above, and what deploy/README.md says."""
-    node.drop_in(
-        "PrivateNetwork=no\nRestrictAddressFamilies=AF_INET AF_INET6\nIPAddressDeny=", UNIT
-    )
+def test_a_drop_in_gives_it_what_deploy_readme_says(node, house_broker):
+    """A network, a secret, a folder. It is the control of the test above, too."""
+    text = (CHECKOUT / "deploy/README.md").read_text().partition("edit sensor-node-alarm@")[2]
+    node.drop_in(text.partition("[Service]\n")[2].partition("```")[0], UNIT)
+    node.file("/etc/sensor-node/alarm.token").write_text("told to nobody else\n")
     found = attack(node, house_broker, "second")
+    script = 'cat "$CREDENTIALS_DIRECTORY/token" >&2; touch "$STATE_DIRECTORY/x" && echo kept >&2'
+    raise_alarm(node, house_broker, "third", "/bin/sh", "-c", script)
+    wait_for(lambda: "told to nobody else\nkept\n" in said(node), 30)
     node.file(f"/etc/systemd/system/{UNIT}.service.d/test.conf").unlink()
     node.run("systemctl", "daemon-reload")
     assert found["connect"] == "got 'connected'"
@@ -102,7 +105,7 @@ def test_a_drop_in_gives_it_a_network(node, house_broker):
 
 def test_one_that_runs_for_ever_is_ended_with_all_that_it_has_started(node, house_broker):
     script = "setsid sleep 4711 & exec sleep 4711"
-    raise_alarm(node, house_broker, "third", "/bin/sh", "-c", script)
+    raise_alarm(node, house_broker, "fourth", "/bin/sh", "-c", script)
     wait_for(lambda: processes_of(node, "471[1]").count("cmdline") == 2, 30)
     wait_for(lambda: "/bin/sh was ended: it ran longer than 30 s" in node.journal(), 60)
     wait_for(lambda: units(node) == "", 20)
