@@ -13,7 +13,7 @@ from node.homeassistant.discovery import is_of_host
 from node.mqtt.connection import SHORT_LIFE_S, SHORT_LIVES
 from node.mqtt.events import Connected, Disconnected
 from node.mqtt.reasons import UNSPECIFIED, Reason
-from node.report.start_time import StartTime
+from node.report.node_topics import StartTime
 from node.system.clock import utc_text
 from node.system.host import Vitals
 

@@ -377,7 +377,7 @@ def test_the_pause_starts_again_after_a_connection_that_lasted(clock, monkeypatc
         link._generation += 1
 
     monkeypatch.setattr(link, "start", start)
-    monkeypatch.setattr("node.mqtt.connection.at_random", lambda low, high: high)
+    monkeypatch.setattr("node.mqtt.connection.uniform", lambda low, high: high)
     rate = Reason(0x96, "Message rate too high")
     for life_s in (1.0, 1.0, 60.0, 1.0):
         up = Connected(link.generation, refused=None, window=20, max_packet_bytes=1000)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -39,8 +39,10 @@ from node.config.schema import (
     WebTable,
 )
 from node.config.sensors import Claimed, check_claims, check_expiry, read_sensors
-from node.config.toml_lines import KeyPath
 from node.config.values import did_you_mean, is_like_a_key
+
+if TYPE_CHECKING:
+    from node.config.toml_lines import KeyPath
 
 __all__ = [
     "ConfigError",

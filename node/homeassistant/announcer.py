@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Set
+from random import uniform
 from typing import Any
 
 from drivers.accuracy import figures_of
@@ -46,7 +47,6 @@ from node.mqtt.publisher import Publisher
 from node.sensors.sensor import Sensor
 from node.system.clock import Clock
 from node.system.host import read_vitals
-from node.system.jitter import at_random
 from node.topics import Topics
 
 __all__ = ["Announcer"]
@@ -216,7 +216,7 @@ class Announcer:
             if message.payload == b"offline" and self._removed:
                 self._gone.clear()
             elif message.payload == b"online":
-                at_s = self._clock.monotonic() + at_random(0, MAX_BIRTH_DELAY_S)
+                at_s = self._clock.monotonic() + uniform(0, MAX_BIRTH_DELAY_S)
                 at_s = max(at_s, self._born_at_s + BIRTHS_EVERY_S)
                 self._birth_at_s = min(self._birth_at_s, at_s)
             return True

@@ -82,9 +82,15 @@ def is_discovery(topic: str, prefix: str, device: str) -> bool:
     """Return whether the topic is one of the device's discovery, in either form."""
     if topic == discovery_topic(prefix, device):
         return True
-    node = re.escape(device) + _OF_ENTITIES
-    own = f"{re.escape(prefix)}/(?:{'|'.join(PLATFORMS)})/{node}/[A-Za-z0-9_-]+/config"
-    return re.fullmatch(own, topic) is not None
+    if not topic.startswith(f"{prefix}/"):
+        return False
+    platform, *rest = topic.removeprefix(f"{prefix}/").split("/")
+    if platform not in PLATFORMS or len(rest) != 3:
+        return False
+    node, object_id, last = rest
+    if (node, last) != (f"{device}{_OF_ENTITIES}", "config"):
+        return False
+    return re.fullmatch(r"[A-Za-z0-9_-]+", object_id) is not None
 
 
 def payloads_of(

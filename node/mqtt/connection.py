@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import uniform
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -48,7 +49,6 @@ from node.mqtt.reasons import (
 )
 from node.mqtt.spread import reconnect_delays
 from node.system.clock import Clock
-from node.system.jitter import at_random
 
 if TYPE_CHECKING:
     from node.mqtt.referrals import Referrals
@@ -389,7 +389,7 @@ class BrokerConnection:
         self._refusals += 1
         longest_s = max(MAX_PAUSE_S, self._configured.reconnect_spread)
         pause_s = min(2.0 ** min(self._refusals, 10), longest_s)
-        self._start_again(at_random(_JITTER * pause_s, pause_s))
+        self._start_again(uniform(_JITTER * pause_s, pause_s))
 
     def _start_again(self, after_s: float) -> None:
         """Replace the client: only a new one neither connects sooner nor to the same server."""

@@ -8,7 +8,7 @@ than the default allows it: a broker that is restarted at once loses its whole f
 
 from __future__ import annotations
 
-from node.system.jitter import at_random
+from random import uniform
 
 __all__ = ["reconnect_delays", "reconnect_ranges"]
 
@@ -31,4 +31,4 @@ def reconnect_ranges(spread_s: float) -> tuple[tuple[float, float], tuple[float,
 def reconnect_delays(spread_s: float) -> tuple[float, float]:
     """Draw the first delay and the longest one, in seconds."""
     first, longest = reconnect_ranges(spread_s)
-    return at_random(*first), at_random(*longest)
+    return uniform(*first), uniform(*longest)

@@ -15,11 +15,10 @@ from node.mqtt.publisher import Publisher
 from node.outbox.outbox import Outbox
 from node.report.history import AFTER_READS_S, History
 from node.report.own_topics import OwnTopics
-from node.report.start_time import StartTime
-from node.system.clock import Clock
+from node.system.clock import Clock, utc_text
 from node.topics import ONLINE, Topics
 
-__all__ = ["NodeTopics"]
+__all__ = ["NodeTopics", "StartTime"]
 
 HEALTH_EVERY_S = 60.0
 HEALTH_AT_MOST_EVERY_S = 1.0
@@ -32,6 +31,26 @@ STATUS_SOONER_S = 10.0
 SAVE_HEALTH_WITHIN_S = 1.0
 """How long a change of health may wait for a commit of readings, before `sensor-node status` shows
 it. The first health, and that of a new connection, do not wait."""
+
+MAX_STEP_S = 2.0
+"""How far the clock may be set without a change of the start time that was said."""
+
+
+class StartTime:
+    """When the node started, as a time that does not jitter from one health to the next."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started_boot_s = clock.boot_s()
+        self._utc_s: float | None = None
+
+    def text(self) -> str | None:
+        """Return the start in RFC 3339, in whole seconds; None until the clock was right once."""
+        if self._clock.synced():
+            utc_s = self._clock.utc_s() - (self._clock.boot_s() - self._started_boot_s)
+            if self._utc_s is None or abs(utc_s - self._utc_s) > MAX_STEP_S:
+                self._utc_s = utc_s
+        return None if self._utc_s is None else utc_text(round(self._utc_s) * 1000)
 
 
 class NodeTopics:

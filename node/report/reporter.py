@@ -31,7 +31,6 @@ from node.report.newest import NewestReadings
 from node.report.node_topics import NodeTopics
 from node.report.opening import Opening
 from node.report.own_topics import OwnTopics
-from node.report.refill import refill_windows
 from node.report.sensor_topics import SensorTopics
 from node.report.topic_list import current_topics
 from node.sensors.scheduler import Measured
@@ -276,7 +275,11 @@ class Reporter:
         self._newest.clock_was_set()
 
     def _refill_windows(self) -> None:
-        refill_windows((sensor.state for sensor in self._sensors), self._outbox, self._clock)
+        states = [sensor.state for sensor in self._sensors]
+        if any(state.windows for state in states):
+            from node.report.refill import refill_windows  # most nodes have none
+
+            refill_windows(states, self._outbox, self._clock)
 
     # -- what is done about it, in each turn of the loop
 
