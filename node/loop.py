@@ -439,8 +439,8 @@ class Node:
             return None
         from node.updates.updater import Reply, Updater  # most nodes have no such key
 
-        def answer(reply: Reply, content: dict[str, object]) -> bool:
-            return self._commands.tell_end(reply, content)
+        def answer(name: str, reply: Reply, content: dict[str, object]) -> bool:
+            return self._commands.answer_later(name, reply, content)
 
         return Updater(
             config.update.url,

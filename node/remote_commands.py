@@ -311,21 +311,21 @@ class RemoteCommands:
 
         if len(message.payload) > LARGEST_UPDATE_BYTES[name]:
             raise _Refused(f"its payload is larger than {LARGEST_UPDATE_BYTES[name]} bytes")
+        reply = Reply(reply_to, message.correlation if message.response_topic else b"")
         if name == UPDATE_PIECE:
-            self._answer(name, message, reply_to, **updater.piece(message.payload))
+            updater.piece(message.payload, reply)
             return
-        correlation = message.correlation if message.response_topic else b""
         try:
-            said = updater.command(message.payload, Reply(reply_to, correlation))
+            said = updater.command(message.payload, reply)
         except ValueError as error:
             raise _Refused(str(error)) from None
         self._answer(name, message, reply_to, ok=True, **said)
 
-    def tell_end(self, reply: Reply, content: dict[str, Any]) -> bool:
-        """Answer who has asked for an update how it has ended; False without a connection."""
+    def answer_later(self, name: str, reply: Reply, content: dict[str, Any]) -> bool:
+        """Answer a command some time after it; return False without a connection."""
         if not self._link.connected:
             return False
-        payload = msgspec.json.encode({"command": "update", **content})
+        payload = msgspec.json.encode({"command": name, **content})
         self._publisher.answer(
             Outgoing(
                 reply.topic, payload, retain=False, correlation=reply.correlation, is_answer=True

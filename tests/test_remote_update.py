@@ -21,12 +21,14 @@ from support import FakeClock, sysfs_config, wait_until
 from test_remote_commands import Operator
 
 from node import __version__
+from node.mqtt.rate_limit import PER_S
 from node.updates import staging
 from node.updates.fetch import Unreachable, fetch_into
 from node.updates.request import Offer, is_among, parse_offer
 from node.updates.updater import (
     ENDED_WITHIN_S,
     NEXT_PIECE_WITHIN_S,
+    PIECE_EVERY_S,
     TAKEN_UP_WITHIN_S,
     Reply,
     Updater,
@@ -58,6 +60,7 @@ class Node:
         self.clock = FakeClock()
         self.calls: list[Callable[[], None]] = []
         self.answers: list[tuple[Reply, dict[str, Any]]] = []
+        self.of_pieces: list[dict[str, Any]] = []
         self.connected = True
         self.start()
 
@@ -72,8 +75,10 @@ class Node:
             changed=lambda: None,
         )
 
-    def answer(self, reply: Reply, content: dict[str, Any]) -> bool:
-        if self.connected:
+    def answer(self, name: str, reply: Reply, content: dict[str, Any]) -> bool:
+        if name == "update-piece":
+            self.of_pieces.append(content)
+        elif self.connected:
             self.answers.append((reply, content))
         return self.connected
 
@@ -81,7 +86,13 @@ class Node:
         return self.updater.command(payload, REPLY)
 
     def piece(self, offset: int, piece: bytes, digest: str = DIGEST) -> dict[str, Any]:
-        return self.updater.piece(piece_of(offset, piece, digest))
+        return self.raw_piece(piece_of(offset, piece, digest))
+
+    def raw_piece(self, payload: bytes) -> dict[str, Any]:
+        """The answer, which comes a little later."""
+        self.updater.piece(payload, REPLY)
+        self.look(PIECE_EVERY_S)
+        return self.of_pieces.pop()
 
     def send_all(self) -> None:
         for offset in range(0, len(CONTENT), 4096):
@@ -211,11 +222,45 @@ def test_a_piece_that_does_not_follow_says_where_to_go_on(node):
     assert "is awaited is" in node.piece(1000, b"x", digest="0" * 64)["error"]
     for word in ("-1", "x", "1" * 13, "\u0663"):
         payload = f"{word} {DIGEST} eA==".encode()
-        assert node.updater.piece(payload)["error"] == "a piece is: OFFSET DIGEST BASE64"
+        assert node.raw_piece(payload)["error"] == "a piece is: OFFSET DIGEST BASE64"
     for payload in (b"", b"x", b"\xff \xff", f"1000 {DIGEST} ?".encode()):
-        assert not node.updater.piece(payload)["ok"]
+        assert not node.raw_piece(payload)["ok"]
     assert node.piece(1000, CONTENT[1000:])["ok"]
     assert node.turn() == "staged"
+
+
+def test_answers_to_pieces_are_apart(node):
+    """So that the pieces stay below what the rate limit lets in; the order is kept."""
+    node.ask(named())
+    for offset in range(0, 3000, 1000):
+        node.updater.piece(piece_of(offset, CONTENT[offset : offset + 1000]), REPLY)
+    assert node.of_pieces == []
+    times = []
+    while len(node.of_pieces) < 3:
+        before = len(node.of_pieces)
+        node.clock.now_s = node.updater.next_due_s
+        node.look(0.0)
+        assert len(node.of_pieces) == before + 1
+        times.append(node.clock.now_s)
+    assert [answer["received"] for answer in node.of_pieces] == [1000, 2000, 3000]
+    assert times[1] - times[0] == times[2] - times[1] == PIECE_EVERY_S > 1 / PER_S
+
+
+def test_more_pieces_than_are_answered_cost_no_memory(node):
+    for _ in range(1000):
+        node.updater.piece(b"x", REPLY)
+    node.look(1000)
+    assert len(node.of_pieces) == 20
+
+
+def test_who_missed_an_answer_may_ask_how_much_has_come(node):
+    node.ask(named())
+    node.piece(0, CONTENT[:1000])
+    assert node.ask(b"")["received"] == 1000
+    node.piece(1000, CONTENT[1000:])
+    node.turn()
+    assert node.ask(b"")["received"] == len(CONTENT), "with root"
+    assert node.piece(0, CONTENT)["received"] == len(CONTENT)
 
 
 def test_pieces_go_on_after_a_restart(node):

@@ -18,6 +18,7 @@ import math
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from node import __version__
 from node.health import UpdateHealth
 from node.system.clock import Clock
 from node.system.safe_files import write_file
+from node.topics import UPDATE_PIECE
 from node.updates.request import Offer, is_among, parse_offer
 from node.updates.staging import Staging
 
@@ -42,6 +44,10 @@ TAKEN_UP_WITHIN_S = 600.0
 ENDED_WITHIN_S = 4 * 3600.0
 """How long an installation and its trial may take."""
 NEXT_PIECE_WITHIN_S = 3600.0
+PIECE_EVERY_S = 0.25
+"""How far the answers to pieces are apart. Who sends each piece after the answer to the one before
+stays below what `RateLimit` lets in, and in no reading's way."""
+_MOST_OWED = 20
 _PACKAGE = "/usr/lib/sensor-node"
 """Where the Debian package has the node; a container has it from there, too."""
 _BY_APT = (
@@ -105,15 +111,15 @@ class Updater:
         state_dir: Path,
         device: str,
         later: Callable[[Callable[[], None]], None],
-        answer: Callable[[Reply, dict[str, Any]], bool],
+        answer: Callable[[str, Reply, dict[str, Any]], bool],
         changed: Callable[[], None],
     ) -> None:
         """Go on with what an earlier process has begun.
 
         `url`: what the address of a bundle begins with; None: none is fetched. `device`: the id of
         this node. `later` has the loop call a function; it is called on another thread. `answer`
-        sends an answer, and returns whether there is a connection for it. `changed`: health is to
-        be published.
+        sends the answer to a command, and returns whether there is a connection for it.
+        `changed`: health is to be published.
         """
         self._url = url
         self._clock = clock
@@ -129,6 +135,10 @@ class Updater:
         self._since_s = clock.monotonic()
         """When the present state, or the newest piece, came."""
         self._said_percent: int | None = None
+        self._owed: deque[tuple[float, Reply, dict[str, Any]]] = deque(maxlen=_MOST_OWED)
+        """Answers to pieces, and when each is due."""
+        self._answered_at_s = -math.inf
+        """When the newest of them is due."""
         self.next_due_s = math.inf
         if self._saved.state == "fetching":
             self._fetch()
@@ -161,12 +171,12 @@ class Updater:
             self._start(self._saved.offer, reply)
         elif word:
             return self._take(parse_offer(payload), reply)
-        return self._facts()
+        return {**self._facts(), "received": self._received}
 
-    def piece(self, payload: bytes) -> dict[str, Any]:
-        """Take a piece of a bundle: `OFFSET DIGEST BASE64`. Return the answer.
+    def piece(self, payload: bytes, reply: Reply) -> None:
+        """Take a piece of a bundle: `OFFSET DIGEST BASE64`; answer a little later.
 
-        Its `received` says where the next piece begins, after an error, too.
+        `received` in the answer says where the next piece begins, after an error, too.
         """
         offer, error = self._saved.offer, ""
         try:
@@ -181,9 +191,21 @@ class Updater:
             error = str(wrong)
         else:
             self._since_s = self._clock.monotonic()
+        content: dict[str, Any] = {"ok": not error, "received": self._received}
+        if error:
+            content["error"] = error
+        else:
             self._stage_if_whole()
-        content: dict[str, Any] = {"ok": not error, "received": self._staging.received}
-        return {**content, "error": error} if error else content
+        self._answered_at_s = max(self._clock.monotonic(), self._answered_at_s) + PIECE_EVERY_S
+        self._owed.append((self._answered_at_s, reply, content))
+        self._look_again()
+
+    @property
+    def _received(self) -> int:
+        """Return how much of the bundle has come: all of it, once it is with root."""
+        saved = self._saved
+        whole = saved.state in _WITH_ROOT and saved.offer is not None
+        return saved.offer.size if whole and saved.offer else self._staging.received
 
     def _take(self, offer: Offer, reply: Reply) -> dict[str, Any]:
         if not is_among(self._device, offer):
@@ -199,7 +221,7 @@ class Updater:
                 self._enter("offered", f"{offer.version} can be installed", offer=offer)
             else:
                 self._start(offer, reply)
-        return {**self._facts(), "received": self._staging.received}
+        return {**self._facts(), "received": self._received}
 
     def _refuse_second(self) -> None:
         state, offer = self._saved.state, self._saved.offer
@@ -283,6 +305,9 @@ class Updater:
         """Look at what goes on, if it is due."""
         if now_s < self.next_due_s:
             return
+        while self._owed and self._owed[0][0] <= now_s:
+            _, reply, content = self._owed.popleft()
+            self._answer(UPDATE_PIECE, reply, content)
         state = self._saved.state
         if state in _WITH_ROOT:
             self._read_report(now_s)
@@ -322,12 +347,14 @@ class Updater:
         saved = self._saved
         if saved.reply is None or saved.state in (*_COMING, *_WITH_ROOT):
             return
-        if self._answer(saved.reply, {"ok": saved.state == "kept", **self._facts()}):
+        if self._answer("update", saved.reply, {"ok": saved.state == "kept", **self._facts()}):
             self._save(msgspec.structs.replace(saved, reply=None))
 
     def _look_again(self) -> None:
         waits = self._saved.state in (*_COMING, *_WITH_ROOT) or self._saved.reply is not None
         self.next_due_s = self._clock.monotonic() + LOOK_EVERY_S if waits else math.inf
+        if self._owed:
+            self.next_due_s = min(self.next_due_s, self._owed[0][0])
 
     # -- states
 
