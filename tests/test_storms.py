@@ -416,7 +416,7 @@ class Slow:
 
 def test_history_is_sent_more_slowly_after_too_high_a_rate(tmp_path, monkeypatch):
     """60 messages of backlog, and a broker that takes six within 0.2 s; 100 a second are 20."""
-    monkeypatch.setattr("node.mqtt.connection.at_random", lambda low, high: 0.05)
+    monkeypatch.setattr("node.mqtt.connection.uniform", lambda low, high: 0.05)
     monkeypatch.setattr("node.report.history.BATCH", 1)
     broker = Slow(6)
     files = {f"s{number}": tmp_path / f"temp{number}_input" for number in range(10)}
@@ -536,7 +536,7 @@ def test_the_doctor_says_what_would_let_it_go_there(broker: Mosquitto, scripted)
 
 
 def test_a_command_that_looks_at_the_broker_goes_there_too(broker: Mosquitto, scripted):
-    """As `sensor-node forget` does; a refusal is final for it otherwise."""
+    """As `sensor-node forget` does. A busy broker is tried again, as long as the command waits."""
     here = scripted(refusal(USE_ANOTHER_SERVER, f"127.0.0.1:{broker.port}"))
     publish.single("sensors/gone/status", "offline", 1, True, "127.0.0.1", broker.port)
     leftovers = Leftovers(table(here.port, broker.port), None, "snforget1", ["sensors/#"])
@@ -547,7 +547,7 @@ def test_a_command_that_looks_at_the_broker_goes_there_too(broker: Mosquitto, sc
     busy = scripted(refusal(0x97))
     refused = Leftovers(table(busy.port), None, "snforget2", ["sensors/#"])
     with pytest.raises(NoBroker, match="Quota exceeded; the node tries again"):
-        refused.find()
+        refused.begin(0.3)
     refused.close()
 
 
