@@ -14,12 +14,13 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from node.config.schema import OutboxTable
@@ -110,18 +111,19 @@ def plain_file_on(folder: Path, close: contextlib.ExitStack) -> Tick:
 
 
 @contextlib.contextmanager
-def traced() -> Iterator[Path]:
-    """Trace the requests to all block devices; yields the file that has them."""
-    with tempfile.TemporaryDirectory(prefix="tracing-") as name:
+def traced(cards: Iterable[Card]) -> Iterator[Path]:
+    """Trace the requests to the cards; yields the file that has them."""
+    with tempfile.TemporaryDirectory(prefix="tracing-") as name, contextlib.ExitStack() as stack:
         run("mount", "-t", "tracefs", "none", name)
-        buffer = Path(name, "instances", "sensor-node-card")
+        stack.callback(run, "umount", name)
+        buffer = Path(name, "instances", f"sensor-node-card-{os.getpid()}")
         buffer.mkdir()
-        try:
-            (buffer / "events/block/block_rq_issue/enable").write_text("1")
-            yield buffer / "trace"
-        finally:
-            buffer.rmdir()
-            run("umount", name)
+        stack.callback(buffer.rmdir)
+        event = buffer / "events/block/block_rq_issue"
+        numbers = [major << 20 | minor for major, minor in (card.number for card in cards)]
+        (event / "filter").write_text(" || ".join(f"dev == {number}" for number in numbers))
+        (event / "enable").write_text("1")
+        yield buffer / "trace"
 
 
 @contextlib.contextmanager
@@ -160,7 +162,7 @@ def measure(folder: Path, ticks: int, every_s: float, *, expire_s: int, options:
         stack.enter_context(expiring_after(expire_s))
         places = {name: card.places() for name, card in cards.items()}
         time.sleep(10)
-        with traced() as trace:
+        with traced(cards.values()) as trace:
             for number in range(1, ticks + 1):
                 for tick in work:
                     tick(number)
@@ -184,6 +186,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("card: needs root, to mount and to trace", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unmounts
     ways = {"noatime": 30, "noatime,commit=300": 300}  # as most systems have it; as the image
     for options, expire_s in ways.items():
         with tempfile.TemporaryDirectory(prefix="card-") as name:
