@@ -30,6 +30,7 @@ from node.config.schema import Config
 from node.mqtt.connection import BrokerConnection
 from node.mqtt.events import Arrived, Flooded, Outgoing
 from node.mqtt.publisher import Publisher
+from node.outbox.chain import NONCE
 from node.sensors.scheduler import ReadRequest, Scheduler
 from node.system.clock import Clock
 from node.topics import NO_COMMAND, UPDATE_PIECE, Topics
@@ -288,7 +289,7 @@ class RemoteCommands:
 
     def _sign(self, words: list[str], message: Arrived, reply_to: str) -> None:
         assert self._sign_head is not None
-        if len(words) != 1 or not re.fullmatch(r"[A-Za-z0-9+/=_.:-]{1,128}", words[0]):
+        if len(words) != 1 or not re.fullmatch(NONCE, words[0]):
             raise _Refused(
                 "its payload must be a nonce: 1 to 128 letters, digits or any of +/=_.:-"
             )

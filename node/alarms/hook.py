@@ -6,7 +6,9 @@ standard input and output: one line of JSON with `program`, `wrapper`, `environm
 does the program.
 
 In the service `sensor-node-alarm@.service` starts it, as another user than the node's, within that
-unit's sandbox. Elsewhere `programs` does, with bubblewrap as the wrapper, where there is one.
+unit's sandbox; `install.sh` has put a copy beside the releases, which may be older than the node.
+So what the two say to each other must not change. Elsewhere `programs` does, with bubblewrap as the
+wrapper, where there is one.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import msgspec
 from node.cli.arguments import add_state_dir_argument
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
+from node.outbox.chain import NONCE
 from node.outbox.log_file import LogFile
 from node.outbox.reader import LOG_TROUBLE, look_into, why_not
 from node.outbox.signature import make_key, signed_head
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _nonce(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9+/=_.:-]{1,128}", text):
+    if not re.fullmatch(NONCE, text):
         raise argparse.ArgumentTypeError("expected 1 to 128 letters, digits or any of +/=_.:-")
     return text
 

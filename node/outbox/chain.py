@@ -18,10 +18,13 @@ import msgspec
 
 from node.reading import Reading
 
-__all__ = ["HASH_BYTES", "Content", "beginning_of", "content_of", "hash_after"]
+__all__ = ["HASH_BYTES", "NONCE", "Content", "beginning_of", "content_of", "hash_after"]
 
 HASH_BYTES = 7
 """With its length in SQLite's record, a hash is eight bytes on the card."""
+
+NONCE = r"[A-Za-z0-9+/=_.:-]{1,128}"
+"""What someone who asks for a signature of the chain's head chooses, new each time."""
 
 Content = tuple[int, int | None, str, tuple[str, ...], tuple[float, ...]]
 """(seq, milliseconds since 1970 or None, sensor, channels, numbers)"""
