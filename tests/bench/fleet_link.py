@@ -1,4 +1,4 @@
-"""A simulated node's connection, without the socket: bytes in, bytes out, MQTT 5.
+"""A simulated node's connection, without the socket: bytes in, bytes out, MQTT 5 or 3.1.1.
 
 It stands where `node.mqtt.connection.Link` stands, under the node's own `Publisher`, and says what
 paho says for it: CONNECT with will, keepalive and limits, SUBSCRIBE one by one, messages at QoS 1,
@@ -19,7 +19,7 @@ from node.mqtt.client import MAX_INCOMING_BYTES
 from node.mqtt.connection import Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Connected, Outgoing, Subscription
 from node.mqtt.packets import binary, framed, publish_packet, text
-from node.mqtt.reasons import Reason
+from node.mqtt.reasons import Reason, failure
 from node.topics import OFFLINE
 
 __all__ = ["FleetLink"]
@@ -48,7 +48,9 @@ class FleetLink:
         keepalive_s: int,
         will_topic: str,
         subscribe: Iterable[Subscription],
+        mqtt_5: bool = True,
     ) -> None:
+        self._mqtt_5 = mqtt_5
         self._client_id = client_id
         self._keepalive_s = keepalive_s
         self._will_topic = will_topic
@@ -64,6 +66,8 @@ class FleetLink:
         self._sent_at_s: dict[int, float] = {}
         self._received = bytearray()
         self.heard_s = self.said_s = 0.0
+        self._pinged = False
+        """Whether PINGREQ has no answer yet."""
 
     # -- what Publisher asks of a link
 
@@ -74,7 +78,7 @@ class FleetLink:
 
     def publish(self, message: Outgoing) -> int:
         self._last_id = self._last_id % 65_535 + 1
-        packet = publish_packet(message, self._last_id, mqtt_5=True)
+        packet = publish_packet(message, self._last_id, mqtt_5=self._mqtt_5)
         self._say(packet)
         self.published += 1
         self.published_bytes += len(packet)
@@ -92,23 +96,41 @@ class FleetLink:
 
     def begin(self) -> None:
         """A TCP connection has come about: say CONNECT (§3.1)."""
+        self.heard_s = time.monotonic()
         self.out.clear()
         self._received.clear()
         self._sent_at_s.clear()
         flags = _CLEAN | _WILL_QOS_1_RETAINED
-        head = text("MQTT") + struct.pack(">BBH", 5, flags, self._keepalive_s)
+        head = text("MQTT") + struct.pack(">BBH", self._version, flags, self._keepalive_s)
         limit = struct.pack(">BBI", 5, _MAXIMUM_PACKET_SIZE, MAX_INCOMING_BYTES)
-        will = b"\x00" + text(self._will_topic) + binary(OFFLINE)
+        will = text(self._will_topic) + binary(OFFLINE)
+        if self._mqtt_5:
+            will = b"\x00" + will
+        else:
+            limit = b""
         self._say(framed(_CONNECT, head + limit + text(self._client_id) + will))
+
+    @property
+    def _version(self) -> int:
+        return 5 if self._mqtt_5 else 4
 
     def end(self) -> None:
         self.connected = False
+        self._pinged = False
 
-    def keep_alive(self, now_s: float) -> None:
-        """PINGREQ, if it has been still for too long either way; as paho does."""
+    def keep_alive(self, now_s: float) -> bool:
+        """PINGREQ, if it has been still for too long either way, as paho does.
+
+        Return False if the one before, or CONNECT, was not answered.
+        """
         quiet_s = now_s - min(self.heard_s, self.said_s)
-        if self.connected and quiet_s >= self._keepalive_s:
+        if quiet_s >= self._keepalive_s:
+            if self._pinged or not self.connected:
+                return False
             self._say(_PINGREQ)
+            self.heard_s = now_s
+            self._pinged = True
+        return True
 
     def take(self, received: bytes) -> list[BrokerEvent]:
         """What came, as events."""
@@ -122,19 +144,22 @@ class FleetLink:
                 events.append(self._acknowledged(body))
             elif kind == PacketTypes.CONNACK:
                 events.append(self._answered(body))
+            elif kind == PacketTypes.PINGRESP:
+                self._pinged = False
             elif kind == PacketTypes.PUBLISH and first & 0x06:
                 id_at = 2 + int.from_bytes(body[:2], "big")
                 self._say(framed(_PUBACK, body[id_at : id_at + 2]))
         return events
 
     def _answered(self, body: bytes) -> Connected:
-        answer = connack_of(body, version=5)
+        answer = connack_of(body, version=self._version)
         self.refused = answer.refused
         self.connected = not answer.refused
         self.window = answer.receive_maximum
         for number, subscription in enumerate(self._subscribe if self.connected else ()):
             options = _NO_LOCAL | (_AS_PUBLISHED if subscription.show_retained else 0)
-            head = struct.pack(">HB", 60_000 + number, 0)
+            head = struct.pack(">H", 60_000 + number) + (b"\x00" if self._mqtt_5 else b"")
+            options = options if self._mqtt_5 else 1
             self._say(framed(_SUBSCRIBE, head + text(subscription.topic) + bytes((options,))))
         return Connected(0, answer.refused, self.window, self.max_packet_bytes)
 
@@ -144,7 +169,8 @@ class FleetLink:
         sent_s = self._sent_at_s.pop(message_id, None)
         if sent_s is not None:
             self.acknowledgement.add((self.heard_s - sent_s) * 1000)
-        return Acknowledged(0, message_id, None)
+        refused = failure(PacketTypes.PUBACK, body[2]) if len(body) > 2 else None  # §3.4.2.1
+        return Acknowledged(0, message_id, refused)
 
     def _say(self, packet: bytes) -> None:
         self.out += packet

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fleet_node import FleetNode, fleet_config
 from fleet_socket import FleetSocket
@@ -35,12 +36,24 @@ class Load:
     """The nodes `first` to `first + count`, on one selector and one heap of timers."""
 
     def __init__(
-        self, port: int, first: int, count: int, interval_s: float, spread_s: float, ca: str | None
+        self,
+        port: int,
+        first: int,
+        count: int,
+        interval_s: float,
+        spread_s: float = 5.0,
+        ca: str | None = None,
+        *,
+        base_topic: str = "sensors",
+        history_s: float = _MINUTE_S,
+        mqtt_5: bool = True,
     ) -> None:
         chance = random.Random(first)
         with tempfile.TemporaryDirectory() as folder:
-            config = fleet_config(Path(folder), port, interval_s)
+            config = fleet_config(Path(folder), port, interval_s, base_topic)
         self._interval_s = interval_s
+        self._history_s = history_s
+        self._resting = False
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -51,7 +64,7 @@ class Load:
         tls = None if ca is None else ssl.create_default_context(cafile=ca)
         self._sockets = [
             FleetSocket(
-                FleetNode(config, f"n{number:04}", chance),
+                FleetNode(config, f"n{number:04}", chance, mqtt_5=mqtt_5),
                 port,
                 selector=self._selector,
                 later=self._later,
@@ -66,7 +79,7 @@ class Load:
             self._later(chance.uniform(0, _CONNECT_WITHIN_S), one.connect)
             start_s = self._began_s + chance.uniform(0, interval_s)
             self._tick(one, start_s)
-            self._minute(one, start_s + chance.uniform(0, _MINUTE_S) // interval_s * interval_s)
+            self._minute(one, start_s + chance.uniform(0, history_s) // interval_s * interval_s)
             self._keep_alive(one)
 
     def run(self) -> None:
@@ -96,7 +109,8 @@ class Load:
 
     def _tick(self, one: FleetSocket, due_s: float) -> None:
         def tick() -> None:
-            one.node.tick(time.time())
+            if not self._resting:
+                one.node.tick(time.time())
             one.send()
             self._tick(one, due_s + self._interval_s)
 
@@ -106,7 +120,7 @@ class Load:
         def minute() -> None:
             one.node.minute(due_s - self._began_s)
             one.send()
-            self._minute(one, due_s + _MINUTE_S)
+            self._minute(one, due_s + self._history_s)
 
         self._at(due_s, minute)
 
@@ -117,13 +131,20 @@ class Load:
 
         self._later(7.5, keep_alive)
 
+    def rest(self) -> None:
+        """Read nothing from now on; send what there is."""
+        self._resting = True
+
     def _report(self) -> None:
+        print(json.dumps(self._figures()), flush=True)
+
+    def _figures(self) -> dict[str, Any]:
         acknowledgement = Histogram()
         for one in self._sockets:
             acknowledgement.merge(one.node.link.acknowledgement)
             one.node.link.acknowledgement.take()
         links = [one.node.link for one in self._sockets]
-        figures = {
+        return {
             "online": sum(link.connected for link in links),
             "published": sum(link.published for link in links),
             "acknowledged": sum(link.acknowledged for link in links),
@@ -135,7 +156,6 @@ class Load:
             "lateness": self._lateness.take(),
             "acknowledgement": acknowledgement.take(),
         }
-        print(json.dumps(figures), flush=True)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from node.homeassistant.discovery import (
 )
 from node.mqtt.connection import Change
 from node.mqtt.events import Acknowledged, BrokerEvent, Outgoing
-from node.mqtt.publisher import Publisher
+from node.mqtt.publisher import Outcome, Publisher
 from node.mqtt.retained_topics import RetainedTopics
 from node.reading import Layout, Reading
 from node.report.history import BATCH
@@ -49,6 +49,7 @@ _CONFIG = """
 [mqtt]
 host = "127.0.0.1"
 port = {port}
+base_topic = "{base_topic}"
 [node]
 name = "fleet"
 [[sensor]]
@@ -77,17 +78,19 @@ interval = {interval_s}
 _USUAL = {"humidity": 46.0, "pressure": 1013.0}
 
 
-def fleet_config(folder: Path, port: int, interval_s: float) -> Config:
+def fleet_config(folder: Path, port: int, interval_s: float, base_topic: str = "sensors") -> Config:
     """The configuration that all of them share, but for the name: five sensors."""
     file = folder / "fleet.toml"
-    file.write_text(_CONFIG.format(port=port, interval_s=interval_s))
+    file.write_text(_CONFIG.format(port=port, interval_s=interval_s, base_topic=base_topic))
     return load(file)
 
 
 class FleetNode:
     """One of many; used on one thread."""
 
-    def __init__(self, config: Config, name: str, chance: random.Random) -> None:
+    def __init__(
+        self, config: Config, name: str, chance: random.Random, *, mqtt_5: bool = True
+    ) -> None:
         self.name = name
         config = msgspec.structs.replace(config, node=NodeTable(name=name))
         self._config = config
@@ -99,7 +102,9 @@ class FleetNode:
             keepalive_s=int(config.mqtt.keepalive),
             will_topic=self._topics.status,
             subscribe=subscriptions(config, self._device),
+            mqtt_5=mqtt_5,
         )
+        self._patience_s = 2.0 * config.mqtt.keepalive
         self._publisher = Publisher(
             self.link,  # type: ignore[arg-type]
             status_topic=self._topics.status,
@@ -121,7 +126,14 @@ class FleetNode:
         """The last reading of the present round of history."""
         self._position = 0
         """The last reading that was handed to the publisher."""
+        self._early: set[int] = set()
+        """Readings that the broker has acknowledged before earlier ones."""
         self._discovery = self._discovery_payload()
+
+    @property
+    def committed(self) -> tuple[str, int]:
+        """The stream, and the number of its last reading."""
+        return self._stream, self._seq
 
     @property
     def unsent(self) -> int:
@@ -147,6 +159,10 @@ class FleetNode:
         """The connection is gone, and what was in flight with it."""
         self.link.end()
         self._publisher.forget()
+
+    def is_stalled(self, now_s: float) -> bool:
+        """Whether the broker answers pings and not messages: `Reporter._mind_acknowledgements`."""
+        return self._publisher.stalled_for_s(now_s) > self._patience_s
 
     def _connected(self) -> None:
         """In the order of the contract: status, discovery, availability, state, history."""
@@ -200,11 +216,17 @@ class FleetNode:
             self._position = batch[-1].seq
             payload = history_payload(self._stream, batch)
             message = Outgoing(self._topics.history, payload, retain=False)
-            self._publisher.send(message, partial(self._settled, self._position))
+            seqs = range(batch[0].seq, batch[-1].seq + 1)
+            self._publisher.send(message, partial(self._settled, seqs))
 
-    def _settled(self, seq: int, taken: bool) -> None:
-        while self._unsent and self._unsent[0].seq <= seq:
-            self._unsent.popleft()
+    def _settled(self, seqs: range, outcome: Outcome) -> None:
+        """Forget what the broker has; what it refuses is sent again with the next round."""
+        if outcome is not Outcome.TAKEN:
+            self._position = self._goal = self._unsent[0].seq - 1
+            return
+        self._early.update(seqs)
+        while self._unsent and self._unsent[0].seq in self._early:
+            self._early.discard(self._unsent.popleft().seq)
             self._sent += 1
 
     def _discovery_payload(self) -> bytes:

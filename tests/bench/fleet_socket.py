@@ -173,5 +173,10 @@ class FleetSocket:
 
     def keep_alive(self) -> None:
         """Look after the keepalive, as paho's loop does when it wakes up."""
-        self.node.link.keep_alive(time.monotonic())
-        self.send()
+        now_s = time.monotonic()
+        if not self._begun:
+            return
+        if self.node.link.keep_alive(now_s) and not self.node.is_stalled(now_s):
+            self.send()
+        else:
+            self.lose()
