@@ -134,7 +134,7 @@ class Link:
     """The node's side of the connection; messages stay in flight until `deliver`."""
 
     window, generation, max_packet_bytes = 20, 1, 1 << 28
-    connected = was_short_lived = False
+    connected = was_short_lived = was_too_fast = False
     guarded, mqtt_version, short_connections, described = True, "5", 0, "simulated"
     problem = server = ""
 
