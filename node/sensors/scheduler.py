@@ -9,7 +9,7 @@ each `ReadDone` to `read_ended`, and hands on the events that both return.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -73,12 +73,9 @@ class ReadRequest:
         self.done = done
         self.values: dict[str, dict[str, float]] = {}
         self.errors: dict[str, str] = {}
+        self.waiting = dict.fromkeys(sensors)
+        """The sensors that have not answered, in their order."""
         self.give_up_s = math.inf
-
-    @property
-    def waiting(self) -> list[str]:
-        """Return the sensors that have not answered."""
-        return [name for name in self.sensors if not (name in self.values or name in self.errors)]
 
 
 SensorEvent = Measured | AvailabilityChanged | ChannelsFound | Complained | ReadRequest
@@ -166,7 +163,13 @@ class Scheduler:
         own scheduled read also answers the request.
         """
         now_s = self._clock.monotonic()
-        begins = {name: self._begin_s(self._sensors[name], now_s) for name in request.sensors}
+        due_s: dict[str, float] = {}
+        for name, sensor in self._sensors.items():
+            bus = sensor.port.bus
+            due_s[bus] = min(due_s.get(bus, math.inf), self._jobs[name].due_s)
+        begins = {
+            name: self._begin_s(self._sensors[name], now_s, due_s) for name in request.sensors
+        }
         budget_s = sum(self._sensors[name].table.info.read_budget_s for name in begins)
         request.give_up_s = max(begins.values(), default=now_s) + budget_s + _LATEST_S
         self._requests.append(request)
@@ -175,8 +178,11 @@ class Scheduler:
         if not request.sensors:
             self._finish(request)
 
-    def _begin_s(self, sensor: Sensor, now_s: float) -> float:
-        """Return when an extra read of the sensor may begin."""
+    def _begin_s(self, sensor: Sensor, now_s: float, due_of_bus_s: Mapping[str, float]) -> float:
+        """Return when an extra read of the sensor may begin.
+
+        `due_of_bus_s`: bus -> when its next scheduled read is due.
+        """
         rest_s = sensor.table.info.min_interval_s
         begin_s = max(now_s, sensor.begun_s + rest_s)
         own_turn_s = self._jobs[sensor.table.id].due_s
@@ -184,11 +190,7 @@ class Scheduler:
             # The extra read would make its own turn wait for the sensor to rest.
             return max(now_s, own_turn_s)
         end_s = begin_s + 2 * sensor.took_s + _MARGIN_S
-        due_s = min(
-            self._jobs[name].due_s
-            for name, other in self._sensors.items()
-            if other.port.bus == sensor.port.bus
-        )
+        due_s = due_of_bus_s[sensor.port.bus]
         return max(now_s, due_s) if due_s < end_s else begin_s
 
     def _read_requested(self, sensor: Sensor, at_s: float) -> None:
@@ -203,6 +205,7 @@ class Scheduler:
         """Answer the requests that wait for a sensor."""
         for request in [r for r in self._requests if name in r.waiting]:
             put(request)
+            request.waiting.pop(name, None)
             if not request.waiting:
                 self._finish(request)
 
@@ -235,12 +238,16 @@ class Scheduler:
         """Look for silent sensors when one may be due; remember when to look next."""
         if now_s < self._next_check_s:
             return
+        ports = [sensor.port for sensor in self._sensors.values()]
+        busy = {port.bus for port in ports if port.reading_since_s is not None}
         for sensor in self._sensors.values():
-            if now_s >= sensor.state.next_check_s and self._was_not_begun(sensor, now_s):
+            bus_is_busy = sensor.port.bus in busy
+            if now_s >= sensor.state.next_check_s and self._was_not_begun(
+                sensor, now_s, bus_is_busy=bus_is_busy
+            ):
                 sensor.state.excuse(sensor.state.patience_s)
             if now_s >= sensor.state.next_check_s:
                 was_online = sensor.state.online
-                bus_is_busy = self._is_busy(sensor.port.bus)
                 sensor.state.check(now_s, sensor.port.reading_since_s, bus_is_busy=bus_is_busy)
                 if was_online:
                     self.online -= 1
@@ -251,18 +258,14 @@ class Scheduler:
             (sensor.state.next_check_s for sensor in self._sensors.values()), default=math.inf
         )
 
-    def _was_not_begun(self, sensor: Sensor, now_s: float) -> bool:
+    @staticmethod
+    def _was_not_begun(sensor: Sensor, now_s: float, *, bus_is_busy: bool) -> bool:
         """Return whether a requested read has not begun although its bus is free.
 
         The computer is then short of processor time or memory.
         """
         waits = sensor.state.busy_since_s is not None and now_s > sensor.begun_s + _MARGIN_S
-        return waits and not self._is_busy(sensor.port.bus)
-
-    def _is_busy(self, bus: str) -> bool:
-        """Return whether a sensor on the bus is being read."""
-        ports = (sensor.port for sensor in self._sensors.values())
-        return any(port.bus == bus and port.reading_since_s is not None for port in ports)
+        return waits and not bus_is_busy
 
     def _read_due(self, sensor: Sensor, due_s: float) -> None:
         if sensor.agreement is not None:
