@@ -1,6 +1,6 @@
 """Measures this node beside what people would use instead; see README.md in this folder.
 
-tests/bench/run [--quick] [--only SCENARIO ...] [--peers NAME ...] [--json FILE] [--svg FILE]
+tests/bench/run [--quick] [--runs N] [--only SCENARIO ...] [--json FILE] [--svg FILE]
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ def arguments() -> argparse.Namespace:
     peers = [peer.name for peer in ALL]
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a part of it, in two minutes")
+    parser.add_argument("--runs", type=int, default=1, metavar="N", help="all of it so often (1)")
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", choices=names, default=names)
     parser.add_argument("--peers", nargs="+", metavar="NAME", choices=peers, default=peers)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the chart of the README")
     parser.add_argument("--readme", action="store_true", help="print the block of the README")
     parser.add_argument(
-        "--render", type=Path, metavar="FILE", help="measure nothing: of such a file"
+        "--render", type=Path, nargs="+", metavar="FILE", help="measure nothing: of such files"
     )
     return parser.parse_args()
 
@@ -50,18 +51,23 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen = arguments()
     if chosen.render:
-        results = kept.load(chosen.render)
+        runs = [run for file in chosen.render for run in kept.load(file)]
     else:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
         with workshop(chosen.peers) as (shop, missing):
-            results = measure(shop, missing, chosen.only, quick=chosen.quick)
+            runs = []
+            for run in range(1, chosen.runs + 1):
+                tell(f"run {run} of {chosen.runs}\n")
+                runs.append(measure(shop, missing, chosen.only, quick=chosen.quick))
+                if chosen.json:  # what is measured is kept, should a later run fail
+                    kept.save(runs, chosen.json)
         print(file=sys.stderr)
     if chosen.json:
-        kept.save(results, chosen.json)
+        kept.save(runs, chosen.json)
     if chosen.svg:
-        chosen.svg.write_text(chart(results))
-    for line in readme_block(results) if chosen.readme else report(results):
+        chosen.svg.write_text(chart(kept.pooled(runs)))
+    for line in readme_block(runs) if chosen.readme else report(runs):
         print(line)
 
 

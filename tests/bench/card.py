@@ -58,6 +58,16 @@ class Card:
         number = Path(self.device).stat().st_rdev
         self.number = os.major(number), os.minor(number)
 
+    def written_bytes(self) -> int:
+        """Return what the device was given to write so far; what waits is written first.
+
+        In sectors of 512 bytes whatever the device (Documentation/block/stat.rst).
+        """
+        run("sync", "--file-system", str(self.folder))
+        major, minor = self.number
+        fields = Path(f"/sys/dev/block/{major}:{minor}/stat").read_text().split()
+        return int(fields[6]) * _SECTOR_BYTES
+
     def places(self) -> dict[range, str]:
         """Blocks -> what lies there: the files, and the journal, which is inode 8."""
         run("sync", "--file-system", str(self.folder))

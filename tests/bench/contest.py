@@ -139,6 +139,11 @@ class Contest:
             process.kill()
             process.wait()
 
+    def end(self, name: str) -> None:
+        """Stop a peer, if it was started and was not stopped."""
+        if name in self.processes:
+            self.stop(name)
+
     def drop_the_late(self, patience_s: float) -> None:
         """Wait until every sensor of every peer has arrived once. A peer that does not manage it
         is stopped, remarked on, and takes no further part."""

@@ -1,8 +1,9 @@
-"""The limits that the node is to keep to, and whether it does; ratios are of one run."""
+"""The limits that the node is to keep to, and whether each run did; ratios are of one run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from results import Results
@@ -26,11 +27,11 @@ class Goal(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`value` is None, and `met` too, where something was not measured."""
+    """`values` has one for each run that has measured it; `met` counts those that keep to it."""
 
     goal: Goal
-    value: float | None
-    met: bool | None
+    values: list[float]
+    met: int
 
 
 GOALS = (
@@ -62,27 +63,43 @@ GOALS = (
 )
 
 
-def judge(goal: Goal, results: Results) -> Verdict:
+def judge(goal: Goal, runs: Sequence[Results]) -> Verdict:
+    """Return what each run says of it, of those that have measured it."""
+    values = [value for run in runs if (value := _value(goal, run)) is not None]
+    kept_to = [value > goal.limit if goal.at_least else value <= goal.limit for value in values]
+    return Verdict(goal, values, sum(kept_to))
+
+
+def _value(goal: Goal, run: Results) -> float | None:
     if goal.beside is None:
-        value = results.median(goal.scenario, "node", goal.metric)
-    else:
-        value = results.ratio(goal.scenario, goal.metric, goal.beside)
-    if value is None:
-        return Verdict(goal, None, None)
-    return Verdict(goal, value, value > goal.limit if goal.at_least else value <= goal.limit)
+        return run.median(goal.scenario, "node", goal.metric)
+    return run.ratio(goal.scenario, goal.metric, goal.beside)
 
 
-def goal_lines(results: Results) -> Iterator[str]:
-    """A line for each goal that was measured, and one that counts the others."""
-    verdicts = [judge(goal, results) for goal in GOALS]
-    for goal, value, met in verdicts:
-        if value is None:
+def goal_lines(runs: Sequence[Results]) -> Iterator[str]:
+    """A line for each goal that was measured, and one that counts the others.
+
+    Of several runs: the median, the lowest and the highest, and in how many it was met.
+    """
+    verdicts = [judge(goal, runs) for goal in GOALS]
+    for goal, values, met in verdicts:
+        if not values:
             continue
         what = goal.what + (f", beside {goal.beside}" if goal.beside else "")
         times = "x" if goal.beside else ""
-        measured = f"{value:.2f}x" if times else number_text(value)
+        measured = _text(statistics.median(values), times)
+        verdict = "met" if met == len(values) else "NOT MET"
         asked = f"{'more than' if goal.at_least else 'at most'} {goal.limit:g}{times}"
-        yield f"  {what:<48}{measured:>10}   {asked:<18}{'met' if met else 'NOT MET'}"
-    unknown = sum(verdict.met is None for verdict in verdicts)
+        if len(runs) == 1:
+            yield f"  {what:<48}{measured:>10}   {asked:<18}{verdict}"
+        else:
+            span = f"{_text(min(values), '')} to {_text(max(values), '')}"
+            verdict += f", {met} of {len(values)}"
+            yield f"  {what:<44}{measured:>7}  {span:<15}{asked:<15}{verdict}"
+    unknown = sum(not verdict.values for verdict in verdicts)
     if unknown:
         yield f"  {unknown} of {len(verdicts)} goals were not measured in this run"
+
+
+def _text(value: float, times: str) -> str:
+    return f"{value:.2f}{times}" if times else number_text(value)

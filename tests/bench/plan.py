@@ -32,6 +32,13 @@ SCENARIOS = (
         {"interval_s": 10.0, "slices": 1, "slice_s": 20, "traced_s": 0},
     ),
     Scenario(
+        "card",
+        "card",
+        {"interval_s": 10.0, "slices": 3, "slice_s": 60},
+        {"interval_s": 10.0, "slices": 1, "slice_s": 20},
+        ("tutorial", "node"),
+    ),
+    Scenario(
         "steady-1s",
         "steady",
         {"interval_s": 1.0, "slices": 5, "slice_s": 24, "traced_s": 10},

@@ -1,4 +1,4 @@
-"""Counters of a running process: CPU, wake-ups, memory, bytes written, system calls."""
+"""Counters of a running process: CPU, wake-ups, memory, system calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Counters(NamedTuple):
     wakeups: int
     rss_kb: int
     pss_kb: int
-    written_bytes: int
 
 
 def cpu_s(pid: int) -> float:
@@ -35,8 +34,7 @@ def cpu_s(pid: int) -> float:
 
 
 def read_counters(pid: int) -> Counters:
-    """Wake-ups are the voluntary context switches of all threads; what is written is what the
-    process has dirtied on a disk (proc(5), write_bytes).
+    """Wake-ups are the voluntary context switches of all threads.
 
     Raises:
         ProcessLookupError: it has ended.
@@ -54,7 +52,6 @@ def read_counters(pid: int) -> Counters:
             wakeups,
             _field(rollup, "Rss"),
             _field(rollup, "Pss"),
-            _field(process / "io", "write_bytes"),
         )
     except (FileNotFoundError, OSError) as error:
         raise ProcessLookupError(f"process {pid} has ended") from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from window import Figures
 
-__all__ = ["Results", "load", "save"]
+__all__ = ["Results", "load", "pooled", "save"]
 
 
 class Results(NamedTuple):
@@ -63,13 +64,48 @@ def _is_number(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def save(results: Results, file: Path) -> None:
-    kept = _without_nan(results._asdict())
+def pooled(runs: Sequence[Results]) -> Results:
+    """All samples of several runs together, for medians and spreads.
+
+    Its ratios are none: samples of another run are not near each other in time.
+    """
+    scenarios: dict[str, dict[str, Figures]] = {}
+    for run in runs:
+        for scenario, peers in run.scenarios.items():
+            for peer, figures in peers.items():
+                known = scenarios.setdefault(scenario, {}).setdefault(peer, {})
+                for metric, samples in figures.items():
+                    known.setdefault(metric, []).extend(samples)
+    return runs[0]._replace(
+        began=", ".join(run.began for run in runs),
+        quick=any(run.quick for run in runs),
+        machine={
+            name: _each(run.machine.get(name, "?") for run in runs) for name in runs[0].machine
+        },
+        peers={name: text for run in runs for name, text in run.peers.items()},
+        missing={name: text for run in runs for name, text in run.missing.items()},
+        scenarios=scenarios,
+        settings={
+            name: {"took_s": sum(run.settings.get(name, {"took_s": 0})["took_s"] for run in runs)}
+            for name in {name: None for run in runs for name in run.settings}
+        },
+        failed={name: text for run in runs for name, text in run.failed.items()},
+        remarks=list(dict.fromkeys(remark for run in runs for remark in run.remarks)),
+    )
+
+
+def _each(texts: Iterable[str]) -> str:
+    """Return what the runs say, once where they agree."""
+    return ", then ".join(dict.fromkeys(texts))
+
+
+def save(runs: Sequence[Results], file: Path) -> None:
+    kept = _without_nan([run._asdict() for run in runs])
     file.write_text(json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def load(file: Path) -> Results:
-    return Results(**json.loads(file.read_text()))
+def load(file: Path) -> list[Results]:
+    return [Results(**run) for run in json.loads(file.read_text())]
 
 
 def _without_nan(value: Any) -> Any:

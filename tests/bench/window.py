@@ -64,9 +64,7 @@ def _figures(
         figures["cpu_percent"].append(cpu_s * 100 / seconds)
         figures["wakeups_per_s"].append((end.wakeups - begin.wakeups) / seconds)
     total = sum(len(one) for one in times.values())
-    written = taken[-1].written_bytes - taken[0].written_bytes
     errors = errors_ms(times, interval_s)
-    figures["written_bytes_per_reading"] = [written / total if total else math.nan]
     figures["error_p50_ms"] = [percentile(errors, 50)]
     figures["error_p99_ms"] = [percentile(errors, 99)]
     figures["late_p99_ms"] = [percentile(latenesses_ms(times, interval_s), 99)]
