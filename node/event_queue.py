@@ -15,8 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-import msgspec
-
 __all__ = ["Call", "EventQueue"]
 
 T = TypeVar("T")
@@ -25,10 +23,13 @@ MAX_AT_ONCE = 500
 """Most events of one turn of the loop, so that a flood cannot delay what is due."""
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call:
     """An event that brings the function that handles it."""
 
-    do: Callable[[], None]
+    __slots__ = ("do",)
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self.do = do
 
 
 class EventQueue(Generic[T]):

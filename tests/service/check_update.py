@@ -264,13 +264,15 @@ class Probe:
         pass
 
 
-DRIVER = msgspec.structs.replace(CPU, open=Probe)
+DRIVER = msgspec.structs.replace(CPU, name="greenhouse", open=Probe, devices=DEVICES, groups=GROUPS)
 """
 
 
 def own_driver(folder: Path, version: str, read: str) -> Path:
     """A wheel with a driver of somebody's own; `read` is what its method does."""
+    devices, groups = ("()", "()") if version == "2.0" else ('("hidraw",)', '("games",)')
     module = OWN_DRIVER.replace("RETURN", read)
+    module = module.replace("DEVICES", devices).replace("GROUPS", groups)
     name = f"greenhouse_probe-{version}"
     info = f"{name}.dist-info"
     wheel = folder / f"{name}-py3-none-any.whl"
@@ -306,7 +308,7 @@ def test_a_package_of_ones_own_is_part_of_every_release(node, seen, wheel, tmp_p
         node.file(f"/srv/{made.name}").write_bytes(made.read_bytes())
     try:
         packages.write_text("/srv/greenhouse_probe-1.0-py3-none-any.whl  # ours\n")
-        assert node.run(*update, wheel("1.1.0")).returncode == 0
+        assert "\nDeviceAllow=char-hidraw rw\n" in node.run(*update, wheel("1.1.0")).stdout
         settings.write_text(before + '\n[[sensor]]\nid = "own"\ndriver = "greenhouse"\n')
         node.run("systemctl", "restart", "sensor-node")
         wait_for(lambda: seen.health("box")["sensors"].get("own", {}).get("online"), 60)
@@ -317,6 +319,9 @@ def test_a_package_of_ones_own_is_part_of_every_release(node, seen, wheel, tmp_p
         answer = node.run(*update, wheel("1.2.0"), check=False)
         assert answer.returncode == 1
         assert re.search(undone("1.2.0", CRASHED, "1.2.0"), answer.stdout)
+        # Its devices are gone with it, and those of the one before are back.
+        assert "char-hidraw" in node.show("DeviceAllow")
+        assert node.show("SupplementaryGroups") == "games"
         wait_for(lambda: health_says(seen, "1.2.0", undone("1.2.0", CRASHED, "1.2.0")), 60)
         packages.write_text("/srv/greenhouse_probe-3.0-py3-none-any.whl\n")
         answer = node.run(*update, wheel("1.2.0"), check=False)
