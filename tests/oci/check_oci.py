@@ -39,17 +39,19 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
         yield call
     finally:
         call("rm", "--all", "--force", "--time", "1", check=False)
-        call("system", "reset", "--force", check=False)
+        call("rmi", "--all", "--force", check=False)
 
 
 @pytest.fixture(scope="module")
 def images(podman: Podman) -> list[str]:
     """The image of this code, and a newer one."""
-    names = []
+    found = []
     for archive in (ARCHIVE, NEWER):
         said = podman("load", "--input", archive).stdout
-        names.append(said.strip().splitlines()[-1].split("Loaded image:")[-1].strip())
-    return names
+        name = said.strip().splitlines()[-1].split("Loaded image:")[-1].strip()
+        # Both have the name of the version of this checkout.
+        found.append(podman("image", "inspect", "--format", "{{.Id}}", name).stdout.strip())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,9 @@ def options(folder: Path) -> list[str]:
     return [
         *("--network", "host", "--read-only", "--cap-drop", "all", "--cgroups", "disabled"),
         *("--security-opt", "no-new-privileges", "--volume", f"{NAME}:/var/lib/sensor-node"),
+        # The limits that Podman sets by itself may be above those of this computer.
         *("--volume", f"{folder}:/etc/sensor-node:ro"),
+        *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
     ]
 
 
