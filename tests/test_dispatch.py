@@ -79,6 +79,19 @@ def test_a_reading_is_committed_whatever_else_its_read_has_set_off(bench, monkey
     assert caplog.text.count("failed to handle the outcome of a read") == 2
 
 
+def test_the_topics_of_all_sensors_are_noted_before_the_first_reading(bench, monkeypatch):
+    """With each reading the whole list was written again: 224 times for a thousand sensors."""
+    written: list[bytes] = []
+    monkeypatch.setattr(
+        "node.mqtt.retained_topics.write_file", lambda _file, content: written.append(content)
+    )
+    bench.node._dispatch(Connected(0, refused=None, window=20, max_packet_bytes=1 << 20))
+    bench.node._publisher.flush()
+    noted = bench.node._publisher._retained.own
+    assert {topic.rpartition("/water/")[2] for topic in noted} >= {"availability", "state"}
+    assert len(written) == 1
+
+
 def test_an_acknowledgement_goes_to_the_publisher_alone(bench, monkeypatch):
     bench.node._dispatch(Connected(0, refused=None, window=20, max_packet_bytes=1 << 20))
     bench.node._publisher.flush()

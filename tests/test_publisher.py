@@ -8,6 +8,7 @@ from node.mqtt.connection import BrokerConnection
 from node.mqtt.events import Acknowledged, Outgoing
 from node.mqtt.publisher import WINDOW, Outcome, Publisher
 from node.mqtt.reasons import BUSY, Reason
+from node.mqtt.retained_topics import RetainedTopics
 
 
 @pytest.fixture
@@ -72,3 +73,27 @@ def test_history_that_a_busy_broker_refuses_is_sent_later(mqtt_link, code):
     assert outcomes == [Outcome.LATER if is_busy else Outcome.REFUSED]
     assert dead == ([] if is_busy else ["sensors/test/history"])
     assert publisher.history_refusal == ("why" if is_busy else "")
+
+
+def test_the_topics_of_many_sensors_are_written_once_and_not_with_each_window(
+    mqtt_link, tmp_path, monkeypatch
+):
+    """Those of a thousand sensors were written 166 times, all that were known each time."""
+    mqtt_link.connected = True
+    written: list[bytes] = []
+    monkeypatch.setattr(
+        "node.mqtt.retained_topics.write_file", lambda _file, content: written.append(content)
+    )
+    retained = RetainedTopics(tmp_path, "sensors/test")
+    publisher = Publisher(
+        mqtt_link, status_topic="sensors/test/status", refused=lambda *_: None, retained=retained
+    )
+    for number in range(10 * WINDOW):
+        publisher.set(f"sensors/test/s{number}/state", b"{}")
+    publisher.set("sensors/test/gone/state", b"")
+    while publisher.flush() or not publisher.sent:
+        for message in publisher._message_of.values():
+            assert message.topic in retained.own or not message.payload, "noted before it is sent"
+        acknowledge_oldest(publisher)
+    assert len(written) == 1
+    assert len(retained.own) == 10 * WINDOW

@@ -16,7 +16,7 @@ import math
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Acknowledged, Outgoing
@@ -212,9 +212,21 @@ class Publisher:
         topics = list(islice(free, max(0, room)))
         messages = [m for m in map(self._waiting.pop, topics) if self._fits(m)]
         self._in_flight.update(message.topic for message in messages)
-        if self._retained is not None:
-            self._retained.remember(message.topic for message in messages if message.payload)
+        self._remember(messages)
         return messages
+
+    def _remember(self, messages: list[Outgoing]) -> None:
+        """Note the topics of messages before they are published.
+
+        If one is new, so may be those that wait: all are noted, so that the topics of a thousand
+        sensors are written once, and not again with each window.
+        """
+        if self._retained is None:
+            return
+        known = self._retained.own
+        if any(message.payload and message.topic not in known for message in messages):
+            coming = chain(messages, self._waiting.values())
+            self._retained.remember(message.topic for message in coming if message.payload)
 
     def link_changed(self, change: Change) -> None:
         """Forget the messages in flight, and learn from a lost link."""

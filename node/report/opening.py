@@ -45,13 +45,14 @@ class Opening:
         status: str,
         availability: Sequence[str],
         states: Sequence[str],
+        channels: Sequence[str],
         is_current: Callable[[str], bool],
         set_alarms: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the topics.
 
-        `availability` and `states` are the topics of the sensors. `is_current` returns whether the
-        node still publishes on a topic. `set_alarms` publishes the alarms as they are.
+        `availability`, `states` and `channels` are the topics of the sensors. `is_current` returns
+        whether the node still publishes on a topic. `set_alarms` publishes the alarms as they are.
         """
         self._link = link
         self._publisher = publisher
@@ -60,6 +61,7 @@ class Opening:
         self._status = status
         self._availability = availability
         self._states = states
+        self._channels = channels
         self._is_current = is_current
         self._set_alarms = set_alarms
         self._steps: list[Callable[[], None]] = []
@@ -90,6 +92,8 @@ class Opening:
             _log.info("removing former topics from the broker: %s", ", ".join(gone))
         for topic in gone:
             self._publisher.set(topic, b"")
+        # All at once: the list is written whole, and the first readings come one by one.
+        self._retained.remember([*self._availability, *self._states, *self._channels])
         for topic in self._availability:
             self._publisher.set(topic, OFFLINE)
         self._set_alarms()

@@ -127,6 +127,13 @@ class Reporter:
             status=self._topics.status,
             availability=[self._topics.availability(name) for name in ids],
             states=[] if config.mqtt.payload == "plain" else [*map(self._topics.state, ids)],
+            channels=[]
+            if config.mqtt.payload == "json"
+            else [
+                self._topics.channel(sensor.table.id, channel.name)
+                for sensor in sensors
+                for channel in sensor.table.info.channels_with(sensor.table.options)
+            ],
             is_current=current_topics(config, device),
             set_alarms=self.alarms.publish_all if self.alarms else lambda: None,
         )
