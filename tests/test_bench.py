@@ -237,3 +237,30 @@ print(missed({}, 1, 1.0, 0.0, 50.0))
 """
     )
     assert printed.split() == ["0", "0", "25", "50"]
+
+
+def test_the_page_about_growth_has_the_rows_of_the_program(tmp_path: Path) -> None:
+    """Its figures are those of a run of half an hour; its chart is well-formed."""
+    printed = inside(
+        f"""
+from pathlib import Path
+import growth
+from results import Results
+cases = {{"sensors": growth.SENSORS, "backlog": growth.HOURS, "log": growth.LOGS}}
+figures = {{
+    part: {{case: {{row.metric: [2.0] for row in rows}} for case in cases[part]}}
+    for part, (_, rows) in growth.ROWS.items()
+}}
+settings = {{part: {{"took_s": 60}} for part in figures}}
+results = Results("", False, {{"kernel": "new"}}, {{}}, {{}}, figures, settings, {{}}, [])
+Path({str(tmp_path)!r}, "growth.svg").write_text(growth.draw(growth.panels(results), "it grows"))
+print(*growth.report(results), sep="\\n")
+"""
+    )
+    text = (BENCH / "growth.md").read_text()
+    shown = text[text.index("```\nsensors") + 4 :].split("\n\nmachine:")[0]
+    assert rows_of(shown) == rows_of(printed.split("\n\nmachine:")[0])
+    root = xml.etree.ElementTree.parse(tmp_path / "growth.svg").getroot()
+    drawn = xml.etree.ElementTree.parse(BENCH / "growth.svg").getroot()
+    bars = "{http://www.w3.org/2000/svg}rect"
+    assert len(list(drawn.iter(bars))) == len(list(root.iter(bars)))
