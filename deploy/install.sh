@@ -184,9 +184,14 @@ add_user() {
 }
 
 place_files() {
-    local unit
+    local unit part
     install -m 644 "$here/node/system/safe_files.py" "$root/safe_files.py"
-    install -D -m 644 -t "$root/update_parts" "$here"/deploy/update_parts/*.py
+    install -d -m 755 "$root/update_parts"
+    for part in "$here"/deploy/update_parts/*.py; do
+        [[ -L $part ]] || install -m 644 -t "$root/update_parts" "$part"
+    done
+    # Links there, which an archive may have lost.
+    install -m 644 -t "$root/update_parts" "$here"/node/system/{clock,ed25519}.py
     install -m 755 "$here/deploy/update" "$root/update"
     # The documents, in the folders that their links name.
     rm -rf "$root/doc"

@@ -55,7 +55,7 @@ class Card:
         boot.mkdir(parents=True)
         parts = ["node", "drivers", "deploy", "pyproject.toml", "README.md", "LICENSE"]
         archive = ["tar", "-czf", str(boot / "sensor-node.tar.gz"), "--directory", str(CHECKOUT)]
-        archive += ["--transform=s,^,sensor-node/,", "--exclude=__pycache__", *parts]
+        archive += ["--transform=flags=r;s,^,sensor-node/,", "--exclude=__pycache__", *parts]
         subprocess.run(archive, check=True)
         seed = root / "var/lib/cloud/seed/nocloud"
         seed.mkdir(parents=True)
