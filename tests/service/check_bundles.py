@@ -164,6 +164,8 @@ def test_a_power_cut_while_a_staged_bundle_is_installed_begins_it_again(node, se
     set_clock(node)
     wait_for(lambda: reported(node, "2" * 16, "kept"), 400)
     wait_for(lambda: health_says(seen, "0.5.2"), 20)
+    # Until then no other update begins.
+    wait_for(lambda: node.show("ActiveState", "sensor-node-staged") == "inactive", 20)
 
 
 @pytest.mark.parametrize(
