@@ -58,8 +58,12 @@ NOT_TYPED = {
 
 
 def commands_of(file: Path) -> list[str]:
-    """The commands of the text's ```sh blocks."""
+    """The commands of the text's ```sh blocks.
+
+    What follows the installation of the package is what follows that by install.sh, too.
+    """
     blocks = re.findall(r"```sh\n(.*?)```", file.read_text(), re.DOTALL)
+    blocks = [re.sub(r"(?s)(sudo apt install \./[^\n]*\n).*", r"\1", block) for block in blocks]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     bare = (re.sub(r"(^|\s+)# ?.*", "", line).strip() for line in lines)
     return [re.sub(r" {2,}", " ", line) for line in bare if line]

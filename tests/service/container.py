@@ -262,21 +262,39 @@ class Container:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 if leader:
-                    self._freeze(leader)
+                    entered = self._freeze(leader)
                     os.kill(leader, signal.SIGKILL)
+                    wait_for(lambda: self._has_ended(entered), 20, "its end")
                 else:
                     self._process.kill()
         self._process.wait(20)
         self._dismiss_guard()
 
-    def _freeze(self, leader: int) -> None:
-        """Stop all of its processes: else some see how others die, as no power cut lets them."""
+    def _freeze(self, leader: int) -> set[int]:
+        """Stop all of its processes: else some see how others die, as no power cut lets them.
+
+        Returns the processes outside that have entered it (nsenter), which stop together with
+        what they have begun there.
+        """
         os.kill(leader, signal.SIGSTOP)  # it begins no others from here on
         namespace = os.readlink(f"/proc/{leader}/ns/pid")
+        stopped, parents = set(), set()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if os.readlink(folder / "ns/pid") == namespace:
                     os.kill(int(folder.name), signal.SIGSTOP)
+                    stopped.add(int(folder.name))
+                    parents.add(int((folder / "stat").read_text().rpartition(")")[2].split()[1]))
+        assert self._process is not None
+        return parents - stopped - {self._process.pid}
+
+    def _has_ended(self, entered: set[int]) -> bool:
+        """Return whether it is gone; let those that have entered it see that."""
+        for number in entered:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGCONT)
+        assert self._process is not None
+        return self._process.poll() is not None
 
     def _dismiss_guard(self) -> None:
         if self._guard is not None:
