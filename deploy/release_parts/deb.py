@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from image.lock import CHECKOUT, DEBIAN_LOCK, platform_options
 
-__all__ = ["ARCHITECTURES", "CHECKOUT", "Impossible", "build", "fetch"]
+__all__ = ["ARCHITECTURES", "CHECKOUT", "Impossible", "build", "fetch", "require_pip"]
 
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Debian's names of processors, and those of wheels."""
@@ -101,11 +102,26 @@ def debian_version(version: str) -> str:
     return re.sub(r"\.?(a|b|rc|dev)(?=\d)", r"~\1", version)
 
 
+def require_pip() -> None:
+    """Make sure that pip is there; Debian's python3 comes without it.
+
+    Raises:
+        Impossible: it is not; the message says what to do.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise Impossible(f"{sys.executable} has no pip: sudo apt install python3-pip")
+
+
 def fetch(architecture: str, cache: Path) -> list[Path]:
-    """Return the wheels of the lock file for this processor; fetch those not in the cache."""
+    """Return the wheels of the lock file for this processor; fetch those not in the cache.
+
+    Raises:
+        Impossible: there is no pip.
+    """
     digest = hashlib.sha256(DEBIAN_LOCK.read_bytes()).hexdigest()[:8]
     folder = cache / f"deb-wheels-{architecture}-{digest}"
     if not folder.exists():
+        require_pip()
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         for python in _PYTHONS:
