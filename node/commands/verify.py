@@ -28,7 +28,6 @@ __all__ = ["HELP", "add_arguments", "run"]
 
 _SHOWN = 10
 """How many faults are printed."""
-_CSV = ("seq", "sensor", "time", "clock", "channel", "value", "unit", "hash")
 
 
 HELP = CommandHelp(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from node.outbox.log_file import LogFile
+from node.outbox.log_file import LogFile, wal_of
 from node.outbox.records import Batch, DeadLetter, Event, Ledger, Retiming
 from node.outbox.rows import Damaged, Row, checksum_of, rows_of
 from node.outbox.streams import Streams
@@ -101,7 +101,7 @@ class OutboxFile(LogFile):
         """The last reading with a hash, and it; None if the readings to come are not chained."""
         self._new_stream = new_stream
         self._salvaging = salvaging
-        self.left_open = _size_of(path.with_name(path.name + "-wal")) > 0
+        self.left_open = _size_of(wal_of(path)) > 0
         """Whether it was not closed properly."""
         self._syncs = True
         self._open(path)
@@ -127,6 +127,11 @@ class OutboxFile(LogFile):
         if not self._salvaging:
             self._lengthen_wal()
 
+    def _load(self) -> None:
+        super()._load()
+        self._layout_numbers = {layout: number for number, layout in self._layouts.items()}
+        self._boot_numbers = {boot_id: number for number, boot_id in self._boot_ids.items()}
+
     def _lengthen_wal(self) -> None:
         """Give the WAL its later size now, so that commits do not make it longer.
 
@@ -134,9 +139,8 @@ class OutboxFile(LogFile):
         ext4 29 kB in place of 17 kB. SQLite takes the zeros for the end of the WAL. Without the
         room for them, or the right, the WAL grows as it does otherwise.
         """
-        wal = self.path.with_name(self.path.name + "-wal")
         with contextlib.suppress(OSError):
-            descriptor = os.open(wal, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(wal_of(self.path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 size = os.fstat(descriptor).st_size
                 os.pwrite(descriptor, bytes(max(0, _WAL_BYTES - size)), size)

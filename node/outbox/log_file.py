@@ -21,7 +21,7 @@ from node.outbox.rows import Damaged, Row, checksum_of, readings_of
 from node.outbox.streams import Streams
 from node.reading import Layout, Reading
 
-__all__ = ["LogFile", "NewerSchema", "is_damage"]
+__all__ = ["LogFile", "NewerSchema", "is_damage", "wal_of"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,11 @@ def is_damage(error: Exception) -> bool:
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
+def wal_of(path: Path) -> Path:
+    """Return where SQLite has the WAL of a file."""
+    return path.with_name(path.name + "-wal")
+
+
 class LogFile:
     """One open file, on one thread at a time."""
 
@@ -60,7 +65,7 @@ class LogFile:
         # Without a WAL there is no writer, and a reader should not create files next to the
         # log. With a WAL, its index is only read, too (https://sqlite.org/wal.html, "Read-Only
         # Databases"), unless a crash has removed it.
-        options = "?mode=ro" if path.with_name(path.name + "-wal").exists() else "?immutable=1"
+        options = "?mode=ro" if wal_of(path).exists() else "?immutable=1"
         options += "&readonly_shm=1" if path.with_name(path.name + "-shm").exists() else ""
         self._open(path, options)
 
@@ -106,10 +111,8 @@ class LogFile:
             number: _decoded(definition)
             for number, definition in self._rows_of("SELECT * FROM layout", tuple[int, str])
         }
-        self._layout_numbers = {layout: number for number, layout in self._layouts.items()}
         boots = self._rows_of("SELECT * FROM boot", tuple[int, str, int | None, int | None])
         self._boot_ids = {number: boot_id for number, boot_id, *_ in boots}
-        self._boot_numbers = {boot_id: number for number, boot_id in self._boot_ids.items()}
         self.retimings = {
             boot_id: Retiming(set_at_ms, offset_ms)
             for _, boot_id, set_at_ms, offset_ms in boots

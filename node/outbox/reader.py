@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from node.health import Health
-from node.outbox.log_file import LogFile, NewerSchema, is_damage
+from node.outbox.log_file import LogFile, NewerSchema, is_damage, wal_of
 from node.outbox.records import Ledger
 from node.outbox.rows import Damaged
 from node.reading import Reading
@@ -81,8 +81,8 @@ def _patiently(attempt: Callable[[], T]) -> T:
 def _opened_once(file: Path) -> LogFile:
     if not file.exists():
         raise FileNotFoundError("it does not exist yet: has the node been started?")
-    wal, index = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
-    if wal.exists() and not index.exists():
+    index = file.with_name(file.name + "-shm")
+    if wal_of(file).exists() and not index.exists():
         raise sqlite3.OperationalError(
             "it was not closed properly, and the index of its WAL is missing; "
             "the node creates it again when it starts"
@@ -161,7 +161,7 @@ def health_of(ledger: Ledger, process: int | None) -> Health | None:
 
 
 def written_s(file: Path) -> float:
-    wal = file.with_name(file.name + "-wal")
+    wal = wal_of(file)
     times = []
     for part in (file, wal):
         with contextlib.suppress(OSError):

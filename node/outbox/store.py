@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from node.outbox.file import OutboxFile
-from node.outbox.log_file import LogFile, NewerSchema, is_damage
+from node.outbox.log_file import LogFile, NewerSchema, is_damage, wal_of
 from node.outbox.records import Batch, Ledger, Retiming
 from node.outbox.rows import Damaged
 from node.outbox.streams import Streams
@@ -338,7 +338,7 @@ class OutboxStore:
                 remedy = _TO_SEND_IT if isinstance(error, NewerSchema) else ""
                 _log.error("the log cannot be used (%s): set aside as %s%s", error, aside, remedy)
             else:
-                path.with_name(path.name + "-wal").unlink(missing_ok=True)
+                wal_of(path).unlink(missing_ok=True)
                 _log.error("the log %s was deleted; a new one is begun", path)
             file = self._file_at(path)
         except _FILE_TROUBLE as second:
