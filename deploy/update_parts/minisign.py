@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from typing import BinaryIO, NamedTuple
 
-from update_parts.ed25519 import KeyTrouble, is_signed_by
+from update_parts.ed25519 import KeyTrouble, is_signed_by, pem_of
 
 __all__ = ["PublicKey", "Signature", "Unfit", "parse_key", "parse_signature", "verify"]
 
@@ -20,8 +20,6 @@ _KEY_BYTES = 2 + 8 + 32
 _SIGNATURE_BYTES = 2 + 8 + 64
 _GLOBAL_BYTES = 64
 _TRUSTED = "trusted comment: "
-_DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
-"""What makes SubjectPublicKeyInfo of the 32 bytes of an Ed25519 key (RFC 8410, §4)."""
 
 
 class Unfit(Exception):
@@ -104,10 +102,8 @@ def verify(file: BinaryIO, signature: Signature, key: PublicKey, where: str) -> 
 
 
 def _fits(key: PublicKey, signature: bytes, message: bytes) -> bool:
-    encoded = base64.b64encode(_DER_PREFIX + key.raw).decode()
-    pem = f"-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----\n"
     try:
-        return is_signed_by(pem, message, signature)
+        return is_signed_by(pem_of(key.raw), message, signature)
     except KeyTrouble as error:
         raise Unfit(f"signatures cannot be verified: {error}") from None
 

@@ -18,7 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["KeyTrouble", "id_of", "is_signed_by", "new_private_key", "public_key_of", "sign"]
+__all__ = [
+    "KeyTrouble",
+    "id_of",
+    "is_signed_by",
+    "new_private_key",
+    "pem_of",
+    "public_key_of",
+    "sign",
+]
 
 _LIMIT_S = 30.0
 _SPKI = bytes.fromhex("302a300506032b6570032100")
@@ -51,6 +59,12 @@ def public_key_of(private: Path) -> str:
     public = _openssl("pkey", "-in", str(private), "-passin", "pass:", "-pubout").decode()
     id_of(public)
     return public
+
+
+def pem_of(raw: bytes) -> str:
+    """Return the 32 bytes of a public key in PEM."""
+    encoded = base64.b64encode(_SPKI + raw).decode()
+    return f"-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----\n"
 
 
 def id_of(public: str) -> str:
