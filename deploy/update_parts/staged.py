@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_files import write_file
+from safe_files import open_foreign, write_file
 
 __all__ = ["BUNDLE", "Request", "count_attempt", "drop_request", "read_request", "write_report"]
 
@@ -39,8 +39,7 @@ class Request(NamedTuple):
 def read_request(folder: Path) -> Request | None:
     """Return the request; None without one, or with one that cannot be read."""
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(folder / _REQUEST, flags), "rb") as stream:
+        with open_foreign(folder / _REQUEST) as stream:
             words = stream.read(_MAX_BYTES).decode("ascii").split()
     except (OSError, ValueError):
         return None

@@ -6,10 +6,11 @@ another user, who could change it in between.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
+
+from safe_files import open_foreign
 
 from update_parts.bundle import MAX_BYTES, Manifest, read_manifest, sha256, unpack
 from update_parts.minisign import PublicKey, Unfit
@@ -102,8 +103,6 @@ def copy_file(source: Path, target: Path, most: int) -> None:
 
     A link is not followed: what the node has staged must not lead to a file of root's.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-    descriptor = os.open(source, flags)
-    with open(descriptor, "rb") as stream, target.open("xb") as copy:
+    with open_foreign(source) as stream, target.open("xb") as copy:
         while most > 0 and (piece := stream.read(min(1 << 20, most))):
             most -= copy.write(piece)

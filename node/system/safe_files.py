@@ -12,8 +12,9 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["open_lock", "refuse_planted_link", "write_file"]
+__all__ = ["open_foreign", "open_lock", "refuse_planted_link", "write_file"]
 
 _CLOSED = 0o600
 
@@ -85,6 +86,18 @@ def open_lock(file: Path) -> int:
             return os.open(file.name, os.O_RDONLY | flags, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def open_foreign(file: Path) -> BinaryIO:
+    """Open a file to read that another user may have put there, as root may have to.
+
+    No link is followed to what that user may not read, and a pipe is not waited for.
+
+    Raises:
+        OSError: it does not exist, or is a link.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(os.open(file, flags), "rb")
 
 
 def refuse_planted_link(file: Path) -> None:

@@ -23,7 +23,7 @@ from node.config import load as configuration
 from node.config.afar.request import digest_of
 from node.config.afar.rules import refusals
 from node.config.reader import ConfigError
-from node.system.safe_files import write_file
+from node.system.safe_files import open_foreign, write_file
 
 __all__ = ["MAX_BYTES", "PlaceRequest", "can_place", "place", "request_placing"]
 
@@ -92,8 +92,7 @@ def carry_out(request_file: Path, source: Path) -> None:
 
 def _read(file: Path) -> PlaceRequest:
     """Read a file that another user has made: no link to what that user may not read."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(file, flags), "rb") as stream:
+    with open_foreign(file) as stream:
         status = os.fstat(stream.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise Refused(f"{file} is not a file of its own")
