@@ -31,7 +31,7 @@ from bundle_support import (
     make_key,
 )
 from packaging.version import Version
-from update_parts import minisign
+from update_parts import minisign, paths, releases, trial, trust
 from update_parts.bundle import (
     Manifest,
     parse_manifest,
@@ -481,19 +481,17 @@ def update(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusted: Any) -> Any
     """`deploy/update` with a key, in a folder of its own."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     made = argparse.Namespace(**runpy.run_path(str(DEPLOY / "update")))
-    names = made.wanted_release.__globals__
-    monkeypatch.setitem(names, "INCOMING", tmp_path / "incoming")
-    monkeypatch.setitem(names, "TRUST", tmp_path / "trust.json")
-    monkeypatch.setattr(names["trust"], "installed_keys", lambda folder: trusted)
-    monkeypatch.setattr(names["trust"], "this_computer", lambda version: HERE)
-    monkeypatch.setattr(names["trust"], "clock_is_set", lambda: True)
+    monkeypatch.setattr(paths, "INCOMING", tmp_path / "incoming")
+    monkeypatch.setattr(paths, "TRUST", tmp_path / "trust.json")
+    monkeypatch.setattr(trust, "installed_keys", lambda folder: trusted)
+    monkeypatch.setattr(trust, "this_computer", lambda version: HERE)
+    monkeypatch.setattr(trust, "clock_is_set", lambda: True)
     return made
 
 
 def asked(source: Path | None, **options: Any) -> argparse.Namespace:
     given = {
         "back": False,
-        "request": "",
         "wheels": None,
         "unsigned": False,
         "force": False,
@@ -523,7 +521,7 @@ def test_with_a_key_root_may_install_what_is_not_signed(update, tmp_path, capsys
 
 
 def test_without_a_key_a_bundle_needs_one(update, signed, monkeypatch):
-    monkeypatch.setattr(update.trust, "installed_keys", lambda folder: {})
+    monkeypatch.setattr(trust, "installed_keys", lambda folder: {})
     with pytest.raises(
         update.Impossible, match=r"put the public key of its publisher, a \.pub file"
     ):
@@ -537,7 +535,7 @@ def test_a_bundle_becomes_a_release_and_its_copy_goes(
     names = update.wanted_release.__globals__
     keys = tmp_path / "keys"
     keys.mkdir()
-    monkeypatch.setitem(names, "KEYS", keys)
+    monkeypatch.setattr(paths, "KEYS", keys)
     bundle = make_bundle(tmp_path, key, new_keys=[other_key.line])
     seen: list[Any] = []
 
@@ -559,15 +557,14 @@ def test_a_bundle_becomes_a_release_and_its_copy_goes(
     assert not (tmp_path / "incoming").exists()
 
 
-def test_of_a_bundle_only_its_own_wheels_are_installed(update, monkeypatch, tmp_path):
+def test_of_a_bundle_only_its_own_wheels_are_installed(monkeypatch, tmp_path):
     """The owner's packages follow, and can replace none of them."""
     commands: list[list[str]] = []
-    names = update.pip_install.__globals__
-    monkeypatch.setitem(names, "must_saying", commands.append)
-    monkeypatch.setitem(names, "own_packages", lambda: "probe==1.0")
+    monkeypatch.setattr(releases, "must_saying", commands.append)
+    monkeypatch.setattr(releases, "own_packages", lambda: "probe==1.0")
     bundle = read_manifest(make_bundle(tmp_path))
     wheel = tmp_path / "pi_sensor_node-0.2.0-py3-none-any.whl"
-    update.pip_install(tmp_path / "release", wheel, None, bundle)
+    releases.pip_install(tmp_path / "release", wheel, None, bundle)
     first, second = commands
     assert {"--no-index", "--only-binary=:all:", "--find-links"} <= {*first}
     assert "--requirement" not in first
@@ -595,7 +592,7 @@ def staged(update: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         "ATTEMPTS": tmp_path / "attempts",
         "KEYS": tmp_path / "keys",
     }.items():
-        monkeypatch.setitem(names, name, file)
+        monkeypatch.setattr(paths, name, file)
     monkeypatch.setitem(names, "make_release", lambda *_source: "0.2.0-12345678")
     monkeypatch.setitem(names, "current", lambda: "0.2.0-12345678")
 
@@ -606,7 +603,7 @@ def staged(update: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         signature = bundle.with_name(f"{bundle.name}.minisig").read_text()
         (state / "update.bundle.minisig").write_text(signature)
         (state / "update-request").write_text(f"{request} {digest}\n")
-        assert update.install_staged(asked(None, request="")) == 0
+        assert update.install_staged(asked(None)) == 0
         report = state / "update-report.json"
         left = {file.name for file in state.iterdir()} - {report.name}
         assert left == set(), "the path unit would find it again"
@@ -654,13 +651,11 @@ def test_a_staged_bundle_whose_installation_is_interrupted_is_given_up(
     assert staged(signed, request="fedcba9876543210")["state"] == "kept", "another request"
 
 
-def test_a_request_that_was_judged_before_a_power_cut_is_not_begun_again(
-    staged, signed, update, tmp_path
-):
+def test_a_request_that_was_judged_before_a_power_cut_is_not_begun_again(staged, signed, tmp_path):
     """Its trial had an end; only the request was still there."""
-    trial = {"candidate": "0.2.0-12345678", "request": REQUEST}
+    ended = {"candidate": "0.2.0-12345678", "request": REQUEST}
     (tmp_path / "trial.json").touch()
-    update.end_trial(trial, "the update was undone", stays=False)
+    trial.end_trial(ended, "the update was undone", stays=False)
     report = staged(signed)
     assert (report["state"], report["text"]) == ("undone", "the update was undone")
     assert not (tmp_path / "attempts").exists()
@@ -670,7 +665,7 @@ def test_a_staged_bundle_waits_for_the_clock(staged, signed, update, monkeypatch
     """After a boot a Pi has none for a while; without any it is refused after all."""
     names = update.install_staged.__globals__
     looks: list[bool] = []
-    monkeypatch.setattr(names["trust"], "clock_is_set", lambda: len(looks) > 2)
+    monkeypatch.setattr(trust, "clock_is_set", lambda: len(looks) > 2)
     pauses = argparse.Namespace(sleep=lambda _s: looks.append(True), monotonic=lambda: 0.0)
     monkeypatch.setitem(names, "time", pauses)
     assert staged(signed)["state"] == "kept"

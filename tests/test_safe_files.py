@@ -33,6 +33,12 @@ from node.system.safe_files import open_lock, write_file
 from node.system.state_dir import StateDirLock, StateDirTaken, lock_holder
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "deploy"))
+
+from update_parts import paths, releases  # noqa: E402
+from update_parts.system import Impossible  # noqa: E402
+from update_parts.system import write as write_of_update  # noqa: E402
+
 HELPERS = ROOT / "deploy/image/root/usr/lib/sensor-node"
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 ANOTHER_USER = 65534
@@ -83,8 +89,8 @@ def write_a_plot(folder: Path, _request: Any) -> Path:
     return folder / "air.svg"
 
 
-def write_by_update(folder: Path, request: Any) -> Path:
-    request.getfixturevalue("update").write(folder / "trial.json", "{}")
+def write_by_update(folder: Path, _request: Any) -> Path:
+    write_of_update(folder / "trial.json", "{}")
     return folder / "trial.json"
 
 
@@ -229,9 +235,9 @@ def test_a_lock_of_the_folder_keeps_no_node_from_starting(tmp_path):
 
 @pytest.mark.usefixtures("held_by_another")
 def test_a_lock_of_the_folder_keeps_no_update_from_beginning(tmp_path, update, monkeypatch, capsys):
-    for name in ("ROOT", "RELEASES", "CURRENT", "TRIAL", "LOCK"):
-        monkeypatch.setattr(update, name, tmp_path / name, raising=False)
-    monkeypatch.setattr(update, "ROOT", tmp_path)
+    for name in ("RELEASES", "CURRENT", "TRIAL", "LOCK"):
+        monkeypatch.setattr(paths, name, tmp_path / name)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["update", "--back"])
     with pytest.raises(SystemExit):
@@ -330,7 +336,7 @@ def test_update_imports_nothing_from_the_working_directory(trapped):
 
 
 def test_update_starts_no_python_that_imports_from_the_working_directory(
-    trapped, tmp_path, update, monkeypatch
+    trapped, tmp_path, monkeypatch
 ):
     """To make the environment, and for pip."""
     ran: list[list[str]] = []
@@ -343,17 +349,17 @@ def test_update_starts_no_python_that_imports_from_the_working_directory(
         return "sensor-node 0.1.0"
 
     for name, place in (("RELEASES", "releases"), ("ROOT", "")):
-        monkeypatch.setattr(update, name, tmp_path / place)
-    monkeypatch.setattr(update, "must", must)
-    monkeypatch.setattr(update, "must_saying", ran.append)
-    update.make_release(ROOT, None)
+        monkeypatch.setattr(paths, name, tmp_path / place)
+    monkeypatch.setattr(releases, "must", must)
+    monkeypatch.setattr(releases, "must_saying", ran.append)
+    releases.make_release(ROOT, None)
     pip = next(command for command in ran if "pip" in command)
     before = pip[: pip.index("-m")]
     subprocess.run([*before, "-m", "venv", "--help"], capture_output=True, check=True)
     assert not trapped.exists()
 
 
-def test_the_command_of_a_release_imports_nothing_from_a_users_folder(trapped, tmp_path, update):
+def test_the_command_of_a_release_imports_nothing_from_a_users_folder(trapped, tmp_path):
     """With the system's packages, as a release has them, Python would look there, too."""
     command = [sys.executable, "-I", "-m", "venv", "--without-pip", "--system-site-packages"]
     subprocess.run([*command, str(tmp_path / "venv")], check=True)
@@ -363,7 +369,7 @@ def test_the_command_of_a_release_imports_nothing_from_a_users_folder(trapped, t
     subprocess.run([start], check=True)
     assert trapped.exists(), "the control"
     trapped.unlink()
-    update.isolate(start)
+    releases.isolate(start)
     subprocess.run([start], check=True)
     assert not trapped.exists()
 
@@ -414,21 +420,21 @@ def test_every_unit_is_closed_in(unit, tmp_path):
 # -- which version is installed
 
 
-def test_the_highest_version_is_taken_whenever_it_came(tmp_path, update):
+def test_the_highest_version_is_taken_whenever_it_came(tmp_path):
     """Not the newest file: an old one may have been copied last."""
     versions = ["0.10.0rc1", "0.10.0", "0.9.0", "0.0.1", "0.10.0.dev3"]
     for age, version in enumerate(versions):
         file = tmp_path / f"pi_sensor_node-{version}-py3-none-any.whl"
         file.touch()
         os.utime(file, (1_700_000_000 + age, 1_700_000_000 + age))
-    assert update.newest_wheel(tmp_path).name == "pi_sensor_node-0.10.0-py3-none-any.whl"
+    assert releases.newest_wheel(tmp_path).name == "pi_sensor_node-0.10.0-py3-none-any.whl"
 
 
 @pytest.mark.parametrize("version", ["../../../etc/x", "0.1/../..", "", "-x"])
-def test_a_checkout_whose_version_leads_elsewhere_is_refused(tmp_path, update, version):
+def test_a_checkout_whose_version_leads_elsewhere_is_refused(tmp_path, version):
     (tmp_path / "node").mkdir()
     (tmp_path / "drivers").mkdir()
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "node" / "__init__.py").write_text(f'__version__ = "{version}"\n')
-    with pytest.raises(update.Impossible, match="is not a version"):
-        update.identify(tmp_path)
+    with pytest.raises(Impossible, match="is not a version"):
+        releases.identify(tmp_path)

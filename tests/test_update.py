@@ -1,9 +1,10 @@
-"""`deploy/update`, where it needs neither root nor a system (tests/service has the rest)."""
+"""`deploy/update`'s releases, where they need neither root nor a system.
+
+tests/service has the rest.
+"""
 
 from __future__ import annotations
 
-import argparse
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,12 @@ from typing import Any
 
 import pytest
 
-UPDATE = Path(__file__).resolve().parents[1] / "deploy/update"
+sys.path.append(str(Path(__file__).resolve().parents[1] / "deploy"))
+
+from update_parts import paths, releases
+from update_parts.devices import settings_for
+from update_parts.system import Impossible
+
 # As pip 25.1 writes it where its output is no terminal, shortened.
 PIP = """\
 Processing /tmp/sensor-node-x/checkout
@@ -28,14 +34,6 @@ Successfully installed msgspec-0.20.0 pi-sensor-node-0.1.0
 """
 
 
-@pytest.fixture(scope="module")
-def update() -> Any:
-    try:
-        return argparse.Namespace(**runpy.run_path(str(UPDATE)))
-    finally:
-        sys.path.remove(str(UPDATE.parent))
-
-
 def pip(tmp_path: Path, exit_code: int) -> list[str]:
     script = tmp_path / "pip"
     script.write_text(f"#!/bin/sh\ncat <<'END'\n{PIP}END\necho why >&2\nexit {exit_code}\n")
@@ -43,9 +41,9 @@ def pip(tmp_path: Path, exit_code: int) -> list[str]:
     return [str(script)]
 
 
-def test_a_slow_installation_says_what_it_does(update, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(update.must_saying.__globals__, "SAY_EVERY_S", 0.0)
-    update.must_saying(pip(tmp_path, 0))
+def test_a_slow_installation_says_what_it_does(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(releases, "SAY_EVERY_S", 0.0)
+    releases.must_saying(pip(tmp_path, 0))
     assert capsys.readouterr().out.splitlines() == [
         "  0:00  fetching msgspec",
         *["  0:00  building msgspec"] * 3,
@@ -53,14 +51,14 @@ def test_a_slow_installation_says_what_it_does(update, tmp_path, capsys, monkeyp
     ]
 
 
-def test_a_quick_one_says_nothing(update, tmp_path, capsys):
-    update.must_saying(pip(tmp_path, 0))
+def test_a_quick_one_says_nothing(tmp_path, capsys):
+    releases.must_saying(pip(tmp_path, 0))
     assert capsys.readouterr().out == ""
 
 
-def test_one_that_fails_says_why(update, tmp_path):
-    with pytest.raises(update.Impossible, match=r"pip failed \(1\):\n[^$]*why$"):
-        update.must_saying(pip(tmp_path, 1))
+def test_one_that_fails_says_why(tmp_path):
+    with pytest.raises(Impossible, match=r"pip failed \(1\):\n[^$]*why$"):
+        releases.must_saying(pip(tmp_path, 1))
 
 
 @pytest.mark.parametrize(
@@ -73,21 +71,20 @@ def test_one_that_fails_says_why(update, tmp_path):
     ],
 )
 def test_a_32_bit_computer_gets_what_it_must_compile_only_if_a_sensor_needs_it(
-    update, monkeypatch, tmp_path, bits, config, brings
+    monkeypatch, tmp_path, bits, config, brings
 ):
     file = tmp_path / "node.toml"
     file.write_text(config)
-    monkeypatch.setitem(update.extras.__globals__, "CONFIG", file)
+    monkeypatch.setattr(paths, "CONFIG", file)
     monkeypatch.setattr(sys, "maxsize", 2 ** (bits - 1) - 1)
-    assert ("ble-encrypted," in update.extras()) is brings
+    assert ("ble-encrypted," in releases.extras()) is brings
 
 
 def lists(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": "cpu"}, {"name": "pond", **fields}]
 
 
-def test_devices_that_a_driver_declares_become_settings_of_the_unit(update):
-    settings_for = update.device_settings.__globals__["settings_for"]
+def test_devices_that_a_driver_declares_become_settings_of_the_unit():
     text = settings_for(lists(devices=["hidraw", "ttyUSB"], groups=["plugdev"]))
     assert text.splitlines()[1:] == [
         "[Service]",
@@ -112,47 +109,42 @@ def test_devices_that_a_driver_declares_become_settings_of_the_unit(update):
         {"groups": ["plugdev\nUser=root"]},
     ],
 )
-def test_a_driver_gets_nothing_that_no_sensor_needs(update, fields):
+def test_a_driver_gets_nothing_that_no_sensor_needs(fields):
     """What it declares is text of another package, in a file that root reads."""
-    names = update.device_settings.__globals__
     with pytest.raises(ValueError, match="declare"):
-        names["settings_for"](lists(**fields))
+        settings_for(lists(**fields))
 
 
-def test_the_devices_come_and_go_with_the_release(update, tmp_path, monkeypatch):
+def test_the_devices_come_and_go_with_the_release(tmp_path, monkeypatch):
     """A release of an older `update`, which noted none, has none."""
-    names = update.open_devices.__globals__
     reloads: list[str] = []
-    monkeypatch.setitem(names, "RELEASES", tmp_path)
-    monkeypatch.setitem(names, "DROP_IN", tmp_path / "service.d/packages.conf")
-    monkeypatch.setitem(names, "systemctl", reloads.append)
+    monkeypatch.setattr(paths, "RELEASES", tmp_path)
+    monkeypatch.setattr(paths, "DROP_IN", tmp_path / "service.d/packages.conf")
+    monkeypatch.setattr(releases, "systemctl", reloads.append)
     for name, text in (("new", "[Service]\n"), ("none", ""), ("old", None)):
         (tmp_path / name).mkdir()
         if text is not None:
             (tmp_path / name / "devices.conf").write_text(text)
     for name, present in (("new", True), ("new", True), ("none", False), ("new", True)):
-        update.open_devices(name)
+        releases.open_devices(name)
         assert (tmp_path / "service.d/packages.conf").exists() == present
-    update.open_devices("old")
+    releases.open_devices("old")
     assert not (tmp_path / "service.d/packages.conf").exists()
     assert reloads == ["daemon-reload"] * 4
 
 
-def test_a_release_with_packages_notes_and_shows_their_devices(
-    update, tmp_path, monkeypatch, capsys
-):
+def test_a_release_with_packages_notes_and_shows_their_devices(tmp_path, monkeypatch, capsys):
     program = tmp_path / "bin/sensor-node"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\necho \'[{"name": "pond", "devices": ["hidraw"]}]\'\n')
     program.chmod(0o755)
-    names = update.device_settings.__globals__
-    monkeypatch.setitem(
-        names,
+    monkeypatch.setattr(
+        releases,
         "as_user",
         lambda command: subprocess.run(command, capture_output=True, text=True, check=False),
     )
-    assert "DeviceAllow=char-hidraw rw" in update.device_settings(tmp_path)
+    assert "DeviceAllow=char-hidraw rw" in releases.device_settings(tmp_path)
     assert "DeviceAllow=char-hidraw rw" in capsys.readouterr().out
     program.write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(names["Impossible"], match="cannot be found"):
-        update.device_settings(tmp_path)
+    with pytest.raises(Impossible, match="cannot be found"):
+        releases.device_settings(tmp_path)
