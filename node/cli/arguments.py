@@ -8,7 +8,7 @@ import sys
 
 from node.system.state_dir import DEFAULT_STATE_DIR
 
-__all__ = ["add_state_dir_argument", "own_command", "positive"]
+__all__ = ["add_state_dir_argument", "node_name", "own_command", "positive"]
 
 _PROGRAM = "sensor-node"
 
@@ -37,6 +37,19 @@ def own_command() -> str:
 def _is_below(program: str) -> bool:
     """Whether a program lies below the current folder."""
     return not os.path.relpath(program).startswith("..")
+
+
+def node_name(written: str) -> str:
+    """Parse an argument that must be the name of one node.
+
+    Raises:
+        argparse.ArgumentTypeError: it cannot be one.
+    """
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", written):
+        raise argparse.ArgumentTypeError("a node's name consists of letters, digits, _ and -")
+    return written
 
 
 def positive(written: str) -> float:

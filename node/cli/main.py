@@ -37,6 +37,7 @@ COMMANDS = {
     "watch": "show what the nodes publish through the broker",
     "resend": "send history again that the broker once refused",
     "forget": "remove the retained topics that a former node left at the broker",
+    "push": "bring a signed bundle to a node, which installs and tries it",
     "verify": "check that no reading of a log or an export was altered or removed",
     "sign": "sign the head of the log's chain, for an auditor",
     "web": "serve the status page of the node on this machine",

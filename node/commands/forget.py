@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 
+from node.cli.arguments import node_name
 from node.cli.help_text import CommandHelp
 from node.config import load as configuration
 from node.config.tls import tls_files
@@ -42,14 +42,8 @@ then leaves the node alone.
 )
 
 
-def _node(written: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", written):
-        raise argparse.ArgumentTypeError("a node's name consists of letters, digits, _ and -")
-    return written
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node", type=_node, metavar="NODE", help="the name of the node")
+    parser.add_argument("node", type=node_name, metavar="NODE", help="the name of the node")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 

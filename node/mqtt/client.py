@@ -336,6 +336,8 @@ class NetworkClient(paho.Client):
                 properties.MessageExpiryInterval = message.expiry_s
             if message.correlation:
                 properties.CorrelationData = message.correlation
+                if message.response_topic:
+                    properties.ResponseTopic = message.response_topic
         return self.publish(message.topic, message.payload, 1, message.retain, properties).mid
 
     def send(self) -> None:

@@ -115,6 +115,8 @@ class Outgoing(msgspec.Struct, frozen=True):
     correlation: bytes = b""
     is_answer: bool = False
     """Whether it answers a command: another client has chosen its topic."""
+    response_topic: str = ""
+    """Where MQTT 5 has the answer sent; only with `correlation`, which the answer then has."""
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Visits to the broker in the foreground: a client of its own, that waits for it alone.
 
-`Visit` publishes messages, or a question and waits for the answer; `Leftovers` finds and removes
-what a node that is gone has left.
+`Visit` publishes messages, or a question and waits for the answer; it can outlive a connection.
+`Leftovers` finds and removes what a node that is gone has left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from node.mqtt.events import (
 from node.mqtt.reasons import Reason
 from node.system.clock import SystemClock
 
-__all__ = ["Leftovers", "NoAnswer", "NoBroker", "Visit"]
+__all__ = ["Denied", "Leftovers", "NoAnswer", "NoBroker", "Visit"]
 
 CONNECT_S = 20.0
 ANSWER_S = 10.0
@@ -45,6 +45,16 @@ class NoAnswer(NoBroker):
     """The broker is connected, but what was waited for did not come in time."""
 
 
+class Denied(NoBroker):
+    """The broker refuses a message or a subscription."""
+
+    def __init__(self, reason: Reason, topic: str, right: str) -> None:
+        """`right`: what was not allowed, `read` or `write`."""
+        what = f"the broker rejected {topic}: {reason.name}"
+        super().__init__(f"{what}; allow this login to {right} there, in the broker's ACL")
+        self.code = reason.code
+
+
 class Visit:
     """One connection to the broker."""
 
@@ -53,6 +63,7 @@ class Visit:
     ) -> None:
         """`filters` are subscribed to on connecting."""
         self._retained: dict[str, bytes] = {}
+        """The newest payload of each topic, whether it was retained or not; without empty ones."""
         self._events: EventQueue[BrokerEvent] = EventQueue()
         self._link = BrokerConnection(
             mqtt,
@@ -80,6 +91,33 @@ class Visit:
         self._link.start()
         self._wait(within_s, is_up)
 
+    def come_back(self, within_s: float) -> None:
+        """Wait until a lost connection is made again, which is tried all the time.
+
+        Raises:
+            NoBroker: it was not made in time.
+        """
+        if not self._link.connected:
+            self._wait(within_s, lambda event: self._link.follow(event) is Change.UP)
+
+    @property
+    def max_packet_bytes(self) -> int:
+        """Return the largest packet that the broker takes, as far as it says."""
+        return self._link.max_packet_bytes
+
+    def newest(self, topic: str) -> bytes | None:
+        """Return the newest payload of a topic; None if there is none, or an empty one."""
+        return self._retained.get(topic)
+
+    def hear(self, within_s: float, is_it: Callable[[Arrived], bool]) -> None:
+        """Wait for a message.
+
+        Raises:
+            NoAnswer: it did not come in time.
+            NoBroker: the connection is lost.
+        """
+        self._wait(within_s, lambda event: isinstance(event, Arrived) and is_it(event))
+
     def ask(
         self, question: Outgoing, within_s: float, is_answer: Callable[[Arrived], bool]
     ) -> None:
@@ -87,7 +125,8 @@ class Visit:
 
         Raises:
             NoAnswer: it did not come in time.
-            NoBroker: the broker refuses it or the subscription, or the connection is lost.
+            Denied: the broker refuses it, or the subscription.
+            NoBroker: the connection is lost.
         """
         message_id = self._link.publish(question)
 
@@ -173,8 +212,7 @@ def _is_refusal(event: BrokerEvent) -> bool:
 
 def _expect_access(refused: Reason | None, topic: str, right: str) -> None:
     if refused is not None:
-        what = f"the broker rejected {topic}: {refused.name}"
-        raise NoBroker(f"{what}; allow this login to {right} there, in the broker's ACL")
+        raise Denied(refused, topic, right)
 
 
 class Leftovers(Visit):

@@ -11,7 +11,8 @@ __all__ = ["binary", "framed", "length", "publish_packet", "text"]
 
 _MAX_LENGTH = 268_435_455  # §1.5.5
 _PUBLISH_AT_QOS_1, _RETAIN = 0x32, 0x01  # §3.3.1
-_MESSAGE_EXPIRY_INTERVAL, _CORRELATION_DATA = b"\x02", b"\x09"  # §3.3.2.3
+# §3.3.2.3
+_MESSAGE_EXPIRY_INTERVAL, _RESPONSE_TOPIC, _CORRELATION_DATA = b"\x02", b"\x08", b"\x09"
 
 
 def binary(content: bytes) -> bytes:
@@ -55,4 +56,6 @@ def _properties(message: Outgoing) -> bytes:
         properties += _MESSAGE_EXPIRY_INTERVAL + message.expiry_s.to_bytes(4, "big")
     if message.correlation:
         properties += _CORRELATION_DATA + binary(message.correlation)
+        if message.response_topic:
+            properties += _RESPONSE_TOPIC + text(message.response_topic)
     return length(len(properties)) + properties
