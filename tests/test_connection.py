@@ -7,12 +7,12 @@ import socket
 import ssl
 
 import pytest
-from paho.mqtt.enums import MQTTProtocolVersion
 
 from node.config.schema import HostName, MqttTable, TlsTable
-from node.mqtt.connection import SILENT_CLOSES_LATER, BrokerConnection, Change
+from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.errors import connect_failure, refusal
 from node.mqtt.events import Connected, ConnectFailed, Disconnected, SubscribeRefused
+from node.mqtt.protocol import SILENT_CLOSES_LATER
 from node.mqtt.reasons import (
     BAD_CLIENT_ID,
     BAD_LOGIN,
@@ -67,13 +67,13 @@ def test_what_no_broker_may_answer_is_a_complaint_and_the_other_version_is_tried
     link, caplog, monkeypatch
 ):
     """Such a thing may understand 3.1.1, if it is a broker at all."""
-    monkeypatch.setattr(link, "start", lambda: None)
+    monkeypatch.setattr(link, "start", lambda _after_s: None)
     fault = Reason(PROTOCOL_ERROR, "a packet of type 15 before CONNACK")
     for attempt in range(1, 3):
         link.follow(Disconnected(0, attempt, fault))
     (said,) = [record.getMessage() for record in caplog.records]
     assert "sends what no MQTT broker may (a packet of type 15 before CONNACK); is this" in said
-    assert link._version == MQTTProtocolVersion.MQTTv311
+    assert str(link._protocol) == "3.1.1"
 
 
 def test_each_reason_is_said_once_until_there_is_a_broker(link, caplog):
@@ -146,41 +146,41 @@ def test_a_broker_that_is_restarted_again_and_again_is_noticed_soon_each_time(
 
 def test_a_version_that_was_only_guessed_is_tried_anew_after_a_loss(link, monkeypatch):
     """3.1.1, because something closed two connections: MQTT 5 first, the next time."""
-    monkeypatch.setattr(link, "start", lambda: None)
+    monkeypatch.setattr(link, "start", lambda _after_s: None)
     link.follow(Disconnected(0, 1, SILENTLY))
     link.follow(Disconnected(0, 2, SILENTLY))
-    assert not link._speaks_5
+    assert str(link._protocol) == "3.1.1"
     link.follow(UP)
     link.follow(Disconnected(0, 3, SILENTLY))
-    assert link._speaks_5
+    assert str(link._protocol) == "5"
 
 
 def test_a_broker_that_was_away_behind_a_balancer_gets_mqtt_5_again(link, monkeypatch):
     """The balancer closes each connection meanwhile, which looks like a broker of old."""
-    monkeypatch.setattr(link, "start", lambda: None)
+    monkeypatch.setattr(link, "start", lambda _after_s: None)
     assert link.follow(UP) is Change.UP
     assert link.follow(Disconnected(0, 1, SILENTLY)) is Change.DOWN
     for attempt in range(2, 2 + SILENT_CLOSES_LATER):
         link.follow(Disconnected(0, attempt, SILENTLY))
-    assert not link._speaks_5
+    assert str(link._protocol) == "3.1.1"
     assert link.follow(UP) is Change.NONE
-    assert link._speaks_5
+    assert str(link._protocol) == "5"
     assert not link.connected
     # It was replaced by one of old: then 3.1.1 it is, soon.
     link.follow(Disconnected(0, 10, SILENTLY))
     link.follow(Disconnected(0, 11, SILENTLY))
-    assert not link._speaks_5
+    assert str(link._protocol) == "3.1.1"
     assert link.follow(UP) is Change.UP
 
 
 def test_a_version_that_was_refused_is_not_tried_again(link, monkeypatch):
-    monkeypatch.setattr(link, "start", lambda: None)
+    monkeypatch.setattr(link, "start", lambda _after_s: None)
     refused = Reason(UNSUPPORTED_VERSION, "as a broker of tomorrow may call it")
     link.follow(Connected(0, refused=refused, window=1, max_packet_bytes=1))
-    assert not link._speaks_5
+    assert str(link._protocol) == "3.1.1"
     link.follow(UP)
     link.follow(Disconnected(0, 1, SILENTLY))
-    assert not link._speaks_5
+    assert str(link._protocol) == "3.1.1"
 
 
 def test_a_broker_that_accepts_the_connection_and_says_nothing_is_a_complaint_of_its_own(

@@ -10,9 +10,9 @@ from support import sysfs_config
 
 from node.health import Health, SensorHealth, host_texts, shown_fields
 from node.homeassistant.discovery import is_of_host
-from node.mqtt.connection import SHORT_LIFE_S, SHORT_LIVES
 from node.mqtt.events import Connected, Disconnected
 from node.mqtt.reasons import UNSPECIFIED, Reason
+from node.mqtt.spread import SHORT_LIFE_S, SHORT_LIVES
 from node.report.node_topics import StartTime
 from node.system.clock import utc_text
 from node.system.host import Vitals

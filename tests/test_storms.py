@@ -377,7 +377,7 @@ def test_the_pause_starts_again_after_a_connection_that_lasted(clock, monkeypatc
         link._generation += 1
 
     monkeypatch.setattr(link, "start", start)
-    monkeypatch.setattr("node.mqtt.connection.uniform", lambda low, high: high)
+    monkeypatch.setattr("node.mqtt.spread.uniform", lambda low, high: high)
     rate = Reason(0x96, "Message rate too high")
     for life_s in (1.0, 1.0, 60.0, 1.0):
         up = Connected(link.generation, refused=None, window=20, max_packet_bytes=1000)
@@ -416,7 +416,7 @@ class Slow:
 
 def test_history_is_sent_more_slowly_after_too_high_a_rate(tmp_path, monkeypatch):
     """60 messages of backlog, and a broker that takes six within 0.2 s; 100 a second are 20."""
-    monkeypatch.setattr("node.mqtt.connection.uniform", lambda low, high: 0.05)
+    monkeypatch.setattr("node.mqtt.spread.uniform", lambda low, high: 0.05)
     monkeypatch.setattr("node.report.history.BATCH", 1)
     broker = Slow(6)
     files = {f"s{number}": tmp_path / f"temp{number}_input" for number in range(10)}

@@ -23,7 +23,7 @@ from node.doctor.our_node import OurNode
 from node.doctor.report import Step
 from node.doctor.wire import Closed, Connection
 from node.health import Health
-from node.mqtt.connection import SHORT_LIVES
+from node.mqtt.spread import SHORT_LIVES
 from node.system.state_dir import lock_holder
 from node.topics import ONLINE
 

@@ -4,7 +4,7 @@
 `guarded_socket` stands between the network and paho. It passes on only packets that `sieve`
 accepts: whole packets that a broker may send, within bounds. `client` names the two hooks into paho
 that this needs, and uses only public methods if a newer paho lacks them.
-`connection` reconnects, chooses the version of MQTT and reports why the broker is not reached;
-`publisher` keeps the window, and the newest message of each retained topic. Both are used on the
-loop's thread.
+`connection` reconnects, and reports why the broker is not reached; `protocol` chooses the version
+of MQTT, `spread` the pauses. `publisher` keeps the window, and the newest message of each retained
+topic. These are used on the loop's thread.
 """

@@ -1,7 +1,8 @@
-"""The link to the broker: one client at a time, its MQTT version, and why it is down.
+"""The link to the broker: one client at a time, where it connects, and why it is down.
 
-Everything here runs on the thread of the link's owner, which passes each reported event to
-`follow`, except acknowledgements and messages.
+`protocol` chooses its version of MQTT, `spread` the pauses, `referrals` another server. Everything
+here runs on the thread of the link's owner, which passes each reported event to `follow`, except
+acknowledgements and messages.
 """
 
 from __future__ import annotations
@@ -11,10 +12,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from random import uniform
 from typing import TYPE_CHECKING, Any
-
-from paho.mqtt.enums import MQTTProtocolVersion
 
 from node.config.schema import MqttTable
 from node.mqtt.client import DEFAULT_WINDOW, MAX_INCOMING_BYTES, NetworkClient
@@ -30,6 +28,7 @@ from node.mqtt.events import (
     SubscribeRefused,
     Subscription,
 )
+from node.mqtt.protocol import SILENT_CLOSES, ProtocolVersion
 from node.mqtt.rate_limit import RateLimit
 from node.mqtt.reasons import (
     BUSY,
@@ -37,40 +36,24 @@ from node.mqtt.reasons import (
     MESSAGE_RATE_TOO_HIGH,
     NO_SHARING,
     NO_WILDCARDS,
-    PACKET_TOO_LARGE,
     PROTOCOL_ERROR,
     QUOTA_EXCEEDED,
     REFERRALS,
-    SESSION_TAKEN_OVER,
-    SHUTTING_DOWN,
     UNSPECIFIED,
-    UNSUPPORTED_VERSION,
     Reason,
 )
-from node.mqtt.spread import reconnect_delays
+from node.mqtt.spread import SHORT_LIVES, Pauses, reconnect_delays
 from node.system.clock import Clock
 
 if TYPE_CHECKING:
     from node.mqtt.referrals import Referrals
 
-__all__ = ["MOVED_FILE_NAME", "SHORT_LIVES", "BrokerConnection", "Change"]
+__all__ = ["MOVED_FILE_NAME", "BrokerConnection", "Change"]
 
 _log = logging.getLogger(__name__)
 
-SILENT_CLOSES = 2
-"""Connections closed without CONNACK before another version is tried; twice as many each time,
-because a new client begins at once and with short delays."""
-SILENT_CLOSES_LATER = 4
-"""The same for a broker that has answered before: it may just be starting, behind a proxy."""
-_MAX_SILENT_CLOSES = 32
-SHORT_LIFE_S = 10.0
-SHORT_LIVES = 3
-"""Consecutive connections lost within `SHORT_LIFE_S` that indicate a problem."""
-MAX_PAUSE_S = 60.0
 MOVED_FILE_NAME = "moved.json"
 """Where the state directory has the server that the configured one has moved to."""
-_JITTER = 0.5
-"""The least part of a pause that a busy broker gets; the rest of it is at random."""
 
 
 class Change(enum.Enum):
@@ -113,8 +96,6 @@ class BrokerConnection:
         """None until the broker has named another server, in this process or in an earlier one."""
         if moved_file is not None and moved_file.exists():
             self._known_referrals()
-        self._refusals = 0
-        """How often in a row the broker was busy, or could not be followed to another server."""
         self._client_id = client_id
         self._tls_context = tls_context
         self._report = report
@@ -122,26 +103,13 @@ class BrokerConnection:
         self._subscribe = subscribe
         self._rate_limit = rate_limit
         self._max_incoming_bytes = max_incoming_bytes
-        self._version = (
-            MQTTProtocolVersion.MQTTv311 if mqtt.protocol == "3.1.1" else MQTTProtocolVersion.MQTTv5
-        )
+        self._protocol = ProtocolVersion(mqtt.protocol)
+        self._pauses = Pauses(clock, mqtt.reconnect_spread)
         self._generation = 0
         self._client: NetworkClient
         """The present client; set from `start` on."""
-        self._silent_closes = 0
-        self._patience = SILENT_CLOSES
-        self._only_3_1_1 = mqtt.protocol == "3.1.1"
-        """Whether the broker is known not to support MQTT 5; otherwise 5 is tried first."""
-        self._has_spoken_5 = False
-        """Whether the broker has accepted MQTT 5, and closed no second series of connections."""
         self._closed_attempt = (0, 0)
         self._complaints: set[str] = set()
-        self._up_since_s = 0.0
-        self._short_lives = 0
-        self._was_away = False
-        """Whether a connection attempt has failed since the last connection was lost."""
-        self.was_short_lived = False
-        """Whether the last connection was lost soon after it was made."""
         self.was_too_fast = False
         """Whether the broker ended the last connection because of the rate of messages."""
         self.connected = False
@@ -175,7 +143,7 @@ class BrokerConnection:
     def _new_client(self) -> NetworkClient:
         return NetworkClient(
             self._mqtt,
-            self._version,
+            self._protocol.version,
             client_id=self._client_id,
             generation=self._generation,
             tls_context=self._tls_context,
@@ -223,7 +191,7 @@ class BrokerConnection:
         """Return `connected, MQTT 5`, or why there is no connection."""
         if not self.connected:
             return self._trouble
-        text = f"connected, MQTT {self._version_text}"
+        text = f"connected, MQTT {self._protocol}"
         if self.server:
             text += f", to {self.server}, where {self._configured.address} has sent the node"
         return text
@@ -244,16 +212,17 @@ class BrokerConnection:
     @property
     def mqtt_version(self) -> str | None:
         """Return the MQTT version in use; None without a connection."""
-        return self._version_text if self.connected else None
+        return str(self._protocol) if self.connected else None
 
     @property
     def short_connections(self) -> int:
-        """Return how many in a row were lost within `SHORT_LIFE_S`; 0 if the present one lasts."""
-        return 0 if self.connected and not self._is_young else self._short_lives
+        """Return how many in a row were lost soon after they were made; 0 if this one lasts."""
+        return 0 if self.connected and self._pauses.lasts else self._pauses.short_lives
 
     @property
-    def _is_young(self) -> bool:
-        return self._clock.monotonic() - self._up_since_s <= SHORT_LIFE_S
+    def was_short_lived(self) -> bool:
+        """Return whether the last connection was lost soon after it was made."""
+        return self._pauses.was_short_lived
 
     def publish(self, message: Outgoing) -> int:
         """Publish with the next `send`; return the message id of the acknowledgement."""
@@ -306,7 +275,7 @@ class BrokerConnection:
         if isinstance(event, Connected):
             return self._answered(event)
         if isinstance(event, ConnectFailed):
-            self._was_away = True
+            self._pauses.failed()
             self._complain(str(connect_failure(event.error, self._mqtt)))
             self._try_another_server()
         elif isinstance(event, Disconnected):
@@ -324,34 +293,23 @@ class BrokerConnection:
         return Change.NONE
 
     def _answered(self, event: Connected) -> Change:
-        self._silent_closes = 0
         refused = event.refused
-        unsupported = refused is not None and refused.code == UNSUPPORTED_VERSION
-        if unsupported and self._mqtt.protocol == "auto" and self._speaks_5:
-            self._only_3_1_1 = True
-            self._change_version()
+        if self._protocol.answered(refused):
+            self._start_again(0.0)
             return Change.NONE
         if refused is not None:
             self._refused(refused, event.server_reference)
             return Change.NONE
-        if self._has_spoken_5 and not (self._speaks_5 or self._only_3_1_1):
-            # A balancer whose brokers were all away has closed connections; now there is one.
-            self._has_spoken_5 = False
-            self._patience = SILENT_CLOSES // 2
-            self._change_version()
-            return Change.NONE
         if self._referrals is not None:
             self._referrals.arrived()
         self.connected = True
-        self._has_spoken_5 = self._speaks_5
-        self._patience = SILENT_CLOSES_LATER
         self._complaints.clear()
-        self._up_since_s = self._clock.monotonic()
+        self._pauses.connected()
         self.window = event.window
         self.max_packet_bytes = event.max_packet_bytes
         self.guarded = event.guarded
         secure = " with TLS" if self._mqtt.tls else ""
-        _log.info("connected to %s, MQTT %s%s", self._mqtt.address, self._version_text, secure)
+        _log.info("connected to %s, MQTT %s%s", self._mqtt.address, self._protocol, secure)
         return Change.UP
 
     def _refused(self, reason: Reason, reference: str) -> None:
@@ -360,7 +318,7 @@ class BrokerConnection:
             return
         self._complain(str(refusal(reason, self._mqtt)))
         if not self._try_another_server() and reason.code in BUSY:
-            self._back_off()
+            self._start_again(self._pauses.busy_s())
 
     def _refer(self, reason: Reason, reference: str, *, at_once: bool = False) -> None:
         """Connect to the server that the broker names, or again to this one after a pause."""
@@ -369,7 +327,7 @@ class BrokerConnection:
         if why_not:
             self._complain(f"{here} {why_not}")
             referrals.gave_up(self._clock.monotonic())
-            self._back_off()
+            self._start_again(self._pauses.busy_s())
             return
         self._trouble = f"no broker yet: {here} sends this node to {self._mqtt.address}"
         _log.info("%s sends this node to %s: %s", here, self._mqtt.address, reason)
@@ -384,13 +342,6 @@ class BrokerConnection:
         self._start_again(longest_s)
         return True
 
-    def _back_off(self) -> None:
-        """Connect again after a pause, which is longer each time until a connection lasts."""
-        self._refusals += 1
-        longest_s = max(MAX_PAUSE_S, self._configured.reconnect_spread)
-        pause_s = min(2.0 ** min(self._refusals, 10), longest_s)
-        self._start_again(uniform(_JITTER * pause_s, pause_s))
-
     def _start_again(self, after_s: float) -> None:
         """Replace the client: only a new one neither connects sooner nor to the same server."""
         self._client.end()
@@ -398,28 +349,27 @@ class BrokerConnection:
 
     def _lost(self, event: Disconnected) -> None:
         """Connect again after a lost connection; where and when depends on what the broker says."""
-        lasted = not self._is_young
-        if lasted:
-            self._refusals = 0
-        if self._referrals is not None and lasted:
+        if self._referrals is not None and self._pauses.lasts:
             self._referrals.lasted()
         code = event.reason.code
         self.was_too_fast = code == MESSAGE_RATE_TOO_HIGH
-        if code in REFERRALS or code in BUSY:
-            self.was_short_lived = False
-        else:
-            self._mind_short_lives(event.reason)
+        self._client.pause_before_reconnecting(self._pauses.lost_s(event.reason))
+        if self._pauses.short_lives == SHORT_LIVES and self.was_short_lived:
+            _log.error(
+                "connections do not last: is there another client with the id %s? Each node needs "
+                "a different name and machine id. Or does the broker close them because a message "
+                "is too large? (see node/doctor/README.md)",
+                self._client_id,
+            )
         if code in REFERRALS:
             self._refer(event.reason, event.server_reference)
         elif self._referrals is not None and self._referrals.lost(self._clock.monotonic()):
             first_s, _ = reconnect_delays(self._configured.reconnect_spread)
             self._start_again(first_s)
         elif code in BUSY:
-            self._back_off()
-        elif self._mqtt.protocol == "auto" and not (self._speaks_5 or self._only_3_1_1):
-            # The node uses 3.1.1 because connections were closed; that may have changed.
-            self._change_version()
-            self._patience = SILENT_CLOSES
+            self._start_again(self._pauses.busy_s())
+        elif self._protocol.lost():
+            self._start_again(0.0)
 
     def _disconnected(self, event: Disconnected) -> Change:
         where = self._mqtt.address
@@ -440,59 +390,16 @@ class BrokerConnection:
             self._complain(str(no_answer(self._mqtt)))
             self._try_another_server()
             return Change.NONE
-        self._silent_closes += 1
+        self._protocol.closed_silently()
         if event.reason.code == PROTOCOL_ERROR:
             self._complain(str(not_a_broker(event.reason, self._mqtt)))
-        elif self._silent_closes >= SILENT_CLOSES:
+        elif self._protocol.silent_closes >= SILENT_CLOSES:
             self._complain(str(closed_early(self._mqtt)))
         if self._try_another_server():
             return Change.NONE
-        if self._silent_closes >= self._patience and self._mqtt.protocol == "auto":
-            self._change_version()
+        if self._protocol.out_of_patience():
+            self._start_again(0.0)
         return Change.NONE
-
-    def _mind_short_lives(self, reason: Reason) -> None:
-        """Slow down when consecutive connections are lost soon after they were made.
-
-        Two clients with one id cause this: each connection ends the other's (MQTT 5, §3.1.4),
-        endlessly, and as fast as they reconnect. A broker also does it over a message that is too
-        large. A broker that was away in between does not count: it may be restarted repeatedly, and
-        the node must notice its return soon each time.
-        """
-        is_ours = reason.code in (SESSION_TAKEN_OVER, PACKET_TOO_LARGE)
-        was_away, self._was_away = self._was_away or reason.code == SHUTTING_DOWN, False
-        self.was_short_lived = self._is_young and (is_ours or not was_away)
-        if not self.was_short_lived:
-            self._short_lives = 0
-        else:
-            self._short_lives += 1
-        pauses = self._short_lives - SHORT_LIVES + 1
-        if pauses == 1:
-            _log.error(
-                "connections do not last: is there another client with the id %s? Each node needs "
-                "a different name and machine id. Or does the broker close them because a message "
-                "is too large? (see node/doctor/README.md)",
-                self._client_id,
-            )
-        self._client.pause_before_reconnecting(min(2.0**pauses, MAX_PAUSE_S) if pauses > 0 else 0)
-
-    @property
-    def _speaks_5(self) -> bool:
-        return self._version == MQTTProtocolVersion.MQTTv5
-
-    @property
-    def _version_text(self) -> str:
-        return "5" if self._speaks_5 else "3.1.1"
-
-    def _change_version(self) -> None:
-        if self._speaks_5:
-            self._version = MQTTProtocolVersion.MQTTv311
-        else:
-            self._version = MQTTProtocolVersion.MQTTv5
-        self._silent_closes = 0
-        self._patience = min(2 * self._patience, _MAX_SILENT_CLOSES)
-        self._client.end()
-        self.start()
 
     def _complain(self, message: str) -> None:
         """Log why there is no connection; each reason once until there is one."""
