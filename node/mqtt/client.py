@@ -1,4 +1,4 @@
-"""paho's client as the node uses it: one connection's network thread, and its callbacks.
+"""The client of one connection: its network thread, its subscriptions, and paho's callbacks.
 
 The network thread (`loop_start`) connects, reconnects and receives. The callbacks only turn what
 happened into an event and report it, because an exception in a callback ends that thread, and a
@@ -9,7 +9,6 @@ lock shared with it can deadlock. All other methods are called on the thread of 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import socket
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -35,34 +34,23 @@ from node.mqtt.events import (
     ConnectFailed,
     Disconnected,
     Flooded,
-    Outgoing,
     Session,
     Subscribed,
     SubscribeRefused,
     Subscription,
 )
-from node.mqtt.guarded_socket import GuardedSocket
-from node.mqtt.packets import publish_packet
+from node.mqtt.guarded_client import GuardedClient, set_options
 from node.mqtt.rate_limit import RateLimit, Verdict
-from node.mqtt.reasons import NO_SHARING, NO_WILDCARDS, PROTOCOL_ERROR, Reason, failure
-from node.mqtt.sieve import SKIPPED, Sieve
+from node.mqtt.reasons import NO_SHARING, NO_WILDCARDS, PROTOCOL_ERROR, Reason
+from node.mqtt.sieve import SKIPPED
 from node.mqtt.spread import reconnect_delays
 from node.topics import OFFLINE
 
 __all__ = ["NetworkClient"]
 
 CONNECT_TIMEOUT_S = 4.0
-UNACKNOWLEDGED_MS = 6_000
-"""How long the other end may leave bytes unacknowledged in TCP."""
-PROBE_AFTER_S = 3
-"""How long a silence may last before the kernel sends keep-alive probes, and their interval."""
-
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
-
 MAX_INCOMING_BYTES = 1024 * 1024
 """How large a packet of the broker may be, unless the client asks for less."""
-_OUR_IDS = range(0x8000, 0x10000)
-"""The first message id of messages published here; paho counts its own from 1 on."""
 _TOPICS_AT_ONCE = 8
 """How many topics a SUBSCRIBE has: what AWS IoT Core accepts, the least of the known brokers."""
 _SHARED = "$share/"
@@ -70,7 +58,7 @@ _CAN_SHARE = "SharedSubscriptionAvailable"
 DEFAULT_WINDOW = 65_535  # MQTT 5, §3.2.2.3.3: the default of Receive Maximum
 
 
-class NetworkClient(paho.Client):
+class NetworkClient(GuardedClient):
     """A client that is set up but not connected yet; `begin` connects it, however long it takes.
 
     `report` is called on the network thread. The will is a retained `offline` on `will_topic`.
@@ -93,15 +81,14 @@ class NetworkClient(paho.Client):
     ) -> None:
         keeps_session_3 = session is not None and version != MQTTProtocolVersion.MQTTv5
         super().__init__(
-            CallbackAPIVersion.VERSION2,
+            mqtt,
+            version,
             client_id=client_id,
             clean_session=False if keeps_session_3 else None,
-            protocol=version,
-            transport=mqtt.transport,
             manual_ack=session is not None,
+            max_incoming_bytes=max_incoming_bytes,
         )
         self._session = session
-        self._through = mqtt.proxy
         self._spread_s = float(mqtt.reconnect_spread)
         self._address = (mqtt.host, mqtt.broker_port, int(mqtt.keepalive))
         self._generation = generation
@@ -118,16 +105,6 @@ class NetworkClient(paho.Client):
         self._over.set()
         self._ended = threading.Event()
         self._begins_after_s = 0.0
-        self._max_incoming_bytes = max_incoming_bytes
-        self._guard: GuardedSocket | None = None
-        """The guard of the newest connection."""
-        self._message_ids = itertools.cycle(_OUR_IDS)
-        self._unacknowledged: set[int] = set()
-        """Ids of messages published on this connection, or to be sent with the next `send`."""
-        self._unsent: list[bytes] = []
-        """Packets that were published but not passed to the network thread yet."""
-        self.hurried = False
-        """Whether messages wait for others to be acknowledged; set on another thread."""
         self.connect_timeout = CONNECT_TIMEOUT_S
         self.pause_before_reconnecting(0)
         self.credentials = Credentials(mqtt)
@@ -141,8 +118,6 @@ class NetworkClient(paho.Client):
             self.tls_set_context(tls_context)
         if will_topic is not None:
             self.will_set(will_topic, OFFLINE, qos=1, retain=True)
-        self.max_inflight_messages_set(0)  # the publisher keeps the window
-        self.on_publish = self._published
         self.on_connect = self._connect_answered
         self.on_connect_fail = self._connect_failed
         self.on_disconnect = self._disconnected
@@ -173,58 +148,6 @@ class NetworkClient(paho.Client):
         finally:
             self._over.set()
 
-    def _create_socket(self) -> Any:
-        """Create paho's socket with a guard: the only hook into paho for incoming packets.
-
-        A paho without this method, or without `_packet_queue`, is used only by public methods.
-        """
-        if self.credentials.problem:
-            raise ConnectionError(self.credentials.problem)
-        sock = super()._create_socket()
-        if self._ended.is_set():  # while it connected
-            self.loop_stop()
-            sock.close()
-            raise ConnectionAbortedError("the client was replaced meanwhile")
-        if not hasattr(self, "_packet_queue"):
-            return sock
-        mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
-        sieve = Sieve(mqtt_5=mqtt_5, max_bytes=self._max_incoming_bytes)
-        self._guard = GuardedSocket(
-            sock, sieve, acknowledged=self._acknowledged, is_writing=self.want_write
-        )
-        return self._guard
-
-    def _create_socket_connection(self) -> socket.socket:
-        """Go through the configured proxy. A paho without this method never gets there."""
-        if self._through is None:
-            sock = super()._create_socket_connection()
-        else:
-            from node.mqtt.proxies import connect_through
-
-            host, port, _ = self._address
-            sock = connect_through(self._through, host, port, self.connect_timeout)
-        if self.transport != "tcp":  # paho's wrapper for WebSockets takes no options
-            _set_options(sock)
-        return sock
-
-    @property
-    def guarded(self) -> bool:
-        """Return whether this paho has the hooks to guard its socket and write to it directly."""
-        return self._guard is not None
-
-    def _acknowledged(self, packets: list[tuple[int, int]]) -> int:
-        """Report the expected acknowledgements; return how many there were."""
-        if self.hurried:
-            self._acknowledge_at_once()
-        known = 0
-        for message_id, code in packets:
-            if message_id in self._unacknowledged:
-                self._unacknowledged.discard(message_id)
-                known += 1
-                refused = failure(PacketTypes.PUBACK, code)
-                self._report(Acknowledged(self._generation, message_id, refused))
-        return known
-
     def pause_before_reconnecting(self, pause_s: float) -> None:
         """Wait for `pause_s` more than usual before each connection attempt.
 
@@ -243,7 +166,7 @@ class NetworkClient(paho.Client):
         """Send DISCONNECT, so that the broker discards the will; the thread ends by itself.
 
         A thread that is just connecting would forget `disconnect` alone. Two clients with one id
-        would then end each other's connections endlessly. See `_create_socket`.
+        would then end each other's connections endlessly. See `after_connecting`.
         """
         self._ended.set()
         self.disconnect()
@@ -268,7 +191,7 @@ class NetworkClient(paho.Client):
         if self.protocol != MQTTProtocolVersion.MQTTv5:
             return None
         properties = Properties(PacketTypes.CONNECT)
-        properties.MaximumPacketSize = self._max_incoming_bytes
+        properties.MaximumPacketSize = self.max_incoming_bytes
         if self._session is not None:
             properties.SessionExpiryInterval = self._session.keep_s
             properties.ReceiveMaximum = self._session.window
@@ -312,44 +235,22 @@ class NetworkClient(paho.Client):
         for packet in packets:
             self.subscribe([(topic, how) for topic in packet])
 
-    def publish_at_qos_1(self, message: Outgoing) -> int:
-        """Publish with the next `send`; return the message id of the acknowledgement.
-
-        paho's own `publish` keeps each message, and sends it again on the next connection, after
-        newer values. It also wakes the network thread for each, which then competes with ours for
-        the interpreter. Callers of this method keep the messages that must not be lost. Messages
-        that fall due together leave in one piece: on a radio, one frame for ten readings.
-        """
-        if not self.guarded:
-            return self._publish_by_paho(message)
-        message_id = next(self._message_ids)
-        self._unacknowledged.add(message_id)
-        mqtt_5 = self.protocol == MQTTProtocolVersion.MQTTv5
-        self._unsent.append(publish_packet(message, message_id, mqtt_5=mqtt_5))
-        return message_id
-
-    def _publish_by_paho(self, message: Outgoing) -> int:
-        properties = None
-        if self.protocol == MQTTProtocolVersion.MQTTv5:
-            properties = Properties(PacketTypes.PUBLISH)
-            if message.expiry_s:
-                properties.MessageExpiryInterval = message.expiry_s
-            if message.correlation:
-                properties.CorrelationData = message.correlation
-                if message.response_topic:
-                    properties.ResponseTopic = message.response_topic
-        return self.publish(message.topic, message.payload, 1, message.retain, properties).mid
-
-    def send(self) -> None:
-        """Pass the published messages to the network thread; without a connection, drop them."""
-        if not self._unsent:
-            return
-        packets = b"".join(self._unsent)
-        self._unsent.clear()
-        if self.is_connected():
-            self._packet_queue(PacketTypes.PUBLISH << 4, packets, 0, 1)
-
     # -- callbacks, on the network thread
+
+    def before_connecting(self) -> None:
+        """Make no connection without a password, if there has to be one."""
+        if self.credentials.problem:
+            raise ConnectionError(self.credentials.problem)
+
+    def after_connecting(self) -> None:
+        """Leave a connection that was made for a client that was replaced meanwhile."""
+        if self._ended.is_set():
+            self.loop_stop()
+            raise ConnectionAbortedError("the client was replaced meanwhile")
+
+    def acknowledged(self, message_id: int, refused: Reason | None) -> None:
+        """Report an acknowledgement."""
+        self._report(Acknowledged(self._generation, message_id, refused))
 
     def _renew_password(self, client: paho.Client, userdata: Any) -> None:
         self.credentials.refresh()
@@ -361,7 +262,7 @@ class NetworkClient(paho.Client):
         self.drop_out_messages()
         self._asked.clear()
         self._asked_also.clear()
-        self._unacknowledged.clear()
+        self.forget_unacknowledged()
         if self._rate_limit is not None:
             self._rate_limit.begin_connection()
         impossible: list[tuple[str, Reason]] = []
@@ -395,27 +296,9 @@ class NetworkClient(paho.Client):
     def _disconnected(
         self, client: paho.Client, userdata: Any, flags: Any, reason: Any, properties: Any
     ) -> None:
-        fault = self._guard.fault if self._guard is not None else ""
-        why = Reason(PROTOCOL_ERROR, fault) if fault else _reason(reason)
+        why = Reason(PROTOCOL_ERROR, self.fault) if self.fault else _reason(reason)
         reference = getattr(properties, "ServerReference", "")
         self._report(Disconnected(self._generation, self._attempt, why, reference))
-
-    def _published(
-        self, client: paho.Client, userdata: Any, message_id: int, reason: Any, properties: Any
-    ) -> None:
-        """Report an acknowledgement of paho's own publish; otherwise the guard gets it."""
-        refused = failure(PacketTypes.PUBACK, reason.value)
-        self._report(Acknowledged(self._generation, message_id, refused))
-
-    def _acknowledge_at_once(self) -> None:
-        """Send a TCP ACK for the PUBACK, so that the broker sends waiting ones (tcp(7)).
-
-        Nagle's algorithm on the broker's side holds back all but the first PUBACK until then. If
-        we send nothing, our kernel delays the ACK by 40 ms, which allows one window every 40 ms.
-        """
-        sock: Any = self.socket()  # None, if the connection has just closed
-        if sock is not None and _QUICKACK is not None and self.transport == "tcp":
-            sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _subscribe_answered(
         self, client: paho.Client, userdata: Any, message_id: int, reasons: Any, properties: Any
@@ -460,23 +343,7 @@ class NetworkClient(paho.Client):
     def _socket_opened(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         self._attempt += 1
         if self.transport == "tcp":
-            _set_options(sock)
-
-
-def _set_options(sock: Any) -> None:
-    """Send small packets immediately, and give up a dead peer soon (tcp(7)).
-
-    Nagle's algorithm would hold a reading back until the last one's ACK. Without a user time-out
-    the kernel repeats unacknowledged bytes for a quarter of an hour, at growing intervals. And if
-    the node sends nothing, it notices nothing before the next PINGREQ. The kernel detects sooner,
-    without waking the node, that a broker vanished and came back.
-    """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AFTER_S)
+            set_options(sock)
 
 
 def _impossible(subscription: Subscription, available: Properties | None) -> Reason | None:
