@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from drivers.bus import Board
 from node.config.schema import Config
-from node.health import Health, UpdateHealth
+from node.health import UpdateHealth
 from node.homeassistant.announcer import Announcer
 from node.mqtt.connection import BrokerConnection, Change
 from node.mqtt.events import Arrived
@@ -25,7 +25,7 @@ from node.mqtt.publisher import Publisher
 from node.mqtt.retained_topics import RetainedTopics
 from node.outbox.outbox import Outbox
 from node.outbox.records import Event
-from node.report.collect_health import collect_health
+from node.report.collect_health import HealthCollector
 from node.report.history import History
 from node.report.newest import NewestReadings
 from node.report.node_topics import NodeTopics
@@ -83,12 +83,6 @@ class Reporter:
 
         `update` returns the state of the updates from afar.
         """
-        self._update = update
-        self._config_digest = config.digest
-        self._board = board
-        self._simulated = simulated
-        self._tls = config.mqtt.tls
-        self._notices = notices
         self._clock = clock
         self._link = link
         self._outbox = outbox
@@ -97,12 +91,10 @@ class Reporter:
         self._topics = Topics(config.mqtt.base_topic, config.node.name)
         self._publisher = publisher
         self._announcer = announcer
-        self._newest = NewestReadings(
-            sensors,
-            SensorTopics(config.mqtt, self._topics, publisher, retained, simulated=simulated),
-            outbox,
-            clock,
+        sensor_topics = SensorTopics(
+            config.mqtt, self._topics, publisher, retained, simulated=simulated
         )
+        self._newest = NewestReadings(sensors, sensor_topics, outbox, clock)
         self.alarms: Alarms | None = None
         """None if no alarm is configured, and none was that has to end."""
         if config.has_alarms or outbox.alarms:
@@ -118,22 +110,15 @@ class Reporter:
                 act=act,
                 simulated=simulated,
             )
-        ids = [sensor.table.id for sensor in sensors]
         self._opening = Opening(
             link,
             publisher,
             retained,
             clock,
             status=self._topics.status,
-            availability=[self._topics.availability(name) for name in ids],
-            states=[] if config.mqtt.payload == "plain" else [*map(self._topics.state, ids)],
-            channels=[]
-            if config.mqtt.payload == "json"
-            else [
-                self._topics.channel(sensor.table.id, channel.name)
-                for sensor in sensors
-                for channel in sensor.table.info.channels_with(sensor.table.options)
-            ],
+            availability=[self._topics.availability(sensor.table.id) for sensor in sensors],
+            states=sensor_topics.states(sensors),
+            channels=sensor_topics.channels(sensors),
             is_current=current_topics(config, device),
             set_alarms=self.alarms.publish_all if self.alarms else lambda: None,
         )
@@ -147,7 +132,6 @@ class Reporter:
             clock_found_set=self._clock_found_set,
             simulated=simulated,
         )
-        self._bad_configuration = config.stands_in_for
         self._patience_s = 2.0 * config.mqtt.keepalive
         self._uncommitted = False
         """Whether there are readings since the last commit."""
@@ -162,7 +146,22 @@ class Reporter:
             outbox=outbox,
             history=self._history,
             own_topics=self._own_topics,
-            collect=self._collect_health,
+            collect=HealthCollector(
+                config,
+                board,
+                clock,
+                link=link,
+                publisher=publisher,
+                outbox=outbox,
+                history=self._history,
+                own_topics=self._own_topics,
+                announcer=announcer,
+                sensors=sensors,
+                alarms=self.alarms,
+                simulated=simulated,
+                notices=notices,
+                update=update,
+            ).collect,
         )
         self._save_at_s = clock.monotonic()
         self._outbox_condition = outbox.condition
@@ -381,29 +380,6 @@ class Reporter:
         elif self._retries and now_s >= self._retry.until_s:
             self._publisher.try_again()
         self._retries = self._publisher.put_off
-
-    def _collect_health(self, started_s: float, started: str | None) -> Health:
-        return collect_health(
-            self._topics.node,
-            config=self._config_digest,
-            clock=self._clock,
-            started_s=started_s,
-            started=started,
-            board=self._board,
-            link=self._link,
-            outbox=self._outbox,
-            history=self._history,
-            sensors=[sensor.state for sensor in self._sensors],
-            simulated=self._simulated,
-            left_out=self._publisher.left_out,
-            alarms=self.alarms.health if self.alarms else {},
-            tls=self._tls,
-            name_problem=self._own_topics.problem,
-            device_problem=self._announcer.problem,
-            notices=self._notices,
-            bad_configuration=self._bad_configuration,
-            update=self._update(),
-        )
 
     def _note_warnings(self) -> None:
         """Keep logged warnings and errors for later inspection."""

@@ -5,10 +5,13 @@ Used on the loop's thread; `Publisher` ensures that the messages arrive.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from node.config.schema import MqttTable, SensorTable
 from node.mqtt.publisher import Publisher
 from node.mqtt.retained_topics import RetainedTopics
 from node.reading import Reading
+from node.sensors.sensor import Sensor
 from node.topics import Topics, availability, plain_value, state_payload
 
 __all__ = ["SensorTopics"]
@@ -39,6 +42,22 @@ class SensorTopics:
     def whole(self) -> bool:
         """Return whether readings are published whole, as a state with every channel."""
         return self._payload == "json"
+
+    def states(self, sensors: Iterable[Sensor]) -> list[str]:
+        """Return the topics of whole readings; none where the payload is "plain"."""
+        if self._payload == "plain":
+            return []
+        return [self._topics.state(sensor.table.id) for sensor in sensors]
+
+    def channels(self, sensors: Iterable[Sensor]) -> list[str]:
+        """Return the topics of plain values that are known without a read; none with "json"."""
+        if self._payload == "json":
+            return []
+        return [
+            self._topics.channel(sensor.table.id, channel.name)
+            for sensor in sensors
+            for channel in sensor.table.info.channels_with(sensor.table.options)
+        ]
 
     def availability(self, sensor: SensorTable, *, online: bool) -> None:
         """Set the availability after the values; delete those from before it was offline."""
