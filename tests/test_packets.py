@@ -33,6 +33,8 @@ def by_paho(message: Outgoing, message_id: int, version: MQTTProtocolVersion) ->
             properties.MessageExpiryInterval = message.expiry_s
         if message.correlation:
             properties.CorrelationData = message.correlation
+            if message.response_topic:
+                properties.ResponseTopic = message.response_topic
     topic = message.topic.encode()
     client._send_publish(
         message_id, topic, message.payload, 1, message.retain, properties=properties
@@ -47,13 +49,15 @@ def by_paho(message: Outgoing, message_id: int, version: MQTTProtocolVersion) ->
     message_id=st.integers(1, 65_535),
     expiry_s=st.integers(0, 2**32 - 1),
     correlation=st.binary(max_size=300),
+    response_topic=st.just("") | TEXT,
     retain=st.booleans(),
     mqtt_5=st.booleans(),
 )
 def test_a_publish_is_the_one_that_paho_would_send(
-    topic, payload, message_id, expiry_s, correlation, retain, mqtt_5
+    topic, payload, message_id, expiry_s, correlation, response_topic, retain, mqtt_5
 ):
-    message = Outgoing(topic, payload, expiry_s, retain, correlation)
+    answered = {"response_topic": response_topic}
+    message = Outgoing(topic, payload, expiry_s, retain, correlation, **answered)
     version = MQTTProtocolVersion.MQTTv5 if mqtt_5 else MQTTProtocolVersion.MQTTv311
     packet = publish_packet(message, message_id, mqtt_5=mqtt_5)
     assert packet == by_paho(message, message_id, version)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import itertools
 import json
 import random
 import signal
@@ -38,13 +39,14 @@ from support import (
 from test_remote_update import Node
 
 from node.cli.main import main
-from node.mqtt.events import Arrived, Outgoing
-from node.mqtt.leftovers import NoAnswer
+from node.config.schema import HostName, MqttTable
+from node.mqtt.events import Arrived, Connected, Disconnected, Outgoing
+from node.mqtt.leftovers import NoAnswer, NoBroker, Visit
 from node.topics import Topics
 from node.updates import bundle_file, sender
 from node.updates.bundle_file import NotABundle, read_offer
 from node.updates.request import parse_offer
-from node.updates.sender import Sender
+from node.updates.sender import Sender, Silent
 
 PIECES = 5
 SIGNATURE = "untrusted comment: x\n{}\ntrusted comment: y\n{}\n".format(
@@ -140,11 +142,17 @@ def times_begun(node: NodeProcess) -> int:
     return node.log_file.read_text().count("update: receiving")
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for an hour."""
+    monkeypatch.setattr(sender, "SILENT_S", PATIENCE_S)
+
+
 # -- from one end to the other
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_bundle_is_sent_and_kept(tmp_path, start, bundle, protocol):
+def test_a_bundle_is_sent_and_kept(tmp_path, start, bundle, subscribe, protocol):
     """With the broker's ACL of the deployment, as an operator."""
     acl = tmp_path / "acl"
     acl.write_text((DEPLOY / "mosquitto.acl").read_text().replace("greenhouse", "test"))
@@ -155,6 +163,8 @@ def test_a_bundle_is_sent_and_kept(tmp_path, start, bundle, protocol):
         config = tmp_path / "operator.toml"
         text = replaced((tmp_path / "node.toml").read_text(), ('"test"', '"operator"'), times=2)
         config.write_text(text)
+        reader = {"username": "dashboard", "password": "x"}
+        answers = subscribe(mosquitto.port, "sensors/test/cmd/+/result/#", **reader)
         with root(node.state_dir, *KEPT):
             done = subprocess.run(
                 [SENSOR_NODE, "push", "test", str(bundle), "--config", str(config)],
@@ -172,6 +182,8 @@ def test_a_bundle_is_sent_and_kept(tmp_path, start, bundle, protocol):
     assert percents[0] == "test: 0 %"
     assert percents[-1] == "test: 100 %"
     assert len(percents) == PIECES + 1
+    ends = {topic.partition("/result")[2].partition("-")[0] for topic, _, _ in answers.messages}
+    assert ends == {"/push" if protocol == "5" else ""}, "to this command alone, in MQTT 5"
 
 
 def test_progress_is_one_line_of_a_terminal(broker, start, tmp_path, capsys, monkeypatch):
@@ -299,13 +311,37 @@ def test_an_update_that_root_has_already_is_only_waited_for(
     assert "test: staged: the bundle is there, and waits for root\n" in shown
 
 
-@pytest.mark.parametrize("limit", ["message_size_limit 9000", "max_packet_size 9000"])
-def test_a_broker_that_takes_little_gets_smaller_pieces(start, bundle, tmp_path, limit):
-    """It refuses a message, or says at first how large one may be."""
+def test_two_commands_at_once_bring_it_together(broker, start, bundle, tmp_path, capsys):
+    node = start(broker.port)
+    command = [SENSOR_NODE, "push", "test", str(bundle), "--config", str(tmp_path / "node.toml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        with root(node.state_dir, *KEPT):
+            assert push(tmp_path) == 0
+        out, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        end(process)
+    assert (process.returncode, out) == (0, capsys.readouterr().out)
+    assert times_begun(node) == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "protocol"),
+    [
+        ("message_size_limit 9000", "5"),
+        ("max_packet_size 9000", "5"),
+        ("message_size_limit 9000", "3.1.1"),
+    ],
+)
+def test_a_broker_that_takes_little_gets_smaller_pieces(
+    start, bundle, tmp_path, monkeypatch, limit, protocol
+):
+    """It refuses a message, says at first how large one may be, or drops it without a word."""
+    monkeypatch.setattr(sender, "ANSWER_S", 0.8)
     write_bundle(bundle, 20_000)
     mosquitto = Mosquitto(tmp_path, limit).start()
     try:
-        node = start(mosquitto.port)
+        node = start(mosquitto.port, mqtt=f'protocol = "{protocol}"\n')
         with root(node.state_dir, *KEPT):
             assert push(tmp_path) == 0
     finally:
@@ -484,9 +520,9 @@ class LossyVisit:
         return {"ok": True, **self.node.ask(question.payload)}
 
     def hear(self, within_s: float, is_it: Callable[..., bool]) -> None:
-        if self.node.calls:
-            self.node.calls.pop(0)()
-        elif self.node.state == "staged":
+        if self.node.state == "receiving":
+            assert self.node.turn() == "staged"
+        else:
             self.node.root_says(*KEPT)
         raise NoAnswer("nothing in time")
 
@@ -503,6 +539,123 @@ def test_whatever_is_lost_the_bundle_arrives(tmp_path, seed):
     sent._piece_bytes = 1000
     assert (sent.send().state, node.state) == ("kept", "kept")
     assert (tmp_path / "update.bundle").read_bytes() == file.read_bytes()
+
+
+def test_a_node_that_says_that_it_is_online_is_asked_again(tmp_path):
+    """It was started again, or said so as it does each minute; neither is worth a word."""
+    status = Arrived(1, "sensors/test/status", b"online", False)
+
+    class Renewed(LossyVisit):
+        def ask(self, question: Outgoing, within_s: float, is_answer: Callable[..., bool]) -> None:
+            if not self.loses() or not is_answer(status):
+                super().ask(question, within_s, is_answer)
+
+    loses = itertools.chain([True, True], itertools.repeat(False))
+    visit: Any = Renewed(Node(tmp_path), lambda: next(loses))
+    file = write_bundle(tmp_path / "x.bundle", 2000)
+    waited: list[str] = []
+    topics = Topics("sensors", "test")
+    sent = Sender(visit, topics, file, read_offer(file), show=lambda _: None, waits=waited.append)
+    assert sent.send().state == "kept"
+    assert waited == []
+
+
+def test_pieces_that_never_arrive_are_given_up(tmp_path):
+    """An ACL that allows the command, and not the pieces: in MQTT 3.1.1 the broker says nothing."""
+
+    class Deaf(LossyVisit):
+        def ask(self, question: Outgoing, within_s: float, is_answer: Callable[..., bool]) -> None:
+            if question.topic.endswith("update-piece"):
+                raise NoAnswer
+            super().ask(question, within_s, is_answer)
+
+    visit: Any = Deaf(Node(tmp_path), lambda: False)
+    file = write_bundle(tmp_path / "x.bundle", 2000)
+    topics = Topics("sensors", "test")
+    sent = Sender(visit, topics, file, read_offer(file), show=lambda _: None, waits=print)
+    with pytest.raises(Silent, match="test answers, but no piece of the bundle reaches it; may"):
+        sent.send()
+
+
+def test_a_bundle_that_another_command_has_named_first_is_waited_for(tmp_path, monkeypatch):
+    """Between the first question and the announcement, which the node then refuses."""
+    monkeypatch.setattr("node.updates.updater.Updater._fetch", lambda _updater: None)
+    file = write_bundle(tmp_path / "x.bundle", 2000)
+    offer = read_offer(file, fetch=True)
+
+    class Slower(LossyVisit):
+        def ask(self, question: Outgoing, within_s: float, is_answer: Callable[..., bool]) -> None:
+            super().ask(question, within_s, is_answer)
+            if self.node.state == "idle":
+                self.node.ask(json.dumps(vars_of(offer)).encode())
+
+        def hear(self, within_s: float, is_it: Callable[..., bool]) -> None:
+            raise KeyboardInterrupt
+
+    visit: Any = Slower(Node(tmp_path, "http://127.0.0.1:1"), lambda: False)
+    seen: list[Any] = []
+    sent = Sender(visit, Topics("sensors", "test"), file, offer, show=seen.append, waits=print)
+    with pytest.raises(KeyboardInterrupt):
+        sent.send()
+    assert seen[-1].state == "fetching"
+
+
+def test_an_answer_to_an_earlier_question_is_not_a_refusal(tmp_path, monkeypatch):
+    """In MQTT 3.1.1; the second announcement is refused, because the first one has arrived."""
+    monkeypatch.setattr("node.updates.updater.Updater._fetch", lambda _updater: None)
+    file = write_bundle(tmp_path / "x.bundle", 2000)
+    node = Node(tmp_path, "http://127.0.0.1:1")
+    offer = read_offer(file, fetch=True)
+    stale = {"command": "update", "ok": True, "state": "idle", "received": 0}
+
+    class Late(LossyVisit):
+        """Its answers are those to the question before, as they may be in MQTT 3.1.1."""
+
+        said = stale
+
+        def ask(self, question: Outgoing, within_s: float, is_answer: Callable[..., bool]) -> None:
+            topic, before = question.topic + "/result", self.said
+            try:
+                self.said = {"command": "update", **self.command(question)}
+            except ValueError as error:
+                self.said = {"command": "update", "ok": False, "error": str(error)}
+            assert is_answer(Arrived(1, topic, json.dumps(before).encode(), False))
+
+        def hear(self, within_s: float, is_it: Callable[..., bool]) -> None:
+            looks.append(self.said["ok"])
+            if len(looks) == 3:
+                raise KeyboardInterrupt
+            raise NoAnswer
+
+    seen: list[Any] = []
+    looks: list[Any] = []
+    visit: Any = Late(node, lambda: False)
+    sent = Sender(visit, Topics("sensors", "test"), file, offer, show=seen.append, waits=print)
+    with pytest.raises(KeyboardInterrupt):
+        sent.send()
+    assert looks == [False, True, True], "the refusal was the next answer"
+    assert [answer.state for answer in seen[-3:]] == ["fetching"] * 3
+
+
+def test_a_connection_that_is_lost_with_an_answer_is_made_again(broker):
+    """Both were in one turn: the next question notices it, and does not wait in vain."""
+    mqtt = MqttTable(host=HostName("127.0.0.1"), port=broker.port)
+    visit = Visit(mqtt, None, "visit", ["t"])
+    visit.begin()
+    try:
+        broker.stop()
+        wait_until(lambda: any(isinstance(e, Disconnected) for e in visit._events._events))
+        visit._events.put(Arrived(1, "t", b"answer", False))
+        visit.hear(PATIENCE_S, lambda event: event.payload == b"answer")
+        broker.start()
+        wait_until(lambda: any(isinstance(e, Connected) for e in visit._events._events))
+        with pytest.raises(NoBroker, match="lost"):
+            visit.hear(0.1, lambda _event: True)
+        with pytest.raises(NoBroker, match="lost"):
+            visit.ask(Outgoing("t", b""), 0.1, lambda _event: True)
+        visit.come_back(PATIENCE_S)
+    finally:
+        visit.close()
 
 
 # -- the files

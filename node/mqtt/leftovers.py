@@ -116,6 +116,7 @@ class Visit:
             NoAnswer: it did not come in time.
             NoBroker: the connection is lost.
         """
+        self._expect_connection()
         self._wait(within_s, lambda event: isinstance(event, Arrived) and is_it(event))
 
     def ask(
@@ -128,6 +129,7 @@ class Visit:
             Denied: the broker refuses it, or the subscription.
             NoBroker: the connection is lost.
         """
+        self._expect_connection()
         message_id = self._link.publish(question)
 
         def is_it(event: BrokerEvent) -> bool:
@@ -172,6 +174,11 @@ class Visit:
     def close(self) -> None:
         """Leave the broker."""
         self._link.disconnect(1.0)
+
+    def _expect_connection(self) -> None:
+        """Raise NoBroker if the connection was lost together with the last message waited for."""
+        if not self._link.connected:
+            raise NoBroker(self._link.described)
 
     def _note(self, event: BrokerEvent) -> None:
         if isinstance(event, Arrived) and event.retained and event.payload:

@@ -55,7 +55,7 @@ def _properties(message: Outgoing) -> bytes:
     if message.expiry_s:
         properties += _MESSAGE_EXPIRY_INTERVAL + message.expiry_s.to_bytes(4, "big")
     if message.correlation:
-        properties += _CORRELATION_DATA + binary(message.correlation)
         if message.response_topic:
             properties += _RESPONSE_TOPIC + text(message.response_topic)
+        properties += _CORRELATION_DATA + binary(message.correlation)
     return length(len(properties)) + properties

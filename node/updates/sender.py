@@ -40,13 +40,24 @@ ANSWER_S = 10.0
 LOOK_EVERY_S = 5.0
 """How often the node is asked what has become of the bundle."""
 _MOST_IN_VAIN = 5
-"""How many pieces in a row a node may refuse, as one with a full disk does."""
+"""How many pieces a node may refuse while no more of the bundle comes; its disk may be full."""
+_LOST_IF_TOO_LARGE = 2
+"""How many pieces in a row are lost, with nothing between, if they are too large for a broker."""
+_MOST_LOST = 16
+"""How many are lost before it ends: the last ones are as small as they get."""
+_MOST_REFUSALS = 3
+"""How often the question for the state may be refused: in MQTT 3.1.1 an answer cannot be told from
+one to an earlier question."""
 _UPDATE = "update"
 _IN_PROGRESS = ("fetching", "receiving", "staged", "installing", "trial")
 
 
 class Refused(Exception):
     """The node refuses the bundle; the message says why."""
+
+
+class _StartedAgain(NoAnswer):
+    """The node says that it is online, so it may not have seen the question."""
 
 
 class Silent(Exception):
@@ -100,8 +111,11 @@ class Sender:
         self._name = f"push-{os.urandom(4).hex()}"
         self._questions = 0
         self._patience_s = FIRST_ANSWER_S
+        self._has_answered = False
         self._piece_bytes = PIECE_BYTES
         self._in_vain = 0
+        """How many pieces have not arrived, since `_vain_from` bytes were there."""
+        self._vain_from = 0
 
     def send(self) -> Answer:
         """Bring the bundle to the node; return how that has ended.
@@ -127,9 +141,13 @@ class Sender:
 
     def _announce(self) -> Answer:
         try:
-            return self._ask(_UPDATE, msgspec.json.encode(self._offer))
+            return self._ask_once(_UPDATE, msgspec.json.encode(self._offer))
+        except Denied:
+            raise
+        except NoBroker:
+            return self._state()
         except Refused:
-            # An answer may have been lost, and the node has begun to fetch it.
+            # Another command may have been faster, or it was an answer to an earlier question.
             answer = self._state()
             if answer.bundle == self._offer.bundle and answer.in_progress:
                 return answer
@@ -147,45 +165,63 @@ class Sender:
         return self._send_pieces(answer)
 
     def _send_pieces(self, answer: Answer) -> Answer:
-        """Send pieces until the node has all of it, or says something else."""
+        """Send pieces until the node has all of it, or one does not arrive."""
         with self._file.open("rb") as stream:
-            while not answer.state or answer.state == "receiving":
-                received = answer.received
-                if received >= self._offer.size:
-                    break
+            while (received := answer.received) < self._offer.size:
                 stream.seek(received)
                 piece = stream.read(self._bytes_at_once())
                 if not piece:
                     raise Refused(f"{self._file} was changed meanwhile: start again")
                 text = f"{received} {self._offer.bundle[:16]} ".encode() + base64.b64encode(piece)
                 try:
-                    answer = self._ask(UPDATE_PIECE, text)
+                    answer = self._ask_once(UPDATE_PIECE, text)
                 except Denied as denied:
-                    self._use_smaller_pieces(denied)
+                    if denied.code != PACKET_TOO_LARGE or not self._use_smaller_pieces():
+                        raise
                     continue
-                if answer.error:
-                    self._mind_error(answer.error)
+                except NoBroker:
+                    self._mind_loss(received)
                     break
-                self._in_vain = 0
+                if answer.error:
+                    self._mind_error(answer)
+                    break
                 self._show(answer)
-        return self._state() if answer.command == UPDATE_PIECE else answer
+        return self._state()
 
     def _bytes_at_once(self) -> int:
         """Return how much of the bundle a message has: whole groups of base64."""
         room = (self._visit.max_packet_bytes - _BESIDE_THE_PIECE) // 4 * 3
         return max(_LEAST_PIECE_BYTES, min(self._piece_bytes, room))
 
-    def _use_smaller_pieces(self, denied: Denied) -> None:
-        """Halve the pieces, if the broker has refused one as too large."""
-        if denied.code != PACKET_TOO_LARGE or self._piece_bytes <= _LEAST_PIECE_BYTES:
-            raise denied
-        self._piece_bytes //= 2
+    def _use_smaller_pieces(self) -> bool:
+        """Halve the pieces, because one was too large; return whether they can be smaller."""
+        if self._piece_bytes <= _LEAST_PIECE_BYTES:
+            return False
+        self._piece_bytes = max(_LEAST_PIECE_BYTES, self._piece_bytes // 2)
+        return True
 
-    def _mind_error(self, error: str) -> None:
-        """Bear some errors: after a lost answer a piece comes twice, for example."""
+    def _mind_loss(self, received: int) -> None:
+        """Bear lost pieces; a broker without MQTT 5 does not say that one is too large."""
+        lost = self._count_in_vain(received)
+        if lost % _LOST_IF_TOO_LARGE == 0:
+            self._use_smaller_pieces()
+        if lost >= _MOST_LOST:
+            raise Silent(
+                f"{self._topics.node} answers, but no piece of the bundle reaches it; may this "
+                f"login publish to {self._topics.command(UPDATE_PIECE)}, by the broker's ACL?"
+            )
+
+    def _mind_error(self, answer: Answer) -> None:
+        """Bear some errors: after a lost answer a piece comes twice, or another client sends it."""
+        if self._count_in_vain(answer.received) >= _MOST_IN_VAIN:
+            raise Refused(answer.error)
+
+    def _count_in_vain(self, received: int) -> int:
+        """Count a piece that has not arrived; return how many since so much was received."""
+        if received != self._vain_from:
+            self._in_vain, self._vain_from = 0, received
         self._in_vain += 1
-        if self._in_vain >= _MOST_IN_VAIN:
-            raise Refused(error)
+        return self._in_vain
 
     def _next_state(self, answer: Answer) -> Answer:
         """Wait for another state; return the present one after a while."""
@@ -203,31 +239,30 @@ class Sender:
 
     # -- questions
 
-    def _ask(self, command: str, payload: bytes) -> Answer:
-        """Send a command, once; return its answer, or the state if the answer stays away."""
-        try:
-            return self._ask_once(command, payload)
-        except Denied:
-            raise
-        except NoBroker:
-            return self._state()
-
     def _state(self) -> Answer:
         """Ask for the state until an answer comes."""
         end_s = time.monotonic() + self._patience_s
+        refusals = 0
         while True:
             try:
                 self._visit.come_back(max(0.0, end_s - time.monotonic()))
                 answer = self._ask_once(_UPDATE, b"")
             except Denied:
                 raise
+            except _StartedAgain:
+                continue
+            except Refused:
+                refusals += 1
+                if refusals >= _MOST_REFUSALS:
+                    raise
+                continue
             except NoBroker as error:
                 if time.monotonic() >= end_s:
                     raise Silent(self._silence(error)) from None
                 if isinstance(error, NoAnswer):  # a lost connection is in the log
                     self._waits(self._silence(error))
                 continue
-            self._patience_s = SILENT_S
+            self._patience_s, self._has_answered = SILENT_S, True
             return answer
 
     def _ask_once(self, command: str, payload: bytes) -> Answer:
@@ -260,7 +295,7 @@ class Sender:
         within_s = min(ANSWER_S, self._patience_s)
         self._visit.ask(question, within_s, is_answer)
         if not found:
-            raise NoAnswer("the node was started again meanwhile")
+            raise _StartedAgain
         answer = found[-1]
         if answer.error and command == _UPDATE and not answer.state:
             raise Refused(answer.error)
@@ -295,7 +330,11 @@ class Sender:
             return f"{node} is not known to the broker: it has nothing on {self._topics.status}"
         if status == OFFLINE:
             return f"{node} is offline"
+        said = f"{node} is online, but does not answer"
+        if self._has_answered:
+            return said
+        command = self._topics.command(_UPDATE)
         return (
-            f"{node} is online, but does not answer; may this login publish to "
-            f"{self._topics.command(_UPDATE)} and read what is below it, by the broker's ACL?"
+            f"{said}; may this login publish to {command} and read what is below it, by the "
+            "broker's ACL?"
         )
