@@ -82,7 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         about = f"{_megabytes(offer.size)}, version {offer.version}"
         progress.say(f"{arguments.bundle.name} ({about}) is for {topics.node}")
-        return _ended(sender.send(), topics, offer)
+        try:
+            answer = sender.send()
+        finally:
+            progress.clear()
+        return _ended(answer, topics, offer)
     except NoBroker as error:
         print(f"{mqtt.address}: {error}", file=sys.stderr)
     except OSError as error:
@@ -176,6 +180,11 @@ class _Progress:
         elif percent // 10 != self._percent // 10:
             self._percent = percent
             print(f"{self._node}: {percent} %", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the percentage off the terminal, for the last line."""
+        if self._is_live:
+            print("\x1b[K", end="", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Say something, once."""
