@@ -89,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _ended(answer, topics, offer)
     except NoBroker as error:
         print(f"{mqtt.address}: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"{arguments.bundle} cannot be read any more: {error.strerror}", file=sys.stderr)
     except Silent as error:
