@@ -148,7 +148,7 @@ def like(example: Any, real: Any) -> bool:
         return (
             isinstance(real, dict)
             and list(example) == list(real)
-            and all(like(example[key], real[key]) for key in example)
+            and all(like(*in_common(key, example[key], real[key])) for key in example)
         )
     if isinstance(example, list):
         return isinstance(real, list) and all(any(like(e, r) for r in real) for e in example)
@@ -161,6 +161,14 @@ def like(example: Any, real: Any) -> bool:
         return example is real
     kinds = (int, float, type(None))  # what is not known yet is null
     return isinstance(example, kinds) and isinstance(real, kinds)
+
+
+def in_common(key: str, example: Any, real: Any) -> tuple[Any, Any]:
+    """Both values; of a sensor's accuracy those channels that have a value in both just now."""
+    if key != "accuracy" or not (isinstance(example, dict) and isinstance(real, dict)):
+        return example, real
+    names = [name for name in example if name in real]
+    return {name: example[name] for name in names}, {name: real[name] for name in names}
 
 
 class Setting:
@@ -307,20 +315,24 @@ class Running(Configured):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        (folder / "cellar").mkdir()
-        name = ('name = "greenhouse"', 'name = "cellar"')
-        dead = NodeProcess(folder / "cellar", replaced(self.config, name), "--simulate")
-        self.page = WebProcess(folder / "state", config=self.config)
-        self.node = NodeProcess(folder, self.config, "--simulate")
-        subscriber = Subscriber(self.port)
-        try:
+        with contextlib.ExitStack() as ends:
+            ends.callback(super().close)
+            (folder / "cellar").mkdir()
+            name = ('name = "greenhouse"', 'name = "cellar"')
+            dead = NodeProcess(folder / "cellar", replaced(self.config, name), "--simulate")
+            ends.callback(dead.kill)
+            self.page = WebProcess(folder / "state", config=self.config)
+            ends.callback(self.page.kill)
+            node = NodeProcess(folder, self.config, "--simulate")
+            ends.callback(node.kill)
+            subscriber = Subscriber(self.port)
+            ends.callback(subscriber.close)
             for sensor in ("air", "box", "cpu", "tank"):
                 subscriber.wait_for(f"sensors/cellar/{sensor}/availability", "online")
             dead.kill()
             subscriber.wait_for("sensors/cellar/status", "offline")
-        finally:
-            subscriber.close()
-        wait_until(self._has_met_its_faults)
+            wait_until(self._has_met_its_faults)
+            self._ends = ends.pop_all()
 
     def _has_met_its_faults(self) -> bool:
         """Whether the page counts the spike, and misses the sensor that was unplugged."""
@@ -345,9 +357,7 @@ class Running(Configured):
         return super().make(block)
 
     def close(self) -> None:
-        self.page.kill()
-        self.node.kill()
-        super().close()
+        self._ends.close()
 
 
 class Mistaken(Setting):

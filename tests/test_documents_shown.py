@@ -13,6 +13,8 @@ from support import Subscriber, wait_until
 pytestmark = pytest.mark.real_time(seconds=60)
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
+# Each worker sets up the settings of its tests: so all blocks of a document are one test.
+TOGETHER = sorted({(block.document, block.setting) for block in BLOCKS if block.setting})
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +24,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     made.close()
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.setting], ids=str)
-def test_what_is_shown_is_what_is_printed(settings, block):
+@pytest.mark.parametrize(("document", "setting"), TOGETHER)
+def test_what_is_shown_is_what_is_printed(settings, document, setting):
     """If it is not, and the new output is right: tests/.venv/bin/python tests/shown.py --write."""
-    assert difference(block, settings.make(block)) == ""
+    blocks = [b for b in BLOCKS if (b.document, b.setting) == (document, setting)]
+    differences = [difference(block, settings.make(block)) for block in blocks]
+    assert "\n".join(filter(None, differences)) == ""
 
 
 def test_the_payloads_of_the_documents_are_those_on_the_wire(settings):
@@ -105,3 +109,6 @@ def test_an_example_in_json_has_the_keys_the_kinds_and_the_words_of_the_answer()
     assert not like({"sensors": [{"id": "sea"}], "up": True}, answer)
     assert not like({"sensors": [], "up": False}, answer)
     assert not like({"sensors": []}, answer)
+    assert like({"accuracy": {"t": 0.5}}, {"accuracy": {"t": 0.4, "h": 2.0}})
+    assert not like({"accuracy": {"t": 0.5}}, {"accuracy": {"t": "?", "h": 2.0}})
+    assert not like({"accuracy": 0.5}, {"accuracy": {"t": 0.5}})
