@@ -11,32 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_support import DEPLOY, on_the_pi
+from image_support import DEPLOY, DRIVER, make_wheel, on_the_pi
+from support import SENSOR_NODE, NodeProcess, free_port, wait_until
 
-packages = on_the_pi("packages")
-
-DRIVER = """\
-from drivers.base import TEMPERATURE, DriverInfo, Options
-
-
-class PondOptions(Options, frozen=True):
-    def bus(self):
-        return "pond"
-
-    def where(self):
-        return "the pond"
-
-
-POND = DriverInfo(
-    name="pond",
-    summary="A pond",
-    options=PondOptions,
-    channels=(TEMPERATURE,),
-    open=lambda options, board: None,
-    example='driver = "pond"',
-    devices=("hidraw",),
-)
-"""
+packages, node_watch = on_the_pi("packages"), on_the_pi("node_watch")
 
 
 class Pi:
@@ -58,11 +36,11 @@ class Pi:
         monkeypatch.setattr(packages, "PYTHON", sys.executable)
         monkeypatch.setattr(packages, "AS_USER", ())
         monkeypatch.setattr(packages, "_pip", lambda: [sys.executable, "-I", "-m", "pip"])
-        monkeypatch.setattr(packages, "_health", lambda: self.health)
-        monkeypatch.setattr(packages, "_state", lambda: self.state)
-        monkeypatch.setattr(packages, "_systemctl", self._systemctl)
-        monkeypatch.setattr(packages.time, "monotonic", lambda: self._now_s)
-        monkeypatch.setattr(packages.time, "sleep", self._sleep)
+        monkeypatch.setattr(node_watch, "_health", lambda: self.health)
+        monkeypatch.setattr(node_watch, "_state", lambda: self.state)
+        monkeypatch.setattr(packages, "systemctl", self._systemctl)
+        monkeypatch.setattr(node_watch.time, "monotonic", lambda: self._now_s)
+        monkeypatch.setattr(node_watch.time, "sleep", self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         self._now_s += seconds
@@ -75,17 +53,8 @@ class Pi:
         """Put a wheel with this driver on the card, in place of others."""
         for old in self.card.iterdir():
             old.unlink()
-        info = f"pond-{version}.dist-info"
-        with zipfile.ZipFile(self.card / f"pond-{version}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("pond.py", driver)
-            wheel.writestr(
-                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: pond\nVersion: {version}\n"
-            )
-            wheel.writestr(
-                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            )
-            wheel.writestr(f"{info}/entry_points.txt", "[sensor_node.drivers]\npond = pond:POND\n")
-            wheel.writestr(f"{info}/RECORD", "")
+        file = self.card / f"pond-{version}-py3-none-any.whl"
+        file.write_bytes(make_wheel(driver, version))
 
     def boot(self) -> list[str]:
         return list(packages.install_packages())
@@ -200,6 +169,29 @@ def test_a_trial_that_power_cuts_interrupt_ends_at_last(pi):
     assert "interrupted 3 times" in problem
     assert pi.driver == ""
     assert packages.judge() == "", "there is nothing to judge any more"
+
+
+def test_the_node_is_asked_for_its_own_state_by_a_unit_with_another_folder(tmp_path, monkeypatch):
+    """systemd sets STATE_DIRECTORY for the judge's unit, and `status` looks there by itself."""
+    config = f"""
+        [mqtt]
+        host = "127.0.0.1"
+        port = {free_port()}
+        [[sensor]]
+        id = "air"
+        driver = "dht22"
+        pin = 4
+    """
+    assert node_watch.STATUS[-2:] == ("--state-dir", "/var/lib/sensor-node")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "judge"))
+    monkeypatch.setattr(node_watch, "AS_USER", ())
+    node = NodeProcess(tmp_path, config, "--simulate")
+    try:
+        status = (SENSOR_NODE, *node_watch.STATUS[1:-1], str(node.state_dir))
+        monkeypatch.setattr(node_watch, "STATUS", status)
+        wait_until(lambda: (node_watch._health() or {}).get("process") == node.process.pid)
+    finally:
+        node.kill()
 
 
 def test_the_problems_are_in_status_txt(tmp_path, monkeypatch):

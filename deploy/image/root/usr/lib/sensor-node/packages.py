@@ -17,9 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ sys.path.append(str(Path(__file__).parent))  # python3 -I leaves it out
 
 from card import BOOT, PACKAGE_PROBLEMS
 from devices import settings_for
+from node_watch import AS_USER, SERVICE, Before, look_before, run, systemctl, watch
 from safe_files import write_file
 
 __all__ = ["install_packages", "judge"]
@@ -39,16 +38,11 @@ SETTINGS = PACKAGE_PROBLEMS.with_name("packages.conf")
 """The drop-in of sensor-node.service for the devices of the packages; its unit puts it in place."""
 PYTHON = "/opt/sensor-node/bin/python3"
 PIPS = Path("/usr/share/python-wheels")
-AS_USER = ("setpriv", "--reuid=sensor-node", "--regid=sensor-node", "--init-groups")
-SERVICE = "sensor-node.service"
 _RUN = (
     "import sys; sys.path.append(sys.argv.pop(1)); from node.cli.main import main; sys.exit(main())"
 )
 
 WITHIN_S = 180.0
-SETTLE_S = 30.0
-LOOK_EVERY_S = 3.0
-MOST_RESTARTS = 3
 MOST_TRIALS = 3
 """How often a trial is begun again after a power cut."""
 
@@ -93,13 +87,14 @@ def judge() -> str:
     trial = _read("trial.json")
     if not trial:
         return ""
-    wrong = _watch(trial["online"])
+    # Packages have nothing to do with the broker.
+    wrong = watch(Before(trial["online"], connected=False), WITHIN_S)
     if not wrong:
         (STORE / "trial.json").unlink()
         _forget_but(_current())
         return ""
     why = _undo(trial, wrong)
-    _systemctl("restart", SERVICE)
+    systemctl("restart", SERVICE)
     return why
 
 
@@ -137,7 +132,9 @@ def _change_to(digest: str, wheels: list[Path]) -> None:
     except Refused as refusal:
         _write("refused.json", {"set": digest, "why": str(refusal)})
         raise
-    _write("trial.json", {"candidate": digest, "previous": _current(), "begun": 1, **_before()})
+    online = look_before().online
+    trial = {"candidate": digest, "previous": _current(), "begun": 1, "online": online}
+    _write("trial.json", trial)
     _switch_to(digest)
 
 
@@ -147,12 +144,12 @@ def _install(target: Path, wheels: list[Path]) -> None:
     shutil.rmtree(new, ignore_errors=True)
     command = [*_pip(), "install", "--no-index", "--no-deps", "--no-cache-dir", "--quiet"]
     command += ["--disable-pip-version-check", "--target", str(new)]
-    done = _run(*command, *map(str, wheels))
+    done = run(*command, *map(str, wheels))
     if done.returncode != 0:
         raise Refused(f"pip does not install them: {_last_line(done.stderr)}")
     # The node's user has to read it, and nobody but root may write it.
-    _run("chmod", "-R", "u=rwX,go=rX", str(new))
-    loaded = _run(*AS_USER, PYTHON, "-I", "-c", _RUN, str(new), "drivers", "--json")
+    run("chmod", "-R", "u=rwX,go=rX", str(new))
+    loaded = run(*AS_USER, PYTHON, "-I", "-c", _RUN, str(new), "drivers", "--json")
     if loaded.returncode != 0:
         raise Refused(f"a driver cannot be loaded: {_last_line(loaded.stderr)}")
     try:
@@ -161,7 +158,7 @@ def _install(target: Path, wheels: list[Path]) -> None:
         raise Refused(str(error)) from error
     write_file(new / "devices.conf", settings.encode(), mode=0o644)
     shutil.rmtree(target, ignore_errors=True)
-    _run("sync", "--file-system", str(new))
+    run("sync", "--file-system", str(new))
     new.rename(target)
 
 
@@ -171,13 +168,6 @@ def _pip() -> list[str]:
     if not wheels:
         raise Refused("this image has no pip")
     return [PYTHON, "-I", f"{wheels[-1]}/pip"]
-
-
-def _before() -> dict[str, Any]:
-    """Return what the node read when it said so last: the trial is to read that, too."""
-    health = _health() or {}
-    sensors = health.get("sensors") or {}
-    return {"online": [name for name, sensor in sensors.items() if sensor.get("online")]}
 
 
 def _begin_again(trial: dict[str, Any]) -> None:
@@ -199,56 +189,6 @@ def _undo(trial: dict[str, Any], wrong: str) -> str:
     (STORE / "trial.json").unlink(missing_ok=True)
     _forget_but(trial["previous"])
     return f"packages: {why}"
-
-
-def _watch(online: list[str]) -> str:
-    """Wait until one process of the node has been well for a while. Return "", or what is wrong."""
-    end_s = time.monotonic() + WITHIN_S
-    well_since_s, process = time.monotonic(), ""
-    while True:
-        state = _state()
-        wrong = _wrong(state, online)
-        now_s = time.monotonic()
-        if int(state.get("NRestarts") or 0) >= MOST_RESTARTS:
-            return f"the node does not stay up ({wrong or 'it ended again and again'})"
-        if wrong or state.get("MainPID") != process:
-            well_since_s, process = now_s, state.get("MainPID", "")
-        if not wrong and now_s - well_since_s >= SETTLE_S:
-            return ""
-        if now_s >= end_s:
-            return wrong or "the node does not stay up"
-        time.sleep(LOOK_EVERY_S)
-
-
-def _wrong(state: dict[str, str], online: list[str]) -> str:
-    if state.get("ActiveState") != "active":
-        return "the node does not run"
-    health = _health()
-    if health is None or str(health.get("process")) != state.get("MainPID"):
-        return "the node does not report its state"
-    for name in online:
-        sensor = (health.get("sensors") or {}).get(name, {})
-        if sensor.get("failed") and not sensor.get("ok"):
-            return f"the sensor {name} does not read any more ({sensor.get('last_error')})"
-    return ""
-
-
-def _health() -> dict[str, Any] | None:
-    try:
-        said = _run(*AS_USER, "/usr/local/bin/sensor-node", "status", "--json").stdout
-        health = json.loads(said)["health"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return health if isinstance(health, dict) else None
-
-
-def _state() -> dict[str, str]:
-    lines = _systemctl("show", "-p", "ActiveState,MainPID,NRestarts", SERVICE).splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
-
-
-def _systemctl(*arguments: str) -> str:
-    return _run("systemctl", *arguments).stdout
 
 
 def _switch_to(digest: str) -> None:
@@ -278,15 +218,6 @@ def _read(name: str) -> dict[str, Any]:
 
 def _write(name: str, content: dict[str, Any]) -> None:
     write_file(STORE / name, json.dumps(content).encode(), mode=0o600)
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=240, check=False, cwd="/"
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"{command[0]} takes too long")
 
 
 def _last_line(said: str) -> str:
