@@ -16,7 +16,16 @@ sys.path.append(str(DEPLOY))
 
 from update_parts.bundle import write_bundle  # noqa: E402
 
-__all__ = ["CREATED_S", "DEPLOY", "EXPIRES_S", "NEEDS_MINISIGN", "Key", "make_bundle", "make_key"]
+__all__ = [
+    "CREATED_S",
+    "DEPLOY",
+    "EXPIRES_S",
+    "NEEDS_MINISIGN",
+    "Key",
+    "make_bundle",
+    "make_key",
+    "utc",
+]
 
 NEEDS_MINISIGN = pytest.mark.skipif(
     shutil.which("minisign") is None, reason="needs minisign: apt-get install minisign"
@@ -57,8 +66,8 @@ def make_bundle(folder: Path, key: Key | None = None, **facts: Any) -> Path:
     about = {
         "version": "0.2.0",
         "counter": 7,
-        "created": _utc(CREATED_S),
-        "expires": _utc(EXPIRES_S),
+        "created": utc(CREATED_S),
+        "expires": utc(EXPIRES_S),
         "minimum": "0.1.0",
         "platform": "arm64",
         "python": "3.13",
@@ -78,5 +87,5 @@ def make_bundle(folder: Path, key: Key | None = None, **facts: Any) -> Path:
     return file
 
 
-def _utc(utc_s: int) -> str:
+def utc(utc_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(utc_s))

@@ -7,17 +7,32 @@ import hashlib
 import json
 import lzma
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import bundle_support  # noqa: F401, it knows where update_parts are
 import pytest
+from update_parts.bundle import System, open_root, read_manifest
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 MANIFEST = {
     "image": "sensor-node.img",
+    "layout": 1,
+    "kernel_suite": "trixie",
+    "python": "3.13",
     "debian_packages": {"libstdc++6": "14.2.0-19", "openssh-server": "1:10.0p1-7+deb13u4"},
+}
+FACTS = {
+    "version": "0.1.0",
+    "counter": 1_800_000_000,
+    "created": "2027-01-15T08:00:00Z",
+    "expires": None,
+    "minimum": "0.1.0",
+    "new_keys": [],
+    "revoked_keys": [],
 }
 # The names of Imager's list of boards (its src/test/qml/fixtures/os_list.json, version 2.0.11).
 TAGS = {"pi3-64bit", "pi4-64bit", "pi5-64bit"}
@@ -38,13 +53,16 @@ def made(release, tmp_path) -> Any:
     image = tmp_path / "sensor-node.img"
     image.write_bytes(content)
     facts = {**MANIFEST, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    image.with_suffix(".rootfs").write_bytes(b"a root file system" * 1000)
     image.with_suffix(".manifest.json").write_text(json.dumps(facts))
     output = tmp_path / "release"
     output.mkdir()
 
-    def make(url: str | None = None, *, pi5: bool = False) -> tuple[dict[str, Any], Path, bytes]:
-        arguments = argparse.Namespace(image=image, url=url, pi5=pi5)
-        assert release.add_image(output, "0.1.0", 1_800_000_000, arguments) == facts
+    def make(
+        url: str | None = None, *, pi5: bool = False, sign: Path | None = None
+    ) -> tuple[dict[str, Any], Path, bytes]:
+        arguments = argparse.Namespace(image=image, url=url, pi5=pi5, sign=sign)
+        assert release.add_image(output, arguments, FACTS) == facts
         return json.loads((output / "os_list.json").read_text()), output, content
 
     return make
@@ -84,6 +102,21 @@ def test_a_pi_5_is_offered_only_with_an_image_for_it(made):
 def test_the_image_may_be_elsewhere(made):
     listed, _, _ = made("https://example.org/files/")
     assert listed["os_list"][0]["url"] == "https://example.org/files/sensor-node-0.1.0.img.xz"
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="needs zstd: apt-get install zstd")
+def test_with_a_key_the_cards_in_use_get_the_system_of_the_image(made):
+    _, output, _ = made(sign=Path("key"))
+    bundle = output / "sensor-node-0.1.0-image-trixie.bundle"
+    system = read_manifest(bundle).system
+    root = b"a root file system" * 1000
+    assert system == System(1, "trixie", hashlib.sha256(root).hexdigest(), len(root))
+    with open_root(bundle) as packed:
+        shown = subprocess.run(
+            ["zstd", "-dc"], input=packed.read(), check=True, capture_output=True
+        )
+    assert shown.stdout == root
+    assert sorted(file.suffix for file in output.iterdir()) == [".bundle", ".json", ".json", ".xz"]
 
 
 def test_the_bill_names_every_package_of_the_image(release):

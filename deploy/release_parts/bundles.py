@@ -1,4 +1,4 @@
-"""Signed bundles: the wheels of a release for each kind of computer, for `deploy/update`."""
+"""Signed bundles: the wheels of a release for each kind of computer, and the image's system."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from update_parts.bundle import BLUETOOTH, EXTRAS, PLATFORMS, SUFFIX, write_bundle
+from update_parts.bundle import (
+    BLUETOOTH,
+    EXTRAS,
+    PLATFORMS,
+    ROOT_FILE,
+    SUFFIX,
+    sha256,
+    write_bundle,
+)
 
-__all__ = ["Wanted", "make_bundle", "parse_wanted", "sign"]
+__all__ = ["Wanted", "make_bundle", "make_image_bundle", "parse_wanted", "sign"]
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """The kinds of computer that PyPI has every wheel for -> its name for them."""
@@ -65,6 +73,35 @@ def make_bundle(
         shutil.copy(wheel, wheels)
         about = {"platform": wanted.platform, "python": wanted.python}
         write_bundle(target, {**facts, **about}, wheels, epoch=epoch)
+    return target
+
+
+def make_image_bundle(
+    output: Path,
+    root: Path,
+    image: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    epoch: int,
+    level: int = 15,
+) -> Path:
+    """Write the bundle of an image's root file system; return its file.
+
+    `image`: the manifest of the image. `level`: of zstd's compression.
+    """
+    suite = image["kernel_suite"]
+    target = output / f"sensor-node-{facts['version']}-image-{suite}{SUFFIX}"
+    system = {
+        "layout": image["layout"],
+        "kernel": suite,
+        "sha256": sha256(root),
+        "bytes": root.stat().st_size,
+    }
+    about = {"platform": "arm64", "python": image["python"], "system": system}
+    with tempfile.TemporaryDirectory(prefix="bundle-", dir=output) as work:
+        pack = ["zstd", "-q", "-T0", f"-{level}", str(root), "-o", str(Path(work, ROOT_FILE))]
+        subprocess.run(pack, check=True)
+        write_bundle(target, {**facts, **about}, Path(work), epoch=epoch)
     return target
 
 

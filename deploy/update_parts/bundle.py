@@ -5,6 +5,8 @@
         pi_sensor_node-0.2.0-py3-none-any.whl, ...
     sensor-node-0.2.0-arm64-py313.bundle.minisig    minisign's signature of that file
 
+The bundle of an image has a whole system in place of the wheels: `rootfs.zst`, a root file system.
+
 The signature is of the file as it is, so nothing of it is parsed before it is verified.
 """
 
@@ -16,10 +18,11 @@ import math
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from update_parts.minisign import PublicKey, Unfit, parse_key
 
@@ -28,8 +31,11 @@ __all__ = [
     "EXTRAS",
     "MAX_BYTES",
     "PLATFORMS",
+    "ROOT_FILE",
     "SUFFIX",
     "Manifest",
+    "System",
+    "open_root",
     "read_manifest",
     "sha256",
     "unpack",
@@ -48,6 +54,7 @@ PLATFORMS = {
     "armhf": "arm-linux-gnueabihf",
 }
 """Debian's name of a kind of computer -> Python's (sysconfig, MULTIARCH)."""
+ROOT_FILE = "rootfs.zst"
 _MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 1 << 20
 _PRODUCT, _FORMAT = "sensor-node", 1
@@ -59,6 +66,18 @@ _WHEEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MAX_COUNTER = 2**53
 """A number that every reader of JSON has exactly."""
+
+
+class System(NamedTuple):
+    """The root file system in the bundle of an image; each field is a key of `system`."""
+
+    layout: int
+    """The number of the card's layout that it is for (deploy/image/disk.py)."""
+    kernel: str
+    """The Debian suite of its kernel: the boot loader's files on the card have to fit it."""
+    sha256: str
+    """Of the file system, uncompressed."""
+    bytes: int
 
 
 class Manifest(NamedTuple):
@@ -78,7 +97,9 @@ class Manifest(NamedTuple):
     python: str
     """The version of Python that the wheels are for: 3.13."""
     wheels: dict[str, str]
-    """File name -> SHA-256."""
+    """File name -> SHA-256; empty in the bundle of an image."""
+    system: System | None = None
+    """What the bundle of an image has."""
     new_keys: tuple[PublicKey, ...] = ()
     """Keys to be trusted from now on."""
     revoked_keys: tuple[str, ...] = ()
@@ -105,26 +126,32 @@ def version_order(version: str) -> tuple[Any, ...]:
 
 
 def write_bundle(
-    file: Path, facts: Mapping[str, Any], wheels: Path, *, epoch: int
+    file: Path, facts: Mapping[str, Any], contents: Path, *, epoch: int
 ) -> dict[str, Any]:
-    """Write a bundle of all wheels of a folder; return its manifest.
+    """Write a bundle of all wheels of a folder, or of the root file system in it.
 
     `facts`: the keys of the manifest without the wheels, times as text. `epoch`: the time of every
-    file in it, in seconds since 1970, so that the same wheels make the same bundle.
+    file in it, in seconds since 1970, so that the same wheels make the same bundle. Return its
+    manifest.
 
     Raises:
         Unfit: the bundle would be refused.
     """
-    found = sorted(wheels.glob("*.whl"))
+    wheels = sorted(contents.glob("*.whl"))
     manifest = {"product": _PRODUCT, "format": _FORMAT, **facts}
-    manifest["wheels"] = {wheel.name: sha256(wheel) for wheel in found}
+    manifest["wheels"] = {wheel.name: sha256(wheel) for wheel in wheels}
     text = json.dumps(manifest, indent=1)
     parse_manifest(text.encode(), str(file))
     moment = datetime.fromtimestamp(epoch, UTC).timetuple()[:6]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
         packed.writestr(zipfile.ZipInfo(_MANIFEST, moment), text)
-        for wheel in found:
-            packed.writestr(zipfile.ZipInfo(wheel.name, moment), wheel.read_bytes())
+        for member in wheels or [contents / ROOT_FILE]:
+            with member.open("rb") as source:
+                size = member.stat().st_size
+                info = zipfile.ZipInfo(member.name, moment)
+                info.file_size = size
+                with packed.open(info, "w") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
     return manifest
 
 
@@ -180,8 +207,12 @@ def _manifest(keys: dict[str, Any], where: str) -> Manifest:
     for name, digest in wheels.items():
         if not _WHEEL.fullmatch(name) or not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"{name!r}: {digest!r} is not a wheel and its digest")
+    system = _system(keys["system"]) if "system" in keys else None
     ours = f"pi_sensor_node-{keys['version']}-"
-    if sum(name.startswith("pi_sensor_node-") for name in wheels) != 1 or not any(
+    if system is not None:
+        if wheels:
+            raise ValueError("it has a system and wheels: one of them")
+    elif sum(name.startswith("pi_sensor_node-") for name in wheels) != 1 or not any(
         name.startswith(ours) for name in wheels
     ):
         raise ValueError(f"it must have one wheel of the node, {ours}*.whl")
@@ -197,9 +228,24 @@ def _manifest(keys: dict[str, Any], where: str) -> Manifest:
         platform=keys["platform"],
         python=keys["python"],
         wheels=wheels,
+        system=system,
         new_keys=tuple(parse_key(text, f"a new key of {where}") for text in keys["new_keys"]),
         revoked_keys=revoked,
     )
+
+
+def _system(keys: Mapping[str, Any]) -> System:
+    system = System(keys["layout"], keys["kernel"], keys["sha256"], keys["bytes"])
+    numbers = (system.layout, system.bytes)
+    if not all(type(number) is int and 0 < number <= _MAX_COUNTER for number in numbers):
+        raise ValueError(f"layout and bytes of the system are {numbers}")
+    if not re.fullmatch("[0-9a-f]{64}", system.sha256) or not re.fullmatch(
+        r"[a-z-]+", system.kernel
+    ):
+        raise ValueError(
+            f"kernel and sha256 of the system are {system.kernel!r}, {system.sha256!r}"
+        )
+    return system
 
 
 def _time(text: str) -> float:
@@ -232,6 +278,20 @@ def unpack(file: Path, manifest: Manifest, folder: Path) -> None:
                     raise Unfit(f"{file.name}: {member.filename} is not the wheel of the manifest")
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise Unfit(f"{file.name} cannot be unpacked: {error}") from error
+
+
+@contextmanager
+def open_root(file: Path) -> Iterator[IO[bytes]]:
+    """Open the root file system in the bundle of an image: compressed, a stream of zstd.
+
+    Raises:
+        Unfit: the bundle has none, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as packed, packed.open(ROOT_FILE) as stream:
+            yield stream
+    except (KeyError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise Unfit(f"{file.name} has no root file system that can be read: {error}") from error
 
 
 def sha256(file: Path) -> str:

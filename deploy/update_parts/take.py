@@ -26,7 +26,9 @@ class Taken(NamedTuple):
 
     manifest: Manifest
     wheels: Path
-    """The folder that it was unpacked into."""
+    """The folder that its wheels were unpacked into."""
+    bundle: Path
+    """Root's copy, of an image; of wheels it is gone."""
     signer: str
     """The id of the key; "" if the signature was not asked for."""
     remarks: list[str]
@@ -51,7 +53,9 @@ def take(
         Unfit: it must not be taken; the message says why.
         OSError: the disk is full, for example.
     """
-    copy = _copy(bundle, folder, with_signature=record is not None)
+    # Of an image the copy alone; of wheels they, and what is in them, which is compressed, too.
+    copies = 1 if computer.layout else 6
+    copy = _copy(bundle, folder, copies=copies, with_signature=record is not None)
     if digest and sha256(copy) != digest:
         raise Unfit(f"{copy.name} is not the bundle that was asked for: its SHA-256 is another one")
     if record is None:
@@ -71,18 +75,18 @@ def take(
     if record is not None:
         record.take(signer, manifest, computer)
     wheels = folder / "wheels"
-    wheels.mkdir()
-    unpack(copy, manifest, wheels)
-    copy.unlink()
-    return Taken(manifest, wheels, signer, remarks)
+    if manifest.system is None:
+        wheels.mkdir()
+        unpack(copy, manifest, wheels)
+        copy.unlink()
+    return Taken(manifest, wheels, copy, signer, remarks)
 
 
-def _copy(bundle: Path, folder: Path, *, with_signature: bool) -> Path:
+def _copy(bundle: Path, folder: Path, *, copies: int, with_signature: bool) -> Path:
     size = bundle.stat().st_size if bundle.is_file() else 0
     if not 0 < size <= MAX_BYTES:
         raise Unfit(f"{bundle} is not a bundle: that is a file of 1 to {MAX_BYTES} bytes")
-    # The copy, its wheels, and what is in them, which is compressed.
-    needed, free = 6 * size, shutil.disk_usage(folder).free
+    needed, free = copies * size, shutil.disk_usage(folder).free
     if free < needed:
         raise Unfit(
             f"{folder.parent} has {free >> 20} MB free, and {bundle.name} needs {needed >> 20}: "

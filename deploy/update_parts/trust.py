@@ -44,9 +44,14 @@ class Computer(NamedTuple):
     python: str
     utc_s: float
     clock_is_set: bool
+    layout: int = 0
+    """The number of the layout of the image's card; 0 without an image."""
+    kernel: str = ""
+    """The Debian suite of the image's kernel."""
 
 
-def this_computer(version: str) -> Computer:
+def this_computer(version: str, *, layout: int = 0, kernel: str = "") -> Computer:
+    """Return the facts on this computer; `layout` and `kernel` are of the image's card."""
     multiarch = sysconfig.get_config_var("MULTIARCH")
     known = [name for name, python_name in PLATFORMS.items() if python_name == multiarch]
     return Computer(
@@ -55,6 +60,8 @@ def this_computer(version: str) -> Computer:
         python=f"3.{sys.version_info.minor}",
         utc_s=time.time(),
         clock_is_set=clock_is_set(),
+        layout=layout,
+        kernel=kernel,
     )
 
 
@@ -200,7 +207,8 @@ def refusals(
     unfit, old = [], []
     if manifest.platform != computer.platform:
         unfit.append(f"it is for {manifest.platform}, and this computer is {computer.platform}")
-    if manifest.python != computer.python:
+    unfit += _of_another_kind(manifest, computer)
+    if manifest.system is None and manifest.python != computer.python:
         unfit.append(
             f"it is for Python {manifest.python}, and this system has {computer.python}: take the "
             "bundle for that one"
@@ -222,6 +230,28 @@ def refusals(
             )
         old += _age(manifest, computer, record.time_s(keys))
     return unfit, old
+
+
+def _of_another_kind(manifest: Manifest, computer: Computer) -> list[str]:
+    """Return why a bundle of wheels, or of a system, is nothing for this computer."""
+    system = manifest.system
+    if system is None:
+        if not computer.layout:
+            return []
+        return ["it has the wheels for another kind of installation: take the bundle of the image"]
+    if not computer.layout:
+        return ["it has a system for the image's card: take the bundle of wheels"]
+    if system.layout != computer.layout:
+        return [
+            f"it is for a card of layout {system.layout}, and this card has {computer.layout}: "
+            "flash its image"
+        ]
+    if system.kernel != computer.kernel:
+        return [
+            f"it has the kernel of {system.kernel}, and this card is made for that of "
+            f"{computer.kernel}"
+        ]
+    return []
 
 
 def _age(manifest: Manifest, computer: Computer, past_s: float) -> list[str]:
