@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,10 +157,15 @@ def test_config_txt_says_that_it_may_be_changed():
     text = boot_files.config_text(GENERATED.format(version="6.12.1"), "dtoverlay=sensor-node\n")
     assert "Do not modify" not in text
     assert "You may change this file" in text
-    assert text.endswith(
-        "\narm_64bit=1\nenable_uart=1\nupstream_kernel=1\nkernel=vmlinuz-6.12.1\n"
-        "initramfs initrd.img-6.12.1\n\ndtoverlay=sensor-node\n"
-    )
+    settings = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert settings == [
+        "arm_64bit=1",
+        "enable_uart=1",
+        "upstream_kernel=1",
+        "kernel=u-boot.bin",
+        "dtoverlay=sensor-node",
+    ]
+    assert text.endswith("\n# kernel=vmlinuz\n# initramfs initrd.img\n")
 
 
 @pytest.fixture
@@ -166,8 +174,11 @@ def update(tmp_path) -> Callable[[str], None]:
     hooks = DEPLOY / "image/root/etc/kernel/postinst.d"
     order = sorted([*(file.name for file in hooks.iterdir()), "z50-raspi-firmware"])
     assert [name[:3] for name in order] == ["z40", "z50", "z60"]
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
 
     def run(version: str, *, until: str = "z60") -> None:
+        (kernels / f"vmlinuz-{version}").touch()
         for name in order:
             if name == "z50-raspi-firmware":
                 (tmp_path / "config.txt").write_text(GENERATED.format(version=version))
@@ -175,7 +186,7 @@ def update(tmp_path) -> Callable[[str], None]:
             else:
                 words = (hooks / name).read_text().split()
                 script = DEPLOY / "image/root" / words[-2].lstrip("/")
-                environment = {**os.environ, "BOOT": str(tmp_path)}
+                environment = {**os.environ, "BOOT": str(tmp_path), "KERNELS": str(kernels)}
                 subprocess.run(["sh", script, words[-1]], check=True, env=environment)
             if name.startswith(until):
                 break
@@ -206,13 +217,46 @@ def test_the_owners_lines_survive_an_update_of_the_kernel(tmp_path, update):
     update("6.12.2")
     assert (tmp_path / "config.txt").read_text() == OWNERS.replace("6.12.1", "6.12.2")
     assert (tmp_path / "cmdline.txt").read_text() == "root=PARTUUID=1-02 ro quiet\n"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["cmdline.txt", "config.txt"]
+    names = ["cmdline.txt", "config.txt", "kernels"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
-def test_a_kernel_of_the_owners_own_stays(tmp_path, update):
+def test_the_boot_loader_stays_and_finds_the_newest_kernel(tmp_path, update):
     (tmp_path / "config.txt").write_text("kernel=u-boot.bin\n")
-    update("6.12.2")
-    assert (tmp_path / "config.txt").read_text() == "kernel=u-boot.bin\n"
+    for version in ("6.12.9", "6.12.10"):
+        update(version)
+        assert (tmp_path / "config.txt").read_text() == "kernel=u-boot.bin\n"
+        assert (tmp_path / "kernels/vmlinuz").readlink() == Path(f"vmlinuz-{version}")
+        assert (tmp_path / "kernels/initrd.img").readlink() == Path(f"initrd.img-{version}")
+
+
+def test_the_settings_of_u_boot_are_its_own_but_for_how_it_starts():
+    u_boot = b"\0code\0bootcmd=bootflow scan\0bootdelay=2\0preboot=usb start\0board=rpi\0\0code"
+    made = boot_files.environment_of(u_boot)
+    assert len(made) == 0x4000
+    assert int.from_bytes(made[:4], "little") == zlib.crc32(made[4:])
+    lines = made[4:].rstrip(b"\0").split(b"\0")
+    assert lines == [
+        b"board=rpi",
+        b"boot_targets=mmc usb",
+        b"bootcmd=bootmeth order script; bootflow scan",
+        b"bootdelay=-2",
+    ]
+    with pytest.raises(SystemExit, match="its settings are there 0 times and not once"):
+        boot_files.environment_of(b"no settings")
+    with pytest.raises(SystemExit, match="its settings are there 2 times and not once"):
+        boot_files.environment_of(u_boot * 2)
+
+
+@pytest.mark.skipif(
+    shutil.which("mkimage") is None, reason="needs mkimage: apt-get install u-boot-tools"
+)
+def test_the_script_for_u_boot_is_the_same_in_each_build(tmp_path):
+    for name in ("one.scr", "two.scr"):
+        boot_files.compile_script("echo hello\n", tmp_path / name, 1_800_000_000)
+    assert (tmp_path / "one.scr").read_bytes() == (tmp_path / "two.scr").read_bytes()
+    assert (tmp_path / "one.scr").read_bytes().endswith(b"echo hello\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.scr", "two.scr"]
 
 
 @pytest.mark.parametrize("until", ["z40", "z50"])

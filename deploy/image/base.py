@@ -21,6 +21,8 @@ _KERNEL = "linux-image-arm64"
 _HERE = Path(__file__).parent
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _LEFT_OUT_DOCS = ("man", "locale", "info", "doc")
+_LEFT_OUT_U_BOOTS = ("rpi_3", "rpi_4")
+"""U-Boot for one board each; that for all boards, rpi_arm64, stays."""
 
 
 def words_of(path: Path) -> list[str]:
@@ -43,6 +45,7 @@ def base_tar(cache: Path, say: Callable[[str], None], *, newer_kernel: bool) -> 
         _HERE / "modules-left-out.txt",
         hooks / "essential",
         hooks / "customize",
+        hooks / "trial-deadline",
     )
     content = [part.read_bytes() for part in parts]
     if newer_kernel:
@@ -120,6 +123,7 @@ def _dpkg_options() -> list[str]:
             f"/lib/modules/*/kernel/{folder}/*",
         ]
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in left_out]
+    options += [f"--dpkgopt=path-exclude=/usr/lib/u-boot/{name}/*" for name in _LEFT_OUT_U_BOOTS]
     options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
     options.append("--dpkgopt=force-unsafe-io")
     return options

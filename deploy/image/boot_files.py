@@ -5,16 +5,26 @@ A fault in one of them shows only on a Pi, which then stays dark: QEMU has no su
 
 from __future__ import annotations
 
+import os
 import re
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
-__all__ = ["check_kernel", "check_overlay", "compile_overlay", "config_text"]
+__all__ = [
+    "check_kernel",
+    "check_overlay",
+    "compile_overlay",
+    "compile_script",
+    "config_text",
+    "environment_of",
+]
 
 _MAGIC_AT, _MAGIC = 56, b"ARM\x64"
 _HEADING = """\
-# Read by the boot loader of the Pi. You may change this file: an update of the kernel replaces only
-# the lines kernel= and initramfs. What may stand here:
+# Read by the boot loader of the Pi. You may change this file, but leave the line kernel= as it is:
+# u-boot.bin starts one of the two systems on this card. What may stand here:
 # https://www.raspberrypi.com/documentation/computers/config_txt.html
 # The overlays of this card are in the folder overlays; it has those of this image, not those of
 # Raspberry Pi OS.
@@ -22,11 +32,69 @@ _HEADING = """\
 """
 
 
+_WITHOUT_U_BOOT = """\
+
+# If the Pi stays dark: these two lines, without the # and with a # before kernel=u-boot.bin, start
+# slot a without U-Boot. Updates of the image then have to wait.
+# kernel=vmlinuz
+# initramfs initrd.img
+"""
+_ENVIRONMENT_BYTES = 0x4000
+"""CONFIG_ENV_SIZE of Debian's rpi_arm64."""
+_CHANGED = {
+    # Whatever comes in on the serial port: a dust sensor there must not stop the start.
+    "bootdelay": "-2",
+    # From boot.scr alone, and never from the network.
+    "bootcmd": "bootmeth order script; bootflow scan",
+    "boot_targets": "mmc usb",
+    "preboot": "",
+}
+
+
 def config_text(generated: str, custom: str) -> str:
-    """Return config.txt: what raspi-firmware has written, under a heading for its owner."""
-    lines = [line for line in generated.splitlines() if not line.startswith("#")]
+    """Return config.txt: what raspi-firmware has written, under a heading, and with U-Boot."""
+    dropped = ("#", "kernel=", "initramfs ")
+    lines = [line for line in generated.splitlines() if not line.startswith(dropped)]
     settings = re.sub(r"\n{2,}", "\n", "\n".join(lines)).strip()
-    return f"{_HEADING}{settings}\n\n{custom}"
+    return f"{_HEADING}{settings}\nkernel=u-boot.bin\n\n{custom}{_WITHOUT_U_BOOT}"
+
+
+def environment_of(u_boot: bytes) -> bytes:
+    """Return the file `uboot.env` for a U-Boot: the settings that are in it, but for `_CHANGED`.
+
+    Raises:
+        SystemExit: they are not found.
+    """
+    found = re.findall(rb"(?:[A-Za-z_]\w*=[^\0]*\0)+\0", u_boot)
+    blocks = [block for block in found if b"\0bootdelay=" in block]
+    if len(blocks) != 1:
+        raise SystemExit(f"u-boot: its settings are there {len(blocks)} times and not once")
+    pairs = (line.split("=", 1) for line in blocks[0].decode("ascii").rstrip("\0").split("\0"))
+    settings = {**dict(pairs), **_CHANGED}
+    text = "".join(f"{name}={value}\0" for name, value in sorted(settings.items()) if value)
+    content = text.encode("ascii").ljust(_ENVIRONMENT_BYTES - 4, b"\0")
+    return struct.pack("<I", zlib.crc32(content)) + content
+
+
+def compile_script(source: str, target: Path, epoch: int) -> None:
+    """Write a script for U-Boot, with its header, which has a time and a checksum.
+
+    Raises:
+        SystemExit: mkimage fails.
+    """
+    text = target.with_suffix(".cmd")
+    text.write_text(source, encoding="ascii")
+    make = ("mkimage", "-q", "-A", "arm64", "-T", "script", "-C", "none", "-n", "sensor-node")
+    done = subprocess.run(
+        [*make, "-d", str(text), str(target)],
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    text.unlink()
+    if done.returncode != 0:
+        raise SystemExit(f"mkimage fails: {done.stderr}")
 
 
 def check_kernel(kernel: Path) -> None:

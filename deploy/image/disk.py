@@ -1,4 +1,10 @@
-"""Lays the image out as a disk: a FAT partition, the root file system, and /var.
+"""Lays the image out as a disk: a FAT partition, two root file systems, and /var.
+
+    at 1 and 2 MiB      which root file system is the good one (the record of the slots: slots.py)
+    partition 1         FAT
+    partition 2         slot a: the root file system of the image
+    partition 3         /var
+    partition 4         slot b: for the next one; it lies behind the end of the image
 
 Loop devices and mounts are not needed: each file system is made in a separate file, with its
 content, and copied to its place.
@@ -9,29 +15,43 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["lay_out"]
+sys.path.append(str(Path(__file__).parent / "root/usr/lib/sensor-node"))
 
+from slots import GOOD_AT, pack
+
+__all__ = ["DISK_ID", "LAYOUT", "lay_out"]
+
+LAYOUT = 1
+"""The number of this layout. A system fits a card of its own layout alone."""
+DISK_ID = f"534e{LAYOUT:04x}"
+"""The disk's signature. It names the partitions (PARTUUID) in every system of this layout."""
 _BOOT_OFFSET_MIB = 4
 _BOOT_MIB = 256
 _VAR_MIB = 512
-_ROOM_IN_ROOT = 1.25
-"""How much larger than its content the root file system is: room for an update."""
+_SLOT_MIB = 1024
+_ROOM_IN_ROOT = 1.1
+"""How much larger than its content the root file system is: for what its owner changes."""
 _NAMESPACE = uuid.UUID("b6c9a2a4-4d0e-4a3c-9a56-5f2f0a1d8e11")
 
 
 def lay_out(
-    root: Path, boot: Path, out: Path, *, disk_id: str, epoch: int, say: Callable[[str], None]
+    root: Path, boot: Path, out: Path, *, build_id: str, epoch: int, say: Callable[[str], None]
 ) -> None:
-    """Write the disk image `out`; `root/var` goes into a separate partition."""
+    """Write the disk image `out`; `root/var` goes into a separate partition.
+
+    Beside it, `sensor-node.rootfs`: the root file system alone, for an update of other cards.
+    `build_id`: eight hexadecimal digits, from which the ids of the file systems are derived.
+    """
     work = out.parent / (out.name + ".parts")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        _lay_out(root, boot, out, work, disk_id=disk_id, epoch=epoch, say=say)
+        _lay_out(root, boot, out, work, build_id=build_id, epoch=epoch, say=say)
     finally:
         shutil.rmtree(work)
 
@@ -42,16 +62,16 @@ def _lay_out(
     out: Path,
     work: Path,
     *,
-    disk_id: str,
+    build_id: str,
     epoch: int,
     say: Callable[[str], None],
 ) -> None:
     say("disk: FAT partition")
     fat = work / "boot"
-    _make_fat(boot, fat, disk_id=disk_id, epoch=epoch)
+    _make_fat(boot, fat, build_id=build_id, epoch=epoch)
     say("disk: /var")
     var = work / "var"
-    _make_ext4(root / "var", var, _VAR_MIB, label="var", disk_id=disk_id, epoch=epoch)
+    _make_ext4(root / "var", var, _VAR_MIB, label="var", build_id=build_id, epoch=epoch)
     shutil.rmtree(root / "var")
     # systemd-resolved starts before /var is mounted, and mounts a private /var/tmp on this folder.
     (root / "var/tmp").mkdir(parents=True)
@@ -59,39 +79,46 @@ def _lay_out(
         os.utime(folder, (epoch, epoch))
     say("disk: root file system")
     used_kib = int(_output("du", "--summarize", "--block-size=1024", root).split()[0])
-    root_mib = int(used_kib * _ROOM_IN_ROOT / 1024) + 64
+    root_mib = int(used_kib * _ROOM_IN_ROOT / 1024) + 32
+    if root_mib > _SLOT_MIB:
+        raise SystemExit(f"the root file system needs {root_mib} MiB, and a slot has {_SLOT_MIB}")
     rootfs = work / "rootfs"
-    _make_ext4(root, rootfs, root_mib, label="rootfs", disk_id=disk_id, epoch=epoch)
+    _make_ext4(root, rootfs, root_mib, label="rootfs", build_id=build_id, epoch=epoch)
 
     say("disk: partitions")
-    starts_mib = [_BOOT_OFFSET_MIB, _BOOT_OFFSET_MIB + _BOOT_MIB]
-    starts_mib.append(starts_mib[1] + root_mib)
-    table = f"label: dos\nlabel-id: 0x{disk_id}\n"
-    sizes_mib = (_BOOT_MIB, root_mib, _VAR_MIB)
+    sizes_mib = (_BOOT_MIB, _SLOT_MIB, _VAR_MIB, _SLOT_MIB)
+    starts_mib = [_BOOT_OFFSET_MIB + sum(sizes_mib[:number]) for number in range(len(sizes_mib))]
+    table = f"label: dos\nlabel-id: 0x{DISK_ID}\n"
     for start_mib, size_mib, kind in zip(
-        starts_mib, sizes_mib, ("c, bootable", "83", "83"), strict=True
+        starts_mib, sizes_mib, ("c, bootable", "83", "83", "83"), strict=True
     ):
         table += f"start={start_mib}MiB, size={size_mib}MiB, type={kind}\n"
     unfinished = work / "disk"
-    _run("truncate", f"--size={starts_mib[2] + _VAR_MIB}M", unfinished)
+    _run("truncate", f"--size={starts_mib[3] + _SLOT_MIB}M", unfinished)
     _run("sfdisk", "--quiet", unfinished, given=table)
-    for part, start_mib in zip((fat, rootfs, var), starts_mib, strict=True):
+    _run("truncate", f"--size={starts_mib[3]}M", unfinished)
+    for part, start_mib in zip((fat, rootfs, var), starts_mib, strict=False):
         to = (f"of={unfinished}", "bs=1M", f"seek={start_mib}")
         _run("dd", f"if={part}", *to, "conv=notrunc,sparse", "status=none")
+    with unfinished.open("r+b") as disk:
+        for offset in GOOD_AT:
+            disk.seek(offset)
+            disk.write(pack({"good": "a"}))
+    rootfs.replace(out.with_suffix(".rootfs"))
     unfinished.replace(out)
 
 
-def _make_fat(content: Path, file: Path, *, disk_id: str, epoch: int) -> None:
+def _make_fat(content: Path, file: Path, *, build_id: str, epoch: int) -> None:
     _run("truncate", f"--size={_BOOT_MIB}M", file)
-    _run("mkfs.vfat", "-F", "32", "-n", "SENSOR-NODE", "-i", disk_id, "--invariant", file)
+    _run("mkfs.vfat", "-F", "32", "-n", "SENSOR-NODE", "-i", build_id, "--invariant", file)
     entries = sorted(str(path) for path in content.iterdir())
     _run("mcopy", "-s", "-m", "-Q", "-i", file, *entries, "::", epoch=epoch)
 
 
 def _make_ext4(
-    content: Path, file: Path, size_mib: int, *, label: str, disk_id: str, epoch: int
+    content: Path, file: Path, size_mib: int, *, label: str, build_id: str, epoch: int
 ) -> None:
-    identity = uuid.uuid5(_NAMESPACE, f"{disk_id} {label}")
+    identity = uuid.uuid5(_NAMESPACE, f"{build_id} {label}")
     _run("truncate", f"--size={size_mib}M", file)
     options = f"hash_seed={identity},lazy_itable_init=0,lazy_journal_init=0"
     make = ("mkfs.ext4", "-q", "-L", label, "-U", identity, "-E", options, "-m", "1")

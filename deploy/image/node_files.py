@@ -16,10 +16,12 @@ from pathlib import Path
 
 from image.lock import CHECKOUT, LOCK, PLATFORM_OPTIONS
 
-__all__ = ["HOME", "SITE", "NodeFiles", "compile_python"]
+__all__ = ["HOME", "PYTHON", "SITE", "NodeFiles", "compile_python"]
 
 HOME = Path("opt/sensor-node")
-SITE = HOME / "lib/python3.13/site-packages"
+PYTHON = "3.13"
+"""The version of the image's Python."""
+SITE = HOME / f"lib/python{PYTHON}/site-packages"
 _BUILD_TOOLS = Path(__file__).with_name("build-requirements.txt")
 _START = """\
 #!/{home}/bin/python3 -I

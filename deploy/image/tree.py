@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from image.boot_files import check_kernel, check_overlay, compile_overlay, config_text
+from image.base import SUITE
+from image.boot_files import (
+    check_kernel,
+    check_overlay,
+    compile_overlay,
+    compile_script,
+    config_text,
+    environment_of,
+)
+from image.disk import DISK_ID, LAYOUT
 from image.lock import CHECKOUT
 from image.node_files import HOME, SITE, NodeFiles, compile_python
 from image.radios import NOT_IN_DEBIAN, check_radios
 
-__all__ = ["Tree"]
+__all__ = ["Source", "Tree"]
 
 _HERE = Path(__file__).parent
 _DEPLOY = _HERE.parent
@@ -23,14 +34,19 @@ _UNITS = (
     "sensor-node-web.service",
     "sensor-node-alarm.socket",
     "sensor-node-alarm@.service",
+    "sensor-node-staged.path",
+    "sensor-node-staged.service",
 )
 _ENABLED = (
     "sensor-node.service",
     "sensor-node-web.service",
     "sensor-node-firmware.service",
+    "sensor-node-image-judge.service",
+    "sensor-node-image-verdict.service",
     "sensor-node-packages.service",
     "sensor-node-packages-judge.service",
     "sensor-node-panel.service",
+    "sensor-node-staged.path",
     "sensor-node-status.timer",
     "systemd-networkd.service",
     "systemd-resolved.service",
@@ -77,14 +93,41 @@ dtoverlay=sensor-node-pi5
 """
 
 
+_U_BOOT = "usr/lib/u-boot/rpi_arm64/u-boot.bin"
+_UPDATE_PARTS = (
+    "__init__.py",
+    "bundle.py",
+    "clock.py",
+    "ed25519.py",
+    "minisign.py",
+    "staged.py",
+    "take.py",
+    "trust.py",
+)
+"""The parts of deploy/update that judge a bundle; the others are about releases of wheels."""
+_UPDATE = "/usr/lib/sensor-node/update_image.py"
+
+
+class Source(NamedTuple):
+    """What an image is made from."""
+
+    version: str
+    """Of the node."""
+    commit: str
+    epoch: int
+    """The time of the commit, in seconds since 1970."""
+
+
 class Tree:
     """The image as two folders, `root` and `boot`, below `work`."""
 
-    def __init__(self, work: Path, *, disk_id: str, pi5: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, work: Path, source: Source, *, pi5: bool, say: Callable[[str], None]
+    ) -> None:
         self.root = work / "root"
         self.boot = work / "boot"
         self._work = work
-        self._disk_id = disk_id
+        self._source = source
         self._pi5 = pi5
         self._say = say
         self.radios: dict[str, list[str]] = {}
@@ -119,7 +162,7 @@ class Tree:
             _DEPLOY / "sensor-node.sysusers", self._usr_lib("sysusers.d") / "sensor-node.conf"
         )
         words = {
-            "@DISK@": self._disk_id,
+            "@DISK@": DISK_ID,
             "@GID@": str(group),
             "@SENSOR_NODE@": f"/{HOME}/bin/sensor-node",
         }
@@ -133,6 +176,13 @@ class Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
             target.chmod(0o755 if text.startswith("#!") else 0o644)
+        programs = self.root / "usr/lib/sensor-node"
+        (programs / "update_parts").mkdir()
+        for name in _UPDATE_PARTS:
+            shutil.copy(_DEPLOY / "update_parts" / name, programs / "update_parts")
+        _link(self.root / HOME / "update", _UPDATE)
+        about = {"layout": LAYOUT, "kernel": self.kernel_suite, **self._source._asdict()}
+        (programs / "image.json").write_text(json.dumps(about) + "\n")
         # The owner's packages come last: they cannot replace what is on the image.
         (self.root / SITE / "own-packages.pth").write_text(f"{_OWN_PACKAGES}\n")
         etc = self.root / "etc"
@@ -142,6 +192,11 @@ class Tree:
         (etc / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 sensor-node\n")
         (etc / "environment").write_text("SENSOR_NODE_CONFIG=/boot/firmware/sensor-node.toml\n")
         _link(etc / "resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
+        # What dpkg knows is about one system, and /var belongs to both.
+        database = self.root / "usr/lib/sysimage/dpkg"
+        database.parent.mkdir()
+        (self.root / "var/lib/dpkg").rename(database)
+        _link(self.root / "var/lib/dpkg", "../../usr/lib/sysimage/dpkg")
         state = self.root / "var/lib/systemd/timesync/clock"
         state.parent.mkdir(parents=True, exist_ok=True)
         state.touch()  # a Pi without a network starts its clock at the image's time
@@ -166,12 +221,15 @@ class Tree:
     # -- the FAT partition
 
     def _fill_boot(self) -> None:
-        """Add the boot loader's files, as laid out by raspi-firmware, and the owner's files."""
+        """Add the boot loaders' files, as laid out by raspi-firmware, and the owner's files."""
         self.boot.mkdir()
         firmware = self.root / "boot/firmware"
         for file in sorted(firmware.iterdir()):
             if file.suffix != ".dtb":
-                shutil.move(file, self.boot / file.name)
+                # A kernel for a Pi that U-Boot does not start: see config_text.
+                kernel = file.name.startswith(("vmlinuz-", "initrd.img-"))
+                name = file.name.partition("-")[0] if kernel else file.name
+                shutil.move(file, self.boot / name)
         shutil.rmtree(firmware)
         firmware.mkdir()
         self._add_device_trees()
@@ -185,14 +243,25 @@ class Tree:
         custom = (self.root / "etc/default/raspi-firmware-custom").read_text(encoding="utf-8")
         custom += _FOR_PI_5 if self._pi5 else ""
         config.write_text(config_text(config.read_text(encoding="utf-8"), custom), encoding="utf-8")
-        for kernel in self.boot.glob("vmlinuz-*"):
-            check_kernel(kernel)
+        self._add_u_boot()
         self._check_radios()
         extra = (self.root / "etc/default/raspi-extra-cmdline").read_text().strip()
         (self.boot / "cmdline.txt").write_text(
-            f"console=ttyS1,115200 console=tty0 root=PARTUUID={self._disk_id}-02 rw "
+            f"console=ttyS1,115200 console=tty0 root=PARTUUID={DISK_ID}-02 rw "
             f"fsck.repair=yes rootwait {extra}\n"
         )
+
+    def _add_u_boot(self) -> None:
+        """Add the boot loader that chooses the slot, and the names by which it finds a kernel."""
+        u_boot = self.boot / "u-boot.bin"
+        shutil.copy(self.root / _U_BOOT, u_boot)
+        (self.boot / "uboot.env").write_bytes(environment_of(u_boot.read_bytes()))
+        script = (_HERE / "boot.cmd").read_text(encoding="ascii").replace("@DISK@", DISK_ID)
+        compile_script(script, self.boot / "boot.scr", self._source.epoch)
+        kernel = self.root / "boot" / f"vmlinuz-{self.kernel()}"
+        check_kernel(kernel)
+        _link(kernel.with_name("vmlinuz"), kernel.name)
+        _link(kernel.with_name("initrd.img"), f"initrd.img-{self.kernel()}")
 
     def _add_overlays(self) -> None:
         """Add this image's overlays, and look whether they fit the boards that they are for."""
@@ -239,8 +308,14 @@ class Tree:
     def kernel(self) -> str:
         return next((self.root / "usr/lib/modules").iterdir()).name
 
-    def forget_times(self, epoch: int) -> None:
+    @property
+    def kernel_suite(self) -> str:
+        """The Debian suite that the kernel is from."""
+        return f"{SUITE}-backports" if self._pi5 else SUITE
+
+    def forget_times(self) -> None:
         """Make every file at most as young as the commit that the image is made from."""
+        epoch = self._source.epoch
         for top in (self.root, self.boot):
             for folder, folders, files in os.walk(top, topdown=False):
                 for name in (*files, *folders):

@@ -4,6 +4,8 @@
 #   keep-config.sh restore    after it: the owner's files again, with the new names of kernel and
 #                             first RAM disk
 #
+# It also names the newest kernel and first RAM disk as boot.cmd asks for them.
+#
 # If the power is cut in between, the Pi boots with raspi-firmware's files, and the next update
 # restores the owner's.
 set -eu
@@ -25,4 +27,10 @@ for file in config.txt cmdline.txt; do
         rm "$kept"
         ;;
     esac
+done
+[ "$1" = restore ] || exit 0
+cd "${KERNELS:-/boot}"
+kernel=$(ls | sed -n 's/^vmlinuz-//p' | sort -V | tail -n 1)
+for name in vmlinuz initrd.img; do
+    [ -z "$kernel" ] || ln -sfn "$name-$kernel" "$name"
 done
