@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from image_support import make_wheel
 from machine import Card, Machine
 from report import Report
+from support import wait_until
 
-__all__ = ["check_imager", "check_own_firmware", "check_update", "write_as_imager"]
+__all__ = [
+    "check_imager",
+    "check_own_firmware",
+    "check_package",
+    "check_update",
+    "write_as_imager",
+    "write_package",
+]
 
 _USER_DATA = """\
 #cloud-config
@@ -80,6 +89,20 @@ def check_update(machine: Machine, report: Report) -> None:
         assert mine in after
         assert "You may change this file" in after
         assert after.splitlines() == before.splitlines(), after
+
+
+def write_package(card: Card) -> None:
+    """Put a package of the owner's own on the card, a wheel with a driver."""
+    card.make_folder("packages")
+    card.write("packages/pond-1.0-py3-none-any.whl", make_wheel())
+
+
+def check_package(machine: Machine, report: Report) -> None:
+    with report.check("a package of the owner's own is installed, tried and kept"):
+        store = "/var/lib/sensor-node-packages"
+        wait_until(lambda: "trial.json" not in machine.run(f"ls {store}"), 600, "the verdict")
+        assert "pond.py" in machine.run(f"ls {store}/current/")
+        assert "pond" in machine.run("sensor-node drivers")
 
 
 def check_own_firmware(machine: Machine, report: Report) -> None:

@@ -1,8 +1,9 @@
 """A Raspberry Pi, or something like it, in QEMU: a card goes in, and power goes on and off.
 
-The kernel, its first RAM disk, the command line and the device tree come out of the card's FAT
-partition, as the boot loader of the Pi's GPU would read them; QEMU has no such loader. The only
-way out of the guest is to the broker on this machine (`BROKER` there), the only way in is SSH.
+U-Boot, the command line and the device tree come out of the card's FAT partition, as the boot
+loader of the Pi's GPU would read them; QEMU has no such loader. `virt` is another board, so it has
+a U-Boot of its own, which runs the card's script. The only way out of the guest is to the broker on
+this machine (`BROKER` there), and to what else the test serves; the only way in is SSH.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BROKER", "Card", "Machine", "free_port"]
+__all__ = ["BROKER", "QEMU", "U_BOOT", "Card", "Machine", "free_port"]
 
 BROKER = ("10.0.2.100", 1883)
 """Where a guest finds the broker of this machine."""
 _FAT_OFFSET = "4M"
+U_BOOT = "/usr/lib/u-boot/qemu_arm64/u-boot.bin"
 _CARD_BYTES = 4 << 30
 """QEMU wants a card's size to be a power of two."""
-_QEMU = "qemu-system-aarch64"
+QEMU = "qemu-system-aarch64"
 # Without a seed for KASLR the kernel does without page tables of its own (KPTI): to change them at
-# each system call costs QEMU its translations.
-_BOARD = {"virt": "virt,dtb-randomness=off", "raspi3b": "raspi3b"}
+# each system call costs QEMU its translations. With a firmware and ACPI it would have no GPIO chip.
+_BOARD = {"virt": "virt,dtb-randomness=off,acpi=off", "raspi3b": "raspi3b"}
 # The Pi has four processors, which the host may not have. In a thread each, one that waits for
 # another turns in circles; in one thread for all it gives way.
 _THREADS = {"virt": "multi", "raspi3b": "single"}
@@ -58,10 +60,13 @@ class Card:
         )
         return done.stdout.decode("utf-8", "replace")
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         source = self.file.with_name("to-write")
-        source.write_text(text, encoding="utf-8")
+        source.write_bytes(content.encode() if isinstance(content, str) else content)
         subprocess.run(["mcopy", "-o", "-i", self._drive, source, f"::{name}"], check=True)
+
+    def make_folder(self, name: str) -> None:
+        subprocess.run(["mmd", "-i", self._drive, f"::{name}"], check=True)
 
     def take(self, name: str, folder: Path) -> Path:
         """A copy of a file of the FAT partition."""
@@ -80,7 +85,8 @@ class Machine:
         folder.mkdir(exist_ok=True)
         self.console = folder / "console.log"
         self.ssh_port = free_port()
-        self._broker_port = broker_port
+        self.servers = {BROKER: broker_port}
+        """Address in the guest -> port of this machine that it leads to."""
         self._process: subprocess.Popen[bytes] | None = None
         self._ssh_key = folder / "key"
         self._device_tree: Path | None = None
@@ -103,37 +109,23 @@ class Machine:
         self._device_tree = merged
 
     def _command(self, extra: list[str]) -> list[str]:
-        config = self.card.read("config.txt")
-        kernel, initrd = (
-            self.card.take(re.findall(pattern, config, re.M)[-1].strip(), self.folder)
-            for pattern in (r"^kernel=(\S+)", r"^initramfs (\S+)")
-        )
         # All that the guest says of its start is to be read on the serial line.
         words = self.card.read("cmdline.txt").split()
         words = [word for word in words if word not in ("quiet", "console=tty0")]
-        pipe = f"{sys.executable} {Path(__file__).with_name('pipe.py')} {self._broker_port}"
-        network = (
-            f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,"
-            f"guestfwd=tcp:{BROKER[0]}:{BROKER[1]}-cmd:{pipe}"
-        )
-        command = [
-            *(
-                *_POLITE,
-                _QEMU,
-                "-M",
-                _BOARD[self.kind],
-                "-accel",
-                f"tcg,thread={_THREADS[self.kind]}",
-            ),
-            *("-display", "none", "-monitor", "none", "-no-reboot"),
-            *("-kernel", str(kernel), "-initrd", str(initrd), "-netdev", network),
-            *("-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
-            *("-qtest", f"unix:{self.folder}/qtest,server=on,wait=off", "-qtest-log", "none"),
-        ]
+        pipe = f"{sys.executable} {Path(__file__).with_name('pipe.py')}"
+        network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        for (address, port), here in self.servers.items():
+            network += f",guestfwd=tcp:{address}:{port}-cmd:{pipe} {here}"
+        command = [*_POLITE, QEMU, "-accel", f"tcg,thread={_THREADS[self.kind]}"]
+        command += ["-display", "none", "-monitor", "none", "-netdev", network]
+        command += ["-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"]
+        command += ["-qtest", f"unix:{self.folder}/qtest,server=on,wait=off", "-qtest-log", "none"]
         drive = f"file={self.card.file},format=raw,cache=writeback,id=card"
         if self.kind == "virt":
             words = ["console=ttyAMA0", *(w for w in words if not w.startswith("console="))]
-            command += ["-cpu", "cortex-a53", "-smp", "2", "-m", "1024"]
+            board = ["-M", _BOARD["virt"], "-cpu", "cortex-a53", "-smp", "2", "-m", "1024"]
+            board += ["-bios", U_BOOT]
+            command += [*board, "-dtb", str(self._own_tree(board, words))]
             command += ["-drive", f"{drive},if=none", "-device", "virtio-blk-pci,drive=card"]
             command += ["-device", "virtio-net-pci,netdev=net,id=nic", "-device", "virtio-rng-pci"]
             command += ["-serial", f"file:{self.console}"]
@@ -141,11 +133,24 @@ class Machine:
             # To arm QEMU's bcm2835_wdt resets the machine. Its GPIOs have no pull-up: an empty
             # 1-Wire bus would answer each search with 64 chips, and udev run its rules for each.
             words += ["modprobe.blacklist=bcm2835_wdt", "wire.search_count=0"]
+            config = self.card.read("config.txt")
+            loader = self.card.take(re.findall(r"^kernel=(\S+)", config, re.M)[-1], self.folder)
+            command += ["-M", _BOARD["raspi3b"], "-kernel", str(loader), "-no-reboot"]
+            command += ["-append", " ".join(words)]
             command += ["-dtb", str(self._device_tree), "-drive", f"{drive},if=sd"]
             # At the root's own port: QEMU puts a hub between, else, which a boot in seven misses.
             command += ["-device", "usb-net,port=1,netdev=net,id=nic"]
             command += ["-serial", "null", "-serial", f"file:{self.console}"]
-        return [*command, "-append", " ".join(words), *extra]
+        return [*command, *extra]
+
+    def _own_tree(self, board: list[str], words: list[str]) -> Path:
+        """The device tree of QEMU's own board, with the words for the kernel in it."""
+        tree = self.folder / "virt.dtb"
+        dump = [board[0], f"{board[1]},dumpdtb={tree}", *board[2:]]
+        subprocess.run([QEMU, *dump], check=True, capture_output=True)
+        put = ["fdtput", "-t", "s", str(tree), "/chosen", "bootargs", " ".join(words)]
+        subprocess.run(put, check=True)
+        return tree
 
     # -- power
 
@@ -253,7 +258,9 @@ class Machine:
             return self.run("journalctl --boot --no-pager --lines=40 -u 'sensor-node*'")
         return "no SSH, no journal"
 
+    def all_of_console(self) -> str:
+        """What the guest has said there since power came on."""
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
     def last_of_console(self, lines: int = 25) -> str:
-        if not self.console.exists():
-            return ""
-        return "\n".join(self.console.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(self.all_of_console().splitlines()[-lines:])

@@ -43,6 +43,8 @@ NOT_TYPED = {
     "echo greenhouse-probe": "check_update has a package of its own, without an index",
     "sudo apt install ./sensor-node": "check_deb installs the package, by dpkg",
     "podman": "tests/oci runs the container",
+    "scp release/": "to a Pi with the image; tests/boot updates one",
+    "ssh root@": "on a Pi with the image; tests/boot updates one",
     "pip wheel": "on a computer with PyPI; the folder of wheels is made by the fixture",
     "pip download": "as pip wheel",
     "git archive": "on a computer with git, for a card that cloud-init reads",
