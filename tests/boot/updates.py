@@ -143,13 +143,13 @@ class Updates:
         return next(word[-1] for word in words if word.startswith("sensor_node.slot="))
 
     def wait_until_it_runs(self) -> None:
-        """The system that is not on trial any more, with readings."""
+        """Wait for a system that is not on trial, or not any more."""
         wait_for(self.machine, self._runs, _UPDATE_S)
 
     def _runs(self) -> bool:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-            said = self.machine.run("cat /proc/cmdline; ls /var/lib/sensor-node-image", seconds=60)
-            return not {"sensor_node.trial", "trial.json"} & set(said.split())
+            said = self.machine.run("ls /var/lib/sensor-node-image", seconds=60)
+            return "trial.json" not in said.split()  # the judge deletes it, or the verdict does
         return False
 
 
