@@ -16,10 +16,12 @@ from bundle_support import CREATED_S, NEEDS_MINISIGN, Key, make_bundle, make_key
 from image_pi import MACHINE_ID, Pi, slots, updater
 from image_support import DEPLOY, of_the_build
 
+# mkfs.ext4 and debugfs are in /sbin, which is not on a login user's PATH.
+PROGRAMS = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 pytestmark = [
     NEEDS_MINISIGN,
     pytest.mark.skipif(
-        not all(map(shutil.which, ("debugfs", "mkfs.ext4", "zstd"))),
+        not all(shutil.which(name, path=PROGRAMS) for name in ("debugfs", "mkfs.ext4", "zstd")),
         reason="needs debugfs and zstd: apt-get install e2fsprogs zstd",
     ),
 ]
@@ -27,8 +29,7 @@ pytestmark = [
 
 @pytest.fixture
 def pi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pi:
-    # mkfs.ext4 and debugfs are in /sbin, which is not on a login user's PATH.
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    monkeypatch.setenv("PATH", PROGRAMS)
     pi = Pi(tmp_path / "pi")
     pi.take_the_place_of_the_computer(monkeypatch.setattr)
     return pi
