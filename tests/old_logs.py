@@ -17,7 +17,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from support import free_port, sysfs_config, wait_until
+from ports import free_port
+from support import sysfs_config, wait_until
 
 from node.outbox.log_file import LogFile
 

@@ -23,6 +23,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from ports import free_port
 
 from node.demo_broker import find_mosquitto
 from node.outbox.reader import look_into
@@ -118,23 +119,6 @@ def replaced(text: str, *changes: tuple[str, str], times: int = 1) -> str:
     return text
 
 
-_reserved: list[socket.socket] = []
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, and that nobody else is given while we live.
-
-    Its socket stays bound and never listens: connecting is refused, the kernel gives the port to
-    nobody who asks for any, and a broker may have it by its number (SO_REUSEADDR, socket(7)).
-    """
-    placeholder = socket.socket()
-    placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    placeholder.bind(("127.0.0.1", 0))
-    _reserved.append(placeholder)
-    port: int = placeholder.getsockname()[1]
-    return port
-
-
 _TEMPORARY = Path(tempfile.gettempdir())
 
 
@@ -192,8 +176,10 @@ class Mosquitto:
         assert program is not None
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen([program, "-c", str(settings)], stderr=log, stdout=log)
+        words = [line.split() for line in lines]
+        ports = [int(given[1]) for given in words if given[0] == "listener"]
         try:
-            wait_until(self._listens, what="mosquitto listens")
+            wait_until(lambda: all(map(self._listens, ports)), what="mosquitto listens")
         except BaseException:
             self.stop(signal.SIGKILL)  # nobody has it yet who could stop it
             raise
@@ -203,10 +189,10 @@ class Mosquitto:
     def log_file(self) -> Path:
         return self.folder / f"mosquitto-{self.port}.log"
 
-    def _listens(self) -> bool:
+    def _listens(self, port: int) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log_file.read_text()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return True
         return False
 

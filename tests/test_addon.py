@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from support import end, free_port, wait_until
+from ports import free_port
+from support import end, wait_until
 
 import node
 from node.config.load import parse

@@ -27,13 +27,13 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
+from ports import free_port
 from support import (
     PATIENCE_S,
     Mosquitto,
     NodeProcess,
     Subscriber,
     dead_letters,
-    free_port,
     replaced,
     sysfs_config,
     wait_until,

@@ -12,11 +12,11 @@ import trustme
 from doctor_run import doctor
 from hypothesis import given
 from hypothesis import strategies as st
+from ports import free_port
 from support import (
     SENSOR_NODE,
     Mosquitto,
     NodeProcess,
-    free_port,
     replaced,
     sysfs_config,
     wait_until,

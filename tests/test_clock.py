@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from support import (
     PATIENCE_S,
     Mosquitto,
     Subscriber,
-    free_port,
     sysfs_config,
     taken_s,
     wait_until,

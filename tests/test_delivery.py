@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from support import (
     CONNECT,
     PATIENCE_S,
@@ -27,7 +28,6 @@ from support import (
     ScriptedBroker,
     Subscriber,
     dead_letters,
-    free_port,
     ledger_in,
     puback,
     published_topic,

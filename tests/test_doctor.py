@@ -29,6 +29,7 @@ from packet_proxy import (
     knows_3_1_1_alone,
     passes_qos_2_on_at_once,
 )
+from ports import free_port
 from support import (
     CONNECT,
     SENSOR_NODE,
@@ -36,7 +37,6 @@ from support import (
     NodeProcess,
     ScriptedBroker,
     Subscriber,
-    free_port,
     ledger_in,
     replaced,
     retained,

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from doctor_run import doctor, one_sensor
-from support import SENSOR_NODE, FakeClock, free_port, wait_until
+from ports import free_port
+from support import SENSOR_NODE, FakeClock, wait_until
 
 from drivers.hardware import HardwareBoard
 from drivers.sim.board import SimulatedBoard

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trustme
+from ports import free_port
 from support import (
     CONNECT,
     PATIENCE_S,
@@ -25,7 +26,6 @@ from support import (
     Mosquitto,
     NodeProcess,
     ScriptedBroker,
-    free_port,
     ledger_in,
     published_topic,
     replaced,

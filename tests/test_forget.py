@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SENSOR_NODE, Mosquitto, free_port, replaced, retained, sysfs_config, wait_until
+from ports import free_port
+from support import SENSOR_NODE, Mosquitto, replaced, retained, sysfs_config, wait_until
 
 
 def forget(config: Path, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:

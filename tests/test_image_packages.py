@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from image_support import DEPLOY, DRIVER, make_wheel, on_the_pi
-from support import SENSOR_NODE, NodeProcess, free_port, wait_until
+from ports import free_port
+from support import SENSOR_NODE, NodeProcess, wait_until
 
 packages, node_watch = on_the_pi("packages"), on_the_pi("node_watch")
 

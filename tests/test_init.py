@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SENSOR_NODE, Mosquitto, as_another_user, free_port, open_folder
+from ports import free_port
+from support import SENSOR_NODE, Mosquitto, as_another_user, open_folder
 from terminal import Terminal
 
 from node.commands.init import _TEMPLATE

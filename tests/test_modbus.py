@@ -16,7 +16,8 @@ import serial
 from hypothesis import given
 from hypothesis import strategies as st
 from modbus_slaves import on_pty, on_tcp, refuse, silence, values
-from support import FakeClock, NodeProcess, free_port, replaced, wait_until
+from ports import free_port
+from support import FakeClock, NodeProcess, replaced, wait_until
 
 from drivers import modbus_bus, packages
 from drivers.bus import SerialSettings

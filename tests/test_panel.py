@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE_S, SENSOR_NODE, FakeClock, Mosquitto, free_port, wait_until
+from ports import free_port
+from support import PATIENCE_S, SENSOR_NODE, FakeClock, Mosquitto, wait_until
 
 from drivers.sim.board import SimulatedBoard
 from node.config import load as configuration

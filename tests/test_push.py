@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 from bundle_support import DEPLOY, NEEDS_MINISIGN, make_bundle, make_key
+from ports import free_port
 from support import (
     PATIENCE_S,
     SENSOR_NODE,
@@ -30,7 +31,6 @@ from support import (
     NodeProcess,
     Subscriber,
     end,
-    free_port,
     replaced,
     retained,
     sysfs_config,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Mosquitto, NodeProcess, free_port, replaced, retained, sysfs_config, wait_until
+from ports import free_port
+from support import Mosquitto, NodeProcess, replaced, retained, sysfs_config, wait_until
 from test_remote_commands import Operator
 
 PASSWORD = "sesame-1"

@@ -25,13 +25,13 @@ import trustme
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from ports import free_port
 from support import (
     PATIENCE_S,
     SENSOR_NODE,
     Mosquitto,
     NodeProcess,
     dead_letters,
-    free_port,
     open_folder,
     output_until,
     replaced,
@@ -489,7 +489,7 @@ class SampleBroker(Mosquitto):
         assert program is not None
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen([program, "-c", str(file)], stderr=log, stdout=log)
-        wait_until(self._listens, what="mosquitto listens")
+        wait_until(lambda: self._listens(self.port), what="mosquitto listens")
         return self
 
     def __enter__(self) -> SampleBroker:

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import free_port, sysfs_config, wait_until
+from ports import free_port
+from support import sysfs_config, wait_until
 
 from node.outbox.reader import health_of, look_into
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support import PATIENCE_S, free_port, sysfs_config, wait_until
+from ports import free_port
+from support import PATIENCE_S, sysfs_config, wait_until
 
 from node.reading import Layout, Reading
 from node.topics import history_payload, state_payload

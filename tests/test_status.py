@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SENSOR_NODE, NodeProcess, free_port, ledger_in, sysfs_config, wait_until
+from ports import free_port
+from support import SENSOR_NODE, NodeProcess, ledger_in, sysfs_config, wait_until
 from web_log import health_text
 
 from node.commands.status import _as_text, _Known, _started_s

@@ -13,13 +13,13 @@ import pytest
 import trustme
 from doctor_run import doctor
 from paho.mqtt import publish
+from ports import free_port
 from support import (
     CONNECT,
     PINGREQ,
     PUBLISH,
     Mosquitto,
     ScriptedBroker,
-    free_port,
     ledger_in,
     puback,
     published_topic,

@@ -17,13 +17,13 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.publish import single
+from ports import free_port
 from support import (
     PATIENCE_S,
     SENSOR_NODE,
     Mosquitto,
     NodeProcess,
     Proxy,
-    free_port,
     replaced,
     sysfs_config,
     wait_until,

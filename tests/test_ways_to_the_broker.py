@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from ports import free_port
 from support import (
     SENSOR_NODE,
     Mosquitto,
@@ -96,8 +97,7 @@ def publishes(node: NodeProcess, broker: Mosquitto) -> None:
 @pytest.fixture
 def websockets(tmp_path: Path) -> Iterator[tuple[Mosquitto, int]]:
     """A broker with a listener for WebSockets beside the usual one."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     more = (f"listener {port} 127.0.0.1", "protocol websockets")
     broker = Mosquitto(tmp_path, *more).start()
     yield broker, port

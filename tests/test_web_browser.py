@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from chromium import Chromium, Page
-from support import free_port, sysfs_config, wait_until
+from ports import free_port
+from support import sysfs_config, wait_until
 from test_web import EVIL, health_for_two, held
 from web_log import health_text, make_log
 from web_support import WebProcess

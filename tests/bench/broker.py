@@ -10,10 +10,15 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from node.demo_broker import find_mosquitto, free_port
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ports import free_port
+
+from node.demo_broker import find_mosquitto
 
 __all__ = ["Broker", "mosquitto_version"]
 

@@ -20,7 +20,11 @@ import paho.mqtt.client as mqtt
 from histogram import Histogram
 from process_meter import read_counters
 
-from node.demo_broker import find_mosquitto, free_port
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ports import free_port
+
+from node.demo_broker import find_mosquitto
 
 __all__ = [
     "QUEUE",

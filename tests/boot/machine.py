@@ -20,7 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BROKER", "QEMU", "U_BOOT", "Card", "Machine", "free_port"]
+from ports import free_port
+
+__all__ = ["BROKER", "QEMU", "U_BOOT", "Card", "Machine"]
 
 BROKER = ("10.0.2.100", 1883)
 """Where a guest finds the broker of this machine."""
@@ -37,11 +39,6 @@ _BOARD = {"virt": "virt,dtb-randomness=off,acpi=off", "raspi3b": "raspi3b"}
 _THREADS = {"virt": "multi", "raspi3b": "single"}
 # Boots run behind everything else that this machine does.
 _POLITE = ("chrt", "--idle", "0", "nice", "-n", "19")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Card:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from servers import RECIPES
 from support import (
     PATIENCE_S,
     Mosquitto,
     NodeProcess,
     Subscriber,
-    free_port,
     ledger_in,
     sysfs_config,
     wait_until,

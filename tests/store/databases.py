@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from support import PATIENCE_S, free_port, wait_until
+from ports import free_port
+from support import PATIENCE_S, wait_until
 
 __all__ = ["HttpServer", "InfluxDB", "Postgres", "VictoriaMetrics"]
 
