@@ -45,6 +45,9 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 # A login's umask may be 077; the users that some tests become read what others have written here.
 os.umask(0o022)
 
+_SHOWN_LINES = 60
+"""How much of each log a failure shows."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -93,6 +96,20 @@ def seconds_of(item: pytest.Item) -> float:
     return max(
         (mark.kwargs.get("seconds", 0) for mark in item.iter_markers("real_time")), default=0
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the nodes and brokers of the test have logged last."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for log in sorted(folder.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()
+            report.sections.append((log.name, "\n".join(lines[-_SHOWN_LINES:])))
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
