@@ -6,9 +6,7 @@ generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,7 +80,9 @@ class HardwareBoard:
         from gpiozero import Device
 
         if Device.pin_factory is None:
-            Device.pin_factory = _pin_factory()
+            from drivers.pin_factory import open_pin_factory
+
+            Device.pin_factory = open_pin_factory()
         return Device.pin_factory
 
     def pin_user(self, pin: int) -> str | None:
@@ -100,41 +100,6 @@ class HardwareBoard:
 
     def path(self, absolute: str) -> Path:
         return Path(absolute)
-
-
-def _pin_factory() -> Any:
-    """Return our factory on gpiod if lgpio is not installed, else gpiozero's choice.
-
-    Raises:
-        MissingSupport: GPIO does not exist, or this user may not use it.
-    """
-    import importlib.util
-
-    from gpiozero import Device
-    from gpiozero.exc import BadPinFactory, PinFactoryFallback
-
-    if "GPIOZERO_PIN_FACTORY" not in os.environ and importlib.util.find_spec("lgpio") is None:
-        # gpiozero decides on a computer whose header is not a Pi's.
-        with contextlib.suppress(MissingSupport):
-            from drivers.gpiod_pins import GpiodFactory
-
-            return GpiodFactory()
-    try:
-        with warnings.catch_warnings(record=True) as fallbacks:
-            # One warning for each missing library; only the outcome counts.
-            warnings.simplefilter("always", PinFactoryFallback)
-            Device.ensure_pin_factory()
-    except BadPinFactory as error:
-        tried = "".join(
-            f"; {str(fallback.message).removeprefix('Falling back from ')}"
-            for fallback in fallbacks
-            if issubclass(fallback.category, PinFactoryFallback)
-        )
-        raise MissingSupport(
-            f"gpiozero finds no GPIO on this computer{tried}",
-            "on a Pi: sudo apt install python3-lgpio; on a laptop: add --simulate",
-        ) from error
-    return Device.pin_factory
 
 
 def _open_i2c(bus: int) -> I2CPort:

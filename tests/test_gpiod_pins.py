@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+from collections import defaultdict
 from typing import Any
 
 import gpiod
 import pytest
 from gpiod.line import Direction, Value
 from gpiozero import Device, OutputDevice
+from gpiozero.exc import GPIOPinInUse
 from gpiozero.pins.local import LocalPiFactory
+from gpiozero.pins.mock import MockFactory, MockPin
 
 from drivers import gpiod_pins
 from drivers.errors import MissingSupport, PinInUse
 from drivers.gpiod_pins import GpiodFactory
 from drivers.mcp3008 import MCP3008
+from drivers.pin_factory import release_after_failure
 from drivers.sim.board import SimulatedBoard
 
 PIN = 22
@@ -63,6 +67,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     monkeypatch.setattr(gpiod, "request_lines", kernel.request_lines)
     monkeypatch.setattr(gpiod_pins, "header_chip", lambda: "/dev/gpiochip0")
     monkeypatch.setattr(LocalPiFactory, "pins", {})
+    monkeypatch.setattr(LocalPiFactory, "_reservations", defaultdict(list))
     return kernel
 
 
@@ -97,6 +102,30 @@ def test_a_pin_that_is_taken_is_named_with_its_user(kernel, monkeypatch):
     kernel.error = OSError(errno.EPERM, "Operation not permitted")
     with pytest.raises(MissingSupport, match="GPIO 22: Operation not permitted"):
         OutputDevice(PIN, pin_factory=GpiodFactory())
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_taken_pin_is_named_again_at_the_next_attempt_and_can_be_had_later(
+    kernel, monkeypatch, ours
+):
+    """gpiozero alone says from the second attempt on that a closed device of ours has it."""
+
+    class PinOfKernel(MockPin):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            kernel.request_lines("/dev/gpiochip0", config={PIN: None}, consumer="sensor-node")
+
+    factory = GpiodFactory() if ours else MockFactory(pin_class=PinOfKernel)
+    release_after_failure(factory)
+    monkeypatch.setattr("drivers.gpio_chip.line_user", lambda _pin: "lirc")
+    kernel.error = OSError(errno.EBUSY, "Device or resource busy")
+    for _ in range(3):
+        with pytest.raises((PinInUse, OSError), match=r"lirc|resource busy"):
+            OutputDevice(PIN, pin_factory=factory)
+    kernel.error = None
+    with OutputDevice(PIN, pin_factory=factory) as device, pytest.raises(GPIOPinInUse):
+        OutputDevice(PIN, pin_factory=factory)
+    assert device.closed
 
 
 @pytest.mark.filterwarnings("ignore:failed to initialize hardware SPI")
