@@ -700,7 +700,8 @@ def test_nobody_is_misled_while_the_node_runs(
     node = start_node(sysfs_config(broker.port, {"s": file, "gone": tmp_path / "gone"}))
     subscriber.wait_for_states("s", 2)
     # The doctor believes the health of the node, in its log, which may be of the time before.
-    wait_until(lambda: subscriber.health()["sensors"]["gone"]["last_error"])
+    log = node.state_dir
+    wait_until(lambda: json.loads(ledger_in(log).health)["sensors"]["gone"]["last_error"])
     before = len(subscriber.messages)
     port = broker.port if hook is None else proxy(broker.port, hook).port
     report = doctor(tmp_path, sysfs_config(port, {"s": file, "gone": tmp_path / "gone"}))
