@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt
 import pytest
@@ -33,9 +34,12 @@ from node.mqtt.events import BrokerEvent, Connected, ConnectFailed
 CONNACK = b"\x20\x03\x00\x00\x00"
 
 
-def client_of(port: int, events: queue.SimpleQueue[BrokerEvent], tls: object) -> NetworkClient:
+def client_of(
+    port: int, events: queue.SimpleQueue[BrokerEvent], tls: object, **more: Any
+) -> NetworkClient:
+    """A client with `more` keys of [mqtt], which is not begun."""
     return NetworkClient(
-        MqttTable(host=HostName("127.0.0.1"), port=port),
+        MqttTable(host=HostName("127.0.0.1"), port=port, **more),
         MQTTProtocolVersion.MQTTv5,
         client_id="sn123",
         generation=1,

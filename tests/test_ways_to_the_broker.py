@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import queue
 import socket
 import ssl
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 import trustme
 from ports import free_port
 from support import (
+    PATIENCE_S,
     SENSOR_NODE,
     Mosquitto,
     NodeProcess,
@@ -23,9 +26,11 @@ from support import (
     sysfs_config,
     wait_until,
 )
+from test_network_client import client_of
 
 from node.config.schema import HostName, MqttTable
 from node.mqtt.credentials import Credentials, password_of_command
+from node.mqtt.events import BrokerEvent, Connected, Outgoing
 from node.units import Seconds
 
 
@@ -57,10 +62,10 @@ class Gate:
     def _talk(self, connection: socket.socket) -> None:
         try:
             connection, port = self._enter(connection)
+            inner = socket.create_connection(("127.0.0.1", port))
         except (OSError, ValueError):
             connection.close()
             return
-        inner = socket.create_connection(("127.0.0.1", port))
         threading.Thread(target=pump, args=(inner, connection), daemon=True).start()
         pump(connection, inner)
 
@@ -133,6 +138,29 @@ def test_a_backlog_over_websockets_arrives(websockets, start_node, tmp_path, sub
     seqs = [reading["seq"] for reading in everything.history()]
     assert seqs == list(range(seqs[0], seqs[-1] + 1))
     assert node.log.count("connected to") == 1, "no frame has ended the connection"
+
+
+def test_frames_that_leave_in_parts_arrive_whole(websockets, subscribe):
+    """A broker that does not read for a while; paho alone loses a message and spoils the next."""
+    broker, port = websockets
+    subscriber = subscribe(broker.port, "sensors/test/history")
+    events: queue.SimpleQueue[BrokerEvent] = queue.SimpleQueue()
+    client = client_of(port, events, None, transport="websockets")
+    client.begin()
+    assert isinstance(events.get(timeout=PATIENCE_S), Connected)
+    opened = client.socket()
+    assert opened is not None
+    with socket.socket(fileno=os.dup(opened.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    payloads = [str(number % 10).encode() * 100_000 for number in range(20)]
+    broker.freeze()
+    for payload in payloads:
+        client.publish_at_qos_1(Outgoing("sensors/test/history", payload))
+        client.send()
+    broker.thaw()
+    wait_until(lambda: len(subscriber.messages) == len(payloads), what="all messages")
+    assert [payload.encode() for _, payload, _ in subscriber.messages] == payloads
+    client.end(0)
 
 
 def require_alpn(context: ssl.SSLContext, broker: Mosquitto, seen: list[str | None]):

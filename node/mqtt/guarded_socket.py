@@ -28,7 +28,7 @@ considers the connection lost if there is no answer."""
 
 
 class GuardedSocket:
-    """Behaves like the given socket, TCP or TLS, except for `recv`."""
+    """Behaves like the given socket, TCP, TLS or WebSockets, except for `recv` and `send`."""
 
     def __init__(
         self,
@@ -98,6 +98,17 @@ class GuardedSocket:
                 self._sign_of_life_s = now_s + SIGN_OF_LIFE_S
                 self._ahead += puback(acknowledged[0][0])
         return True
+
+    def send(self, content: bytes) -> int:
+        """Send, and return how many bytes were; raise BlockingIOError if they must be sent again.
+
+        paho's WebSockets return 0 for a frame of which a part was sent, and want the same content
+        again. paho's client (2.2) forgets the packet then, and spoils the next one.
+        """
+        sent: int = self._inner.send(content)
+        if sent == 0 and content:
+            raise BlockingIOError("a frame is not sent yet")
+        return sent
 
     def pending(self) -> int:
         """Return how many bytes are available that select does not report, as an SSLSocket does."""
