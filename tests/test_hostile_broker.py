@@ -60,7 +60,7 @@ def attack(name: str, version: str) -> Iterator[bytes]:
         "PINGRESP": itertools.repeat(b"\xd0\x00" * 1000),
         "PUBREL": itertools.repeat(b"\x62\x02\x00\x01" * 1000),
         "a packet without an end": itertools.chain(
-            [b"\x31\xff\xff\xff\x7f\x00\x05abcde"], itertools.repeat(bytes(100_000))
+            [b"\x31\xff\xff\xff\x7f\x00\x05abcde"], itertools.repeat(bytes(1000))
         ),
         "noise": (
             bytes((n * 167 + n // 7) & 0xFF for n in range(m, m + 500)) for m in range(10**9)
