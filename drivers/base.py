@@ -8,6 +8,7 @@ thread of the sensor's bus, and again after a failure.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -87,20 +88,30 @@ def refuse_implausible(
         ImplausibleValue: a value is outside, or is a physically impossible temperature; `where` and
             `hint` go into the message.
     """
-    believed: Measurement = {}
-    for channel in channels:
-        if channel.name not in measurement:
-            continue
-        value = believed[channel.name] = channel.cut_off(measurement[channel.name])
-        low, high = channel.plausible
-        if channel.unit == "°C" and value < _ABSOLUTE_ZERO + _LESS_THAN_A_STEP:
-            raise ImplausibleValue(f"{where}: {channel.name} {value:g} °C, absolute zero", hint)
-        if not low <= value <= high:
-            raise ImplausibleValue(
-                f"{where}: {channel.name} {value:g} {channel.unit} is outside {low:g} to {high:g}",
-                hint,
-            )
-    return believed
+    return {
+        channel.name: plausible_value(measurement[channel.name], channel, where=where, hint=hint)
+        for channel in channels
+        if channel.name in measurement
+    }
+
+
+def plausible_value(value: float, channel: Channel, *, where: str | Path, hint: str) -> float:
+    """Return a value with its overshoot cut off.
+
+    Raises:
+        ImplausibleValue: see `refuse_implausible`.
+    """
+    low, high = channel.plausible
+    if not low <= value <= high:
+        value = channel.cut_off(value)
+    if channel.unit == "°C" and value < _ABSOLUTE_ZERO + _LESS_THAN_A_STEP:
+        raise ImplausibleValue(f"{where}: {channel.name} {value:g} °C, absolute zero", hint)
+    if not low <= value <= high:
+        raise ImplausibleValue(
+            f"{where}: {channel.name} {value:g} {channel.unit} is outside {low:g} to {high:g}",
+            hint,
+        )
+    return value
 
 
 TEMPERATURE = Channel("temperature", "°C", (-55.0, 150.0), 1)

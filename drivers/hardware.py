@@ -6,6 +6,7 @@ generic I2C speaks to `/dev/i2c-N` on any Linux computer.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["HardwareBoard"]
 
 _MODEL = Path("/proc/device-tree/model")
+_path_of = functools.lru_cache(maxsize=1024)(Path)
+"""A driver asks at each reading, and to parse a path anew takes a tenth of the reading."""
 _Shared = TypeVar("_Shared")
 
 
@@ -99,7 +102,7 @@ class HardwareBoard:
         return self._radios[adapter]
 
     def path(self, absolute: str) -> Path:
-        return Path(absolute)
+        return _path_of(absolute)
 
 
 def _open_i2c(bus: int) -> I2CPort:

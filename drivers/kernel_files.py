@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drivers.base import Channel, Measurement, refuse_implausible
+from drivers.base import Channel, Measurement, plausible_value
 from drivers.bus import Board
 from drivers.errors import SensorError, SensorNotFound, as_sensor_error
 from drivers.kernel_values import Quantity
@@ -31,13 +31,10 @@ class Sysfs:
         measurement: Measurement = {}
         failure: SensorError | None = None
         for quantity in self._quantities:
+            channel = quantity.channel
             try:
-                name = quantity.channel.name
-                measurement |= refuse_implausible(
-                    {name: quantity.value()},
-                    (quantity.channel,),
-                    where=str(quantity.file),
-                    hint=_CHECK,
+                measurement[channel.name] = plausible_value(
+                    quantity.value(), channel, where=quantity.file, hint=_CHECK
                 )
             except FileNotFoundError:
                 failure = SensorNotFound(

@@ -120,6 +120,8 @@ class Plausible(Filter):
         self._low, self._high = channel.plausible
 
     def apply(self, value: float, at_s: float) -> float:
+        if self._low <= value <= self._high:
+            return value
         value = self._channel.cut_off(value)
         if math.isfinite(value) and self._low <= value <= self._high:
             return value
@@ -486,6 +488,8 @@ class ChannelFilters:
         self._thinning = [
             f for f in self._filters if type(f).worth_publishing is not Filter.worth_publishing
         ]
+        self.thins = bool(self._thinning)
+        """Whether some accepted values are not worth a message."""
 
     def accept(self, raw: float, at_s: float) -> float:
         """Return the value to publish for `raw`, measured at monotonic time `at_s`.
@@ -521,7 +525,7 @@ class ChannelFilters:
 
     def worth_publishing(self, value: float, at_s: float) -> bool:
         """Return whether all filters consider a value worth a message."""
-        return not self._thinning or all(f.worth_publishing(value, at_s) for f in self._thinning)
+        return all(f.worth_publishing(value, at_s) for f in self._thinning)
 
     def published(self, value: float, at_s: float) -> None:
         """Remember what subscribers have now."""

@@ -29,6 +29,9 @@ class SensorPort:
         self._driver: Driver | None = None
         self._prime: Callable[[], float] | None = None
         """The driver's, if it is a `drivers.base.Primed` too."""
+        self._channels: tuple[Channel, ...] = ()
+        self._declared: frozenset[str] = frozenset()
+        """The names of `_channels`."""
         self.reading_since_s: float | None = None
         """When the read under way began; None between reads. Other threads may look at it."""
 
@@ -37,7 +40,7 @@ class SensorPort:
         measurement: Measurement | None = None
         failure: SensorError | None = None
         again_s = age_s = 0.0
-        channels = self._table.info.channels_with(self._table.options)
+        channels: tuple[Channel, ...] = ()
         started_s = self.reading_since_s = self._clock.monotonic()
         try:
             if self._driver is None:
@@ -50,10 +53,11 @@ class SensorPort:
             if not again_s:
                 given = self._driver.read()
                 channels = self._driver.channels  # of what sends by itself, only now
-                measurement = _checked(given, channels)
+                measurement = self._checked(given, channels)
                 age_s = getattr(self._driver, "age_s", 0.0)
         except Exception as error:  # noqa: BLE001, another package's may raise anything
             failure = as_sensor_error(error, self._table.options.where())
+            channels = channels or self._table.info.channels_with(self._table.options)
             if self._table.info.reopen_after_failure:
                 self.close()
         self.reading_since_s = None
@@ -72,6 +76,26 @@ class SensorPort:
             age_s=age_s,
         )
 
+    def _checked(self, measurement: Measurement, channels: tuple[Channel, ...]) -> Measurement:
+        """Check a measurement: a finite number for each of some declared channels.
+
+        Raises:
+            BadFrame: the driver gave something else.
+        """
+        if not isinstance(measurement, dict):
+            raise BadFrame(f"the driver returned {measurement!r}, which is not a measurement")
+        if channels is not self._channels:  # those of most drivers are always the same
+            self._channels = channels
+            self._declared = frozenset(channel.name for channel in channels)
+        for name, value in measurement.items():
+            if name not in self._declared:
+                raise BadFrame(f"the driver returned a channel {name!r} that it does not declare")
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise BadFrame(f"the driver returned {name} = {value!r}, which is not a number")
+        if not measurement:
+            raise BadFrame("the driver returned no value")
+        return measurement
+
     def close(self) -> None:
         """Close the driver; the next read opens it again."""
         driver, self._driver = self._driver, None
@@ -89,22 +113,3 @@ def _check_names(channels: tuple[Channel, ...]) -> None:
     for channel in channels:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", channel.name) or channel.name in TAKEN_NAMES:
             raise BadFrame(f"the driver has a channel {channel.name!r}, which is not a valid name")
-
-
-def _checked(measurement: Measurement, channels: tuple[Channel, ...]) -> Measurement:
-    """Check a measurement: a finite number for each of some declared channels.
-
-    Raises:
-        BadFrame: the driver gave something else.
-    """
-    if not isinstance(measurement, dict):
-        raise BadFrame(f"the driver returned {measurement!r}, which is not a measurement")
-    declared = {channel.name for channel in channels}
-    for name, value in measurement.items():
-        if name not in declared:
-            raise BadFrame(f"the driver returned a channel {name!r} that it does not declare")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadFrame(f"the driver returned {name} = {value!r}, which is not a number")
-    if not measurement:
-        raise BadFrame("the driver returned no value")
-    return measurement
