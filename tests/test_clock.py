@@ -241,8 +241,22 @@ def test_a_clock_in_the_past_is_not_synced_whatever_the_kernel_says(monkeypatch)
     clock = SystemClock()
     clock._adjtimex = lambda: 0
     assert clock.synced()
+    later_s = clock.monotonic() + 1.0
+    monkeypatch.setattr(clock, "monotonic", lambda: later_s)
     monkeypatch.setattr(clock, "utc_s", lambda: 5.0)
     assert not clock.synced()
+
+
+def test_the_readings_of_a_tick_share_a_look_at_the_clock(monkeypatch):
+    """Not more: a clock that is set counts for the readings of a tenth of a second later."""
+    now_s, looks = 1000.0, iter([5, 0])
+    clock = SystemClock()
+    clock._adjtimex = lambda: next(looks)
+    monkeypatch.setattr(clock_module, "_HARDWARE_CLOCKS", Path("/nonexistent"))
+    monkeypatch.setattr(clock, "monotonic", lambda: now_s)
+    assert not any(clock.synced() for _ in range(10))
+    now_s += 0.1
+    assert all(clock.synced() for _ in range(10))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ together with the boot's id it dates a reading that was taken before the date wa
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -20,6 +21,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HARDWARE_CLOCKS = Path("/sys/class/rtc")
 _AGREES_S = 2.0
 _COMPARE_EVERY_S = 60.0
+_LOOK_EVERY_S = 0.1
 _NO_EARLIER_S = 1_735_689_600  # 2025-01-01: an earlier time is always wrong
 
 
@@ -58,9 +60,11 @@ class SystemClock:
         self._agreed = False
         self._agreed_at_s = -math.inf
         """When the hardware clock was looked at last."""
+        self._synced = False
+        self._look_again_s = -math.inf
+        """When `_synced` is too old."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
     def boot_s(self) -> float:
         """CLOCK_BOOTTIME, which counts a laptop's sleep too (clock_gettime(2))."""
@@ -73,10 +77,15 @@ class SystemClock:
         """Return whether NTP keeps the clock, or a hardware clock agrees with it within 2 s.
 
         adjtimex(2) without a change: TIME_ERROR (5) means that nobody keeps the clock. A hardware
-        clock without a battery begins in the past, and so agrees with nothing.
+        clock without a battery begins in the past, and so agrees with nothing. The readings of a
+        tick share one answer.
         """
-        kept = self._adjtimex is not None and 0 <= self._adjtimex() < 5
-        return self.utc_s() >= _NO_EARLIER_S and (kept or self._agrees_with_hardware())
+        now_s = self.monotonic()
+        if now_s >= self._look_again_s:
+            self._look_again_s = now_s + _LOOK_EVERY_S
+            kept = self._adjtimex is not None and 0 <= self._adjtimex() < 5
+            self._synced = self.utc_s() >= _NO_EARLIER_S and (kept or self._agrees_with_hardware())
+        return self._synced
 
     def _agrees_with_hardware(self) -> bool:
         """Compare with the hardware clock, at most once a minute: it may be on the sensors' bus."""
@@ -122,8 +131,12 @@ class Adjtimex(Protocol):
 
 def utc_text(utc_ms: int) -> str:
     """Return RFC 3339 with milliseconds: `2026-11-24T03:13:00.123Z`."""
-    moment = time.gmtime(utc_ms // 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{utc_ms % 1000:03d}Z"
+    return f"{_second_text(utc_ms // 1000)}.{utc_ms % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=16)  # the readings of a tick share it, in `state` and in `history`
+def _second_text(utc_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(utc_s))
 
 
 def local_text(utc_ms: int) -> str:
