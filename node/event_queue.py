@@ -50,25 +50,21 @@ class EventQueue(Generic[T]):
     def put_quietly(self, event: T) -> None:
         """Put an event in for the next turn."""
         self._events.append(event)
-        if self._enough():
+        if 0 < self.ring_at <= len(self._events):
             self._bell.put(None)
-
-    def _enough(self) -> bool:
-        return 0 < self.ring_at <= len(self._events)
 
     def wait(self, timeout_s: float) -> list[T]:
         """Sleep until the bell rings, at most `timeout_s`, and return the events.
 
         It returns at most `MAX_AT_ONCE`. The next turn follows at once, and gets the rest.
         """
-        if not self._enough():
+        if not 0 < self.ring_at <= len(self._events):
             with contextlib.suppress(queue.Empty):
                 self._bell.get(timeout=max(0.0, timeout_s))
         while not self._bell.empty():
             self._bell.get_nowait()
-        events: list[T] = []
-        while self._events and len(events) < MAX_AT_ONCE:
-            events.append(self._events.popleft())
+        take = self._events.popleft
+        events = [take() for _ in range(min(len(self._events), MAX_AT_ONCE))]
         if self._events:
             self._bell.put(None)
         return events

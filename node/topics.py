@@ -85,6 +85,7 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.base}/{self.node}/{sensor}/alarm/{name}"
 
 
+_CLOCK = ("unsynced", "synced")
 _SIMULATED: tuple[dict[str, bool], dict[str, bool]] = ({}, {"simulated": True})
 
 
@@ -100,10 +101,16 @@ def state_payload(
     `missing` channels are null: they have been without a value for too long. A reading of
     `simulated` hardware has an additional key that says so.
     """
-    values = reading.values
-    nothing = {name: None for name in missing if name not in values}
-    end = {"seq": reading.seq, "stream": stream, **_SIMULATED[simulated]}
-    return _encode({**values, **nothing, **_time_of(reading), **end})
+    content: dict[str, object] = {**reading.values}
+    for name in missing:
+        content.setdefault(name, None)
+    content["time"] = utc_text(reading.utc_ms)
+    content["clock"] = _CLOCK[reading.synced]
+    content["seq"] = reading.seq
+    content["stream"] = stream
+    if simulated:
+        content["simulated"] = True
+    return _encode(content)
 
 
 def history_payload(
@@ -158,8 +165,9 @@ def _content_of(reading: Reading) -> dict[str, object]:
         return _alarm_record(reading, reading.layout.alarm)
     return {
         "seq": reading.seq,
-        "sensor": reading.sensor,
-        **_time_of(reading),
+        "sensor": reading.layout.sensor,
+        "time": utc_text(reading.utc_ms),
+        "clock": _CLOCK[reading.synced],
         **reading.values,
     }
 
@@ -186,7 +194,7 @@ def _state_of_alarm(record: Reading) -> dict[str, object]:
 def _time_of(reading: Reading) -> dict[str, str]:
     return {
         "time": utc_text(reading.utc_ms),
-        "clock": "synced" if reading.synced else "unsynced",
+        "clock": _CLOCK[reading.synced],
     }
 
 

@@ -5,6 +5,8 @@ Clauses refer to MQTT 5.
 
 from __future__ import annotations
 
+import functools
+
 from node.mqtt.events import Outgoing
 
 __all__ = ["binary", "framed", "length", "publish_packet", "text"]
@@ -29,6 +31,10 @@ def length(size: int) -> bytes:
     """Encode a variable byte integer (§1.5.5)."""
     if size > _MAX_LENGTH:
         raise ValueError(f"{size} bytes are too many for a packet")
+    if size < 0x80:
+        return bytes((size,))
+    if size < 0x4000:  # as most messages of the node
+        return bytes((size & 0x7F | 0x80, size >> 7))
     encoded = bytearray()
     while size > 127:
         encoded.append(size & 0x7F | 0x80)
@@ -46,16 +52,36 @@ def publish_packet(message: Outgoing, message_id: int, *, mqtt_5: bool) -> bytes
     """Return a PUBLISH at QoS 1 (§3.3); in 3.1.1 without its properties."""
     first = _PUBLISH_AT_QOS_1 | (_RETAIN if message.retain else 0)
     properties = _properties(message) if mqtt_5 else b""
-    parts = (text(message.topic), message_id.to_bytes(2, "big"), properties, message.payload)
-    return framed(first, b"".join(parts))
+    topic = message.topic.encode()
+    size = 2 + len(topic) + 2 + len(properties) + len(message.payload)
+    return b"".join(
+        (
+            bytes((first,)),
+            length(size),
+            len(topic).to_bytes(2, "big"),
+            topic,
+            message_id.to_bytes(2, "big"),
+            properties,
+            message.payload,
+        )
+    )
 
 
 def _properties(message: Outgoing) -> bytes:
-    properties = b""
-    if message.expiry_s:
-        properties += _MESSAGE_EXPIRY_INTERVAL + message.expiry_s.to_bytes(4, "big")
-    if message.correlation:
-        if message.response_topic:
-            properties += _RESPONSE_TOPIC + text(message.response_topic)
-        properties += _CORRELATION_DATA + binary(message.correlation)
+    if not message.correlation:
+        return _only_expiry(message.expiry_s)
+    properties = _expiry(message.expiry_s)
+    if message.response_topic:
+        properties += _RESPONSE_TOPIC + text(message.response_topic)
+    properties += _CORRELATION_DATA + binary(message.correlation)
     return length(len(properties)) + properties
+
+
+@functools.lru_cache(maxsize=64)  # one for each interval of the sensors
+def _only_expiry(expiry_s: int) -> bytes:
+    properties = _expiry(expiry_s)
+    return length(len(properties)) + properties
+
+
+def _expiry(expiry_s: int) -> bytes:
+    return _MESSAGE_EXPIRY_INTERVAL + expiry_s.to_bytes(4, "big") if expiry_s else b""

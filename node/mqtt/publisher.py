@@ -243,6 +243,9 @@ class Publisher:
         if message is None:
             return
         settled = self._settlements.pop(event.message_id, None)
+        if settled is None and event.refused is None:
+            self._taken(message)
+            return
         divisible = event.message_id in self._divisible
         self._divisible.discard(event.message_id)
         outcome = Outcome.TAKEN
@@ -252,16 +255,19 @@ class Publisher:
                 self._send_less_than(message)
             else:
                 outcome = self._refused_by_broker(message, event.refused, settled is not None)
-        elif settled is None:
-            self.left_out.pop(message.topic, None)
         elif not message.is_answer:
             self.history_refusal = ""
         if settled is None:
             self._in_flight.discard(message.topic)
-            if self._retained is not None and not message.payload and event.refused is None:
-                self._retained.emptied(message.topic)
         else:
             settled(outcome)
+
+    def _taken(self, message: Outgoing) -> None:
+        """Note that the broker has taken the message of a retained topic."""
+        self.left_out.pop(message.topic, None)
+        self._in_flight.discard(message.topic)
+        if self._retained is not None and not message.payload:
+            self._retained.emptied(message.topic)
 
     def _mind_losses(self) -> None:
         """Send less if the link is repeatedly lost soon with the same messages in flight.

@@ -77,7 +77,7 @@ class Sieve:
     @property
     def wanted(self) -> int:
         """Return how many more bytes complete the present packet; 0: unknown."""
-        if self._to_skip:
+        if self._to_skip or not self._held:
             return self._to_skip
         head = _head_of(self._held)
         return sum(head) - len(self._held) if head else 0
@@ -85,6 +85,8 @@ class Sieve:
     @property
     def waits(self) -> bool:
         """Return whether there are whole packets that `feed` has not returned yet."""
+        if not self._held:
+            return False
         try:
             head = _head_of(self._held)
         except BrokerFault:  # `feed` raises it
@@ -116,7 +118,10 @@ class Sieve:
             self.packets += 1
             kind = content[at] >> 4
             if kind == _PUBACK:
-                self._take_puback(content[start:end])
+                if size < 2:
+                    raise BrokerFault("a PUBACK without a message id")
+                code = content[start + 2] if size > 2 else 0
+                self.acknowledged.append((content[start] << 8 | content[start + 1], code))
             elif kind == _PINGRESP and pings and not size:
                 pass  # one answer is as good as a thousand
             else:
@@ -127,12 +132,6 @@ class Sieve:
             at = end
         self._held = content[at:]
         return passed
-
-    def _take_puback(self, body: bytes) -> None:
-        if len(body) < 2:
-            raise BrokerFault("a PUBACK without a message id")
-        code = body[2] if len(body) > 2 else 0
-        self.acknowledged.append((int.from_bytes(body[:2], "big"), code))
 
     def _skip(self, content: bytes, at: int, start: int, size: int) -> bytes:
         """Skip a packet above the bound; return its stand-in, if enough of the packet is here."""
@@ -250,6 +249,8 @@ def _head_of(content: bytes, at: int = 0) -> tuple[int, int] | None:
     Raises:
         BrokerFault: the length field is longer than allowed (§1.5.5).
     """
+    if at + 1 < len(content) and content[at + 1] < 0x80:  # as most of a broker's packets
+        return 2, content[at + 1]
     size = shift = 0
     for position in range(at + 1, min(at + 5, len(content))):
         byte = content[position]
