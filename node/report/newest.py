@@ -48,7 +48,7 @@ class NewestReadings:
         if sensor.table.id in self._withheld:
             self._newly_online.append(sensor)
         worth = sensor.state.worth_publishing(event.values, ended_s)
-        missing = sensor.state.note_missing(ended_s)
+        missing = [] if sensor.state.complete else sensor.state.note_missing(ended_s)
         if worth or missing:
             self._fresh.append((sensor, reading, worth))
             published = list(event.values) if self._topics.whole else worth

@@ -34,6 +34,9 @@ class SensorTopics:
         self._topics = topics
         self._publisher = publisher
         self._retained = retained
+        self._states: dict[str, tuple[str, float]] = {}
+        """Sensor -> the topic of its state, and how long an MQTT 5 broker keeps its readings, in
+        seconds: neither changes."""
         self._values_set: set[str] = set()
         """The topics with a plain value, for sensors that have been online since then."""
         self._simulated = simulated
@@ -85,9 +88,11 @@ class SensorTopics:
         missing: set[str],
     ) -> None:
         """Set the newest reading, and the plain values of `channels`; mark the `missing` ones."""
-        expiry_s = sensor.kept_for_s(self._retain_for_s)
+        if sensor.id not in self._states:
+            kept_s = sensor.kept_for_s(self._retain_for_s)
+            self._states[sensor.id] = self._topics.state(sensor.id), kept_s
+        topic, expiry_s = self._states[sensor.id]
         if self._payload != "plain":
-            topic = self._topics.state(sensor.id)
             payload = state_payload(reading, stream, sorted(missing), simulated=self._simulated)
             self._publisher.set(topic, payload, expiry_s=expiry_s)
         if self._payload != "json":

@@ -334,12 +334,23 @@ class Scheduler:
             self._events.append(Measured(sensor, values, outcome))
             if sensor.state.found_channels():
                 self._events.append(ChannelsFound(sensor))
-            self._answer(sensor.table.id, lambda r: r.values.setdefault(sensor.table.id, values))
         elif sensor.state.complaints != complaints:
             self._events.append(Complained(sensor))
-        if not values and self._requests:
+        if self._requests:
+            self._answer_with(sensor, values)
+        if sensor.supply is not None:
+            sensor.mind_supply(
+                sensor.supply,
+                works=bool(values),
+                timetable=self._timetable,
+                now_s=self._clock.monotonic(),
+            )
+
+    def _answer_with(self, sensor: Sensor, values: dict[str, float]) -> None:
+        """Answer requests with the outcome of a read: its values, or why there are none."""
+        name = sensor.table.id
+        if values:
+            self._answer(name, lambda request: request.values.setdefault(name, values))
+        else:
             error = sensor.state.last_error or "no value"
-            self._answer(sensor.table.id, lambda r: r.errors.setdefault(sensor.table.id, error))
-        sensor.mind_supply(
-            works=bool(values), timetable=self._timetable, now_s=self._clock.monotonic()
-        )
+            self._answer(name, lambda request: request.errors.setdefault(name, error))

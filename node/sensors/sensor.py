@@ -58,11 +58,10 @@ class Sensor:
         first, self._drop_next = self._drop_next, False
         return first
 
-    def mind_supply(self, *, works: bool, timetable: Timetable, now_s: float) -> None:
-        """Power-cycle the sensor when it keeps failing."""
-        supply = self.supply
-        if supply is None:
-            return
+    def mind_supply(
+        self, supply: SensorPower, *, works: bool, timetable: Timetable, now_s: float
+    ) -> None:
+        """Power-cycle the sensor by its supply when it keeps failing."""
         if works:
             supply.note_answer()
         if not supply.wants_cycle(self.state.failures_in_a_row):

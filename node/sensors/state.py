@@ -40,6 +40,8 @@ class SensorState:
 
     def __init__(self, table: SensorTable) -> None:
         self.table = table
+        self.patience_s = table.stale_after_s + min(_GRACE * table.interval, _MAX_GRACE_S)
+        """How long the sensor stays online without a good reading."""
         self.online = False
         self.busy_since_s: float | None = None
         """When the last requested read was due; None once it has ended."""
@@ -68,9 +70,13 @@ class SensorState:
         self._excused_s = 0.0
         """How much extra time it was allowed since its last good reading."""
         self._filters: dict[str, ChannelFilters] = {}
+        self._thinned: dict[str, ChannelFilters] = {}
+        """Those of `_filters` that hold some values back."""
         self._diagnostic: set[str] = set()
         self._layouts: dict[tuple[str, ...], Layout] = {}
         self._good_at_s: dict[str, float] = {}
+        self.complete = False
+        """Whether the newest reading has every channel, so that none can be missing."""
         self._rejections: dict[str, str] = {}
         if not table.info.more_channels:
             for channel in table.info.channels_with(table.options):
@@ -88,12 +94,6 @@ class SensorState:
         self._repeats = 0
         self._last_problem = ("", "no reading yet")
         self._kinds_said: set[str] = set()
-
-    @property
-    def patience_s(self) -> float:
-        """Return how long the sensor stays online without a good reading."""
-        interval_s = self.table.interval
-        return self.table.stale_after_s + min(_GRACE * interval_s, _MAX_GRACE_S)
 
     @property
     def filters(self) -> list[ChannelFilters]:
@@ -189,11 +189,10 @@ class SensorState:
         return values
 
     def _filtered(self, outcome: ReadOutcome) -> dict[str, float]:
-        channels = {channel.name: channel for channel in outcome.channels}
         values: dict[str, float] = {}
         self._rejections.clear()
         assert outcome.measurement is not None
-        if self._is_frozen(outcome.measurement):
+        if self.table.info.frozen_after and self._is_frozen(outcome.measurement):
             self._last_problem = (
                 "frozen",
                 f"the same values to the last bit {self._repeats} times: the sensor has stopped "
@@ -202,8 +201,11 @@ class SensorState:
             self.rejected_for["frozen"] += len(outcome.measurement)
             return {}
         for name, raw in outcome.measurement.items():
+            filters = self._filters.get(name)
+            if filters is None:
+                filters = self._filters_of(next(c for c in outcome.channels if c.name == name))
             try:
-                values[name] = self._filters_of(channels[name]).accept(raw, outcome.ended_s)
+                values[name] = filters.accept(raw, outcome.ended_s)
             except Rejected as rejection:
                 self.rejected_for[rejection.reason] += 1
                 self.last_error = self._rejections[name] = str(rejection)
@@ -297,8 +299,6 @@ class SensorState:
 
     def _is_frozen(self, measurement: Measurement) -> bool:
         """Return whether the sensor repeats itself more often than a working one ever would."""
-        if not self.table.info.frozen_after:
-            return False
         self._repeats = self._repeats + 1 if measurement == self._last_measurement else 1
         self._last_measurement = measurement
         return self._repeats >= self.table.info.frozen_after
@@ -306,7 +306,9 @@ class SensorState:
     def _filters_of(self, channel: Channel) -> ChannelFilters:
         if channel.name not in self._filters:
             table = self.table.channel.get(channel.name, ChannelTable())
-            self._filters[channel.name] = ChannelFilters(channel, table)
+            filters = self._filters[channel.name] = ChannelFilters(channel, table)
+            if filters.thins:
+                self._thinned[channel.name] = filters
             if channel.diagnostic:
                 self._diagnostic.add(channel.name)
         return self._filters[channel.name]
@@ -328,6 +330,7 @@ class SensorState:
             if name in self.missing_channels:
                 self.missing_channels.discard(name)
                 _log.info("%s (%s): %s is back", self.table.id, self.table.driver, name)
+        self.complete = len(values) == len(self._good_at_s)
 
     def found_channels(self) -> bool:
         """Return whether the sensor has a channel that was not known at the last call."""
@@ -367,8 +370,11 @@ class SensorState:
 
         Diagnostic ones, such as the strength of a signal, go along with the others.
         """
+        thinned = self._thinned
+        if not thinned and not self._diagnostic:
+            return list(values)
         worth = [
-            name for name, v in values.items() if self._filters[name].worth_publishing(v, at_s)
+            n for n, v in values.items() if n not in thinned or thinned[n].worth_publishing(v, at_s)
         ]
         if self._diagnostic.issuperset(worth) and not self._diagnostic.issuperset(values):
             return []
@@ -376,8 +382,11 @@ class SensorState:
 
     def published(self, names: list[str], at_s: float) -> None:
         """Note that subscribers have the newest values of these channels."""
+        if not self._thinned:
+            return
         for name in names:
-            self._filters[name].published(self.values[name], at_s)
+            if name in self._thinned:
+                self._thinned[name].published(self.values[name], at_s)
 
     def layout(self, values: dict[str, float]) -> Layout:
         """Return the sensor, channels and units of these values."""
