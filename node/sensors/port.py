@@ -84,8 +84,8 @@ class SensorPort:
         """
         if not isinstance(measurement, dict):
             raise BadFrame(f"the driver returned {measurement!r}, which is not a measurement")
-        if channels is not self._channels:  # those of most drivers are always the same
-            self._channels = channels
+        if tuple(channels) != self._channels:  # those of most drivers are always the same
+            self._channels = tuple(channels)
             self._declared = frozenset(channel.name for channel in channels)
         for name, value in measurement.items():
             if name not in self._declared:
