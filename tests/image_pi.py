@@ -94,7 +94,7 @@ class Pi:
         put(updater, "CARD_KEYS", self.boot_keys)
         put(updater, "MACHINE_ID", self.folder / "machine-id")
         put(updater, "DEADLINE", self.folder / "deadline.pid")
-        put(updater, "CLOCK_S", 0.0)
+        put(trust, "CLOCK_S", 0.0)
         put(updater, "systemctl", self._systemctl)
         put(updater, "look_before", lambda: self.before)
         put(updater, "watch", lambda _before, _within_s: self.wrong)

@@ -15,6 +15,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -661,13 +662,13 @@ def test_a_request_that_was_judged_before_a_power_cut_is_not_begun_again(staged,
     assert not (tmp_path / "attempts").exists()
 
 
-def test_a_staged_bundle_waits_for_the_clock(staged, signed, update, monkeypatch):
+def test_a_staged_bundle_waits_for_the_clock(staged, signed, monkeypatch):
     """After a boot a Pi has none for a while; without any it is refused after all."""
-    names = update.install_staged.__globals__
     looks: list[bool] = []
     monkeypatch.setattr(trust, "clock_is_set", lambda: len(looks) > 2)
-    pauses = argparse.Namespace(sleep=lambda _s: looks.append(True), monotonic=lambda: 0.0)
-    monkeypatch.setitem(names, "time", pauses)
+    pauses = argparse.Namespace(**vars(time))
+    pauses.sleep, pauses.monotonic = lambda _s: looks.append(True), lambda: 0.0
+    monkeypatch.setattr(trust, "time", pauses)
     assert staged(signed)["state"] == "kept"
     assert len(looks) == 3
 

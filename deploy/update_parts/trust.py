@@ -29,7 +29,12 @@ __all__ = [
     "refusals",
     "signer_of",
     "this_computer",
+    "wait_for_clock",
 ]
+
+CLOCK_S = 300.0
+"""How long a bundle that the node has staged waits for the clock to be set."""
+_LOOK_EVERY_S = 3.0
 
 _SYNCED = Path("/run/systemd/timesync/synchronized")
 """Exists since systemd-timesyncd has set the clock (systemd-timesyncd(8))."""
@@ -68,6 +73,16 @@ def this_computer(version: str, *, layout: int = 0, kernel: str = "") -> Compute
 def clock_is_set() -> bool:
     """Return whether a time server or a hardware clock has set the clock of this computer."""
     return _SYNCED.exists() or SystemClock().synced()
+
+
+def wait_for_clock() -> None:
+    """Wait until the clock is set: after a boot a Pi may not know yet whether a bundle is fresh.
+
+    After `CLOCK_S` without a clock the bundle is judged, and refused, without one.
+    """
+    end_s = time.monotonic() + CLOCK_S
+    while not clock_is_set() and time.monotonic() < end_s:
+        time.sleep(_LOOK_EVERY_S)
 
 
 # -- keys

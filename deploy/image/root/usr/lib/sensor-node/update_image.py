@@ -29,7 +29,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,8 +73,6 @@ MOST_ATTEMPTS = 3
 """How often a bundle that the node has staged is begun again after a power cut."""
 WITHIN_S = 600.0
 """How long the node in a new system has until it must be well: a Wi-Fi, and a clock, take time."""
-CLOCK_S = 300.0
-LOOK_EVERY_S = 3.0
 
 
 def install(bundle: Path, *, unsigned: bool, force: bool, digest: str = "") -> dict[str, Any]:
@@ -234,7 +231,7 @@ def install_staged() -> None:
             raise Impossible(f"its installation was interrupted {MOST_ATTEMPTS} times")
         text = "the system is verified and written to the card"
         write_report(STATE, request.id, "installing", text)
-        wait_for_clock()
+        trust.wait_for_clock()
         content = install(STATE / BUNDLE, unsigned=False, force=False, digest=request.digest)
         begin(content, request.id)
         return
@@ -243,13 +240,6 @@ def install_staged() -> None:
     say(f"the bundle that the node has staged is refused: {text}")
     drop_request(STATE)
     write_report(STATE, request.id, "refused", text)
-
-
-def wait_for_clock() -> None:
-    """Wait until the clock is set: after a boot a Pi may not know yet whether a bundle is fresh."""
-    end_s = time.monotonic() + CLOCK_S
-    while not trust.clock_is_set() and time.monotonic() < end_s:
-        time.sleep(LOOK_EVERY_S)
 
 
 # -- this computer
