@@ -28,8 +28,8 @@ HELP = CommandHelp(
     details="""\
 Sends a bundle and its signature, BUNDLE.minisig, to a node over MQTT, waits until the node has
 installed it and tried it, and says whether the new version was kept. About 5 MB arrive in a minute,
-and the node goes on reading its sensors. It needs a key of the publisher in
-/etc/sensor-node/update-keys of the node, and verifies the signature itself.
+and the node goes on reading its sensors. The node needs a key of the publisher, in its folder
+/etc/sensor-node/update-keys or in update-keys on the card of an image, and verifies the signature.
 
 Nothing is lost if this command, the node or the broker is interrupted: start the command again, and
 it goes on where it was. Without a piece for an hour, the node gives up.
@@ -122,7 +122,8 @@ def _refusal(error: str, mqtt: MqttTable, topics: Topics) -> str:
     if error.startswith("unknown command"):
         return (
             f"{said}\nIt takes no bundle without a key: put the publisher's update.pub into "
-            "/etc/sensor-node/update-keys on it, and restart it."
+            "/etc/sensor-node/update-keys on it (update-keys on the card of an image), and "
+            "restart it."
         )
     return f"{said}\n{_how_to_cancel(mqtt, topics)}" if "cancel" in error else said
 
