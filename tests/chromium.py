@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -62,6 +63,7 @@ class Chromium:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "TMPDIR": self._folder},
+            start_new_session=True,
         )
         told = Path(self._folder, "DevToolsActivePort")
         try:
@@ -93,16 +95,35 @@ class Chromium:
     def close(self) -> None:
         self.close_pages()
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        wait_until(self._folder_is_gone, _PATIENCE_S, "what it has started no longer writes")
+        wait_until(self._has_ended, _PATIENCE_S, "all that it has started ends")
+        self._process.wait()
+        shutil.rmtree(self._folder)
 
-    def _folder_is_gone(self) -> bool:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        return not Path(self._folder).exists()
+    def _has_ended(self) -> bool:
+        """Kill what is left of it: its helpers outlive it, and make its folder again."""
+        left = [
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if _is_of(process, self._process.pid, self._folder)
+        ]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+
+def _is_of(process: Path, session: int, folder: str) -> bool:
+    """Whether a process is alive, and is of that session, or was started with that folder."""
+    try:
+        # proc(5): after the name, which may have any character but a slash: state, parent, group,
+        # session.
+        state, _, _, its_session = (process / "stat").read_text().rpartition(") ")[2].split()[:4]
+        command = (process / "cmdline").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX" and (int(its_session) == session or folder in command)
 
 
 class Page:
